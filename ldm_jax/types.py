@@ -1,0 +1,30 @@
+"""The array vocabulary: what passes between the rooms. No logic lives here.
+
+Shapes are written with the field's letters: B batch, H W pixels, h w latent cells, C c channels, L tokens, D width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import struct
+
+Array = jax.Array
+PyTree = Any
+
+# (x [B,h,w,c] float32, t [B] int32, control=None) -> (eps [B,h,w,c] float32, taps: dict of arrays, {} when nothing is recorded).
+# All that samplers and guidance know of a network. Models that predict v or x_start are adapted to it (diffusion/process.py).
+EpsFn = Callable[..., tuple[Array, dict]]
+
+
+class Cond(struct.PyTreeNode):
+    """What a network is conditioned on. Presence is the mechanism: a field that is None is not there.
+
+    context: [B, L, D] float, attended to by cross-attention; L is not fixed.
+    concat:  [B, h, w, c'] float, concatenated to the channels of x, after them.
+    vector:  [B] int32 class labels, or [B, D] float; added to the timestep embedding through its own embedding.
+    """
+
+    context: Array | None = None
+    concat: Array | None = None
+    vector: Array | None = None
