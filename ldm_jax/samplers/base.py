@@ -1,0 +1,148 @@
+"""The seam between samplers, networks and editing methods: one lax.scan over the timesteps.
+
+Decides: what a sampler is handed at each step, in which order it and an edit act, and where noise comes from.
+Knows nothing of any particular update rule, of guidance, or of what a network is.
+"""
+
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ldm_jax.types import Array, EpsFn, PyTree
+
+
+class StepInfo(NamedTuple):
+    """Where a sampling run is.
+
+    index: [] int32, 0 for the first (noisiest) step. t: [] int32, the timestep of x. t_prev: [] int32, the
+    timestep that the step leads to; -1 at the last step, past the end, where each sampler says what it leads
+    to. key: [] or [B] typed key, made from the run's key and the index: see `step_noise`.
+    """
+
+    index: Array
+    t: Array
+    t_prev: Array
+    key: Array
+
+
+class Sampler(NamedTuple):
+    """An update rule. What it remembers between steps lives in `state`, a pytree of fixed structure.
+
+    init: x_T [B, ...] -> state.
+    step: (eps_fn, state, x [B, ...], info) -> (state, x [B, ...], taps of the first call of eps_fn).
+    """
+
+    init: Callable[[Array], PyTree]
+    step: Callable[[EpsFn, PyTree, Array, StepInfo], tuple[PyTree, Array, dict]]
+
+
+def _no_state(x_T: Array) -> tuple:
+    return ()
+
+
+def _no_control(edited: PyTree, info: StepInfo) -> None:
+    return None
+
+
+def _leave_before(edited: PyTree, x: Array, info: StepInfo, eps_fn: EpsFn) -> tuple[PyTree, Array]:
+    return edited, x
+
+
+def _leave_after(edited: PyTree, x: Array, taps: dict, info: StepInfo) -> tuple[PyTree, Array]:
+    return edited, x
+
+
+class Edit(NamedTuple):
+    """What an editing method does around each step. Each part is the identity unless given.
+
+    init: x_T -> edited, a pytree of fixed structure. control: (edited, info) -> the Control handed to the
+      network.
+    before: (edited, x, info, eps_fn) -> (edited, x). after: (edited, x, taps, info) -> (edited, x).
+    """
+
+    init: Callable[[Array], PyTree] = _no_state
+    control: Callable[[PyTree, StepInfo], Any] = _no_control
+    before: Callable[..., tuple[PyTree, Array]] = _leave_before
+    after: Callable[..., tuple[PyTree, Array]] = _leave_after
+
+
+def _check_key(key: Array) -> None:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
+        raise ValueError(
+            f"key: got {key.dtype}{list(key.shape)}, expected a typed key (jax.random.key) "
+            "or one per example, [B]"
+        )
+
+
+def _fold_in(keys: Array, data: Array | int) -> Array:
+    """fold_in of one number into one key, or into each of [B] keys."""
+    fold = partial(jax.random.fold_in, data=data)
+    return jax.vmap(fold)(keys) if keys.ndim else fold(keys)
+
+
+def step_infos(timesteps: Array, key: Array) -> StepInfo:
+    """One StepInfo per timestep, stacked: fields [S] int32; key [S] or [S, B].
+
+    timesteps: [S] int32, in the order they are visited (descending). key: [] or [B] typed key.
+    Raises: ValueError if timesteps is not one-dimensional or is empty, or key is not a typed key of that
+    shape.
+    """
+    _check_key(key)
+    timesteps = jnp.asarray(timesteps, jnp.int32)
+    if timesteps.ndim != 1 or not timesteps.size:
+        raise ValueError(f"timesteps: got shape {timesteps.shape}, expected [S] with S >= 1")
+    index = jnp.arange(timesteps.shape[0], dtype=jnp.int32)
+    t_prev = jnp.append(timesteps[1:], jnp.int32(-1))
+    return StepInfo(index, timesteps, t_prev, jax.vmap(partial(_fold_in, key))(index))
+
+
+def step_noise(key: Array, shape: tuple[int, ...], purpose: str = "sampler") -> Array:
+    """Standard normal noise [B, ...] float32 that depends, for image i, on its own key alone.
+
+    key: [B] typed keys, or one, of which image i uses fold_in(key, i): either way neither the batch size nor
+      the other images matter.
+    purpose: a name; different purposes draw independent noise from one key. The sampler itself draws as
+      'sampler', an editing method under its own name, the first latent as 'x_T'.
+    Raises: ValueError if key is not a typed key of shape [] or [B].
+    """
+    _check_key(key)
+    if key.ndim and key.shape[0] != shape[0]:
+        raise ValueError(f"key: got {key.shape[0]} keys, expected one or one per example, {shape[0]}")
+    keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
+    keys = _fold_in(keys, zlib.crc32(purpose.encode()))
+    return jax.vmap(lambda k: jax.random.normal(k, shape[1:], jnp.float32))(keys)
+
+
+def drawn_noise(info: StepInfo, x: Array) -> Array:
+    """The noise_fn of samplers unless one is given: fresh noise [B, ...] float32 for this step."""
+    return step_noise(info.key, x.shape)
+
+
+def batch_t(t: Array, x: Array) -> Array:
+    """t [] int32 for every example of x [B, ...]: [B] int32, as networks want it."""
+    return jnp.full((x.shape[0],), t, jnp.int32)
+
+
+def sample(
+    eps_fn: EpsFn, sampler: Sampler, x_T: Array, timesteps: Array, key: Array, edit: Edit = Edit()
+) -> tuple[Array, PyTree, PyTree]:
+    """Runs `sampler` from x_T through `timesteps`, with `edit` around each step, as one lax.scan.
+
+    x_T: [B, ...] float32. timesteps: [S] int32, descending. key: one typed key or one per example, [B].
+    Returns: x [B, ...] float32, the sampler's last state, the edit's last state.
+    Raises: ValueError as `step_infos`. Everything but S and the shapes may be traced; jit where it is called.
+    """
+
+    def body(carry, info):
+        x, state, edited = carry
+        edited, x = edit.before(edited, x, info, eps_fn)
+        state, x, taps = sampler.step(partial(eps_fn, control=edit.control(edited, info)), state, x, info)
+        edited, x = edit.after(edited, x, taps, info)
+        return (x, state, edited), None
+
+    return lax.scan(body, (x_T, sampler.init(x_T), edit.init(x_T)), step_infos(timesteps, key))[0]

@@ -1,0 +1,72 @@
+"""DDIM: from an ODE (eta = 0) to ancestral sampling (eta = 1). Song et al. 2021, arXiv:2010.02502, eq. 12.
+
+Decides: the update from one timestep to any earlier one, and where the last step leads. Knows nothing of
+which timesteps are visited.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from ldm_jax.diffusion.process import log_alpha_bar
+from ldm_jax.diffusion.schedule import NoiseSchedule
+from ldm_jax.samplers.base import Sampler, batch_t, drawn_noise
+from ldm_jax.types import Array
+
+FINAL_ALPHAS = ("first", "one")
+STOCHASTIC = False  # with the default options
+
+
+def end_log_alpha_bar(schedule: NoiseSchedule, final_alpha: str) -> Array | float:
+    """log alphas_cumprod that the last step leads to: of timestep 0 ('first') or of the clean image ('one').
+
+    Raises: ValueError for any other final_alpha.
+    """
+    if final_alpha not in FINAL_ALPHAS:
+        raise ValueError(f"final_alpha {final_alpha!r} not found; known: {', '.join(FINAL_ALPHAS)}")
+    return schedule.log_alphas_cumprod[0] if final_alpha == "first" else 0.0
+
+
+def transfer(x: Array, eps: Array, log_bar: Array, log_bar_to: Array, variance: Array | float = 0.0) -> Array:
+    """x [B, ...] taken along its eps to another noise level, leaving room for `variance` of new noise.
+
+    log_bar, log_bar_to: log alphas_cumprod of the two levels, broadcastable against x; either may be the
+      noisier.
+    """
+    x_start = (x - jnp.sqrt(-jnp.expm1(log_bar)) * eps) / jnp.exp(0.5 * log_bar)
+    towards_x = jnp.sqrt(jnp.maximum(-jnp.expm1(log_bar_to) - variance, 0.0))
+    return jnp.exp(0.5 * log_bar_to) * x_start + towards_x * eps
+
+
+def sampler(
+    schedule: NoiseSchedule,
+    *,
+    eta: Array | float = 0.0,
+    final_alpha: str = "first",
+    temperature: Array | float = 1.0,
+    noise_fn: Callable = drawn_noise,
+) -> Sampler:
+    """The original's DDIMSampler (ldm/models/diffusion/ddim.py).
+
+    eta: >= 0, [] or broadcastable against x, may be traced; the new noise of a step has standard deviation
+      eta sqrt((1 - a_prev) / (1 - a)) sqrt(1 - a / a_prev), with a the alphas_cumprod.
+    final_alpha: where the last step leads. 'first', the original's: alphas_cumprod[0], which leaves a trace
+      of noise. 'one': the clean image, the predicted x_start.
+    temperature: scales the new noise. noise_fn: (info, x) -> noise [B, ...], for prescribed noise.
+
+    Raises: ValueError for an unknown final_alpha.
+    """
+    end = end_log_alpha_bar(schedule, final_alpha)
+
+    def step(eps_fn, state, x, info):
+        eps, taps = eps_fn(x, batch_t(info.t, x))
+        log_bar = log_alpha_bar(schedule, info.t, x)
+        log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
+        # A first timestep of 0 leads, under 'first', from level 0 to level 0: the merged beta is 0, as it
+        # should be.
+        beta = -jnp.expm1(log_bar - log_bar_prev)
+        variance = eta**2 * jnp.expm1(log_bar_prev) / jnp.expm1(log_bar) * beta
+        x = transfer(x, eps, log_bar, log_bar_prev, variance)
+        return state, x + jnp.sqrt(variance) * temperature * noise_fn(info, x), taps
+
+    return Sampler(lambda x_T: (), step)

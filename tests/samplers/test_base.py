@@ -1,0 +1,92 @@
+"""The scan, the edit around it, and where noise comes from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.samplers.base import Edit, Sampler, sample, step_infos, step_noise
+
+STEPS = np.array([9, 5, 1], np.int32)
+
+
+def test_step_infos():
+    infos = step_infos(STEPS, jax.random.key(0))
+    np.testing.assert_array_equal(infos.index, [0, 1, 2])
+    np.testing.assert_array_equal(infos.t, [9, 5, 1])
+    np.testing.assert_array_equal(infos.t_prev, [5, 1, -1])
+    assert infos.key.shape == (3,)
+    assert step_infos(STEPS, jax.random.split(jax.random.key(0), 4)).key.shape == (3, 4)
+
+
+def test_noise_depends_on_key_and_index_alone():
+    keys = jax.random.split(jax.random.key(0), 4)
+    long, short = step_infos(STEPS, keys), step_infos(STEPS[:2], keys[1:2])
+    a, b = step_noise(long.key[1], (4, 8)), step_noise(short.key[1], (1, 8))
+    np.testing.assert_array_equal(a[1:2], b)
+    everything = np.concatenate([step_noise(k, (4, 8)) for k in long.key])
+    assert len(np.unique(everything)) == everything.size
+
+
+def test_one_key_gives_each_image_its_own_noise_whatever_the_batch():
+    key = jax.random.key(5)
+    np.testing.assert_array_equal(step_noise(key, (2, 8)), step_noise(key, (4, 8))[:2])
+    assert len(np.unique(step_noise(key, (4, 8)))) == 32
+
+
+def test_noise_is_standard_normal_and_differs_by_purpose():
+    key = jax.random.key(0)
+    a, b = np.asarray(step_noise(key, (100, 100))), np.asarray(step_noise(key, (100, 100), "other"))
+    assert abs(a.mean()) < 0.05 and abs(a.std() - 1) < 0.05
+    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.05
+
+
+def test_order_of_an_edit():
+    """init, then at each step: before, control, the network, after. Each sees what came before it."""
+    seen = []
+
+    def eps_fn(x, t, control=None):
+        seen.append("network")
+        return x + control, {"tap": 2 * x}
+
+    def step(eps_fn, state, x, info):
+        eps, taps = eps_fn(x, info.t)
+        return state + 1, eps, taps
+
+    def before(edited, x, info, eps_fn):
+        seen.append("before")
+        return edited, x * 2
+
+    def control(edited, info):
+        seen.append("control")
+        return info.t.astype(jnp.float32)
+
+    def after(edited, x, taps, info):
+        seen.append("after")
+        return edited + taps["tap"], x
+
+    edit = Edit(init=lambda x: 0 * x, control=control, before=before, after=after)
+    x, state, edited = sample(
+        eps_fn, Sampler(lambda x: jnp.int32(0), step), jnp.ones(1), STEPS, jax.random.key(0), edit
+    )
+    assert seen == ["before", "control", "network", "after"]  # one trace for three steps
+    assert (x, state, edited) == (((1 * 2 + 9) * 2 + 5) * 2 + 1, 3, 2 * (2 + 22 + 54))
+
+
+@pytest.mark.parametrize(
+    "steps, key, message",
+    [
+        (np.zeros((0,), np.int32), jax.random.key(0), "S >= 1"),
+        (np.zeros((2, 2), np.int32), jax.random.key(0), "S >= 1"),
+        (STEPS, jax.random.PRNGKey(0), "jax.random.key"),
+        (STEPS, jax.random.split(jax.random.key(0), (2, 2)), "one per example"),
+    ],
+)
+def test_errors(steps, key, message):
+    with pytest.raises(ValueError, match=message):
+        step_infos(steps, key)
+
+
+def test_wrong_number_of_keys():
+    with pytest.raises(ValueError, match="got 3 keys"):
+        step_noise(jax.random.split(jax.random.key(0), 3), (2, 4))
