@@ -1,0 +1,195 @@
+"""Attention over the cells of a feature map and over context tokens, with the places where a Control acts.
+
+Decides the arithmetic (float32 logits and softmax, scale 1/sqrt(d)), the two blocks of the original UNet
+(AttentionBlock, SpatialTransformer), and the order of the hooks: hidden, projections, qkv, logits, probs,
+record. It does not know which blocks a UNet has, how sites are numbered, or which of several per-site contexts
+belongs to a site (models/unet.py).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ldm_jax.control import Control, Site
+from ldm_jax.models.hooks import tap, touched
+from ldm_jax.models.layers import GroupNorm, LayerNorm, Linear
+from ldm_jax.types import Array
+
+# what cross-attention attends to: one context [B, L, D], or one for the keys and one for the values
+Context = Array | tuple[Array, Array] | None
+
+
+def attend(q: Array, k: Array, v: Array) -> Array:
+    """Scaled dot-product attention: softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), without a mask.
+
+    q [B, N, heads, d], k and v [B, K, heads, d], any float dtype -> [B, N, heads, d] in v's dtype; logits and
+    softmax are float32. The rows are normalised after the product with v, where there are d numbers to divide
+    and not K; with the heads moved forward beforehand this is half the time of `attention_output(softmax)` on
+    a CPU, forward and backward.
+    """
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
+    s = jnp.einsum("bhnd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32)
+    p = jnp.exp((s - jax.lax.stop_gradient(s.max(-1, keepdims=True))) * q.shape[-1] ** -0.5)
+    out = jnp.einsum("bhnk,bhkd->bhnd", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / p.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
+
+
+def attention_logits(q: Array, k: Array) -> Array:
+    """q [B, N, heads, d], k [B, K, heads, d] -> q k^T / sqrt(d), [B, heads, N, K] float32."""
+    return jnp.einsum("bnhd,bkhd->bhnk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+
+
+def attention_output(p: Array, v: Array) -> Array:
+    """p [B, heads, N, K] float32, v [B, K, heads, d] -> sum_k p v, [B, N, heads, d] in v's dtype."""
+    return jnp.einsum("bhnk,bkhd->bnhd", p.astype(v.dtype), v)
+
+
+def attend_at(module: nn.Module, site: Site, control: Control | None, h: Array, project) -> Array:
+    """Attention at `site` under `control`; without one, or where it touches nothing, the plain `attend`.
+
+    h [B, N, C] hidden states; project(h) -> q [B, N, heads, d], k and v [B, K, heads, d].
+    Returns [B, N, heads, d]. An identity control gives what no control gives, to rounding.
+    """
+    if not touched(control, site):
+        return attend(*project(h))
+    q, k, v = control.qkv(site, *project(control.hidden(site, h)))
+    s = control.logits(site, attention_logits(q, k))
+    p = control.probs(site, jax.nn.softmax(s, axis=-1))
+    tap(module, control, site, p)
+    return attention_output(p, v)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the cells of a feature map, with a residual: the block of UNets without a context.
+
+    Source: CompVis/latent-diffusion@a506df5 ldm/modules/diffusionmodules/openaimodel.py AttentionBlock. The
+    qkv channels are ordered (head, q|k|v, d), or (q|k|v, head, d) with `new_attention_order`. The original
+    scales q and k by d^(-1/4) each; the logits are scaled once here.
+    """
+
+    num_heads: int
+    site: Site
+    new_attention_order: bool = False
+    num_groups: int = 32
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, control: Control | None = None) -> Array:
+        """x [B, h, w, C] -> [B, h, w, C]; a fresh block is the identity (proj_out starts at zero)."""
+        b, height, width, c = x.shape
+        norm = GroupNorm(num_groups=self.num_groups, dtype=self.dtype, name="norm")
+        qkv = Linear(3 * c, dtype=self.dtype, name="qkv")
+        proj_out = Linear(c, zero_init=True, dtype=self.dtype, name="proj_out")
+
+        def project(h):
+            if self.new_attention_order:
+                return jnp.split(qkv(h).reshape(b, -1, 3 * self.num_heads, c // self.num_heads), 3, axis=2)
+            return jnp.split(qkv(h).reshape(b, -1, self.num_heads, 3 * c // self.num_heads), 3, axis=3)
+
+        h = norm(x).reshape(b, height * width, c)
+        h = attend_at(self, self.site, control, h, project)
+        return x + proj_out(h.reshape(b, height, width, c))
+
+
+class CrossAttention(nn.Module):
+    """Queries from the hidden states, keys and values from a context; without a context, self-attention.
+
+    Source: Rombach et al. 2022 (arXiv:2112.10752) section 3.3; CompVis/latent-diffusion@a506df5
+    ldm/modules/attention.py CrossAttention. Projections to q, k and v have no bias. The original's optional
+    key mask is left out: nothing passes it.
+    """
+
+    num_heads: int
+    site: Site
+    head_dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array, context: Context = None, control: Control | None = None) -> Array:
+        """h [B, N, C]; context [B, L, D], or a pair of them for keys and values, or None -> [B, N, C]."""
+        inner = self.num_heads * self.head_dim
+        to_q, to_k, to_v = (Linear(inner, use_bias=False, dtype=self.dtype, name=f"to_{n}") for n in "qkv")
+
+        def heads(y):
+            return y.reshape(*y.shape[:2], self.num_heads, self.head_dim)
+
+        def project(h):
+            keys, values = context if isinstance(context, tuple) else (context, context)
+            keys, values = (h if keys is None else keys), (h if values is None else values)
+            return heads(to_q(h)), heads(to_k(keys)), heads(to_v(values))
+
+        out = attend_at(self, self.site, control, h, project)
+        return Linear(h.shape[-1], dtype=self.dtype, name="to_out")(out.reshape(*out.shape[:2], inner))
+
+
+class FeedForward(nn.Module):
+    """GEGLU feed-forward (Shazeer 2020, arXiv:2002.05202): value * gelu(gate), four times as wide.
+
+    The value is the first half of the projection, and the GELU the exact one with erf.
+    Source: CompVis/latent-diffusion@a506df5 ldm/modules/attention.py FeedForward, GEGLU.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        """h [B, N, C] -> [B, N, C]."""
+        c = h.shape[-1]
+        value, gate = jnp.split(Linear(8 * c, dtype=self.dtype, name="proj")(h), 2, axis=-1)
+        return Linear(c, dtype=self.dtype, name="out")(value * jax.nn.gelu(gate, approximate=False))
+
+
+class BasicTransformerBlock(nn.Module):
+    """Attention, attention to the context, feed-forward; each pre-normed and residual.
+
+    `sites` are the sites of the two attentions. Source: CompVis/latent-diffusion@a506df5
+    ldm/modules/attention.py BasicTransformerBlock.
+    """
+
+    num_heads: int
+    sites: tuple[Site, Site]
+    head_dim: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array, contexts: tuple[Context, Context], control: Control | None = None) -> Array:
+        """h [B, N, C] -> [B, N, C]. contexts: of the first and of the second attention; None: h itself."""
+        for i, (site, context) in enumerate(zip(self.sites, contexts, strict=True), start=1):
+            attention = CrossAttention(self.num_heads, site, self.head_dim, dtype=self.dtype, name=f"attn{i}")
+            h = h + attention(LayerNorm(dtype=self.dtype, name=f"norm{i}")(h), context, control)
+        return h + FeedForward(dtype=self.dtype, name="ff")(LayerNorm(dtype=self.dtype, name="norm3")(h))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the cells of a feature map, between two projections, with a residual.
+
+    `sites` hold one pair per block: the depth is len(sites). Source: Rombach et al. 2022 (arXiv:2112.10752)
+    appendix E.2.1; CompVis/latent-diffusion@a506df5 ldm/modules/attention.py SpatialTransformer. Its
+    projections are 1x1 convolutions
+    there, linear layers in Stable Diffusion 2: one function, so they are linear here and convert/ knows the
+    layouts.
+    """
+
+    num_heads: int
+    sites: tuple[tuple[Site, Site], ...]
+    head_dim: int
+    num_groups: int = 32
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, contexts: tuple[tuple[Context, Context], ...], control: Control | None = None
+    ) -> Array:
+        """x [B, h, w, C]; contexts: a pair per block -> [B, h, w, C]; a fresh one is the identity."""
+        b, height, width, c = x.shape
+        h = GroupNorm(num_groups=self.num_groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        h = Linear(self.num_heads * self.head_dim, dtype=self.dtype, name="proj_in")(
+            h.reshape(b, height * width, c)
+        )
+        for i, (sites, pair) in enumerate(zip(self.sites, contexts, strict=True)):
+            block = BasicTransformerBlock(
+                self.num_heads, sites, self.head_dim, dtype=self.dtype, name=f"block_{i}"
+            )
+            h = block(h, pair, control)
+        h = Linear(c, zero_init=True, dtype=self.dtype, name="proj_out")(h)
+        return x + h.reshape(b, height, width, c)

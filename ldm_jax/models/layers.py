@@ -1,0 +1,180 @@
+"""The layers every network here is made of: convolution, linear map, normalisation, resampling, time
+embedding.
+
+Decides how weights are drawn (torch's default law, so that training curves compare), that parameters are
+float32 and that statistics are float32 whatever the compute dtype. Knows no network, no attention and no
+checkpoint. Arrays are channel-last; [B, h, w, C] where two spatial axes are meant.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ldm_jax.types import Array
+
+
+def torch_uniform(fan_in: int):
+    """An initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)): torch's default for Linear and Conv, kernel and bias
+    alike.
+
+    fan_in: inputs of one output unit (kernel height * width * input channels), also for the bias.
+    Source: torch.nn.Linear.reset_parameters, kaiming_uniform with a = sqrt(5). Flax's own defaults differ.
+    """
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: Sequence[int], dtype=jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """A two-dimensional convolution of [B, h, w, C] float into [B, h', w', features] in `dtype`.
+
+    kernel [k, k, C, features] and bias [features] are float32 and drawn from `torch_uniform`, or zero with
+    `zero_init`. padding: zeros on every side (int), ((top, bottom), (left, right)), or None for what keeps
+    the size at stride 1.
+    """
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    padding: int | Sequence[tuple[int, int]] | None = None
+    use_bias: bool = True
+    zero_init: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        k, channels = self.kernel_size, x.shape[-1]
+        init = nn.initializers.zeros if self.zero_init else torch_uniform(k * k * channels)
+        kernel = self.param("kernel", init, (k, k, channels, self.features), jnp.float32)
+        padding = k // 2 if self.padding is None else self.padding
+        if isinstance(padding, int):
+            padding = ((padding, padding), (padding, padding))
+        x = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.strides, self.strides),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            x = x + self.param("bias", init, (self.features,), jnp.float32).astype(self.dtype)
+        return x
+
+
+class Linear(nn.Module):
+    """x W + b over the last axis: [..., C] float into [..., features] in `dtype`.
+
+    kernel [C, features] and bias [features] are float32 and drawn from `torch_uniform`, or zero with
+    `zero_init`.
+    """
+
+    features: int
+    use_bias: bool = True
+    zero_init: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.zeros if self.zero_init else torch_uniform(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        x = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            x = x + self.param("bias", init, (self.features,), jnp.float32).astype(self.dtype)
+        return x
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu and He 2018, arXiv:1803.08494) of [B, ..., C] float, returned in `dtype`.
+
+    Each example's groups of C / num_groups neighbouring channels share a mean and a variance, over all
+    positions. scale [C] and bias [C] are float32. epsilon: 1e-5 in the UNet, 1e-6 in the autoencoder and in
+    transformers over positions.
+    Raises: ValueError when num_groups does not divide C.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        if channels % self.num_groups:
+            raise ValueError(
+                f"GroupNorm: {channels} channels, expected a multiple of num_groups={self.num_groups}"
+            )
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        flat = x.astype(jnp.float32).reshape(x.shape[0], -1, channels)
+        # One reading of x gives both moments of every channel, and the groups are put together from those:
+        # XLA's CPU backend reduces over all but the last axis ten times faster than over an axis split in
+        # two. The moments are taken about one value of the channel, because E[x^2] - E[x]^2 loses its digits
+        # where the mean is large.
+        origin = jax.lax.stop_gradient(flat[:, 0])
+        shifted = flat - origin[:, None]
+        mean, square = shifted.mean(1), jnp.square(shifted).mean(1)  # [B, C]
+        variance = jnp.maximum(square - jnp.square(mean), 0.0)
+        mean = mean + origin
+        group_mean = self._over_groups(mean)
+        group_variance = self._over_groups(variance + jnp.square(mean - group_mean))
+        gain = jax.lax.rsqrt(group_variance + self.epsilon) * scale
+        return ((flat - group_mean[:, None]) * gain[:, None] + bias).reshape(x.shape).astype(self.dtype)
+
+    def _over_groups(self, x: Array) -> Array:
+        """x [B, C]: every channel gets its group's mean."""
+        grouped = x.reshape(x.shape[0], self.num_groups, -1)
+        return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(x.shape)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis of [..., C] float, returned in `dtype`; statistics in float32.
+
+    scale [C] and bias [C] are float32. epsilon: 1e-5, torch's default (Flax's is 1e-6).
+    """
+
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        centred = x.astype(jnp.float32)
+        centred = centred - centred.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+
+
+def timestep_embedding(t: Array, dim: int, max_period: float = 10000.0) -> Array:
+    """t [B], integer or float, into [B, dim] float32: cosines of t at dim // 2 frequencies, then the sines.
+
+    Frequencies fall geometrically from 1 to nearly 1 / max_period (the divisor is half, not half - 1); a zero
+    is appended when dim is odd. Source: CompVis/latent-diffusion@a506df5
+    ldm/modules/diffusionmodules/util.py.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+def nearest_upsample_2x(x: Array) -> Array:
+    """Every cell of x [B, h, w, C] becomes two by two equal ones: [B, 2h, 2w, C], same dtype."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def avg_pool_2x(x: Array) -> Array:
+    """The mean of every two by two cells of x [B, h, w, C]: [B, h // 2, w // 2, C].
+
+    An odd last row or column is dropped.
+    """
+    b, h, w, c = x.shape
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
