@@ -1,0 +1,149 @@
+"""Conditioning on text: the tokenizers, and the transformer that reads their tokens.
+
+Decides how a caption becomes a fixed number of tokens, and that no text is the empty caption. Tokenizers are
+objects of the `tokenizers` library, set up here to cut and pad, kept on disk as tokenizer.json, and never
+downloaded.
+Source: Rombach et al. 2022 (arXiv:2112.10752) section 4.3.1; CompVis/latent-diffusion@a506df5
+ldm/modules/encoders/modules.py BERTTokenizer, BERTEmbedder. The transformer itself is models/text_encoder.py.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from ldm_jax.models.text_encoder import TextTransformer
+from ldm_jax.types import Array, Cond
+
+log = logging.getLogger(__name__)
+
+
+class Conditioner(nn.Module):
+    """Tokens to Cond(context); the fields are those of models.text_encoder.TextTransformer."""
+
+    vocab_size: int
+    width: int
+    num_layers: int
+    max_length: int
+    num_heads: int = 8
+    head_dim: int = 64
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
+        """inputs {'tokens': [B, L] int32} -> Cond(context [B, L, width])."""
+        transformer = TextTransformer(
+            self.vocab_size,
+            self.width,
+            self.num_layers,
+            self.max_length,
+            self.num_heads,
+            self.head_dim,
+            self.dropout,
+            self.embedding_dropout,
+            self.dtype,
+            name="transformer",
+        )
+        return Cond(context=transformer(inputs["tokens"], deterministic))
+
+
+def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    """{'tokens': [B, L] int32}: every caption padded to the tokenizer's length L, or cut to it with a warning
+    in the log.
+
+    Raises: ValueError when captions is a single string, or the tokenizer does not pad to a fixed length.
+    """
+    if isinstance(captions, str):
+        raise ValueError(f"text: captions is the string {captions!r}, expected a list of strings")
+    if tokenizer.padding is None or tokenizer.truncation is None:
+        raise ValueError(
+            "text: the tokenizer does not pad and cut to a fixed length; load it with text.load_tokenizer"
+        )
+    encodings = tokenizer.encode_batch(list(captions))
+    for caption, encoding in zip(captions, encodings, strict=True):
+        if encoding.overflowing:
+            log.warning("caption cut to %d tokens: %r", len(encoding.ids), caption)
+    ids = [e.ids for e in encodings]
+    return {"tokens": np.asarray(ids, np.int32).reshape(len(ids), tokenizer.truncation["max_length"])}
+
+
+inputs = tokenize
+
+
+def null_inputs(batch_size: int, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    """{'tokens': [B, L] int32}: the tokens of the empty caption, `batch_size` times."""
+    return tokenize([""] * batch_size, tokenizer)
+
+
+def word_level_tokenizer(words: Sequence[str], max_length: int) -> Tokenizer:
+    """A tokenizer with one token per word of a closed vocabulary, for captions from a grammar.
+
+    Lower-cases, splits at whitespace and around punctuation; [BOS] caption [EOS], then [PAD] up to
+    max_length. Ids: [PAD] 0, [UNK] 1, [BOS] 2, [EOS] 3, then the words in the order given, each once.
+    """
+    specials = ["[PAD]", "[UNK]", "[BOS]", "[EOS]"]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*specials, *(w.lower() for w in words)]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A [EOS]", special_tokens=[(t, vocabulary[t]) for t in ("[BOS]", "[EOS]")]
+    )
+    tokenizer.add_special_tokens(specials)
+    return _fix_length(tokenizer, max_length)
+
+
+def wordpiece_tokenizer(vocab_file: str | Path, max_length: int = 77) -> Tokenizer:
+    """BERT's uncased tokenizer (Devlin et al. 2019, arXiv:1810.04805): [CLS] caption [SEP], then [PAD] up to
+    max_length.
+
+    vocab_file: a vocab.txt (a token per line, its number is the id), a tokenizer.json, or a folder with one
+    of them.
+    Raises: ValueError when there is no such file, or a special token is not in it.
+    """
+    path = Path(vocab_file)
+    if path.is_dir():
+        path = next(
+            (p for p in (path / "tokenizer.json", path / "vocab.txt") if p.is_file()), path / "vocab.txt"
+        )
+    if not path.is_file():
+        raise ValueError(
+            f"text: no WordPiece vocabulary at {path}; expected BERT's vocab.txt or tokenizer.json there"
+        )
+    if path.suffix == ".json":
+        return _fix_length(Tokenizer.from_file(str(path)), max_length)
+    vocabulary = {token: i for i, token in enumerate(path.read_text(encoding="utf-8").splitlines())}
+    specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    missing = [token for token in specials if token not in vocabulary]
+    if missing:
+        raise ValueError(
+            f"text: {path} has no {', '.join(missing)}, expected a BERT vocabulary, one token per line"
+        )
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(
+        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([t for t in (*specials, "[MASK]") if t in vocabulary])
+    return _fix_length(tokenizer, max_length)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer that `tokenizer.save(path)` left at `path`. Raises: ValueError when there is no file."""
+    if not Path(path).is_file():
+        raise ValueError(f"text: no tokenizer at {path}; expected a tokenizer.json there")
+    return Tokenizer.from_file(str(path))
+
+
+def _fix_length(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
+    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_padding(length=max_length, pad_id=tokenizer.token_to_id("[PAD]") or 0, pad_token="[PAD]")
+    return tokenizer
