@@ -1,0 +1,185 @@
+"""From a source to batches: shuffled by seed, sharded by host, restartable to the exact batch.
+
+Batch n of a run is a function of (source, transform, seed, n) alone, so that a run which starts again at step
+n sees what the interrupted one would have seen, and P processes together see what one would have seen. Built
+on grain's MapDataset, whose every stage is random access. What a source is: data/*.py that exports `source`.
+What is done to an example is the caller's `transform`; this file does not look at pixels, and knows neither
+jax nor devices.
+"""
+
+import ast
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+Example = dict[str, Any]
+Batch = dict[str, np.ndarray]
+Transform = Callable[[Example, np.random.Generator], Example]
+
+
+class Source(Protocol):
+    """Random access to examples. `image` [H, W, 3] uint8 is always there, `caption` (str), `class_label`
+    (int) and annotations (arrays) where the data has them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def fingerprint(self) -> str:
+        """Hex digest of the list of contents: the same where the same index gives the same example."""
+        ...
+
+
+def source_names() -> list[str]:
+    """The names that `open_source` knows: the files of this room that define `source`, found without
+    importing them."""
+
+    def exports_source(file: Path) -> bool:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        return any(isinstance(node, ast.FunctionDef) and node.name == "source" for node in tree.body)
+
+    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if exports_source(file))
+
+
+def open_source(name: str, split: str, **options: Any) -> Source:
+    """`source(split, **options)` of data/<name>.py. Raises: ValueError for an unknown name, with those there
+    are."""
+    if name not in source_names():
+        raise ValueError(f"data source {name!r} not found; there are: {', '.join(source_names())}")
+    return importlib.import_module(f"ldm_jax.data.{name}").source(split, **options)
+
+
+class _Indexed:
+    """A source whose examples carry their `index`; an error in reading one says which."""
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        try:
+            return {"index": int(index), **self.source[int(index)]}
+        except Exception as error:
+            raise RuntimeError(f"example {int(index)} of {self.source!r} cannot be read: {error}") from error
+
+
+def _named(transform: Transform, source: Source) -> Transform:
+    """The transform; an error in it says which example it met."""
+
+    def named(example: Example, rng: np.random.Generator) -> Example:
+        index = example["index"]
+        try:
+            return transform(example, rng)
+        except Exception as error:
+            raise RuntimeError(f"example {index} of {source!r} cannot be transformed: {error}") from error
+
+    return named
+
+
+def collate(examples: list[Mapping[str, Any]]) -> Batch:
+    """Stacks examples to {key: [B, ...] array}; strings become a [B] array of str.
+
+    Raises: ValueError naming the key whose shapes differ, or the keys that some example lacks.
+    """
+    keys = set(examples[0])
+    for example in examples:
+        if set(example) != keys:
+            raise ValueError(
+                f"examples of one batch differ in {sorted(keys ^ set(example))}; each needs the same keys"
+            )
+    batch = {}
+    for key in examples[0]:
+        values = [np.asarray(example[key]) for example in examples]
+        shapes = sorted({v.shape for v in values})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"{key!r} has the shapes {shapes} within one batch, expected a single one; "
+                "let the transform resize, pad or drop it"
+            )
+        batch[key] = np.stack(values)
+    return batch
+
+
+def _check(source: Source, batch_size: int, process_index: int, process_count: int) -> None:
+    if len(source) == 0:
+        raise ValueError(f"{source!r} is empty, expected at least one example")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index is {process_index}, expected 0 <= process_index < process_count = {process_count}"
+        )
+
+
+def batches(
+    source: Source,
+    *,
+    batch_size: int,
+    transform: Transform,
+    seed: int,
+    shuffle: bool = True,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+) -> Iterator[Batch]:
+    """Training batches without end; the first is number `start_step`.
+
+    batch_size: of this process; the global batch has batch_size * process_count examples. A batch may reach
+        over the end of an epoch: no example is dropped. Epochs are shuffled differently.
+    transform: (example, rng) -> example of fixed shapes. The example also carries its `index` (int); rng
+        depends on (seed, position in the run), not on the process, the thread or the restart.
+    num_threads: that prepare batches ahead; 0 prepares each batch when it is asked for.
+
+    Raises: ValueError for empty data or numbers out of range; RuntimeError, in next(), that names the example
+    which could not be read or transformed.
+    """
+    _check(source, batch_size, process_index, process_count)
+    if start_step < 0:
+        raise ValueError(f"start_step is {start_step}, expected at least 0")
+    dataset = grain.MapDataset.source(_Indexed(source)).seed(seed)
+    if shuffle:
+        dataset = dataset.shuffle()
+    dataset = dataset.repeat().random_map(_named(transform, source))
+    dataset = dataset[process_index::process_count].batch(batch_size, drop_remainder=True, batch_fn=collate)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    return iter(dataset[start_step:].to_iter_dataset(options))
+
+
+def evaluation_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    transform: Transform,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is padded with the last example.
+
+    Each batch has `valid` [B] bool beside the transform's fields: False for padding. Each process yields the
+    same number of batches, and together they hold each example once. The transform's rng depends on the index
+    alone.
+
+    Raises: as `batches`.
+    """
+    _check(source, batch_size, process_index, process_count)
+    indexed, named = _Indexed(source), _named(transform, source)
+
+    def generate() -> Iterator[Batch]:
+        number, step = len(source), batch_size * process_count
+        for start in range(0, number, step):
+            slots = range(start + process_index, start + step, process_count)
+            indices = [min(slot, number - 1) for slot in slots]
+            batch = collate([named(indexed[i], np.random.default_rng(i)) for i in indices])
+            yield batch | {"valid": np.asarray([slot < number for slot in slots])}
+
+    return generate()

@@ -1,0 +1,101 @@
+"""The source `shapes`: the procedural scenes of shapes_world, drawn on demand, with every annotation.
+
+Decides which fields an example has and how they are laid out. Knows neither TFDS (shapes_builder.py writes
+the same examples to disk) nor batches (pipeline.py). What a scene is, looks like and is called is
+shapes_world's alone.
+"""
+
+import hashlib
+
+import numpy as np
+
+from ldm_jax.data import shapes_world as world
+
+NUM_SCENES = {"train": 100_000, "test": 2_000, "unseen": 2_000}
+
+
+class ShapesSource:
+    """Random access to the scenes of one split; example i depends on (seed, split, i) alone.
+
+    An example holds:
+        image           [64, 64, 3] uint8
+        caption         str, the full description
+        class_label     int in [0, 24): the colour and shape of the largest object
+        boxes           [n, 4] float32, (y0, x0, y1, x1) relative to the side of the image, in caption order
+        labels          [n] int64 in [0, 24), the class of each object
+        instance_mask   [64, 64] uint8, 0 background, i + 1 object i
+        semantic_mask   [64, 64] uint8, 0 background, class + 1
+        corners         [k, 2] float32, (y, x) relative to the side of the image, object after object
+        corner_objects  [k] int64 in [0, n), the object that each corner belongs to
+    """
+
+    def __init__(self, split: str, num_scenes: int, seed: int, annotations: bool):
+        self.split, self.num_scenes, self.seed, self.annotations = split, num_scenes, seed, annotations
+
+    def __len__(self) -> int:
+        return self.num_scenes
+
+    def __repr__(self) -> str:
+        return f"shapes({self.split!r}, num_scenes={self.num_scenes}, seed={self.seed})"
+
+    def scene(self, index: int) -> world.Scene:
+        """The scene behind example `index`. Raises: IndexError outside [0, len)."""
+        if not 0 <= index < self.num_scenes:
+            raise IndexError(f"scene {index} of {self!r}, expected 0 <= index < {self.num_scenes}")
+        return world.scene(int(index), self.split, self.seed)
+
+    def __getitem__(self, index: int) -> dict:
+        scene = self.scene(index)
+        example = {
+            "image": world.render(scene),
+            "caption": world.caption(scene),
+            "class_label": world.class_label(max(scene.objects, key=lambda o: o.r)),
+        }
+        return example | annotations(scene) if self.annotations else example
+
+    def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
+        """A true caption of example `index`: with `rng` the order, the sizes and the relation are said or
+        left out at random, as training wants it; without, the full description."""
+        return world.caption(self.scene(index), rng)
+
+    def fingerprint(self) -> str:
+        """Hex digest of what the split holds: its law (seed, split, length) and the first scenes as they are
+        drawn."""
+        digest = hashlib.sha256(f"shapes/{self.split}/{self.seed}/{self.num_scenes}".encode())
+        for index in range(min(self.num_scenes, 4)):
+            scene = self.scene(index)
+            digest.update(world.render(scene).tobytes() + world.caption(scene).encode())
+        return digest.hexdigest()
+
+
+def annotations(scene: world.Scene) -> dict[str, np.ndarray]:
+    """The arrays of an example but for its image; shapes in ShapesSource."""
+    points = [world.corners(obj)[:, ::-1] for obj in scene.objects]
+    boxes = [(y0, x0, y1, x1) for x0, y0, x1, y1 in (obj.box for obj in scene.objects)]
+    return {
+        "boxes": np.asarray(boxes, np.float32) / world.SIZE,
+        "labels": np.asarray([world.class_label(obj) for obj in scene.objects], np.int64),
+        "instance_mask": world.instance_mask(scene),
+        "semantic_mask": world.semantic_mask(scene),
+        "corners": np.concatenate(points).astype(np.float32) / world.SIZE,
+        "corner_objects": np.repeat(np.arange(len(points)), [len(p) for p in points]).astype(np.int64),
+    }
+
+
+def source(
+    split: str, *, num_scenes: int | None = None, seed: int = 0, annotations: bool = True
+) -> ShapesSource:
+    """The scenes of 'train', 'test' or 'unseen'.
+
+    num_scenes: how many; None is NUM_SCENES[split]. A longer split begins with the shorter one's scenes.
+    annotations: False leaves out boxes, masks and corners (image, caption and class_label stay), which is
+        faster.
+
+    Raises: ValueError for an unknown split or num_scenes < 1.
+    """
+    if split not in world.SPLITS:
+        raise ValueError(f"split {split!r} of shapes not found; there are: {', '.join(world.SPLITS)}")
+    num_scenes = NUM_SCENES[split] if num_scenes is None else num_scenes
+    if num_scenes < 1:
+        raise ValueError(f"num_scenes of shapes is {num_scenes}, expected at least 1")
+    return ShapesSource(split, int(num_scenes), int(seed), annotations)

@@ -1,0 +1,301 @@
+"""The shapes world: what a scene is, how it is drawn, and how it is put into words.
+
+A scene is one to three flat objects on a bright background, 64 x 64 pixels. Scene `index` of a split depends on
+(seed, split, index) alone, so the data set is random access and needs no disk. Everything here is numpy; what reads
+scenes back from pixels is shapes_oracle.py, what serves them to training is shapes.py.
+
+The background lies farther from every object colour than the colours lie from each other, so that recolouring an
+object is a smaller change of the image than moving it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+SIZE = 64
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = {
+    "red": (200, 25, 40),
+    "orange": (205, 110, 0),
+    "green": (20, 130, 40),
+    "blue": (35, 50, 165),
+    "purple": (105, 20, 130),
+    "black": (25, 25, 25),
+}
+COLOUR_NAMES = tuple(COLOURS)
+SIZES = ("small", "large")
+RADII = {"small": (6.0, 7.5), "large": (11.0, 13.0)}  # half the side of the bounding box, in pixels
+RELATIONS = {
+    "left of": (-1, 0),
+    "right of": (1, 0),
+    "above": (0, -1),
+    "below": (0, 1),
+}  # direction (x, y), y downwards
+CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+TEXTURES = ("plain", "stripes", "checks", "gradient", "noise")
+MAX_OBJECTS = 3
+GAP = 3.0  # the least distance between two bounding boxes, in pixels
+RELATION_MARGIN = 10.0  # the least distance of two centres along the axis of a relation that a caption states
+
+# Never seen in training: these colours on these shapes, and these shapes in these relations (or said the other way round).
+UNSEEN_PAIRS = (("red", "cross"), ("blue", "triangle"), ("purple", "circle"), ("green", "square"))
+UNSEEN_RELATIONS = (("triangle", "left of", "circle"), ("square", "above", "cross"))
+SPLITS = {"train": 0, "test": 1, "unseen": 2}
+
+NUMBER_WORDS = {1: "one", 2: "two", 3: "three"}
+WORDS = (
+    ("a", "and", "of", "left", "right", "above", "below", ",")
+    + tuple(NUMBER_WORDS.values())
+    + SHAPES
+    + tuple(plural for plural in ("circles", "squares", "triangles", "crosses"))
+    + COLOUR_NAMES
+    + SIZES
+)
+
+
+class Object(NamedTuple):
+    """One object. x, y: its centre, r: half its side, in pixels from the top left corner."""
+
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    r: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1) in pixels."""
+        return self.x - self.r, self.y - self.r, self.x + self.r, self.y + self.r
+
+
+class Background(NamedTuple):
+    """texture: one of TEXTURES. colour: its mean, RGB in 0..255. amplitude: in levels. phase: a seed of the pattern."""
+
+    texture: str
+    colour: tuple[int, int, int]
+    amplitude: float
+    phase: int
+
+
+class Scene(NamedTuple):
+    """objects: in the order in which captions name them. background: what lies behind them."""
+
+    objects: tuple[Object, ...]
+    background: Background
+
+
+def plural(shape: str) -> str:
+    """'circle' -> 'circles', 'cross' -> 'crosses'."""
+    return shape + ("es" if shape == "cross" else "s")
+
+
+def class_label(obj: Object) -> int:
+    """0..23: colour times shape. The class of a scene is that of its largest object."""
+    return COLOUR_NAMES.index(obj.colour) * len(SHAPES) + SHAPES.index(obj.shape)
+
+
+CLASS_NAMES = tuple(f"{colour} {shape}" for colour in COLOUR_NAMES for shape in SHAPES)
+
+
+# ----------------------------------------------------------------------------------------------- drawing scenes at random
+
+
+def relation(a: Object, b: Object, margin: float = RELATION_MARGIN) -> str | None:
+    """The relation of a to b along the axis on which their centres lie farther apart, or None where that is < margin."""
+    dx, dy = a.x - b.x, a.y - b.y
+    if max(abs(dx), abs(dy)) < margin:
+        return None
+    if abs(dx) > abs(dy):
+        return "left of" if dx < 0 else "right of"
+    return "above" if dy < 0 else "below"
+
+
+def is_unseen(objects: tuple[Object, ...]) -> bool:
+    """Whether a scene shows an attribute pair or a relation that training must not see."""
+    if any((o.colour, o.shape) in UNSEEN_PAIRS for o in objects):
+        return True
+    return any(
+        (a.shape, relation(a, b), b.shape) in UNSEEN_RELATIONS for a in objects for b in objects if a is not b
+    )
+
+
+def _place(rng: np.random.Generator, kinds: list[tuple[str, str, str]]) -> tuple[Object, ...] | None:
+    """Puts objects of the given (shape, colour, size) where they do not touch; None if that fails."""
+    placed: list[Object] = []
+    for shape, colour, size in kinds:
+        for _ in range(30):
+            r = rng.uniform(*RADII[size])
+            x, y = rng.uniform(r + 1.5, SIZE - r - 1.5, 2)
+            if all(max(abs(x - o.x), abs(y - o.y)) >= r + o.r + GAP for o in placed):
+                placed.append(Object(shape, colour, size, float(x), float(y), float(r)))
+                break
+        else:
+            return None
+    return tuple(placed)
+
+
+def _kinds(rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """(shape, colour, size) of one to three objects; now and then several of one kind, for captions that count."""
+    number = int(rng.choice([1, 2, 3], p=[0.35, 0.5, 0.15]))
+
+    def kind() -> tuple[str, str, str]:
+        return str(rng.choice(SHAPES)), str(rng.choice(COLOUR_NAMES)), str(rng.choice(SIZES))
+
+    if number > 1 and rng.random() < 0.15:
+        return [kind()] * number
+    return [kind() for _ in range(number)]
+
+
+def _background(rng: np.random.Generator) -> Background:
+    grey = rng.integers(236, 249)
+    colour = tuple(int(c) for c in np.clip(grey + rng.integers(-5, 6, 3), 0, 255))
+    texture = "plain" if rng.random() < 0.5 else str(rng.choice(TEXTURES[1:]))
+    amplitude = 0.0 if texture == "plain" else float(rng.uniform(2.0, 6.0))
+    return Background(texture, colour, amplitude, int(rng.integers(1 << 16)))
+
+
+def scene(index: int, split: str = "train", seed: int = 0) -> Scene:
+    """Scene `index` >= 0 of a split: 'train', 'test' (the same law, other scenes) or 'unseen' (each scene holds an
+    attribute pair or relation that training never shows).
+
+    Raises: ValueError for another split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} of shapes not found; there are: {', '.join(SPLITS)}")
+    rng = np.random.default_rng([seed, SPLITS[split], index])
+    while True:
+        objects = _place(rng, _kinds(rng))
+        if objects is not None and is_unseen(objects) == (split == "unseen"):
+            return Scene(objects, _background(rng))
+
+
+# ------------------------------------------------------------------------------------------------------------- rendering
+
+
+def coverage(shape: str, x: float, y: float, r: float, size: int = SIZE) -> np.ndarray:
+    """[size, size] float32 in [0, 1]: how much of each pixel the shape covers, from its signed distance."""
+    py, px = np.mgrid[0:size, 0:size].astype(np.float32) + 0.5
+    dx, dy = px - x, py - y
+    if shape == "circle":
+        distance = np.hypot(dx, dy) - r
+    elif shape == "square":
+        distance = np.maximum(abs(dx), abs(dy)) - r
+    elif shape == "cross":
+        arm = 0.36 * r
+        distance = np.minimum(
+            np.maximum(abs(dx) - r, abs(dy) - arm),
+            np.maximum(abs(dx) - arm, abs(dy) - r),
+        )
+    elif shape == "triangle":  # apex (0, -r), base from (-r, r) to (r, r)
+        distance = np.maximum((2.0 * abs(dx) - dy - r) / np.sqrt(5.0), dy - r)
+    else:
+        raise ValueError(f"shape {shape!r} not found; there are: {', '.join(SHAPES)}")
+    return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
+
+
+def corners(obj: Object) -> np.ndarray:
+    """[k, 2] float32 (x, y): 4 of a square, 3 of a triangle, 12 of a cross; a circle has its 4 extreme points."""
+    if obj.shape == "circle":
+        unit = [(0, -1), (1, 0), (0, 1), (-1, 0)]
+    elif obj.shape == "square":
+        unit = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
+    elif obj.shape == "triangle":
+        unit = [(0, -1), (1, 1), (-1, 1)]
+    else:
+        a = 0.36
+        unit = [
+            (-a, -1),
+            (a, -1),
+            (a, -a),
+            (1, -a),
+            (1, a),
+            (a, a),
+            (a, 1),
+            (-a, 1),
+            (-a, a),
+            (-1, a),
+            (-1, -a),
+            (-a, -a),
+        ]
+    return np.asarray([(obj.x + obj.r * u, obj.y + obj.r * v) for u, v in unit], np.float32)
+
+
+def _draw_background(background: Background) -> np.ndarray:
+    """[SIZE, SIZE, 3] float32 in 0..255."""
+    rng = np.random.default_rng(background.phase)
+    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    if background.texture == "stripes":
+        angle, period = rng.uniform(0, np.pi), rng.uniform(6, 14)
+        pattern = np.sign(np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period))
+    elif background.texture == "checks":
+        cell = int(rng.integers(5, 11))
+        pattern = ((x // cell + y // cell) % 2) * 2 - 1
+    elif background.texture == "gradient":
+        angle = rng.uniform(0, 2 * np.pi)
+        pattern = ((x - SIZE / 2) * np.cos(angle) + (y - SIZE / 2) * np.sin(angle)) / (SIZE / 2)
+    elif background.texture == "noise":
+        pattern = rng.uniform(-1, 1, (SIZE // 8, SIZE // 8)).repeat(8, 0).repeat(8, 1)
+    else:
+        pattern = np.zeros((SIZE, SIZE))
+    return (
+        np.asarray(background.colour, np.float32)
+        + background.amplitude * pattern.astype(np.float32)[..., None]
+    )
+
+
+def render(scene: Scene) -> np.ndarray:
+    """[64, 64, 3] uint8."""
+    image = _draw_background(scene.background)
+    for obj in scene.objects:
+        alpha = coverage(obj.shape, obj.x, obj.y, obj.r)[..., None]
+        image = image * (1 - alpha) + np.asarray(COLOURS[obj.colour], np.float32) * alpha
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def instance_mask(scene: Scene) -> np.ndarray:
+    """[64, 64] uint8: 0 is the background, i + 1 the scene's object i (pixels covered by half or more)."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    for i, obj in enumerate(scene.objects):
+        mask[coverage(obj.shape, obj.x, obj.y, obj.r) >= 0.5] = i + 1
+    return mask
+
+
+def semantic_mask(scene: Scene) -> np.ndarray:
+    """[64, 64] uint8: 0 is the background, class_label + 1 an object."""
+    labels = np.asarray([0] + [class_label(o) + 1 for o in scene.objects], np.uint8)
+    return labels[instance_mask(scene)]
+
+
+# -------------------------------------------------------------------------------------------------------------- captions
+
+
+def noun_phrase(obj: Object, *, with_size: bool = True, with_colour: bool = True) -> str:
+    """'a small red circle'."""
+    words = ["a"] + [obj.size] * with_size + [obj.colour] * with_colour + [obj.shape]
+    return " ".join(words)
+
+
+def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
+    """Puts a scene into words, all of them true. Without `rng`: the full description, with a relation where one is clear.
+
+    With it: the order of the objects, whether sizes are named (half of the time) and whether a relation is, at random.
+    """
+    objects = list(scene.objects)
+    if rng is not None:
+        rng.shuffle(objects)
+    with_size = rng is None or rng.random() < 0.5
+    kinds = {(o.shape, o.colour, o.size) for o in objects}
+    if len(objects) > 1 and len(kinds) == 1:
+        first = objects[0]
+        words = [NUMBER_WORDS[len(objects)]] + [first.size] * with_size + [first.colour, plural(first.shape)]
+        return " ".join(words)
+    phrases = [noun_phrase(o, with_size=with_size) for o in objects]
+    if len(objects) == 1:
+        return phrases[0]
+    if len(objects) == 2:
+        said = relation(*objects)
+        if said is not None and (rng is None or rng.random() < 0.6):
+            return f"{phrases[0]} {said} {phrases[1]}"
+        return f"{phrases[0]} and {phrases[1]}"
+    return f"{phrases[0]}, {phrases[1]} and {phrases[2]}"

@@ -1,0 +1,140 @@
+"""The source `tfds`: any TensorFlow Datasets data set by name, read at random through `tfds.data_source`.
+
+Decides which features become image, caption and class. Neither downloads nor prepares: that is one command,
+which the error names. tensorflow_datasets is imported when a source is opened, not before.
+"""
+
+import difflib
+import hashlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldm_jax.data import transforms
+
+
+class TfdsSource:
+    """Random access to a prepared data set. An example holds image [H, W, 3] uint8, and `caption` (str) and
+    `class_label` (int) where their keys are given."""
+
+    def __init__(self, name: str, split: str, records: Any, keys: dict[str, str], content: str):
+        self.name, self.split, self.records, self.keys, self.content = name, split, records, keys, content
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"tfds({self.name!r}, {self.split!r})"
+
+    def __getitem__(self, index: int) -> dict:
+        record = self.records[index]
+        example = {"image": _image(_value(record, self.keys["image"]))}
+        if "caption" in self.keys:
+            example["caption"] = _text(_value(record, self.keys["caption"]))
+        if "class_label" in self.keys:
+            example["class_label"] = int(_value(record, self.keys["class_label"]))
+        return example
+
+    def fingerprint(self) -> str:
+        """Hex digest of name, configuration, version, split, and the lengths of the files on disk."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+
+def _value(record: Any, key: str) -> Any:
+    """record['captions']['text'] for 'captions/text'."""
+    for part in key.split("/"):
+        record = record[part]
+    return record
+
+
+def _image(pixels: np.ndarray) -> np.ndarray:
+    """[H, W] or [H, W, 1 | 3 | 4], uint8 or uint16 grey -> [H, W, 3] uint8."""
+    pixels = np.asarray(pixels)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    return transforms.to_rgb(Image.fromarray(pixels))
+
+
+def _text(value: Any) -> str:
+    """A caption; the first of several."""
+    if not isinstance(value, (bytes, str)):
+        several = np.asarray(value, dtype=object).ravel()
+        value = several[0] if len(several) else ""
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _check_key(option: str, key: str, features: Any, name: str) -> None:
+    for part in key.split("/"):
+        try:
+            features = features[part]
+        except (KeyError, TypeError) as error:
+            there = ", ".join(features) if hasattr(features, "__iter__") else "none below it"
+            raise ValueError(
+                f"{option} {key!r} is no feature of tfds data set {name!r}; there are: {there}"
+            ) from error
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name.split("/")[0], known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(
+            f"tfds data set {name!r} not found{hint} (to list all: "
+            '`python -c "import tensorflow_datasets as t; print(*t.list_builders())"`)'
+        ) from error
+
+
+def source(
+    split: str,
+    *,
+    dataset: str,
+    data_dir: str | None = None,
+    image_key: str = "image",
+    caption_key: str | None = None,
+    label_key: str | None = None,
+) -> TfdsSource:
+    """A split of a prepared data set.
+
+    split: a name, or a slice of one ('train[:90%]'). dataset: 'name', 'name/config' or 'name/config:version'.
+    data_dir: where it was prepared; None is TFDS's own place.
+    image_key, caption_key, label_key: features, nested ones with slashes ('captions/text': the first
+        caption).
+
+    Raises: ValueError for an unknown data set (with the nearest names), split or feature; FileNotFoundError
+    with the command to run where it is not prepared, or not in the array_record format that random access
+    needs.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(dataset, data_dir)
+    prepare = f"tfds build {dataset} --file_format=array_record" + (
+        f" --data_dir={data_dir}" if data_dir else ""
+    )
+    if not builder.info.splits:
+        raise FileNotFoundError(
+            f"tfds data set {dataset!r} is not prepared in {builder.data_dir}; run `{prepare}`"
+        )
+    keys = {"image": image_key, "caption": caption_key, "class_label": label_key}
+    for field, option in (("image", "image_key"), ("caption", "caption_key"), ("class_label", "label_key")):
+        if keys[field] is not None:
+            _check_key(option, keys[field], builder.info.features, dataset)
+    known = builder.info.splits
+    if split.split("[")[0] not in known:
+        raise ValueError(
+            f"split {split!r} of tfds data set {dataset!r} not found; there are: {', '.join(known)}"
+        )
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise FileNotFoundError(
+            f"tfds data set {dataset!r} is prepared as {builder.info.file_format.value}, which has no "
+            f"random access; run `{prepare}`"
+        )
+    keys = {field: key for field, key in keys.items() if key is not None}
+    files = f"{known[split].shard_lengths} {known[split].num_bytes}"
+    content = f"{builder.info.full_name} {split} {files} {sorted(keys.items())}"
+    return TfdsSource(dataset, split, builder.as_data_source(split=split), keys, content)

@@ -1,0 +1,176 @@
+"""Folders of images: order, splits, captions, classes, and files that cannot be read."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.data import folder
+
+
+def write(path, level=0, size=(8, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (level, level, level)).save(path)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Twenty pictures; the grey level says which."""
+    for i in range(20):
+        write(tmp_path / f"{i:02d}.png", i)
+    return tmp_path
+
+
+def levels(source):
+    return [int(source[i]["image"][0, 0, 0]) for i in range(len(source))]
+
+
+def test_files_come_sorted_at_any_depth(tmp_path):
+    for level, name in enumerate(["a.JPG", "b/c.webp", "b/d/e.bmp", "f.tif", "g.jpeg"]):
+        write(tmp_path / name, 10 * level)
+    (tmp_path / "notes.md").write_text("no image")
+    write(tmp_path / ".thumbnails" / "a.png", 99)
+    source = folder.source("train", root=tmp_path)
+    np.testing.assert_allclose(levels(source), [0, 10, 20, 30, 40], atol=2)
+    assert source[0]["image"].shape == (6, 8, 3) and source[0]["image"].dtype == np.uint8
+    assert set(source[0]) == {"image"}
+
+
+def test_holdout_splits_without_overlap(pictures):
+    train = levels(folder.source("train", root=pictures, holdout=0.3))
+    test = levels(folder.source("test", root=pictures, holdout=0.3))
+    assert sorted(train + test) == list(range(20)) and 1 <= len(test) <= 12
+    assert levels(folder.source("train", root=pictures)) == list(range(20))
+    write(pictures / "zz.png", 200)  # another file moves none
+    assert set(test) <= set(levels(folder.source("test", root=pictures, holdout=0.3)))
+    assert len(folder.source("test", root=pictures, holdout=1e-9)) == 1
+
+
+def test_split_folders_and_classes(tmp_path):
+    write(tmp_path / "train" / "dog" / "1.png", 1)
+    write(tmp_path / "train" / "ant" / "deep" / "2.png", 2)
+    write(tmp_path / "test" / "cat" / "3.png", 3)
+    train, test = folder.source("train", root=tmp_path), folder.source("test", root=tmp_path)
+    assert train.class_names == test.class_names == ["ant", "cat", "dog"]
+    assert [train[i]["class_label"] for i in range(2)] == [0, 2] and levels(train) == [2, 1]
+    assert test[0]["class_label"] == 1
+    write(tmp_path / "train" / "loose.png")
+    assert "class_label" not in folder.source("train", root=tmp_path)[0]
+
+
+def test_captions(pictures, caplog):
+    (pictures / "03.txt").write_text("a dark\n picture \n")
+    lines = [{"file_name": "03.png", "text": "overruled"}, {"file_name": "05.png", "caption": "grün"}]
+    (pictures / "metadata.jsonl").write_text(
+        "\n".join(json.dumps(line) for line in lines) + "\n", encoding="utf-8"
+    )
+    source = folder.source("train", root=pictures)
+    assert source[3]["caption"] == "a dark picture"
+    assert source[5]["caption"] == "grün"
+    assert source[0]["caption"] == ""
+    assert "18 of the 20 images" in caplog.text
+
+
+def test_metadata_that_is_wrong(pictures):
+    metadata = pictures / "metadata.jsonl"
+    metadata.write_text('{"file_name": "nowhere.png", "text": "x"}\n')
+    with pytest.raises(FileNotFoundError, match=r"names 1 images that are not there: nowhere\.png"):
+        folder.source("train", root=pictures)
+    for line in ("not json", '{"file_name": "01.png"}', "[1]"):
+        metadata.write_text('{"file_name": "00.png", "text": "x"}\n' + line)
+        with pytest.raises(ValueError, match="line 2"):
+            folder.source("train", root=pictures)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def test_an_unreadable_file_is_named_once_and_replaced(pictures, caplog):
+    truncate(pictures / "04.png")
+    source = folder.source("train", root=pictures)
+    with caplog.at_level(logging.WARNING):
+        assert levels(source) == [0, 1, 2, 3, 5, *range(5, 20)]
+        assert levels(source)[4] == 5
+    assert caplog.text.count("04.png") == 1
+    assert len(source.unreadable) == 1
+
+
+def test_a_truncated_jpeg_is_unreadable(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-1500])
+    write(tmp_path / "b.png", 7)
+    assert levels(folder.source("train", root=tmp_path)) == [7, 7]
+
+
+def test_the_last_file_is_replaced_by_the_first(pictures):
+    (pictures / "19.png").write_bytes(b"")
+    assert levels(folder.source("train", root=pictures))[19] == 0
+
+
+def test_too_many_unreadable_files_stop(pictures):
+    truncate(pictures / "04.png")
+    truncate(pictures / "11.png")
+    source = folder.source("train", root=pictures)
+    with pytest.raises(ValueError, match=r"2 of the 20 images .* expected at most 1 %: .*04\.png.*11\.png"):
+        levels(source)
+
+
+def test_one_percent_is_let_pass(tmp_path):
+    for i in range(200):
+        (tmp_path / f"{i:03d}.bmp").write_bytes(b"broken" if i in (10, 20, 30) else b"")
+    write(tmp_path / "good.bmp", 9)
+    good = (tmp_path / "good.bmp").read_bytes()
+    for i in range(200):
+        if i not in (10, 20, 30):
+            (tmp_path / f"{i:03d}.bmp").write_bytes(good)
+    source = folder.source("train", root=tmp_path)
+    assert source[10]["image"][0, 0, 0] == source[20]["image"][0, 0, 0] == 9
+    with pytest.raises(ValueError, match="3 of the 201 images"):
+        source[30]
+
+
+def test_none_readable(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="none of the images"):
+        folder.source("train", root=tmp_path)[0]
+
+
+def test_min_side(tmp_path):
+    write(tmp_path / "big.png", 1, (30, 20))
+    write(tmp_path / "flat.png", 2, (30, 8))
+    assert levels(folder.source("train", root=tmp_path, min_side=20)) == [1]
+    with pytest.raises(ValueError, match="min_side is 21"):
+        folder.source("train", root=tmp_path, min_side=21)
+
+
+def test_fingerprint_follows_the_content(pictures):
+    first = folder.source("train", root=pictures).fingerprint()
+    assert first == folder.source("train", root=pictures).fingerprint()
+    assert first != folder.source("train", root=pictures, holdout=0.5).fingerprint()
+    (pictures / "01.txt").write_text("a caption")
+    second = folder.source("train", root=pictures).fingerprint()
+    write(pictures / "zz.png")
+    assert len({first, second, folder.source("train", root=pictures).fingerprint()}) == 3
+
+
+def test_folders_that_will_not_do(tmp_path, pictures):
+    with pytest.raises(FileNotFoundError, match="nowhere' is not there"):
+        folder.source("train", root=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="is not a directory"):
+        folder.source("train", root=pictures / "00.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no images"):
+        folder.source("train", root=tmp_path / "empty")
+    with pytest.raises(ValueError, match="'test' is empty .*holdout is 0"):
+        folder.source("test", root=pictures)
+    with pytest.raises(ValueError, match="'dev' of a folder not found; there are: train, test"):
+        folder.source("dev", root=pictures)
+    with pytest.raises(ValueError, match="holdout is 1"):
+        folder.source("train", root=pictures, holdout=1)
+    write(tmp_path / "half" / "train" / "a.png")
+    with pytest.raises(ValueError, match="has no test/, only train/"):
+        folder.source("test", root=tmp_path / "half")
