@@ -1,0 +1,101 @@
+"""How often a text model draws what it was told, by kind of prompt, as the oracle of the shapes world reads it.
+
+Prompts are captions of held-out scenes. A picture counts as right if every clause of its prompt holds and there is nothing
+else in it. It knows no network: pictures come from a function.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ldm_jax.data import shapes_world as world
+from ldm_jax.data.shapes_oracle import parse, score
+
+# kind: (split whose scenes are put into words, which scenes, which captions of them)
+KINDS = ("one", "two", "relation", "unseen", "count", "three")
+
+
+def kind_of(scene: world.Scene, caption: str) -> str | None:
+    """The kind of prompt that a caption of this scene is: 'one' object, 'two' objects joined by 'and', 'relation', 'unseen'
+    (one object of an attribute pair that training never shows), 'count' (several of one kind), 'three'; None for any other.
+    """
+    if any((o.colour, o.shape) in world.UNSEEN_PAIRS for o in scene.objects):
+        return "unseen" if len(scene.objects) == 1 else None
+    if world.is_unseen(scene.objects):
+        return None
+    if caption.split()[0] in world.NUMBER_WORDS.values():
+        return "count"
+    if any(f" {relation} " in caption for relation in world.RELATIONS):
+        return "relation"
+    return {1: "one", 2: "two", 3: "three"}[len(scene.objects)]
+
+
+def prompts(kind: str, number: int, seed: int = 1) -> list[str]:
+    """`number` prompts of one of KINDS, from the test scenes (of 'unseen', from the unseen ones), the same ones every time."""
+    return [caption for _, caption in zip(range(number), _prompts(kind, seed), strict=False)]
+
+
+def _prompts(kind: str, seed: int) -> Iterator[str]:
+    split, index = ("unseen" if kind == "unseen" else "test"), 0
+    while True:
+        scene = world.scene(index, split)
+        caption = world.caption(scene, np.random.default_rng([seed, index]))
+        if kind_of(scene, caption) == kind:
+            yield caption
+        index += 1
+
+
+def accuracies(
+    draw: Callable[[list[str], list[int]], np.ndarray],
+    num_samples: int,
+    *,
+    first_seed: int = 1_000_000,
+    kinds=KINDS,
+) -> dict[str, float]:
+    """The share of pictures that are right, by kind of prompt.
+
+    draw: (prompts, seeds) -> [N, 64, 64, 3] uint8. num_samples: in all, shared evenly among the kinds (rounded down, at
+    least one each). first_seed: seeds count up from it. Raises: ValueError for num_samples < 1.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}, expected at least 1")
+    each = max(1, num_samples // len(kinds))
+    found = {}
+    for i, kind in enumerate(kinds):
+        said = prompts(kind, each)
+        images = draw(said, [first_seed + i * each + j for j in range(each)])
+        found[kind] = float(
+            np.mean([score(image, caption).right for image, caption in zip(images, said, strict=True)])
+        )
+    return found
+
+
+def reads_right(image: np.ndarray, scene: world.Scene) -> bool:
+    """Whether the oracle reads every object of the scene (shape, colour, size, centre within 2 px) and nothing else."""
+    left = list(scene.objects)
+    for seen in parse(image):
+        match = next(
+            (
+                o
+                for o in left
+                if (o.shape, o.colour, o.size) == (seen.shape, seen.colour, seen.size)
+                and max(abs(o.x - seen.x), abs(o.y - seen.y)) <= 2
+            ),
+            None,
+        )
+        if match is None:
+            return False
+        left.remove(match)
+    return not left
+
+
+def read_rate(images: Iterator[np.ndarray], split: str = "test") -> float:
+    """The share of images, [64,64,3] uint8, image i showing scene i of the split, that the oracle reads right."""
+    return float(np.mean([reads_right(image, world.scene(i, split)) for i, image in enumerate(images)]))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Peak signal to noise ratio of each image in dB, peak 255: a, b [N,H,W,C] uint8 -> [N] float64, inf where they agree."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2, axis=(1, 2, 3))
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(255.0**2 / error)

@@ -1,0 +1,65 @@
+"""Saving and restoring a run through orbax: asynchronous, the newest few kept, a damaged one passed over."""
+
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ldm_jax.types import PyTree
+
+log = logging.getLogger(__name__)
+
+
+def manager(workdir: str | pathlib.Path, keep: int = 3) -> ocp.CheckpointManager:
+    """The checkpoints under workdir/checkpoints; the newest `keep` stay."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+    return ocp.CheckpointManager(pathlib.Path(workdir).absolute() / "checkpoints", options=options)
+
+
+def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: bool = False) -> None:
+    """Saves `state` as step `step`, in the place of a save of that step that could not be read.
+
+    wait: until it is on the disk. Raises: OSError where it cannot be written.
+    """
+    if step in checkpoints.all_steps():
+        checkpoints.delete(step)
+    checkpoints.save(step, args=ocp.args.StandardSave(state))
+    if wait:
+        checkpoints.wait_until_finished()
+
+
+def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> tuple[PyTree, int] | None:
+    """The newest checkpoint that can be read, and its step; None if there are none at all.
+
+    like: a state of the structure to give it; None gives nested dicts of arrays. A damaged one is named in the log, and the one before it is taken.
+    Raises: ValueError if there are checkpoints and none can be read.
+    """
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    abstract = None if like is None else jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    for step in steps:
+        try:
+            return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract)), step
+        except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, the one before it is the answer
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            log.warning(
+                "checkpoint %d in %s cannot be read (%s); trying the one before it",
+                step,
+                checkpoints.directory,
+                reason,
+            )
+    if steps:
+        raise ValueError(
+            f"none of the {len(steps)} checkpoints in {checkpoints.directory} can be read; move them away to start afresh"
+        )
+    return None
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON beside its place and renames it into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)

@@ -1,0 +1,102 @@
+"""One training step of the second stage: noise the latents, predict, compare, update (Rombach et al. 2022, eq. 2).
+
+It is given the network, the conditioner and the schedule as functions and data; it knows no config and no data set.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ldm_jax.diffusion import loss as diffusion_loss
+from ldm_jax.diffusion import process
+from ldm_jax.diffusion.schedule import NoiseSchedule
+from ldm_jax.models.gaussian import DiagonalGaussian
+from ldm_jax.training import ema
+from ldm_jax.training.parallel import AXIS
+from ldm_jax.training.state import TrainState, example_keys, global_norm
+from ldm_jax.types import Array, PyTree
+
+
+def sample_latents(moments: Array, keys: Array, scale_factor: Array) -> Array:
+    """moments [B,h,w,2c] of the posterior, keys [B] -> latents [B,h,w,c]: a sample, scaled."""
+    return DiagonalGaussian.from_moments(moments).sample(keys) * scale_factor
+
+
+def sample_timesteps(keys: Array, position: Array, num_timesteps: int, stratify: int = 0) -> Array:
+    """[B] int32, each uniform on [0, num_timesteps).
+
+    stratify: 0 draws them independently, as the original does. A number n (the global batch size) makes the n draws of
+    a step fill the range evenly: a shared offset plus position / n (Kingma et al. 2021, appendix I.1); `keys` then
+    must hold the same offset key for every example.
+    """
+    uniform = jax.vmap(jax.random.uniform)(keys)
+    if stratify:
+        uniform = (uniform + position / stratify) % 1.0
+    return jnp.minimum((uniform * num_timesteps).astype(jnp.int32), num_timesteps - 1)
+
+
+def make_loss(
+    predict: Callable,
+    encode: Callable,
+    schedule: NoiseSchedule,
+    *,
+    prediction_type: str,
+    drop_condition: Callable,
+    stratify: int = 0,
+    **loss_options,
+) -> Callable:
+    """loss(params, frozen, batch, seed, step) -> (scalar, metrics).
+
+    predict(params, frozen, x_t, t, batch, key) -> [B,h,w,c] is the network with its conditioner.
+    encode(frozen, batch, keys) -> latents [B,h,w,c].
+    drop_condition(batch, keys) -> batch, with the condition of some examples replaced by the null condition.
+    loss_options go to ldm_jax.diffusion.loss.diffusion_loss.
+    """
+
+    def loss(params, frozen, batch, seed, step):
+        keys = example_keys(seed, step, batch["position"])
+        posterior_key, noise_key, t_key, drop_key, network_key = jnp.moveaxis(
+            jax.vmap(lambda k: jax.random.split(k, 5))(keys), 1, 0
+        )
+        if stratify:
+            t_key = example_keys(seed, step, jnp.full_like(batch["position"], -1))
+        x_start = encode(frozen, batch, posterior_key)
+        noise = jax.vmap(lambda k: jax.random.normal(k, x_start.shape[1:]))(noise_key)
+        t = sample_timesteps(t_key, batch["position"], schedule.num_timesteps, stratify)
+        x_t = process.q_sample(schedule, x_start, t, noise)
+        prediction = predict(params, frozen, x_t, t, drop_condition(batch, drop_key), network_key[0])
+        target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
+        total, _, metrics = diffusion_loss.diffusion_loss(
+            prediction,
+            target,
+            t,
+            schedule=schedule,
+            prediction_type=prediction_type,
+            logvar=params.get("logvar"),
+            **loss_options,
+        )
+        return total, metrics
+
+    return loss
+
+
+def make_step(loss: Callable, tx: optax.GradientTransformation, ema_decay: float) -> Callable:
+    """step(state, frozen, batch, seed) -> (state, metrics), to run under parallel.parallel_step.
+
+    ema_decay: the limit of the average's decay; its warm-up is ema.decay's.
+    """
+
+    def step(state: TrainState, frozen: PyTree, batch: PyTree, seed: Array):
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
+            state.params, frozen, batch, seed, state.step
+        )
+        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = ema.update(state.ema_params, params, state.step + 1, ema_decay)
+        metrics = dict(metrics, gradient_norm=global_norm(grads), param_norm=global_norm(params))
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    return step

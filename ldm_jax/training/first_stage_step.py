@@ -1,0 +1,150 @@
+"""One training step of the first stage: autoencoder and discriminator on the same batch, each with its own optimizer.
+
+Source: Rombach et al. 2022, appendix G; CompVis/latent-diffusion@a506df5 ldm/models/autoencoder.py. As there, each
+optimizer makes its own forward pass, so that the posterior's noise differs between the two, and the discriminator sees
+the autoencoder that this step has already updated.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ldm_jax.training import ema
+from ldm_jax.training import first_stage_loss as losses
+from ldm_jax.training.parallel import AXIS
+from ldm_jax.training.state import TrainState, example_keys, global_norm
+from ldm_jax.types import Array, PyTree
+
+
+def init_state(
+    key: Array,
+    init_autoencoder: Callable,
+    discriminator: Any,
+    image_shape: tuple[int, ...],
+    txs: Mapping,
+    ema_decay: float | None,
+) -> TrainState:
+    """The state before the first step: params {'autoencoder', 'logvar'} and with a discriminator also {'discriminator',
+    'batch_stats'}; opt_state {'autoencoder', 'discriminator'}. txs: the optimizers by the same two names."""
+    autoencoder_key, discriminator_key = jax.random.split(key)
+    params = {"autoencoder": init_autoencoder(autoencoder_key), "logvar": jnp.zeros(())}
+    opt_state = {"autoencoder": txs["autoencoder"].init(_generator(params))}
+    if discriminator is not None:
+        variables = jax.jit(discriminator.init)(discriminator_key, jnp.zeros((1, *image_shape)))
+        params["discriminator"] = variables["params"]
+        params["batch_stats"] = variables.get("batch_stats", {})
+        opt_state["discriminator"] = txs["discriminator"].init(params["discriminator"])
+    ema_params = None if ema_decay is None else ema.init(params["autoencoder"])
+    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, opt_state)
+
+
+def _generator(params: PyTree) -> PyTree:
+    return {name: params[name] for name in ("autoencoder", "logvar")}
+
+
+def make_step(
+    kind: str,
+    autoencoder: Any,
+    discriminator: Any,
+    txs: Mapping[str, optax.GradientTransformation],
+    *,
+    perceptual: Callable | None = None,
+    disc_start: int = 0,
+    disc_factor: float = 1.0,
+    disc_loss: str = "hinge",
+    disc_weight: float = 0.5,
+    ema_decay: float | None = None,
+    **loss_options,
+) -> Callable:
+    """step(state, frozen, batch, seed) -> (state, metrics), to run under parallel.parallel_step.
+
+    kind: 'kl' or 'vq'. autoencoder, discriminator: linen modules; discriminator None leaves out every adversarial term.
+    perceptual: (frozen, x, x_rec) -> [B,1,1,1], or None. loss_options go to first_stage_loss.generator_loss_{kind}.
+    batch: 'image' [B,H,W,C] float32 in [-1,1], 'position' [B] int32. seed: [] uint32.
+    """
+    generator_loss = losses.generator_loss_kl if kind == "kl" else losses.generator_loss_vq
+
+    def reconstruct(params, images, keys):
+        return autoencoder.apply({"params": params}, images, keys, train=True, return_features=True)
+
+    def discriminate_with(params):
+        def discriminate(batch_stats, images):
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, updated = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+            return logits, updated.get("batch_stats", {})
+
+        return discriminate
+
+    def generator(trained, params, frozen, batch, keys, step):
+        x = batch["image"]
+        x_rec, posterior, features = reconstruct(trained["autoencoder"], x, keys)
+        options = dict(loss_options)
+        if kind == "kl":
+            options["logvar"] = trained["logvar"]
+        if perceptual is not None:
+            options["perceptual"] = lambda a, b: perceptual(frozen, a, b)
+        if discriminator is not None:
+            last_layer, kernel = losses.last_layer_of(autoencoder, trained["autoencoder"], features)
+            options |= dict(
+                discriminate=discriminate_with(params["discriminator"]),
+                batch_stats=params["batch_stats"],
+                last_layer=last_layer,
+                kernel=kernel,
+                disc_weight=disc_weight,
+                disc_factor=losses.disc_factor(step, disc_start, disc_factor),
+            )
+        return generator_loss(x, x_rec, posterior, **options)
+
+    def critic(trained, autoencoder_params, batch_stats, batch, keys, step):
+        x_rec = reconstruct(autoencoder_params, batch["image"], keys)[0]
+        return losses.discriminator_loss(
+            batch["image"],
+            x_rec,
+            discriminate=discriminate_with(trained),
+            batch_stats=batch_stats,
+            disc_loss=disc_loss,
+            disc_factor=losses.disc_factor(step, disc_start, disc_factor),
+        )
+
+    def step(state: TrainState, frozen: PyTree, batch: PyTree, seed: Array):
+        params, opt_state = dict(state.params), dict(state.opt_state)
+        keys = jax.vmap(jax.random.split)(example_keys(seed, state.step, batch["position"]))
+
+        trained = _generator(params)
+        grads, (metrics, batch_stats) = jax.grad(generator, has_aux=True)(
+            trained, params, frozen, batch, keys[:, 0], state.step
+        )
+        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+        updates, opt_state["autoencoder"] = txs["autoencoder"].update(
+            grads, state.opt_state["autoencoder"], trained
+        )
+        params |= optax.apply_updates(trained, updates)
+        metrics = dict(
+            metrics, gradient_norm=global_norm(grads), param_norm=global_norm(params["autoencoder"])
+        )
+
+        if discriminator is not None:
+            grads, (more, batch_stats) = jax.grad(critic, has_aux=True)(
+                state.params["discriminator"],
+                params["autoencoder"],
+                batch_stats,
+                batch,
+                keys[:, 1],
+                state.step,
+            )
+            grads, more, params["batch_stats"] = jax.lax.pmean((grads, more, batch_stats), AXIS)
+            updates, opt_state["discriminator"] = txs["discriminator"].update(
+                grads, state.opt_state["discriminator"], state.params["discriminator"]
+            )
+            params["discriminator"] = optax.apply_updates(state.params["discriminator"], updates)
+            metrics |= more
+
+        ema_params = state.ema_params
+        if ema_decay is not None:
+            ema_params = ema.update(ema_params, params["autoencoder"], state.step + 1, ema_decay)
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    return step

@@ -1,0 +1,115 @@
+"""What the first stage makes of a data set: the factor that scales its latents, and a file of all of them.
+
+The statistics are over all examples, gathered in float64, so that they depend on neither batch nor host. A file of moments
+says which first stage and which data made it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ldm_jax.training.checkpoint import write_json
+
+log = logging.getLogger(__name__)
+
+
+class Statistics(NamedTuple):
+    """scale_factor: 1 / std of all latents together. mean, std: per channel. number: of examples."""
+
+    scale_factor: float
+    mean: list[float]
+    std: list[float]
+    number: int
+
+
+class _Sums:
+    """Streaming sums of z = mean + std * noise, whose variance the posterior's own is part of."""
+
+    def __init__(self):
+        self.count, self.number, self.first, self.second = 0, 0, 0.0, 0.0
+
+    def add(self, encoded: np.ndarray, has_variance: bool) -> None:
+        values = encoded.astype(np.float64)
+        mean, variance = values, 0.0
+        if has_variance:
+            mean, logvar = np.split(values, 2, axis=-1)
+            variance = np.exp(np.clip(logvar, -30.0, 20.0))
+        self.number += len(mean)
+        self.count += mean[..., 0].size
+        self.first = self.first + mean.sum((0, 1, 2))
+        self.second = self.second + (mean**2 + variance).sum((0, 1, 2))
+
+    def statistics(self) -> Statistics:
+        mean = self.first / self.count
+        std = np.sqrt(self.second / self.count - mean**2)
+        total = np.sqrt((self.second / self.count).mean() - mean.mean() ** 2)
+        return Statistics(float(1.0 / total), mean.tolist(), std.tolist(), self.number)
+
+
+def measure(batches: Iterable[dict], encode: Callable, has_variance: bool) -> Statistics:
+    """Statistics of encode(images [B,H,W,C]) over `batches` of 'image' and 'valid' [B] bool.
+
+    encode: -> moments [B,h,w,2c] if has_variance, else latents [B,h,w,c].
+    """
+    sums = _Sums()
+    for batch in batches:
+        sums.add(np.asarray(encode(batch["image"]))[batch["valid"]], has_variance)
+    return sums.statistics()
+
+
+def precompute(
+    path: Path, batches: Iterable[dict], number: int, encode: Callable, has_variance: bool, made_of: dict
+) -> Statistics:
+    """Writes what `encode` gives for `number` images, in order, as float32 to path (.npy) and `made_of` and the statistics to
+    path with .json. Both are renamed into place when they are whole."""
+    sums, done, start, partial = _Sums(), 0, time.time(), path.with_suffix(".partial.npy")
+    stored = None
+    for i, batch in enumerate(batches):
+        encoded = np.asarray(encode(batch["image"]))[batch["valid"]]
+        if stored is None:
+            stored = np.lib.format.open_memmap(partial, "w+", np.float32, (number, *encoded.shape[1:]))
+        stored[done : done + len(encoded)] = encoded
+        sums.add(encoded, has_variance)
+        done += len(encoded)
+        if i % 50 == 0:
+            log.info("encoded %d of %d images, %.0f images/s", done, number, done / (time.time() - start))
+    stored.flush()
+    partial.rename(path)
+    statistics = sums.statistics()
+    write_json(path.with_suffix(".json"), dict(made_of, **statistics._asdict()))
+    return statistics
+
+
+class MomentsSource:
+    """A source whose examples hold `moments` [h,w,2c] float32 in the place of `image`; all else comes from `source`.
+
+    Random captions and the fingerprint are the source's own, so its images are never drawn.
+    """
+
+    def __init__(self, source, moments: np.ndarray):
+        if len(source) != len(moments):
+            raise ValueError(
+                f"{len(moments)} stored latents, expected {len(source)}, one per example of {source!r}"
+            )
+        self.source, self.moments = source, moments
+        if hasattr(source, "caption"):
+            self.caption = source.caption
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __repr__(self) -> str:
+        return f"moments of {self.source!r}"
+
+    def __getitem__(self, index: int) -> dict:
+        moments = {"moments": np.asarray(self.moments[index])}
+        if hasattr(self, "caption"):
+            return moments
+        return moments | {k: v for k, v in self.source[index].items() if k != "image"}
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()

@@ -1,0 +1,215 @@
+"""Optimizers by name and the learning rate over time.
+
+Decides: the optimizers' defaults and the learning-rate schedules, those of the original among them. Knows
+nothing of losses, of sharding, or of which parameters are trained.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ldm_jax.types import Array
+
+# step ([] int32, optimizer steps done so far) -> multiplier of the learning rate, [] float32
+Multiplier = Callable[[Array], Array]
+
+
+def learning_rate(
+    base_lr: float, batch_size: int, num_devices: int = 1, accumulate: int = 1, scale_lr: bool = True
+) -> float:
+    """accumulate * num_devices * batch_size (per device) * base_lr; base_lr itself if not scale_lr.
+
+    Raises: ValueError for a base_lr that is not positive or a count below 1. Source: original main.py.
+    """
+    if base_lr <= 0:
+        raise ValueError(f"base_lr: got {base_lr}, expected a number above 0")
+    for name, value in dict(batch_size=batch_size, num_devices=num_devices, accumulate=accumulate).items():
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1")
+    return base_lr * batch_size * num_devices * accumulate if scale_lr else base_lr
+
+
+def constant(warm_up_steps: int = 0) -> Multiplier:
+    """1, after a linear warm-up from 0 over warm_up_steps."""
+    return lambda step: (
+        jnp.minimum(jnp.float32(step) / warm_up_steps, 1.0) if warm_up_steps else jnp.float32(1.0)
+    )
+
+
+def warmup_cosine(num_steps: int, warm_up_steps: int = 0, final: float = 0.0) -> Multiplier:
+    """Linear from 0 to 1 over warm_up_steps, then half a cosine to `final` at num_steps, and `final` from
+    there on.
+    """
+    return lambda_warmup_cosine(warm_up_steps, final, 1.0, 0.0, num_steps)
+
+
+def _ramp(n: Array, steps: Array | float, start: Array | float, end: Array | float) -> Array:
+    return start + (end - start) * n / jnp.maximum(steps, 1.0)
+
+
+def _cosine(progress: Array, low: Array | float, high: Array | float) -> Array:
+    return low + 0.5 * (high - low) * (1 + jnp.cos(math.pi * jnp.minimum(progress, 1.0)))
+
+
+def lambda_warmup_cosine(
+    warm_up_steps: int, lr_min: float, lr_max: float, lr_start: float, max_decay_steps: int
+) -> Multiplier:
+    """Linear from lr_start to lr_max over warm_up_steps, then half a cosine to lr_min at max_decay_steps,
+    then lr_min.
+
+    Source: original ldm/lr_scheduler.py LambdaWarmUpCosineScheduler.
+    """
+    if max_decay_steps <= warm_up_steps:
+        raise ValueError(
+            f"decay: got its end at step {max_decay_steps}, expected after the warm-up of {warm_up_steps}"
+        )
+
+    def multiplier(step):
+        n = jnp.float32(step)
+        progress = (n - warm_up_steps) / (max_decay_steps - warm_up_steps)
+        warm, decayed = _ramp(n, warm_up_steps, lr_start, lr_max), _cosine(progress, lr_min, lr_max)
+        return jnp.where(n < warm_up_steps, warm, decayed)
+
+    return multiplier
+
+
+def _cycles(after_warm_up: Callable, warm_up_steps, f_min, f_max, f_start, cycle_lengths) -> Multiplier:
+    """Cycles that each warm up from f_start to f_max, then follow after_warm_up(n, warm_up, length, f_min,
+    f_max).
+
+    A step on the border of two cycles is the last of the first. After the last cycle its end is held (the
+    original fails).
+    """
+    lists = dict(
+        warm_up_steps=warm_up_steps, f_min=f_min, f_max=f_max, f_start=f_start, cycle_lengths=cycle_lengths
+    )
+    lengths = {name: len(values) for name, values in lists.items()}
+    if len(set(lengths.values())) != 1 or not lengths["f_min"]:
+        raise ValueError(f"cycles: got lists of lengths {lengths}, expected one entry per cycle in each")
+    # float32: the usual single cycle of 1e13 steps is no int32.
+    tables = {name: jnp.asarray(values, jnp.float32) for name, values in lists.items()}
+    starts = jnp.asarray(np.cumsum([0.0, *cycle_lengths])[:-1], jnp.float32)
+
+    def multiplier(step):
+        step = jnp.float32(step)
+        cycle = jnp.maximum(jnp.searchsorted(starts, step, side="left") - 1, 0)
+        warm_up, low, high, start, length = (tables[name][cycle] for name in lists)
+        n = jnp.minimum(step - starts[cycle], length)
+        return jnp.where(
+            n < warm_up, _ramp(n, warm_up, start, high), after_warm_up(n, warm_up, length, low, high)
+        )
+
+    return multiplier
+
+
+def lambda_linear(
+    warm_up_steps: Sequence[float],
+    f_min: Sequence[float],
+    f_max: Sequence[float],
+    f_start: Sequence[float],
+    cycle_lengths: Sequence[float],
+) -> Multiplier:
+    """Per cycle: linear from f_start to f_max over warm_up_steps, then f_min + (f_max - f_min) (length - n) /
+    length.
+
+    n counts from the start of the cycle, the warm-up included, so the line jumps down a little where the
+    warm-up ends.
+    Raises: ValueError if the lists differ in length. Source: original ldm/lr_scheduler.py
+    LambdaLinearScheduler.
+    """
+
+    def line(n, warm_up, length, low, high):
+        return low + (high - low) * (length - n) / length
+
+    return _cycles(line, warm_up_steps, f_min, f_max, f_start, cycle_lengths)
+
+
+def lambda_warmup_cosine2(
+    warm_up_steps: Sequence[float],
+    f_min: Sequence[float],
+    f_max: Sequence[float],
+    f_start: Sequence[float],
+    cycle_lengths: Sequence[float],
+) -> Multiplier:
+    """Per cycle: linear from f_start to f_max over warm_up_steps, then half a cosine to f_min at its end.
+
+    Raises: ValueError if the lists differ in length. Source: original ldm/lr_scheduler.py
+    LambdaWarmUpCosineScheduler2.
+    """
+
+    def cosine(n, warm_up, length, low, high):
+        return _cosine((n - warm_up) / jnp.maximum(length - warm_up, 1.0), low, high)
+
+    return _cycles(cosine, warm_up_steps, f_min, f_max, f_start, cycle_lengths)
+
+
+SCHEDULES = {
+    f.__name__: f
+    for f in (constant, warmup_cosine, lambda_linear, lambda_warmup_cosine, lambda_warmup_cosine2)
+}
+# torch's AdamW as the original builds it for the diffusion models, and its Adam for the first stages.
+OPTIMIZERS = {
+    "adamw": (optax.adamw, dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2)),
+    "adam": (optax.adam, dict(b1=0.5, b2=0.9, eps=1e-8)),
+}
+
+
+def make_lr_schedule(learning_rate: float, schedule: Mapping | None = None) -> optax.Schedule:
+    """step [] int32 -> learning rate [] float32: `learning_rate` times the multiplier of a named schedule.
+
+    schedule: {'name': ..., its options}; names: constant, warmup_cosine, lambda_linear, lambda_warmup_cosine,
+      lambda_warmup_cosine2. None is constant.
+    Raises: ValueError for an unknown name (listing the known ones) or options that the schedule does not
+    take.
+    """
+    options = dict(schedule or {})
+    name = options.pop("name", "constant")
+    if name not in SCHEDULES:
+        raise ValueError(f"learning-rate schedule {name!r} not found; known: {', '.join(SCHEDULES)}")
+    try:
+        inspect.signature(SCHEDULES[name]).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"learning-rate schedule {name!r}: {error}; got {sorted(options)}") from None
+    multiplier = SCHEDULES[name](**options)
+    return lambda step: learning_rate * multiplier(step)
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: float,
+    schedule: Mapping | None = None,
+    *,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    **options,
+) -> optax.GradientTransformation:
+    """An optimizer by name.
+
+    name: 'adamw' (betas 0.9 and 0.999, decoupled weight decay 1e-2 on every parameter, biases and norms too,
+      as torch does; the original's for diffusion models) or 'adam' (betas 0.5 and 0.9: the original's for
+      first stages and discriminators, not the textbook's).
+    learning_rate, schedule: as `make_lr_schedule`; the step counts optimizer steps.
+    clip_norm: if given, gradients are first scaled down to this global norm. The original clips nothing.
+    accumulate: average the gradients of this many calls into one optimizer step.
+    options: over the defaults above: b1, b2, eps, weight_decay (adamw).
+
+    Raises: ValueError for an unknown name (listing the known ones), an option that the optimizer does not
+      take, or a clip_norm or accumulate out of range.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer {name!r} not found; known: {', '.join(OPTIMIZERS)}")
+    make, defaults = OPTIMIZERS[name]
+    if unknown := sorted(set(options) - set(defaults)):
+        raise ValueError(f"optimizer {name!r}: got options {unknown}, expected some of {sorted(defaults)}")
+    if clip_norm is not None and clip_norm <= 0:
+        raise ValueError(f"clip_norm: got {clip_norm}, expected a number above 0")
+    if accumulate < 1:
+        raise ValueError(f"accumulate: got {accumulate}, expected at least 1")
+    optimizer = make(make_lr_schedule(learning_rate, schedule), **(defaults | options))
+    if clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    return optax.MultiSteps(optimizer, accumulate).gradient_transformation() if accumulate > 1 else optimizer

@@ -1,0 +1,482 @@
+"""Trains either stage of a latent diffusion model:
+
+    python train.py --config configs/shapes_kl_f4.py --workdir runs/shapes_kl_f4
+
+Run the same command again to resume. `--dry_run` prints the resolved config, shapes and parameter counts, and exits.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from ldm_jax import bundle, cli, grid
+from ldm_jax.conditioning.base import drop
+from ldm_jax.convert.lpips import load_lpips
+from ldm_jax.data import pipeline, transforms
+from ldm_jax.diffusion.loss import diffusion_loss
+from ldm_jax.models.discriminator import NLayerDiscriminator
+from ldm_jax.models.lpips import LPIPS
+from ldm_jax.models.unet import apply_unet
+from ldm_jax.pipeline import LatentDiffusion
+from ldm_jax.system import System, call, make_first_stage, make_system
+from ldm_jax.training import (
+    checkpoint,
+    diffusion_step,
+    ema,
+    first_stage_loss,
+    first_stage_step,
+    latents,
+    optimizer,
+    parallel,
+)
+from ldm_jax.training.state import TrainState
+from ldm_jax.types import PyTree
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "the experiment, configs/NAME.py or configs/NAME.py:runlocal")
+flags.DEFINE_string("workdir", None, "where checkpoints, logs and pictures go; the same folder resumes")
+flags.DEFINE_bool(
+    "dry_run", False, "print the resolved config, shapes and parameter counts as JSON, and exit"
+)
+
+log = logging.getLogger("train")
+
+# Every key that a config may have; those of the sections are the options of what they name.
+KEYS = {
+    "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "scale_factor", "loss", "discriminator",
+    "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
+    "model", "conditioning", "condition_dropout", "schedule", "prediction_type", "stratified_timesteps", "sampling",
+}  # fmt: skip
+
+
+class Job(NamedTuple):
+    """What one stage contributes to the loop below."""
+
+    state: TrainState
+    step: Callable  # (state, frozen, batch, seed) -> (state, metrics), for one device
+    frozen: PyTree  # what the step needs and does not train
+    batches: Callable[[int], Iterator]  # start_step -> host batches of this process
+    preview: Callable[[TrainState], dict[str, np.ndarray]]  # pictures of the state, uint8
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}; see --help")
+    if FLAGS.config is None:
+        raise ValueError("--config is missing: one of configs/*.py")
+    config = FLAGS.config.to_dict()
+    if FLAGS.dry_run:
+        print(json.dumps(dry_run(config), indent=2))
+        return
+    if not FLAGS.workdir:
+        raise ValueError("--workdir is missing: the folder for checkpoints, logs and pictures")
+    train(config, Path(FLAGS.workdir))
+
+
+def check_config(config: dict) -> None:
+    unknown = sorted(set(config) - KEYS)
+    if unknown:
+        raise ValueError(f"config has the unknown key {unknown[0]!r}; known keys: {', '.join(sorted(KEYS))}")
+    if config["task"] not in ("first_stage", "diffusion"):
+        raise ValueError(f"config.task {config['task']!r} not found; there are: first_stage, diffusion")
+    if config["total_steps"] < 1:
+        raise ValueError(f"config.total_steps is {config['total_steps']}, expected at least 1")
+    parallel.check_batch_size(config["batch_size"], jax.device_count())
+
+
+def train(config: dict, workdir: Path) -> TrainState:
+    """Runs `config` in `workdir` to its last step, from wherever an earlier run stopped. Returns the last state."""
+    check_config(config)
+    claim_workdir(workdir, config)
+    job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir)
+
+    # Resume: the newest readable checkpoint in the workdir, else the fresh state.
+    checkpoints = checkpoint.manager(workdir, config["keep"])
+    restored = checkpoint.restore(checkpoints, job.state)
+    state, start = restored if restored else (job.state, 0)
+    log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])
+
+    state = loop(config, workdir, job, checkpoints, state, start)
+    checkpoints.close()
+    return state
+
+
+def loop(
+    config: dict, workdir: Path, job: Job, checkpoints: Any, state: TrainState, start: int
+) -> TrainState:
+    writer = metric_writer(workdir)
+    batches = job.batches(start)
+    step = parallel.parallel_step(job.step)
+    state, frozen = parallel.replicate(state), parallel.replicate(job.frozen)
+    seed = jnp.uint32(config["seed"])
+    local, hosts = config["batch_size"] // jax.process_count(), jax.process_count()
+    position = (np.arange(local) * hosts + jax.process_index()).astype(np.int32)
+    total, since, logged = config["total_steps"], time.time(), start
+    saved = start
+
+    for number in range(start, total):
+        batch = dict(next(batches), position=position)
+        state, metrics = step(state, frozen, parallel.split(batch), seed)
+        done = number + 1
+        save = done == total or done % config["checkpoint_every"] == 0
+        if done == total or done % config["log_every"] == 0 or save:
+            values = {k: float(v) for k, v in parallel.unreplicate(metrics).items()}
+            if not all(np.isfinite(v) for v in values.values()):
+                checkpoints.wait_until_finished()
+                bad = ", ".join(k for k, v in values.items() if not np.isfinite(v))
+                raise RuntimeError(
+                    f"NaN or infinity in {bad} between steps {logged + 1} and {done}; the last good checkpoint is step {saved} in {workdir}"
+                )
+            report(writer, config, done, values, (done - logged) / (time.time() - since))
+            since, logged = time.time(), done
+        if save:
+            checkpoint.save(checkpoints, done, parallel.unreplicate(state), wait=done == total)
+            saved = done
+        if done == total or done % config["preview_every"] == 0:
+            for name, picture in job.preview(parallel.unreplicate(state)).items():
+                grid.write_png(workdir / "images" / f"{name}_{done:08d}.png", picture)
+                writer.write_images(done, {name: picture[None]})
+            since, logged = time.time(), done
+    writer.flush()
+    return parallel.unreplicate(state)
+
+
+def report(writer: Any, config: dict, done: int, values: dict, steps_per_second: float) -> None:
+    images_per_second = steps_per_second * config["batch_size"]
+    left = (config["total_steps"] - done) / steps_per_second
+    writer.write_scalars(done, dict(values, images_per_second=images_per_second))
+    shown = {k: values[k] for k in ("loss", "total_loss", "rec_loss", "gradient_norm") if k in values}
+    numbers = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
+    minutes, seconds = divmod(int(left), 60)
+    log.info(
+        "step %d/%d  %s  %.1f images/s  %d:%02d left",
+        done,
+        config["total_steps"],
+        numbers,
+        images_per_second,
+        minutes,
+        seconds,
+    )
+
+
+def metric_writer(workdir: Path):
+    """TensorBoard in the workdir, written by process 0. Imported here because clu brings tensorflow along."""
+    from clu import metric_writers
+
+    if jax.process_index():
+        return metric_writers.MultiWriter([])
+    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])
+
+
+def claim_workdir(workdir: Path, config: dict) -> None:
+    """Writes config.json, or compares with the one that is there. How long and how chatty a run is may change."""
+    free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
+    path = workdir / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        now = json.loads(json.dumps(config))
+        differing = sorted(k for k in set(before) | set(now) if k not in free and before.get(k) != now.get(k))
+        if differing:
+            key = differing[0]
+            raise ValueError(
+                f"workdir {workdir} belongs to another config: {key} is {before.get(key)!r} there and {now.get(key)!r} here; "
+                "take another --workdir"
+            )
+    checkpoint.write_json(path, config)
+
+
+# -------------------------------------------------------------------------------------------------------------- the data
+
+
+def open_source(config: dict):
+    options = dict(config["data"])
+    for own in ("recipe", "flip", "precompute_latents"):
+        options.pop(own, None)
+    return pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
+
+
+def image_transform(config: dict) -> Callable:
+    recipe = config["data"].get("recipe", "none")
+    return transforms.recipe(
+        recipe, config["image_size"], config["data"].get("split", "train"), config["data"].get("flip")
+    )
+
+
+def batches_of(config: dict, source: Any, transform: Callable) -> Callable[[int], Iterator]:
+    def batches(start_step: int) -> Iterator:
+        return pipeline.batches(
+            source,
+            batch_size=config["batch_size"] // jax.process_count(),
+            transform=transform,
+            seed=config["seed"],
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    return batches
+
+
+# ------------------------------------------------------------------------------------------------------- the first stage
+
+
+def make_optimizer(config: dict):
+    """The optimizer that the config names, at the original's learning rate (training/optimizer.py)."""
+    options = dict(config["optimizer"])
+    devices, accumulate = jax.device_count(), options.get("accumulate", 1)
+    base_lr, scale_lr = options.pop("base_lr"), options.pop("scale_lr", True)
+    lr = optimizer.learning_rate(base_lr, config["batch_size"] // devices, devices, accumulate, scale_lr)
+    return optimizer.make_optimizer(learning_rate=lr, **options)
+
+
+def load_perceptual(section: dict) -> tuple[PyTree, Callable]:
+    options = dict(section)
+    module = LPIPS(dropout=options.pop("dropout", False))
+    params = call(load_lpips, options, "lpips")
+    return params, lambda frozen, x, x_rec: module.apply({"params": frozen["lpips"]}, x, x_rec)
+
+
+def first_stage_job(config: dict, workdir: Path) -> Job:
+    first_stage = make_first_stage(config["first_stage"], config.get("dtype", "float32"))
+    discriminator = (
+        call(NLayerDiscriminator, config["discriminator"], "discriminator")
+        if config.get("discriminator")
+        else None
+    )
+    frozen, perceptual = {}, None
+    if config.get("lpips", {}).get("vgg_path"):
+        frozen["lpips"], perceptual = load_perceptual(config["lpips"])
+    else:
+        log.info("no perceptual loss: config.lpips names no weights")
+    txs = {"autoencoder": make_optimizer(config), "discriminator": make_optimizer(config)}
+    size = config["image_size"]
+    ema_decay = config.get("ema_decay")
+    key = jax.random.key(config["seed"])
+    state = first_stage_step.init_state(key, first_stage.init, discriminator, (size, size, 3), txs, ema_decay)
+    step = call(
+        first_stage_step.make_step,
+        config.get("loss", {}),
+        "loss",
+        then=first_stage_loss.generator_loss_kl
+        if first_stage.name == "kl"
+        else first_stage_loss.generator_loss_vq,
+        kind=first_stage.name,
+        autoencoder=first_stage.module,
+        discriminator=discriminator,
+        txs=txs,
+        perceptual=perceptual,
+        ema_decay=ema_decay,
+    )
+    source, crop = open_source(config), image_transform(config)
+
+    def transform(example, rng):
+        return {"image": crop(example["image"], rng)}
+
+    shown = next(pipeline.evaluation_batches(source, batch_size=8, transform=transform))["image"]
+    reconstruct = jax.jit(lambda p, x: first_stage.module.apply({"params": p}, x, sample_posterior=False)[0])
+
+    def preview(state: TrainState) -> dict:
+        params = state.params["autoencoder"] if state.ema_params is None else state.ema_params
+        pictures = np.concatenate([shown, np.asarray(reconstruct(params, shown))])
+        return {"reconstructions": grid.grid(grid.to_uint8(pictures), columns=8)}
+
+    return Job(state, step, frozen, batches_of(config, source, transform), preview)
+
+
+# ------------------------------------------------------------------------------------------------------ the second stage
+
+
+def diffusion_job(config: dict, workdir: Path) -> Job:
+    config = dict(config)
+    frozen = {}
+    if config.get("first_stage_from"):
+        first = bundle.open_any(config["first_stage_from"])
+        config["first_stage"] = first.config["first_stage"]
+        frozen["first_stage"] = first.params["first_stage"]
+        bundle.save(
+            workdir / "first_stage",
+            bundle.Bundle(dict(first_stage=config["first_stage"]), {"first_stage": frozen["first_stage"]}),
+        )
+    system = make_system(config)
+    if system.tokenizer is not None:
+        system.tokenizer.save(str(workdir / "tokenizer.json"))
+    source, crop = open_source(config), image_transform(config)
+    source, scale_factor = measure_latents(config, workdir, system, frozen, source, crop)
+    frozen["scale_factor"] = jnp.float32(scale_factor)
+
+    def transform(example, rng):
+        """What the network needs of an example: its moments or image, and its condition."""
+        out = (
+            {"moments": example["moments"]}
+            if "moments" in example
+            else {"image": crop(example["image"], rng)}
+        )
+        if system.conditioning == "text":
+            caption = (
+                source.caption(example["index"], rng) if hasattr(source, "caption") else example["caption"]
+            )
+            out |= {k: v[0] for k, v in system.inputs([caption]).items()}
+        elif system.conditioning == "class_label":
+            out |= {k: v[0] for k, v in system.inputs([example["class_label"]]).items()}
+        return out
+
+    step, tx = diffusion_training_step(config, system), make_optimizer(config)
+    params = system.init(jax.random.key(config["seed"]))
+    if config.get("loss", {}).get("learn_logvar"):
+        params["logvar"] = jnp.zeros(system.schedule.num_timesteps)
+    state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
+    return Job(
+        state,
+        step(tx),
+        frozen,
+        batches_of(config, source, transform),
+        preview_of(config, system, frozen, source),
+    )
+
+
+def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):
+    """(source, scale factor): the factor that the config gives, or else 1 / std of the latents of the whole data set.
+
+    With data.precompute_latents the source then gives moments in the place of images. Both are kept in the workdir.
+    """
+
+    def plain(example, rng):
+        return {"image": crop(example["image"], rng)}
+
+    has_variance = system.first_stage.name == "kl"
+    encode = jax.jit(lambda x: system.first_stage.encode(frozen.get("first_stage", {}), x))
+    batches = pipeline.evaluation_batches(source, batch_size=64, transform=plain)
+    made_of = dict(first_stage=bundle.fingerprint(frozen), data=source.fingerprint())
+    path, record = workdir / "latents.npy", workdir / "latents.json"
+    precompute = config["data"].get("precompute_latents", False)
+    before = json.loads(record.read_text()) if record.exists() else {}
+    if {k: before.get(k) for k in made_of} != made_of or (precompute and not path.exists()):
+        if precompute:
+            measured = latents.precompute(path, batches, len(source), encode, has_variance, made_of)
+        else:
+            measured = latents.measure(batches, encode, has_variance)
+        before = dict(made_of, **measured._asdict())
+        if config.get("scale_factor"):
+            before["scale_factor"] = config["scale_factor"]
+        checkpoint.write_json(record, before)
+    log.info(
+        "latents: mean %s, std %s, scale factor %.5f",
+        np.round(before["mean"], 3),
+        np.round(before["std"], 3),
+        before["scale_factor"],
+    )
+    if precompute:
+        source = latents.MomentsSource(source, np.load(path, mmap_mode="r"))
+    return source, before["scale_factor"]
+
+
+def diffusion_training_step(config: dict, system: System) -> Callable:
+    """tx -> the step for one device."""
+
+    def encode(frozen, batch, keys):
+        moments = (
+            batch["moments"]
+            if "moments" in batch
+            else system.first_stage.encode(frozen.get("first_stage", {}), batch["image"])
+        )
+        if system.first_stage.name == "kl":
+            return diffusion_step.sample_latents(moments, keys, frozen["scale_factor"])
+        return moments * frozen["scale_factor"]
+
+    def predict(params, frozen, x_t, t, batch, key):
+        network_key, conditioner_key = jax.random.split(key)
+        cond = system.condition(
+            params.get("conditioner", {}), batch, deterministic=False, key=conditioner_key
+        )
+        return apply_unet(system.unet, params["unet"], x_t, t, cond, dropout_key=network_key)[0]
+
+    def drop_condition(batch, keys):
+        null = system.null_inputs(1)
+        if null is None or not config.get("condition_dropout"):
+            return batch
+        keep = jax.vmap(jax.random.uniform)(keys) >= config["condition_dropout"]
+        inputs = {k: batch[k] for k in null}
+        null = {k: jnp.broadcast_to(v, inputs[k].shape) for k, v in null.items()}
+        return dict(batch, **drop(inputs, null, keep))
+
+    options = dict(config.get("loss", {}))
+    options.pop("learn_logvar", None)
+    loss = call(
+        diffusion_step.make_loss,
+        options,
+        "loss",
+        then=diffusion_loss,
+        predict=predict,
+        encode=encode,
+        schedule=system.schedule,
+        prediction_type=system.prediction_type,
+        drop_condition=drop_condition,
+        stratify=config["batch_size"] if config.get("stratified_timesteps") else 0,
+    )
+    return lambda tx: diffusion_step.make_step(loss, tx, config.get("ema_decay", 0.9999))
+
+
+def preview_of(config: dict, system: System, frozen: PyTree, source: Any) -> Callable:
+    """Eight samples of fixed seeds, for the conditions of the first eight examples."""
+    sampling = dict(config.get("sampling", {}))
+    given = {}
+    if system.conditioning == "text":
+        given["prompts"] = [
+            source.caption(i) if hasattr(source, "caption") else source[i]["caption"]
+            for i in range(min(8, len(source)))
+        ]
+    elif system.conditioning == "class_label":
+        given["class_labels"] = [int(source[i]["class_label"]) for i in range(min(8, len(source)))]
+    seeds = range(len(next(iter(given.values()))) if given else 8)
+
+    def preview(state: TrainState) -> dict:
+        params = dict(state.ema_params, first_stage=frozen.get("first_stage", {}))
+        model = LatentDiffusion(system, params, frozen["scale_factor"])
+        return {"samples": grid.grid(model.sample(seeds=seeds, **given, **sampling), columns=4)}
+
+    return preview
+
+
+def dry_run(config: dict) -> dict:
+    """The resolved config, the shapes and the parameter counts, without allocating a parameter."""
+    check_config(config)
+    count = lambda tree: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))  # noqa: E731
+    key = jax.random.key(0)
+    if config["task"] == "diffusion" and config.get("first_stage_from"):
+        config = dict(config, first_stage=bundle.open_any(config["first_stage_from"]).config["first_stage"])
+    first_stage = make_first_stage(config["first_stage"])
+    parameters = {"first_stage": count(jax.eval_shape(first_stage.init, key))}
+    size = config["image_size"]
+    shapes = {"image": [config["batch_size"], size, size, 3]}
+    shapes["latents"] = [
+        config["batch_size"],
+        size // first_stage.factor,
+        size // first_stage.factor,
+        first_stage.channels,
+    ]
+    if config["task"] == "diffusion":
+        parameters |= {
+            name: count(tree) for name, tree in jax.eval_shape(make_system(config).init, key).items()
+        }
+    elif config.get("discriminator"):
+        module = call(NLayerDiscriminator, config["discriminator"], "discriminator")
+        parameters["discriminator"] = count(
+            jax.eval_shape(module.init, key, jnp.zeros((1, size, size, 3)))["params"]
+        )
+    parallel.check_batch_size(config["batch_size"], jax.device_count())
+    return dict(config=config, shapes=shapes, parameters=parameters, devices=[str(d) for d in jax.devices()])
+
+
+if __name__ == "__main__":
+    cli.set_up_logging()
+    cli.use_compilation_cache()
+    app.run(lambda argv: cli.run(main, argv))
