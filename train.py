@@ -229,6 +229,11 @@ def batches_of(config: dict, source: Any, transform: Callable) -> Callable[[int]
 # ------------------------------------------------------------------------------------------------------- the first stage
 
 
+def init_key(config: dict):
+    """The key that fresh parameters are drawn with. One program draws them all; with threefry, it compiles for minutes."""
+    return jax.random.key(config["seed"], impl="unsafe_rbg")
+
+
 def make_optimizer(config: dict):
     """The optimizer that the config names, at the original's learning rate (training/optimizer.py)."""
     options = dict(config["optimizer"])
@@ -260,7 +265,7 @@ def first_stage_job(config: dict, workdir: Path) -> Job:
     txs = {"autoencoder": make_optimizer(config), "discriminator": make_optimizer(config)}
     size = config["image_size"]
     ema_decay = config.get("ema_decay")
-    key = jax.random.key(config["seed"])
+    key = init_key(config)
     state = first_stage_step.init_state(key, first_stage.init, discriminator, (size, size, 3), txs, ema_decay)
     step = call(
         first_stage_step.make_step,
@@ -297,16 +302,17 @@ def first_stage_job(config: dict, workdir: Path) -> Job:
 
 def diffusion_job(config: dict, workdir: Path) -> Job:
     config = dict(config)
-    frozen = {}
-    if config.get("first_stage_from"):
-        first = bundle.open_any(config["first_stage_from"])
+    first = bundle.open_any(config["first_stage_from"]) if config.get("first_stage_from") else None
+    if first:
         config["first_stage"] = first.config["first_stage"]
-        frozen["first_stage"] = first.params["first_stage"]
-        bundle.save(
-            workdir / "first_stage",
-            bundle.Bundle(dict(first_stage=config["first_stage"]), {"first_stage": frozen["first_stage"]}),
-        )
     system = make_system(config)
+    if first:
+        frozen = {"first_stage": first.params["first_stage"]}
+    else:
+        log.warning("config.first_stage_from names no trained first stage: a fresh one is used")
+        frozen = {"first_stage": system.first_stage.init(init_key(config))}
+    kept = bundle.Bundle(dict(task="first_stage", first_stage=config["first_stage"]), frozen)
+    bundle.save(workdir / "first_stage", kept)
     if system.tokenizer is not None:
         system.tokenizer.save(str(workdir / "tokenizer.json"))
     source, crop = open_source(config), image_transform(config)
@@ -330,7 +336,7 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
         return out
 
     step, tx = diffusion_training_step(config, system), make_optimizer(config)
-    params = system.init(jax.random.key(config["seed"]))
+    params = system.init(init_key(config))
     if config.get("loss", {}).get("learn_logvar"):
         params["logvar"] = jnp.zeros(system.schedule.num_timesteps)
     state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
@@ -353,7 +359,7 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
         return {"image": crop(example["image"], rng)}
 
     has_variance = system.first_stage.name == "kl"
-    encode = jax.jit(lambda x: system.first_stage.encode(frozen.get("first_stage", {}), x))
+    encode = jax.jit(lambda x: system.first_stage.encode(frozen["first_stage"], x))
     batches = pipeline.evaluation_batches(source, batch_size=64, transform=plain)
     made_of = dict(first_stage=bundle.fingerprint(frozen), data=source.fingerprint())
     path, record = workdir / "latents.npy", workdir / "latents.json"
@@ -386,7 +392,7 @@ def diffusion_training_step(config: dict, system: System) -> Callable:
         moments = (
             batch["moments"]
             if "moments" in batch
-            else system.first_stage.encode(frozen.get("first_stage", {}), batch["image"])
+            else system.first_stage.encode(frozen["first_stage"], batch["image"])
         )
         if system.first_stage.name == "kl":
             return diffusion_step.sample_latents(moments, keys, frozen["scale_factor"])
@@ -439,7 +445,7 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any) -> Cal
     seeds = range(len(next(iter(given.values()))) if given else 8)
 
     def preview(state: TrainState) -> dict:
-        params = dict(state.ema_params, first_stage=frozen.get("first_stage", {}))
+        params = dict(state.ema_params, first_stage=frozen["first_stage"])
         model = LatentDiffusion(system, params, frozen["scale_factor"])
         return {"samples": grid.grid(model.sample(seeds=seeds, **given, **sampling), columns=4)}
 

@@ -20,14 +20,15 @@ def get_config(arg: str = "") -> ConfigDict:
     c.seed = 0
     c.image_size = 64
     c.dtype = "float32"
-    c.data = dict(name="shapes", split="train", num_scenes=40_000, annotations=False, precompute_latents=True)
+    c.data = dict(name="shapes", split="train", num_scenes=30_000, annotations=False, precompute_latents=True)
     c.first_stage_from = "runs/shapes_kl_f4"
     c.model = dict(
         in_channels=4,
         out_channels=4,
-        channels=64,
-        channel_mult=[1, 2],
+        channels=32,
+        channel_mult=[1, 4],
         num_res_blocks=1,
+        conv_resample=False,
         attention_levels=[1],
         head_dim=32,
         transformer_depth=1,
@@ -52,12 +53,13 @@ def get_config(arg: str = "") -> ConfigDict:
         name="adamw",
         base_lr=1e-3,
         scale_lr=False,
+        b2=0.99,
         clip_norm=1.0,
-        schedule=dict(name="warmup_cosine", num_steps=12_000, warm_up_steps=200, final=0.05),
+        schedule=dict(name="warmup_cosine", num_steps=6000, warm_up_steps=200, final=0.05),
     )
     c.ema_decay = 0.9995
     c.batch_size = 32
-    c.total_steps = 12_000
+    c.total_steps = 6000
     c.log_every = 50
     c.checkpoint_every = 250
     c.preview_every = 1000

@@ -4,6 +4,7 @@ Parameters lie in the file by their path, 'unet/conv_in/kernel'. It knows no net
 business, and the config is system.py's.
 """
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ldm_jax import cli
 from ldm_jax.types import PyTree
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -165,3 +167,24 @@ def open_any(name: str | Path, *, ema: bool = True) -> Bundle:
     raise ValueError(
         f"{path} is neither a bundle (config.json, model.safetensors) nor a training workdir (config.json, checkpoints/)"
     )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """python -m ldm_jax.bundle RUN FOLDER: makes a bundle of a training workdir."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("source", help="training workdir, or another bundle")
+    parser.add_argument("directory", help="the folder to write")
+    parser.add_argument("--raw", action="store_true", help="the raw weights and not their running average")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32", help="how parameters are stored"
+    )
+    args = parser.parse_args(argv)
+    bundle = open_any(args.source, ema=not args.raw)
+    save(args.directory, bundle, args.dtype)
+    number = sum(leaf.size for leaf in flatten(bundle.params).values())
+    size = (Path(args.directory) / "model.safetensors").stat().st_size
+    print(f"{args.directory}: {number:,} parameters, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -71,6 +71,8 @@ class FirstStage(NamedTuple):
 
     def init(self, key: Array, size: int = 0) -> PyTree:
         """Fresh parameters. size: the side of the image that shapes are inferred with; the factor's fourfold by default."""
+        if self.name == "identity":
+            return {}
         side = size or 4 * self.factor
         return jax.jit(self.module.init)(
             key, jnp.zeros((1, side, side, self.module.in_channels)), jax.random.key(0)

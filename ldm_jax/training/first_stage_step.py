@@ -45,6 +45,66 @@ def _generator(params: PyTree) -> PyTree:
     return {name: params[name] for name in ("autoencoder", "logvar")}
 
 
+def _discriminate_with(discriminator: Any, params: PyTree) -> Callable:
+    """(batch_stats, images) -> (logits, batch_stats), in training mode."""
+
+    def discriminate(batch_stats, images):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updated = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, updated.get("batch_stats", {})
+
+    return discriminate
+
+
+def _reconstruct(autoencoder: Any, params: PyTree, images: Array, keys: Array):
+    return autoencoder.apply({"params": params}, images, keys, train=True, return_features=True)
+
+
+def _generator_loss(
+    kind, autoencoder, discriminator, perceptual, disc_start, disc_factor, disc_weight, loss_options
+):
+    """(trained, params, frozen, batch, keys, step) -> (loss, (metrics, batch_stats)); trained: see `_generator`."""
+    generator_loss = losses.generator_loss_kl if kind == "kl" else losses.generator_loss_vq
+
+    def loss(trained, params, frozen, batch, keys, step):
+        x = batch["image"]
+        x_rec, posterior, features = _reconstruct(autoencoder, trained["autoencoder"], x, keys)
+        options = dict(loss_options)
+        if kind == "kl":
+            options["logvar"] = trained["logvar"]
+        if perceptual is not None:
+            options["perceptual"] = lambda a, b: perceptual(frozen, a, b)
+        if discriminator is not None:
+            last_layer, kernel = losses.last_layer_of(autoencoder, trained["autoencoder"], features)
+            options |= dict(
+                discriminate=_discriminate_with(discriminator, params["discriminator"]),
+                batch_stats=params["batch_stats"],
+                last_layer=last_layer,
+                kernel=kernel,
+                disc_weight=disc_weight,
+                disc_factor=losses.disc_factor(step, disc_start, disc_factor),
+            )
+        return generator_loss(x, x_rec, posterior, **options)
+
+    return loss
+
+
+def _discriminator_loss(autoencoder, discriminator, disc_start, disc_factor, disc_loss):
+    """(trained, autoencoder_params, batch_stats, batch, keys, step) -> (loss, (metrics, batch_stats))."""
+
+    def loss(trained, autoencoder_params, batch_stats, batch, keys, step):
+        return losses.discriminator_loss(
+            batch["image"],
+            _reconstruct(autoencoder, autoencoder_params, batch["image"], keys)[0],
+            discriminate=_discriminate_with(discriminator, trained),
+            batch_stats=batch_stats,
+            disc_loss=disc_loss,
+            disc_factor=losses.disc_factor(step, disc_start, disc_factor),
+        )
+
+    return loss
+
+
 def make_step(
     kind: str,
     autoencoder: Any,
@@ -65,56 +125,17 @@ def make_step(
     perceptual: (frozen, x, x_rec) -> [B,1,1,1], or None. loss_options go to first_stage_loss.generator_loss_{kind}.
     batch: 'image' [B,H,W,C] float32 in [-1,1], 'position' [B] int32. seed: [] uint32.
     """
-    generator_loss = losses.generator_loss_kl if kind == "kl" else losses.generator_loss_vq
-
-    def reconstruct(params, images, keys):
-        return autoencoder.apply({"params": params}, images, keys, train=True, return_features=True)
-
-    def discriminate_with(params):
-        def discriminate(batch_stats, images):
-            variables = {"params": params, "batch_stats": batch_stats}
-            logits, updated = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-            return logits, updated.get("batch_stats", {})
-
-        return discriminate
-
-    def generator(trained, params, frozen, batch, keys, step):
-        x = batch["image"]
-        x_rec, posterior, features = reconstruct(trained["autoencoder"], x, keys)
-        options = dict(loss_options)
-        if kind == "kl":
-            options["logvar"] = trained["logvar"]
-        if perceptual is not None:
-            options["perceptual"] = lambda a, b: perceptual(frozen, a, b)
-        if discriminator is not None:
-            last_layer, kernel = losses.last_layer_of(autoencoder, trained["autoencoder"], features)
-            options |= dict(
-                discriminate=discriminate_with(params["discriminator"]),
-                batch_stats=params["batch_stats"],
-                last_layer=last_layer,
-                kernel=kernel,
-                disc_weight=disc_weight,
-                disc_factor=losses.disc_factor(step, disc_start, disc_factor),
-            )
-        return generator_loss(x, x_rec, posterior, **options)
-
-    def critic(trained, autoencoder_params, batch_stats, batch, keys, step):
-        x_rec = reconstruct(autoencoder_params, batch["image"], keys)[0]
-        return losses.discriminator_loss(
-            batch["image"],
-            x_rec,
-            discriminate=discriminate_with(trained),
-            batch_stats=batch_stats,
-            disc_loss=disc_loss,
-            disc_factor=losses.disc_factor(step, disc_start, disc_factor),
-        )
+    generator_loss = _generator_loss(
+        kind, autoencoder, discriminator, perceptual, disc_start, disc_factor, disc_weight, loss_options
+    )
+    discriminator_loss = _discriminator_loss(autoencoder, discriminator, disc_start, disc_factor, disc_loss)
 
     def step(state: TrainState, frozen: PyTree, batch: PyTree, seed: Array):
         params, opt_state = dict(state.params), dict(state.opt_state)
         keys = jax.vmap(jax.random.split)(example_keys(seed, state.step, batch["position"]))
 
         trained = _generator(params)
-        grads, (metrics, batch_stats) = jax.grad(generator, has_aux=True)(
+        grads, (metrics, batch_stats) = jax.grad(generator_loss, has_aux=True)(
             trained, params, frozen, batch, keys[:, 0], state.step
         )
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
@@ -122,24 +143,18 @@ def make_step(
             grads, state.opt_state["autoencoder"], trained
         )
         params |= optax.apply_updates(trained, updates)
-        metrics = dict(
-            metrics, gradient_norm=global_norm(grads), param_norm=global_norm(params["autoencoder"])
-        )
+        norms = dict(gradient_norm=global_norm(grads), param_norm=global_norm(params["autoencoder"]))
+        metrics = metrics | norms
 
         if discriminator is not None:
-            grads, (more, batch_stats) = jax.grad(critic, has_aux=True)(
-                state.params["discriminator"],
-                params["autoencoder"],
-                batch_stats,
-                batch,
-                keys[:, 1],
-                state.step,
+            grads, (more, batch_stats) = jax.grad(discriminator_loss, has_aux=True)(
+                params["discriminator"], params["autoencoder"], batch_stats, batch, keys[:, 1], state.step
             )
             grads, more, params["batch_stats"] = jax.lax.pmean((grads, more, batch_stats), AXIS)
             updates, opt_state["discriminator"] = txs["discriminator"].update(
-                grads, state.opt_state["discriminator"], state.params["discriminator"]
+                grads, state.opt_state["discriminator"], params["discriminator"]
             )
-            params["discriminator"] = optax.apply_updates(state.params["discriminator"], updates)
+            params["discriminator"] = optax.apply_updates(params["discriminator"], updates)
             metrics |= more
 
         ema_params = state.ema_params
