@@ -7,6 +7,7 @@ Run the same command again to resume. `--dry_run` prints the resolved config, sh
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from ldm_jax.conditioning.base import drop
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import pipeline, transforms
 from ldm_jax.diffusion.loss import diffusion_loss
+from ldm_jax.models.autoencoder import check_size
 from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.models.unet import apply_unet
@@ -88,6 +90,7 @@ def check_config(config: dict) -> None:
         raise ValueError(f"config has the unknown key {unknown[0]!r}; known keys: {', '.join(sorted(KEYS))}")
     if config["task"] not in ("first_stage", "diffusion"):
         raise ValueError(f"config.task {config['task']!r} not found; there are: first_stage, diffusion")
+    parallel.check_batch_size(config["batch_size"], jax.device_count())
     if config["total_steps"] < 1:
         raise ValueError(f"config.total_steps is {config['total_steps']}, expected at least 1")
     parallel.check_batch_size(config["batch_size"], jax.device_count())
@@ -252,6 +255,7 @@ def load_perceptual(section: dict) -> tuple[PyTree, Callable]:
 
 def first_stage_job(config: dict, workdir: Path) -> Job:
     first_stage = make_first_stage(config["first_stage"], config.get("dtype", "float32"))
+    check_size(config["image_size"], config["image_size"], first_stage.factor)
     discriminator = (
         call(NLayerDiscriminator, config["discriminator"], "discriminator")
         if config.get("discriminator")
@@ -478,11 +482,10 @@ def dry_run(config: dict) -> dict:
         parameters["discriminator"] = count(
             jax.eval_shape(module.init, key, jnp.zeros((1, size, size, 3)))["params"]
         )
-    parallel.check_batch_size(config["batch_size"], jax.device_count())
     return dict(config=config, shapes=shapes, parameters=parameters, devices=[str(d) for d in jax.devices()])
 
 
 if __name__ == "__main__":
     cli.set_up_logging()
     cli.use_compilation_cache()
-    app.run(lambda argv: cli.run(main, argv))
+    cli.run(lambda: main(app.parse_flags_with_usage(sys.argv)))

@@ -59,4 +59,14 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg == "runlocal":
         c.total_steps, c.batch_size, c.log_every, c.checkpoint_every, c.preview_every = 2, 2, 1, 2, 2
         c.sampling.num_steps = 2
+        c.first_stage_from = None
+        c.first_stage = dict(
+            name="kl",
+            channels=16,
+            channel_mult=[1, 2, 2],
+            num_res_blocks=1,
+            z_channels=3,
+            embed_dim=3,
+            num_groups=8,
+        )
     return c

@@ -136,7 +136,7 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
         from ldm_jax.conditioning.text import load_tokenizer
 
         tokenizer = load_tokenizer(workdir / "tokenizer.json")
-    return Bundle(config, params | {"first_stage": base.params["first_stage"]}, tokenizer)
+    return Bundle(config, params | {"first_stage": base.params.get("first_stage", {})}, tokenizer)
 
 
 def locate(name: str | Path) -> Path:

@@ -36,7 +36,14 @@ def random_params(system):
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     shapes["first_stage"] = jax.eval_shape(system.first_stage.init, jax.random.key(0))
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: (rng.normal(size=s.shape) * 0.2).astype(np.float32), shapes)
+
+    def draw(path, leaf):
+        noise = rng.normal(size=leaf.shape).astype(np.float32)
+        if len(leaf.shape) > 1:
+            return noise * np.float32(1.5 / np.sqrt(np.prod(leaf.shape[:-1])))
+        return noise * np.float32(0.1) + np.float32(path[-1].key == "scale")
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ jax nor devices.
 
 import ast
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,7 +51,12 @@ def open_source(name: str, split: str, **options: Any) -> Source:
     are."""
     if name not in source_names():
         raise ValueError(f"data source {name!r} not found; there are: {', '.join(source_names())}")
-    return importlib.import_module(f"ldm_jax.data.{name}").source(split, **options)
+    source = importlib.import_module(f"ldm_jax.data.{name}").source
+    known = [option for option in inspect.signature(source).parameters if option != "split"]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"data {name!r} has no option {option!r}; it has: {', '.join(known)}")
+    return source(split, **options)
 
 
 class _Indexed:
