@@ -49,7 +49,14 @@ def make_parser() -> argparse.ArgumentParser:
         default=0.0,
         help="0 is deterministic, 1 adds DDPM's noise (ddim; default %(default)s)",
     )
-    add("--spacing", default="uniform", help="uniform, quad or trailing timesteps (default %(default)s)")
+    add(
+        "--spacing",
+        default="uniform",
+        help="uniform, quad, trailing or original timesteps (default %(default)s)",
+    )
+    add(
+        "--final_alpha", help="where the last step leads: first (the original's, default) or one (ddim, plms)"
+    )
     add(
         "--checkpoint",
         default="shapes",
@@ -98,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         sampler=args.sampler,
         eta=args.eta,
         spacing=args.spacing,
+        final_alpha=args.final_alpha,
         batch_size=args.batch_size,
         progress=bar,
     )

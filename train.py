@@ -5,6 +5,7 @@
 Run the same command again to resume. `--dry_run` prints the resolved config, shapes and parameter counts, and exits.
 """
 
+import inspect
 import json
 import logging
 import sys
@@ -20,14 +21,14 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ldm_jax import bundle, cli, grid
-from ldm_jax.conditioning.base import drop
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import pipeline, transforms
-from ldm_jax.diffusion.loss import diffusion_loss
+from ldm_jax.diffusion.timesteps import make_timesteps
+from ldm_jax.find import find
 from ldm_jax.models.autoencoder import check_size
 from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
-from ldm_jax.models.unet import apply_unet
+from ldm_jax.objective import diffusion_objective
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.system import System, call, make_first_stage, make_system
 from ldm_jax.training import (
@@ -42,6 +43,7 @@ from ldm_jax.training import (
 )
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
+from ldm_jax.workdir import check_config, check_workdir, has_checkpoints
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "the experiment, configs/NAME.py or configs/NAME.py:runlocal")
@@ -52,13 +54,6 @@ flags.DEFINE_bool(
 
 log = logging.getLogger("train")
 
-# Every key that a config may have; those of the sections are the options of what they name.
-KEYS = {
-    "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "scale_factor", "loss", "discriminator",
-    "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
-    "model", "conditioning", "condition_dropout", "schedule", "prediction_type", "stratified_timesteps", "sampling",
-}  # fmt: skip
-
 
 class Job(NamedTuple):
     """What one stage contributes to the loop below."""
@@ -68,6 +63,7 @@ class Job(NamedTuple):
     frozen: PyTree  # what the step needs and does not train
     batches: Callable[[int], Iterator]  # start_step -> host batches of this process
     preview: Callable[[TrainState], dict[str, np.ndarray]]  # pictures of the state, uint8
+    learning_rate: Callable[[int], Any]  # of an optimizer step
 
 
 def main(argv):
@@ -84,23 +80,12 @@ def main(argv):
     train(config, Path(FLAGS.workdir))
 
 
-def check_config(config: dict) -> None:
-    unknown = sorted(set(config) - KEYS)
-    if unknown:
-        raise ValueError(f"config has the unknown key {unknown[0]!r}; known keys: {', '.join(sorted(KEYS))}")
-    if config["task"] not in ("first_stage", "diffusion"):
-        raise ValueError(f"config.task {config['task']!r} not found; there are: first_stage, diffusion")
-    parallel.check_batch_size(config["batch_size"], jax.device_count())
-    if config["total_steps"] < 1:
-        raise ValueError(f"config.total_steps is {config['total_steps']}, expected at least 1")
-    parallel.check_batch_size(config["batch_size"], jax.device_count())
-
-
 def train(config: dict, workdir: Path) -> TrainState:
     """Runs `config` in `workdir` to its last step, from wherever an earlier run stopped. Returns the last state."""
     check_config(config)
-    claim_workdir(workdir, config)
+    check_workdir(workdir, config)
     job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir)
+    checkpoint.write_json(workdir / "config.json", config)
 
     # Resume: the newest readable checkpoint in the workdir, else the fresh state.
     checkpoints = checkpoint.manager(workdir, config["keep"])
@@ -139,6 +124,9 @@ def loop(
                 raise RuntimeError(
                     f"NaN or infinity in {bad} between steps {logged + 1} and {done}; the last good checkpoint is step {saved} in {workdir}"
                 )
+            values["learning_rate"] = float(
+                job.learning_rate((done - 1) // config["optimizer"].get("accumulate", 1))
+            )
             report(writer, config, done, values, (done - logged) / (time.time() - since))
             since, logged = time.time(), done
         if save:
@@ -180,23 +168,6 @@ def metric_writer(workdir: Path):
     return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])
 
 
-def claim_workdir(workdir: Path, config: dict) -> None:
-    """Writes config.json, or compares with the one that is there. How long and how chatty a run is may change."""
-    free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
-    path = workdir / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        now = json.loads(json.dumps(config))
-        differing = sorted(k for k in set(before) | set(now) if k not in free and before.get(k) != now.get(k))
-        if differing:
-            key = differing[0]
-            raise ValueError(
-                f"workdir {workdir} belongs to another config: {key} is {before.get(key)!r} there and {now.get(key)!r} here; "
-                "take another --workdir"
-            )
-    checkpoint.write_json(path, config)
-
-
 # -------------------------------------------------------------------------------------------------------------- the data
 
 
@@ -208,10 +179,9 @@ def open_source(config: dict):
 
 
 def image_transform(config: dict) -> Callable:
-    recipe = config["data"].get("recipe", "none")
-    return transforms.recipe(
-        recipe, config["image_size"], config["data"].get("split", "train"), config["data"].get("flip")
-    )
+    """(image uint8, rng) -> [size, size, 3] float32 in [-1, 1], with the recipe's random crops and flips."""
+    data = config["data"]
+    return transforms.recipe(data.get("recipe", "none"), config["image_size"], "train", data.get("flip"))
 
 
 def batches_of(config: dict, source: Any, transform: Callable) -> Callable[[int], Iterator]:
@@ -237,23 +207,30 @@ def init_key(config: dict):
     return jax.random.key(config["seed"], impl="unsafe_rbg")
 
 
-def make_optimizer(config: dict):
-    """The optimizer that the config names, at the original's learning rate (training/optimizer.py)."""
+def make_optimizer(config: dict) -> tuple[Any, Callable]:
+    """(the optimizer that the config names, its learning rate by step), at the original's rate (training/optimizer.py)."""
     options = dict(config["optimizer"])
     devices, accumulate = jax.device_count(), options.get("accumulate", 1)
     base_lr, scale_lr = options.pop("base_lr"), options.pop("scale_lr", True)
     lr = optimizer.learning_rate(base_lr, config["batch_size"] // devices, devices, accumulate, scale_lr)
-    return optimizer.make_optimizer(learning_rate=lr, **options)
+    tx = call(optimizer.make_optimizer, {}, "optimizer", learning_rate=lr, **options)
+    return tx, optimizer.make_lr_schedule(lr, options.get("schedule"))
 
 
 def load_perceptual(section: dict) -> tuple[PyTree, Callable]:
-    options = dict(section)
+    """(parameters, (frozen, x, x_rec, key) -> [B,1,1,1]) of the LPIPS weights that the config names."""
+    options = {k: v for k, v in section.items() if v not in ("", None)}
     module = LPIPS(dropout=options.pop("dropout", False))
-    params = call(load_lpips, options, "lpips")
-    return params, lambda frozen, x, x_rec: module.apply({"params": frozen["lpips"]}, x, x_rec)
+
+    def perceptual(frozen, x, x_rec, key):
+        return module.apply({"params": frozen["lpips"]}, x, x_rec, rngs={"dropout": key})
+
+    return call(load_lpips, options, "lpips"), perceptual
 
 
 def first_stage_job(config: dict, workdir: Path) -> Job:
+    if config["first_stage"].get("name") == "identity":
+        raise ValueError("first_stage 'identity' has nothing to train; name kl or vq")
     first_stage = make_first_stage(config["first_stage"], config.get("dtype", "float32"))
     check_size(config["image_size"], config["image_size"], first_stage.factor)
     discriminator = (
@@ -266,14 +243,21 @@ def first_stage_job(config: dict, workdir: Path) -> Job:
         frozen["lpips"], perceptual = load_perceptual(config["lpips"])
     else:
         log.info("no perceptual loss: config.lpips names no weights")
-    txs = {"autoencoder": make_optimizer(config), "discriminator": make_optimizer(config)}
+    (tx, learning_rate), (disc_tx, _) = make_optimizer(config), make_optimizer(config)
+    txs = {"autoencoder": tx, "discriminator": disc_tx}
     size = config["image_size"]
     ema_decay = config.get("ema_decay")
     key = init_key(config)
-    state = first_stage_step.init_state(key, first_stage.init, discriminator, (size, size, 3), txs, ema_decay)
+    loss_options = dict(config.get("loss", {}))
+    logvar_init = loss_options.pop("logvar_init", 0.0)
+    if first_stage.name == "vq":
+        loss_options.setdefault("n_embed", first_stage.module.n_embed)
+    state = first_stage_step.init_state(
+        key, first_stage.init, discriminator, (size, size, 3), txs, ema_decay, logvar_init
+    )
     step = call(
         first_stage_step.make_step,
-        config.get("loss", {}),
+        loss_options,
         "loss",
         then=first_stage_loss.generator_loss_kl
         if first_stage.name == "kl"
@@ -298,28 +282,50 @@ def first_stage_job(config: dict, workdir: Path) -> Job:
         pictures = np.concatenate([shown, np.asarray(reconstruct(params, shown))])
         return {"reconstructions": grid.grid(grid.to_uint8(pictures), columns=8)}
 
-    return Job(state, step, frozen, batches_of(config, source, transform), preview)
+    return Job(state, step, frozen, batches_of(config, source, transform), preview, learning_rate)
 
 
 # ------------------------------------------------------------------------------------------------------ the second stage
 
 
-def diffusion_job(config: dict, workdir: Path) -> Job:
-    config = dict(config)
-    first = bundle.open_any(config["first_stage_from"]) if config.get("first_stage_from") else None
-    if first:
-        config["first_stage"] = first.config["first_stage"]
-    system = make_system(config)
-    if first:
-        frozen = {"first_stage": first.params["first_stage"]}
+def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
+    """The first stage that the latents are of: the workdir's own copy, or else the one that the config names, copied there.
+
+    The copy comes first so that a run goes on in the latents that it began in, whatever has become of the original.
+    """
+    kept = workdir / "first_stage"
+    if kept.is_dir() and has_checkpoints(workdir):
+        return bundle.read(kept)
+    if config.get("first_stage_from"):
+        opened = bundle.open_any(config["first_stage_from"])
+        section, params = opened.config["first_stage"], opened.params["first_stage"]
     else:
-        log.warning("config.first_stage_from names no trained first stage: a fresh one is used")
-        frozen = {"first_stage": system.first_stage.init(init_key(config))}
-    kept = bundle.Bundle(dict(task="first_stage", first_stage=config["first_stage"]), frozen)
-    bundle.save(workdir / "first_stage", kept)
+        first_stage = make_first_stage(config["first_stage"])
+        if first_stage.name != "identity":
+            log.warning("config.first_stage_from names no trained first stage: a fresh one is used")
+        section, params = config["first_stage"], first_stage.init(init_key(config))
+    opened = bundle.Bundle(dict(task="first_stage", first_stage=section), {"first_stage": params})
+    bundle.save(kept, opened)
+    return opened
+
+
+def diffusion_job(config: dict, workdir: Path) -> Job:
+    first = open_first_stage(config, workdir)
+    config = dict(config, first_stage=first.config["first_stage"])
+    frozen = {"first_stage": first.params["first_stage"]}
+    system = make_system(config)
+    tx, learning_rate = make_optimizer(config)
+    loss = diffusion_objective(config, system)
+    step = diffusion_step.make_step(loss, tx, config.get("ema_decay", 0.9999))
+    source, crop = open_source(config), image_transform(config)
+    needed = {"text": "caption", "class_label": "class_label"}.get(system.conditioning)
+    if needed and needed not in source[0]:
+        raise ValueError(
+            f"conditioning {system.conditioning!r} needs a {needed} for each image, and {source!r} has none"
+        )
+    check_sampling(config.get("sampling", {}), system.schedule.num_timesteps)
     if system.tokenizer is not None:
         system.tokenizer.save(str(workdir / "tokenizer.json"))
-    source, crop = open_source(config), image_transform(config)
     source, scale_factor = measure_latents(config, workdir, system, frozen, source, crop)
     frozen["scale_factor"] = jnp.float32(scale_factor)
 
@@ -339,18 +345,25 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
             out |= {k: v[0] for k, v in system.inputs([example["class_label"]]).items()}
         return out
 
-    step, tx = diffusion_training_step(config, system), make_optimizer(config)
     params = system.init(init_key(config))
-    if config.get("loss", {}).get("learn_logvar"):
-        params["logvar"] = jnp.zeros(system.schedule.num_timesteps)
+    options = config.get("loss", {})
+    if options.get("learn_logvar"):
+        params["logvar"] = jnp.full(
+            system.schedule.num_timesteps, options.get("logvar_init", 0.0), jnp.float32
+        )
     state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
-    return Job(
-        state,
-        step(tx),
-        frozen,
-        batches_of(config, source, transform),
-        preview_of(config, system, frozen, source),
-    )
+    preview = preview_of(config, system, frozen, source)
+    return Job(state, step, frozen, batches_of(config, source, transform), preview, learning_rate)
+
+
+def check_sampling(options: dict, num_timesteps: int) -> None:
+    """Raises: ValueError for what would otherwise stop the run at its first preview."""
+    known = list(inspect.signature(LatentDiffusion.sample).parameters)[3:]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"sampling has no option {name!r}; it has: {', '.join(known)}")
+    find("samplers", options.get("sampler", "ddim"))
+    make_timesteps(options.get("spacing", "uniform"), num_timesteps, options.get("num_steps", 50))
 
 
 def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):
@@ -369,7 +382,13 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
     path, record = workdir / "latents.npy", workdir / "latents.json"
     precompute = config["data"].get("precompute_latents", False)
     before = json.loads(record.read_text()) if record.exists() else {}
-    if {k: before.get(k) for k in made_of} != made_of or (precompute and not path.exists()):
+    differing = [k for k in made_of if before.get(k) != made_of[k]]
+    if differing and has_checkpoints(workdir):
+        raise ValueError(
+            f"workdir {workdir} was trained on other {'data' if 'data' in differing else 'latents'} than it would go on with; "
+            "restore them, or take another --workdir"
+        )
+    if differing or (precompute and not path.exists()):
         if precompute:
             measured = latents.precompute(path, batches, len(source), encode, has_variance, made_of)
         else:
@@ -387,52 +406,6 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
     if precompute:
         source = latents.MomentsSource(source, np.load(path, mmap_mode="r"))
     return source, before["scale_factor"]
-
-
-def diffusion_training_step(config: dict, system: System) -> Callable:
-    """tx -> the step for one device."""
-
-    def encode(frozen, batch, keys):
-        moments = (
-            batch["moments"]
-            if "moments" in batch
-            else system.first_stage.encode(frozen["first_stage"], batch["image"])
-        )
-        if system.first_stage.name == "kl":
-            return diffusion_step.sample_latents(moments, keys, frozen["scale_factor"])
-        return moments * frozen["scale_factor"]
-
-    def predict(params, frozen, x_t, t, batch, key):
-        network_key, conditioner_key = jax.random.split(key)
-        cond = system.condition(
-            params.get("conditioner", {}), batch, deterministic=False, key=conditioner_key
-        )
-        return apply_unet(system.unet, params["unet"], x_t, t, cond, dropout_key=network_key)[0]
-
-    def drop_condition(batch, keys):
-        null = system.null_inputs(1)
-        if null is None or not config.get("condition_dropout"):
-            return batch
-        keep = jax.vmap(jax.random.uniform)(keys) >= config["condition_dropout"]
-        inputs = {k: batch[k] for k in null}
-        null = {k: jnp.broadcast_to(v, inputs[k].shape) for k, v in null.items()}
-        return dict(batch, **drop(inputs, null, keep))
-
-    options = dict(config.get("loss", {}))
-    options.pop("learn_logvar", None)
-    loss = call(
-        diffusion_step.make_loss,
-        options,
-        "loss",
-        then=diffusion_loss,
-        predict=predict,
-        encode=encode,
-        schedule=system.schedule,
-        prediction_type=system.prediction_type,
-        drop_condition=drop_condition,
-        stratify=config["batch_size"] if config.get("stratified_timesteps") else 0,
-    )
-    return lambda tx: diffusion_step.make_step(loss, tx, config.get("ema_decay", 0.9999))
 
 
 def preview_of(config: dict, system: System, frozen: PyTree, source: Any) -> Callable:

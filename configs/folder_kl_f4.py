@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     c.loss = dict(kl_weight=1e-6, disc_start=50_001, disc_weight=0.5)
     c.discriminator = dict(num_layers=3, channels=64)
-    c.lpips = dict(vgg_path="")
+    c.lpips = dict(vgg_path="", heads_path="", dropout=False)
     c.optimizer = dict(name="adam", base_lr=4.5e-6, schedule=dict(name="constant", warm_up_steps=100))
     c.ema_decay = 0.999
     c.batch_size = 8

@@ -55,11 +55,11 @@ def get_config(arg: str = "") -> ConfigDict:
         scale_lr=False,
         b2=0.99,
         clip_norm=1.0,
-        schedule=dict(name="warmup_cosine", num_steps=6000, warm_up_steps=200, final=0.05),
+        schedule=dict(name="warmup_cosine", num_steps=4400, warm_up_steps=200, final=0.05),
     )
     c.ema_decay = 0.9995
     c.batch_size = 32
-    c.total_steps = 6000
+    c.total_steps = 4400
     c.log_every = 50
     c.checkpoint_every = 250
     c.preview_every = 1000

@@ -60,10 +60,15 @@ def save(directory: str | Path, bundle: Bundle, dtype: str = "float32") -> None:
     """Writes the bundle beside its place and renames it into it; what was there goes only when the new one is whole.
 
     dtype: 'float32' or 'float16', in which floating point parameters are stored.
+    Raises: ValueError for a folder that holds something else than a bundle.
     """
     from safetensors.numpy import save_file
 
     directory = Path(directory)
+    if directory.exists() and not (directory / "model.safetensors").is_file() and any(directory.iterdir()):
+        raise ValueError(
+            f"{directory} is not empty and holds no bundle; name another folder, or a new one in it"
+        )
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -101,11 +106,9 @@ def read(directory: str | Path) -> Bundle:
         from ldm_jax.conditioning.text import load_tokenizer
 
         tokenizer = load_tokenizer(directory / "tokenizer.json")
-    return Bundle(
-        config,
-        unflatten({k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in flat.items()}),
-        tokenizer,
-    )
+    params = unflatten({k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in flat.items()})
+    params.setdefault("first_stage", {})  # that of an identity has no parameters
+    return Bundle(config, params, tokenizer)
 
 
 def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
@@ -136,7 +139,7 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
         from ldm_jax.conditioning.text import load_tokenizer
 
         tokenizer = load_tokenizer(workdir / "tokenizer.json")
-    return Bundle(config, params | {"first_stage": base.params.get("first_stage", {})}, tokenizer)
+    return Bundle(config, params | {"first_stage": base.params["first_stage"]}, tokenizer)
 
 
 def locate(name: str | Path) -> Path:

@@ -33,16 +33,20 @@ def set_up_logging() -> None:
 
 
 def run(main: Callable, *args) -> None:
-    """main(*args); what a user can mend (ValueError, OSError and the like) is printed as one sentence, exit code 1.
-
-    LDM_JAX_TRACEBACK=1 shows the traceback as well.
-    """
+    """main(*args); an error is printed as one sentence, exit code 1. LDM_JAX_TRACEBACK=1 shows where it came from."""
     try:
         main(*args)
     except KeyboardInterrupt:
         sys.exit("interrupted")
-    except (ValueError, KeyError, AttributeError, OSError, RuntimeError) as error:
+    except Exception as error:
         if os.environ.get("LDM_JAX_TRACEBACK"):
             raise
-        # AttributeError and KeyError are how ml_collections reports an unknown key of a config.
-        sys.exit(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+        # What ml_collections says of an error in a config file ends with that error's own line.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        said = lines[-1] if lines and "Traceback" in str(error) else " ".join(str(error).split())
+        kind = (
+            ""
+            if isinstance(error, ValueError | OSError | RuntimeError) and said
+            else f"{type(error).__name__}: "
+        )
+        sys.exit(f"error: {kind}{said}")

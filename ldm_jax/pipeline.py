@@ -47,6 +47,7 @@ class LatentDiffusion:
         sampler: str = "ddim",
         eta: float = 0.0,
         spacing: str = "uniform",
+        final_alpha: str | None = None,
         batch_size: int = 8,
         progress: Callable[[int, int], Any] | None = None,
     ) -> np.ndarray:
@@ -55,14 +56,17 @@ class LatentDiffusion:
         prompts | class_labels: one per seed, or a single one for all; which of them the model takes, if any.
         seeds: integers in [0, 2**32). The same seed gives the same picture whatever stands beside it.
         guidance_scale: 1 is off; None takes the bundle's recommendation. eta: 0 is deterministic (ddim only).
-        spacing: 'uniform', 'quad' or 'trailing' timesteps. progress: called with (pictures done, of how many).
+        spacing: 'uniform', 'quad', 'trailing' or the 'original' timesteps. final_alpha: where the last step of ddim and plms
+        leads, 'first' (the original's, and theirs) or 'one'. progress: called with (pictures done, of how many).
         Returns: [N, H, W, 3] uint8. Raises: ValueError for a value that is out of range or not known.
         """
         latents = self.sample_latents(
             prompts, seeds, class_labels=class_labels, num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler,
-            eta=eta, spacing=spacing, batch_size=batch_size, progress=progress,
+            eta=eta, spacing=spacing, final_alpha=final_alpha, batch_size=batch_size, progress=progress,
         )  # fmt: skip
-        return np.concatenate([grid.to_uint8(self.decode(part)) for part in _chunks(latents, batch_size)])
+        return np.concatenate(
+            [grid.to_uint8(self.decode(part))[:number] for part, number in _chunks(latents, batch_size)]
+        )
 
     def sample_latents(
         self,
@@ -75,6 +79,7 @@ class LatentDiffusion:
         sampler,
         eta,
         spacing,
+        final_alpha,
         batch_size,
         progress=None,
     ) -> np.ndarray:
@@ -84,11 +89,13 @@ class LatentDiffusion:
         if guidance_scale is None:
             guidance_scale = self.config.get("sampling", {}).get("guidance_scale", 1.0)
         guided = inputs is not None and float(guidance_scale) != 1.0
-        if eta and "eta" not in inspect.signature(find("samplers", sampler).sampler).parameters:
-            raise ValueError(f"sampler {sampler!r} takes no eta (got {eta}); ddim does")
+        takes = inspect.signature(find("samplers", sampler).sampler).parameters
+        for option, value in {"eta": eta or None, "final_alpha": final_alpha}.items():
+            if value is not None and option not in takes:
+                raise ValueError(f"sampler {sampler!r} takes no {option} (got {value}); ddim does")
         visited = timesteps.make_timesteps(spacing, self.system.schedule.num_timesteps, num_steps)
         batch_size = min(batch_size, len(seeds))
-        program = self._program(sampler, guided)
+        program = self._program(sampler, guided, final_alpha)
         null = jax.tree.map(jnp.asarray, self.system.null_inputs(batch_size)) if guided else None
         out = []
         for start in range(0, len(seeds), batch_size):
@@ -146,10 +153,10 @@ class LatentDiffusion:
             )
         return self.system.inputs(values)
 
-    def _program(self, sampler: str, guided: bool) -> Callable:
+    def _program(self, sampler: str, guided: bool, final_alpha: str | None) -> Callable:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
         make = find("samplers", sampler).sampler
-        if (sampler, guided) not in self._programs:
+        if (sampler, guided, final_alpha) not in self._programs:
             takes_eta = "eta" in inspect.signature(make).parameters
             system = self.system
 
@@ -167,11 +174,14 @@ class LatentDiffusion:
                 eps_fn = process.to_eps_fn(fn, system.schedule, system.prediction_type)
                 keys = jax.vmap(jax.random.key)(seeds)
                 x_T = base.step_noise(keys, (seeds.shape[0], *system.latent_shape), "x_T")
-                chosen = make(system.schedule, **({"eta": eta} if takes_eta else {}))
+                options = {"eta": eta} if takes_eta else {}
+                if final_alpha is not None:
+                    options["final_alpha"] = final_alpha
+                chosen = make(system.schedule, **options)
                 return base.sample(eps_fn, chosen, x_T, visited, keys)[0]
 
-            self._programs[sampler, guided] = jax.jit(run)
-        return self._programs[sampler, guided]
+            self._programs[sampler, guided, final_alpha] = jax.jit(run)
+        return self._programs[sampler, guided, final_alpha]
 
 
 def _check_seeds(seeds: Sequence[int]) -> np.ndarray:
@@ -184,9 +194,11 @@ def _check_seeds(seeds: Sequence[int]) -> np.ndarray:
 
 
 def _chunks(values: np.ndarray, size: int):
-    """Pieces of `size`, the last one padded by its last entry and cut again by the caller's concatenation."""
+    """(piece of `size`, how many of its entries count): the last piece is padded, so that it compiles nothing."""
+    size = min(size, len(values))
     for start in range(0, len(values), size):
-        yield values[start : start + size]
+        index = np.minimum(np.arange(start, start + size), len(values) - 1)
+        yield values[index], len(values) - start
 
 
 def from_bundle(bundle: bundles.Bundle) -> LatentDiffusion:

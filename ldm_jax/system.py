@@ -30,16 +30,19 @@ def call(fn: Callable, options: Mapping[str, Any], what: str, *, then: Callable 
     """fn(**options, **more), with lists made tuples.
 
     then: the function that fn hands its **options on to, whose options therefore count as well.
-    Raises: ValueError "model has no option 'chanels'; it has: …" for an option that neither takes.
+    Raises: ValueError "model has no option 'chanels'; it has: …" for an option that neither takes or that is not the
+    config's to give, and for one that is missing.
     """
-    known = _options(fn) + (_options(then) if then else [])
+    known = [k for k in _options(fn) + (_options(then) if then else []) if k not in more]
     for name in options:
         if name not in known:
-            raise ValueError(
-                f"{what} has no option {name!r}; it has: {', '.join(k for k in known if k not in more)}"
-            )
-    as_data = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return fn(**as_data, **more)
+            raise ValueError(f"{what} has no option {name!r}; it has: {', '.join(known)}")
+    arguments = more | {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    try:
+        inspect.signature(fn).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{what}: {error}") from None
+    return fn(**arguments)
 
 
 def _options(fn: Callable) -> list[str]:
@@ -54,7 +57,7 @@ def pick(section: Mapping[str, Any] | None, what: str, known: Mapping[str, Any])
 
     Raises: ValueError listing `known`.
     """
-    options = dict(section)
+    options = dict(section or {})
     name = options.pop("name", None)
     if name not in known:
         raise ValueError(f"{what} {name!r} not found; there are: {', '.join(known)}")

@@ -78,7 +78,7 @@ def test_a_new_prompt_seed_scale_or_eta_compiles_nothing(model):
         return model.sample([prompt], [seed], num_steps=4, guidance_scale=scale, eta=eta)
 
     first = draw("a red circle", 0, 2.0, 0.0)
-    program = model._programs["ddim", True]
+    program = model._programs["ddim", True, None]
     before = program._cache_size()
     assert (draw("a blue circle", 7, 5.5, 0.5) != first).any()
     assert program._cache_size() == before
@@ -137,6 +137,18 @@ def test_the_script_writes_pictures_that_carry_their_settings(text_bundle, tmp_p
     assert np.abs(np.asarray(Image.open(tmp_path / "5.png")).astype(int) - alone).max() <= 1
 
 
+def test_class_labels_and_the_null_class():
+    config = dict(CONFIG, conditioning=dict(name="class_label", num_classes=5, width=8))
+    system = make_system(config)
+    model = pipeline.LatentDiffusion(system, random_params(system), 1.5)
+    images = model.sample(class_labels=[0, 4], seeds=[1, 1], num_steps=2, guidance_scale=2.0)
+    assert np.abs(images[0].astype(int) - images[1]).max() > 1
+    with pytest.raises(ValueError, match="label 5, expected 0 to 4"):
+        model.sample(class_labels=[5], seeds=[0])
+    with pytest.raises(ValueError, match="takes class_labels, got prompts"):
+        model.sample(prompts=["a circle"], seeds=[0])
+
+
 def test_a_long_prompt_is_cut_with_a_warning(model, caplog):
     model.sample(["a red circle a blue circle a red circle"], [0], num_steps=1, guidance_scale=1.0)
     assert "caption cut to 6 tokens" in caplog.text
@@ -150,6 +162,8 @@ def test_a_long_prompt_is_cut_with_a_warning(model, caplog):
         (dict(num_steps=1001), "num_steps: got 1001, expected 1 to 1000"),
         (dict(spacing="linear"), "spacing 'linear' not found"),
         (dict(sampler="plms", eta=0.5), "takes no eta"),
+        (dict(sampler="ddpm", final_alpha="one"), "takes no final_alpha"),
+        (dict(final_alpha="two"), "final_alpha"),
         (dict(seeds=[-1]), r"integers in \[0"),
         (dict(seeds=[]), "got none"),
         (dict(prompts=["a", "b"], seeds=[0, 1, 2]), "got 2 for 3 seeds"),

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import train
-from ldm_jax import bundle
+from ldm_jax import bundle, workdir
 from ldm_jax.training import checkpoint, parallel
-from tests import tiny_first_stage
+from tests import tiny_diffusion, tiny_first_stage
 from tests.test_configs import get
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -146,62 +146,83 @@ def test_kill_9_and_the_same_command_again_change_no_bit(config, tmp_path):
         np.testing.assert_array_equal(expected[name], got[name], err_msg=name)
 
 
+def test_optimizer_rates_may_change_on_the_way_but_not_the_optimizer(tmp_path):
+    config = tiny()
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    checkpoint.write_json(tmp_path / "config.json", config)
+    workdir.check_workdir(tmp_path, tiny(optimizer=dict(config["optimizer"], base_lr=1.0), total_steps=99))
+    with pytest.raises(ValueError, match="optimizer is"):
+        workdir.check_workdir(tmp_path, tiny(optimizer=dict(config["optimizer"], name="adamw")))
+
+
+def test_a_second_stage_goes_on_in_the_latents_that_it_began_in(tmp_path):
+    config = tiny_diffusion.get_config().to_dict() | dict(total_steps=3)
+    train.train(config, tmp_path / "run")
+    other = dict(config, data=dict(config["data"], num_scenes=17))
+    with pytest.raises(ValueError, match="belongs to another config: data"):
+        train.train(other, tmp_path / "run")
+    record = tmp_path / "run" / "latents.json"
+    checkpoint.write_json(record, json.loads(record.read_text()) | {"data": "changed"})
+    with pytest.raises(ValueError, match="was trained on other data"):
+        train.train(config, tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory) -> pathlib.Path:
     """Six steps, saved after 3 and 6."""
-    workdir = tmp_path_factory.mktemp("tiny") / "run"
-    train.train(tiny(total_steps=6), workdir)
-    return workdir
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    train.train(tiny(total_steps=6), folder)
+    return folder
 
 
 def test_a_damaged_checkpoint_is_passed_over(tiny_run, tmp_path, caplog):
-    workdir, expected = tmp_path / "run", leaves(tiny_run)
-    shutil.copytree(tiny_run, workdir)
-    for path in (workdir / "checkpoints" / "6").rglob("*"):
+    folder, expected = tmp_path / "run", leaves(tiny_run)
+    shutil.copytree(tiny_run, folder)
+    for path in (folder / "checkpoints" / "6").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with caplog.at_level("INFO"):
-        train.train(tiny(total_steps=6), workdir)
+        train.train(tiny(total_steps=6), folder)
     assert "checkpoint 6 in" in caplog.text and "cannot be read" in caplog.text
     assert "resuming at step 3 of 6" in caplog.text
-    for name, leaf in leaves(workdir).items():
+    for name, leaf in leaves(folder).items():
         np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
 
 
 def test_all_checkpoints_damaged_is_an_error_and_deletes_nothing(tiny_run, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(tiny_run, workdir)
-    for path in (workdir / "checkpoints").rglob("*"):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    for path in (folder / "checkpoints").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(ValueError, match="none of the 2 checkpoints in .* can be read"):
-        train.train(tiny(total_steps=6), workdir)
-    assert {p.name for p in (workdir / "checkpoints").iterdir()} >= {"3", "6"}
+        train.train(tiny(total_steps=6), folder)
+    assert {p.name for p in (folder / "checkpoints").iterdir()} >= {"3", "6"}
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tiny_run, tmp_path, monkeypatch):
-    workdir = tmp_path / "run"
-    shutil.copytree(tiny_run, workdir)
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(checkpoint, "save", full)
-        train.train(tiny(total_steps=9), workdir)
-    assert leaves(workdir)["step"] == 6
+        train.train(tiny(total_steps=9), folder)
+    assert leaves(folder)["step"] == 6
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_run, tmp_path, monkeypatch):
-    workdir = tmp_path / "run"
-    shutil.copytree(tiny_run, workdir)
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
     monkeypatch.setattr(
         train, "image_transform", lambda config: lambda image, rng: np.full((64, 64, 3), np.nan, np.float32)
     )
     said = r"NaN or infinity in .*total_loss.* between steps 7 and 7; the last good checkpoint is step 6"
     with pytest.raises(RuntimeError, match=said):
-        train.train(tiny(total_steps=9), workdir)
-    found = leaves(workdir)
+        train.train(tiny(total_steps=9), folder)
+    found = leaves(folder)
     assert found.pop("step") == 6
     assert all(np.isfinite(leaf).all() for leaf in found.values())
 
@@ -253,6 +274,10 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
         (dict(colour="red"), "unknown key 'colour'"),
         (dict(total_steps=0), "config.total_steps is 0, expected at least 1"),
         (dict(batch_size=0), "batch_size 0 is not divided"),
+        (dict(preview_every=0), "config.preview_every is 0, expected at least 1"),
+        (dict(first_stage=dict(name="identity")), "nothing to train"),
+        (dict(data=dict(name="folder", root="")), "data.root is empty"),
+        (dict(first_stage=dict(name="kl", dtype="float32")), "has no option 'dtype'"),
         (
             dict(first_stage=dict(name="kl", channel_mult=[1, 1], num_groups=8), image_size=63),
             "multiples of the autoencoder's factor 2",

@@ -205,6 +205,10 @@ def source(
     Raises: FileNotFoundError for a missing folder, or an image that metadata.jsonl names and is missing;
     ValueError for an unknown or an empty split, a folder without images, or a holdout outside [0, 1).
     """
+    if not str(root):
+        raise ValueError(
+            "data.root is empty, expected the folder of your pictures: --config.data.root=FOLDER"
+        )
     root = Path(root).expanduser()
     if split not in SPLITS:
         raise ValueError(f"split {split!r} of a folder not found; there are: {', '.join(SPLITS)}")

@@ -84,11 +84,16 @@ def trailing(num_train: int, num_steps: int) -> np.ndarray:
     return steps.astype(np.int32)
 
 
-SPACINGS = {"uniform": uniform, "quad": quad, "trailing": trailing}
+def original(num_train: int, num_steps: int) -> np.ndarray:
+    """`uniform` under rule 'original': the timesteps of the original's DDIM, which may be more than asked for."""
+    return uniform(num_train, num_steps, rule="original")
+
+
+SPACINGS = {"uniform": uniform, "quad": quad, "trailing": trailing, "original": original}
 
 
 def make_timesteps(spacing: str, num_train: int, num_steps: int, **options) -> np.ndarray:
-    """The timesteps of a named spacing: 'uniform', 'quad' or 'trailing', with its options.
+    """The timesteps of a named spacing: 'uniform', 'quad', 'trailing' or 'original', with its options.
 
     Raises: ValueError for an unknown name (listing the known ones), and as the spacing itself.
     """

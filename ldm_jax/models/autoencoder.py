@@ -364,7 +364,7 @@ class VQModel(_FirstStage):
 
         force_not_quantize: decodes z itself, not its nearest codes. return_features: as in AutoencoderKL.
         """
-        return self._decoded(z if force_not_quantize else self.quantize(z).z_q, train, return_features)
+        return self._decoded(z if force_not_quantize else self.quantize.nearest(z), train, return_features)
 
     def decode_code(self, indices: Array, train: bool = False) -> Array:
         """Codebook indices [B, h, w] integer (places in `remap`, if there is one) into an image, as `decode`

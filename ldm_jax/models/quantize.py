@@ -158,6 +158,11 @@ class VectorQuantizer(nn.Module):
             indices = remap_to_used(indices, self.remap, self.n_embed, self.unknown_index, key)
         return Quantized(straight_through(z, z_q), loss, indices)
 
+    def nearest(self, z: Array) -> Array:
+        """The code nearest to each cell of z [B, h, w, embed_dim] float, float32; gradients pass straight to z."""
+        z = z.astype(jnp.float32)
+        return straight_through(z, self.embedding[nearest_code(z, self.embedding)])
+
     def get_codebook_entry(self, indices: Array, shape: Sequence[int] | None = None) -> Array:
         """The codes at `indices` (places in `remap` where there is one); see the function of that name."""
         if self.remap is not None:

@@ -24,9 +24,13 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: 
 
     wait: until it is on the disk. Raises: OSError where it cannot be written.
     """
+    # A save that is begun in the background reports its failure here, at the next one.
+    checkpoints.check_for_errors()
     if step in checkpoints.all_steps():
         checkpoints.delete(step)
-    checkpoints.save(step, args=ocp.args.StandardSave(state))
+    # By itself orbax skips a step below its newest, which may be one that was damaged and passed over.
+    if not checkpoints.save(step, args=ocp.args.StandardSave(state), force=True):
+        raise OSError(f"checkpoint {step} was not written to {checkpoints.directory}")
     if wait:
         checkpoints.wait_until_finished()
 
@@ -38,10 +42,13 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> t
     Raises: ValueError if there are checkpoints and none can be read.
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was saved
     abstract = None if like is None else jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     for step in steps:
         try:
-            return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract)), step
+            return checkpoints.restore(
+                step, args=ocp.args.StandardRestore(abstract, fallback_sharding=here)
+            ), step
         except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, the one before it is the answer
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             log.warning(

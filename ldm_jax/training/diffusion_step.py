@@ -45,6 +45,7 @@ def make_loss(
     prediction_type: str,
     drop_condition: Callable,
     stratify: int = 0,
+    logvar: Array | None = None,
     **loss_options,
 ) -> Callable:
     """loss(params, frozen, batch, seed, step) -> (scalar, metrics).
@@ -52,6 +53,7 @@ def make_loss(
     predict(params, frozen, x_t, t, batch, key) -> [B,h,w,c] is the network with its conditioner.
     encode(frozen, batch, keys) -> latents [B,h,w,c].
     drop_condition(batch, keys) -> batch, with the condition of some examples replaced by the null condition.
+    logvar: [T] float32, fixed; None is zeros, unless params hold one that is learned.
     loss_options go to ldm_jax.diffusion.loss.diffusion_loss.
     """
 
@@ -74,7 +76,7 @@ def make_loss(
             t,
             schedule=schedule,
             prediction_type=prediction_type,
-            logvar=params.get("logvar"),
+            logvar=params.get("logvar", logvar),
             **loss_options,
         )
         return total, metrics

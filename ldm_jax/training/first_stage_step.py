@@ -26,14 +26,19 @@ def init_state(
     image_shape: tuple[int, ...],
     txs: Mapping,
     ema_decay: float | None,
+    logvar_init: float = 0.0,
 ) -> TrainState:
     """The state before the first step: params {'autoencoder', 'logvar'} and with a discriminator also {'discriminator',
-    'batch_stats'}; opt_state {'autoencoder', 'discriminator'}. txs: the optimizers by the same two names."""
+    'batch_stats'}; opt_state {'autoencoder', 'discriminator'}. txs: the optimizers by the same two names.
+    logvar_init: log of the output's scale, which KL losses divide by."""
     autoencoder_key, discriminator_key = jax.random.split(key)
-    params = {"autoencoder": init_autoencoder(autoencoder_key), "logvar": jnp.zeros(())}
+    params = {"autoencoder": init_autoencoder(autoencoder_key), "logvar": jnp.float32(logvar_init)}
     opt_state = {"autoencoder": txs["autoencoder"].init(_generator(params))}
     if discriminator is not None:
-        variables = jax.jit(discriminator.init)(discriminator_key, jnp.zeros((1, *image_shape)))
+        images = jax.random.uniform(
+            discriminator_key, (4, *image_shape), minval=-1.0
+        )  # ActNorm looks at them
+        variables = jax.jit(discriminator.init)(discriminator_key, images)
         params["discriminator"] = variables["params"]
         params["batch_stats"] = variables.get("batch_stats", {})
         opt_state["discriminator"] = txs["discriminator"].init(params["discriminator"])
@@ -57,7 +62,9 @@ def _discriminate_with(discriminator: Any, params: PyTree) -> Callable:
 
 
 def _reconstruct(autoencoder: Any, params: PyTree, images: Array, keys: Array):
-    return autoencoder.apply({"params": params}, images, keys, train=True, return_features=True)
+    dropout_key, remap_key = jax.random.split(jax.random.fold_in(keys[0], 1))
+    rngs = {"dropout": dropout_key, "remap": remap_key}
+    return autoencoder.apply({"params": params}, images, keys, train=True, return_features=True, rngs=rngs)
 
 
 def _generator_loss(
@@ -73,7 +80,7 @@ def _generator_loss(
         if kind == "kl":
             options["logvar"] = trained["logvar"]
         if perceptual is not None:
-            options["perceptual"] = lambda a, b: perceptual(frozen, a, b)
+            options["perceptual"] = lambda a, b: perceptual(frozen, a, b, jax.random.fold_in(keys[0], 2))
         if discriminator is not None:
             last_layer, kernel = losses.last_layer_of(autoencoder, trained["autoencoder"], features)
             options |= dict(
@@ -122,7 +129,7 @@ def make_step(
     """step(state, frozen, batch, seed) -> (state, metrics), to run under parallel.parallel_step.
 
     kind: 'kl' or 'vq'. autoencoder, discriminator: linen modules; discriminator None leaves out every adversarial term.
-    perceptual: (frozen, x, x_rec) -> [B,1,1,1], or None. loss_options go to first_stage_loss.generator_loss_{kind}.
+    perceptual: (frozen, x, x_rec, key) -> [B,1,1,1], or None. loss_options go to first_stage_loss.generator_loss_{kind}.
     batch: 'image' [B,H,W,C] float32 in [-1,1], 'position' [B] int32. seed: [] uint32.
     """
     generator_loss = _generator_loss(

@@ -5,6 +5,7 @@ says which first stage and which data made it.
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -71,6 +72,11 @@ def precompute(
     for i, batch in enumerate(batches):
         encoded = np.asarray(encode(batch["image"]))[batch["valid"]]
         if stored is None:
+            needed, free = number * encoded[0].nbytes, shutil.disk_usage(path.parent).free
+            if needed > free:
+                raise OSError(
+                    f"no space left: {path} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+                )
             stored = np.lib.format.open_memmap(partial, "w+", np.float32, (number, *encoded.shape[1:]))
         stored[done : done + len(encoded)] = encoded
         sums.add(encoded, has_variance)

@@ -1,0 +1,67 @@
+"""What the second stage minimises: its config's loss, put together from the parts of its system.
+
+It knows config and models; where batches come from and what is done with the gradient is train.py's.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.conditioning.base import drop
+from ldm_jax.diffusion.loss import diffusion_loss
+from ldm_jax.models.unet import apply_unet
+from ldm_jax.system import System, call
+from ldm_jax.training import diffusion_step
+
+
+def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
+    """loss(params, frozen, batch, seed, step) -> (scalar, metrics), see diffusion_step.make_loss.
+
+    frozen: {'first_stage': parameters, 'scale_factor': [] float32}. batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of
+    the conditioning, 'position' [B] int32. Raises: ValueError for an option of `loss` that there is not.
+    """
+
+    def encode(frozen, batch, keys):
+        moments = (
+            batch["moments"]
+            if "moments" in batch
+            else system.first_stage.encode(frozen["first_stage"], batch["image"])
+        )
+        if system.first_stage.name == "kl":
+            return diffusion_step.sample_latents(moments, keys, frozen["scale_factor"])
+        return moments * frozen["scale_factor"]
+
+    def predict(params, frozen, x_t, t, batch, key):
+        network_key, conditioner_key = jax.random.split(key)
+        cond = system.condition(
+            params.get("conditioner", {}), batch, deterministic=False, key=conditioner_key
+        )
+        return apply_unet(system.unet, params["unet"], x_t, t, cond, dropout_key=network_key)[0]
+
+    def drop_condition(batch, keys):
+        null = system.null_inputs(1)
+        if null is None or not config.get("condition_dropout"):
+            return batch
+        keep = jax.vmap(jax.random.uniform)(keys) >= config["condition_dropout"]
+        inputs = {k: batch[k] for k in null}
+        null = {k: jnp.broadcast_to(v, inputs[k].shape) for k, v in null.items()}
+        return dict(batch, **drop(inputs, null, keep))
+
+    options = dict(config.get("loss", {}))
+    learned, logvar = options.pop("learn_logvar", False), options.pop("logvar_init", 0.0)
+    fixed = None if learned or not logvar else jnp.full(system.schedule.num_timesteps, logvar, jnp.float32)
+    return call(
+        diffusion_step.make_loss,
+        options,
+        "loss",
+        then=diffusion_loss,
+        predict=predict,
+        encode=encode,
+        schedule=system.schedule,
+        prediction_type=system.prediction_type,
+        drop_condition=drop_condition,
+        stratify=config["batch_size"] if config.get("stratified_timesteps") else 0,
+        logvar=fixed,
+    )

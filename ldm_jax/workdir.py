@@ -1,0 +1,69 @@
+"""Whose a training workdir is: whether a config can be trained at all, and whether it may go on in this folder.
+
+It looks at plain data and at which files there are; it builds nothing and reads no checkpoint.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+
+from ldm_jax.training import parallel
+
+# Every key that a config may have; those of the sections are the options of what they name.
+KEYS = {
+    "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "scale_factor", "loss", "discriminator",
+    "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
+    "model", "conditioning", "condition_dropout", "schedule", "prediction_type", "stratified_timesteps", "sampling",
+}  # fmt: skip
+POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
+
+
+def check_config(config: dict) -> None:
+    """Raises: ValueError for a key that is unknown, missing, or a number that cannot be."""
+    unknown = sorted(set(config) - KEYS)
+    if unknown:
+        raise ValueError(f"config has the unknown key {unknown[0]!r}; known keys: {', '.join(sorted(KEYS))}")
+    needed = ("task", "seed", "image_size", "data", "optimizer", "batch_size", *POSITIVE)
+    missing = [key for key in needed if key not in config]
+    if missing:
+        raise ValueError(f"config has no {missing[0]!r}; it needs: {', '.join(needed)}")
+    if config["task"] not in ("first_stage", "diffusion"):
+        raise ValueError(f"config.task {config['task']!r} not found; there are: first_stage, diffusion")
+    for key in POSITIVE:
+        if config[key] < 1:
+            raise ValueError(f"config.{key} is {config[key]}, expected at least 1")
+    parallel.check_batch_size(config["batch_size"], jax.device_count())
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    return (workdir / "checkpoints").is_dir() and any(
+        p.name.isdigit() for p in (workdir / "checkpoints").iterdir()
+    )
+
+
+def check_workdir(workdir: Path, config: dict) -> None:
+    """Compares the config with that of the checkpoints in the workdir, if there are any. How long a run is, how chatty
+    it is and how fast it learns may change from one start to the next.
+
+    Raises: ValueError that names the first key that differs.
+    """
+    free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
+    rate = {"base_lr", "scale_lr", "schedule"}
+
+    def fixed(config: dict) -> dict:
+        kept = {k: v for k, v in config.items() if k not in free}
+        kept["optimizer"] = {k: v for k, v in config["optimizer"].items() if k not in rate}
+        return json.loads(json.dumps(kept))
+
+    path = workdir / "config.json"
+    if not path.exists() or not has_checkpoints(workdir):
+        return
+    before, now = fixed(json.loads(path.read_text())), fixed(config)
+    differing = sorted(k for k in set(before) | set(now) if before.get(k) != now.get(k))
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"workdir {workdir} belongs to another config: {key} is {before.get(key)!r} there and {now.get(key)!r} here; "
+            "take another --workdir"
+        )
