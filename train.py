@@ -29,7 +29,7 @@ from ldm_jax.models.autoencoder import check_size
 from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.objective import diffusion_objective
-from ldm_jax.pipeline import LatentDiffusion
+from ldm_jax.pipeline import LatentDiffusion, check_params
 from ldm_jax.system import System, call, make_first_stage, make_system
 from ldm_jax.training import (
     checkpoint,
@@ -346,6 +346,12 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
         return out
 
     params = system.init(init_key(config))
+    if config.get("init_from"):
+        opened = bundle.open_any(config["init_from"]).params
+        check_params(
+            params, {name: opened.get(name, {}) for name in params}, f"init_from {config['init_from']!r}"
+        )
+        params = jax.tree.map(jnp.asarray, {name: opened[name] for name in params})
     options = config.get("loss", {})
     if options.get("learn_logvar"):
         params["logvar"] = jnp.full(

@@ -1,13 +1,15 @@
 r"""The shipped model: text to image on the shapes world, in the latents of configs/shapes_kl_f4.py.
 
 Run:     python train.py --config configs/shapes_text.py --workdir runs/shapes_text     (after configs/shapes_kl_f4.py)
+On:      python train.py --config configs/shapes_text.py --config.first_stage_from=shapes --config.init_from=shapes --workdir runs/more
+         trains the shipped model on, from its running average, with a new optimizer.
 Smoke:   python train.py --config configs/shapes_text.py:runlocal --workdir /tmp/shapes_text
 Source:  Rombach et al. 2022, section 4.3 (cross-attention to a transformer trained with the network), in small. It predicts
          v, because at the high noise levels, where the layout of a scene is decided, eps weighs errors of x_start by next to
          nothing.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from ldm_jax.data.shapes_world import WORDS
 
@@ -22,6 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.dtype = "float32"
     c.data = dict(name="shapes", split="train", num_scenes=30_000, annotations=False, precompute_latents=True)
     c.first_stage_from = "runs/shapes_kl_f4"
+    c.init_from = config_dict.placeholder(str)  # a model to start from; None is from scratch
     c.model = dict(
         in_channels=4,
         out_channels=4,

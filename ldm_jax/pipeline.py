@@ -206,21 +206,24 @@ def from_bundle(bundle: bundles.Bundle) -> LatentDiffusion:
     if "unet" not in bundle.params:
         raise ValueError("this checkpoint is a first stage alone; sampling needs a second stage")
     system = make_system(bundle.config, bundle.tokenizer)
-    check_params(system, bundle.params)
+    expected = jax.eval_shape(system.init, jax.random.key(0))
+    expected["first_stage"] = jax.eval_shape(system.first_stage.init, jax.random.key(0))
+    check_params(expected, bundle.params, "the checkpoint")
     return LatentDiffusion(system, bundle.params, bundle.config["scale_factor"], bundle.config)
 
 
-def check_params(system: System, params: PyTree) -> None:
-    """Raises: ValueError that lists the first ten parameters that are missing, unused or of another shape."""
-    expected = jax.eval_shape(system.init, jax.random.key(0))
-    expected["first_stage"] = jax.eval_shape(system.first_stage.init, jax.random.key(0))
-    want, got = ({k: v.shape for k, v in _leaves(tree).items()} for tree in (expected, params))
+def check_params(expected: PyTree, given: PyTree, whose: str) -> None:
+    """Compares names and shapes of two trees of arrays (or of their shapes).
+
+    Raises: ValueError that lists the first ten parameters that are missing, unused or of another shape. whose: given's.
+    """
+    want, got = ({k: v.shape for k, v in _leaves(tree).items()} for tree in (expected, given))
     wrong = [f"{k} is missing" for k in want if k not in got] + [
         f"{k} is not used" for k in got if k not in want
     ]
     wrong += [f"{k} has shape {got[k]}, expected {want[k]}" for k in want if k in got and got[k] != want[k]]
     if wrong:
-        raise ValueError(f"{len(wrong)} parameters do not fit the config: {'; '.join(wrong[:10])}")
+        raise ValueError(f"{len(wrong)} parameters of {whose} do not fit the config: {'; '.join(wrong[:10])}")
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ldm_jax.training import parallel
 
 # Every key that a config may have; those of the sections are the options of what they name.
 KEYS = {
-    "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "scale_factor", "loss", "discriminator",
+    "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "init_from", "scale_factor", "loss", "discriminator",
     "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
     "model", "conditioning", "condition_dropout", "schedule", "prediction_type", "stratified_timesteps", "sampling",
 }  # fmt: skip

@@ -205,6 +205,6 @@ def test_checkpoints_that_are_none(text_bundle, tmp_path):
     bundle.save(damaged, opened)
     with pytest.raises(
         ValueError,
-        match=r"3 parameters do not fit the config: unet/conv_out/.* is missing.*expected \(3, 3, 2, 8\)",
+        match=r"3 parameters of the checkpoint do not fit the config: unet/conv_out/.* is missing.*expected \(3, 3, 2, 8\)",
     ):
         pipeline.load(str(damaged))

@@ -158,6 +158,15 @@ def test_optimizer_rates_may_change_on_the_way_but_not_the_optimizer(tmp_path):
 def test_a_second_stage_goes_on_in_the_latents_that_it_began_in(tmp_path):
     config = tiny_diffusion.get_config().to_dict() | dict(total_steps=3)
     train.train(config, tmp_path / "run")
+
+    # Another run that starts from this one's average, with a step too small to see.
+    still = dict(config["optimizer"], base_lr=1e-12)
+    more = dict(config, init_from=str(tmp_path / "run"), optimizer=still, total_steps=1, checkpoint_every=1)
+    state = train.train(more, tmp_path / "more")
+    average = bundle.open_any(tmp_path / "run").params
+    for name, leaf in bundle.flatten(state.params).items():
+        np.testing.assert_allclose(leaf, bundle.flatten(average)[name], atol=1e-6, err_msg=name)
+
     other = dict(config, data=dict(config["data"], num_scenes=17))
     with pytest.raises(ValueError, match="belongs to another config: data"):
         train.train(other, tmp_path / "run")
