@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import train
-from ldm_jax import bundle, workdir
+from ldm_jax import bundle, pipeline, workdir
 from ldm_jax.training import checkpoint, parallel
 from tests import tiny_diffusion, tiny_first_stage
 from tests.test_configs import get
@@ -94,6 +94,35 @@ def test_three_hundred_steps_halve_the_reconstruction_loss(photographs, tmp_path
         )
         train.train(config, tmp_path / "small")
     assert np.mean(losses[-20:]) <= 0.5 * np.mean(losses[:5])
+
+
+def test_a_codebook_and_classes_with_a_learned_logvar(tmp_path):
+    """The other first stage, the other conditioning, accumulated gradients: what the shipped model does not use."""
+    config = tiny(
+        first_stage=tiny()["first_stage"] | dict(name="vq", n_embed=16),
+        discriminator=dict(num_layers=1, channels=8),
+        loss=dict(disc_start=1, codebook_weight=1.0),
+        optimizer=dict(name="adam", base_lr=1e-3, scale_lr=False, accumulate=2),
+        total_steps=2,
+        checkpoint_every=2,
+        ema_decay=None,
+    )
+    state = train.train(config, tmp_path / "vq")
+    assert int(state.opt_state["autoencoder"].gradient_step) == 1
+
+    config = tiny_diffusion.get_config().to_dict() | dict(
+        first_stage_from=str(tmp_path / "vq"),
+        conditioning=dict(name="class_label", num_classes=24, width=8),
+        loss=dict(learn_logvar=True, original_elbo_weight=1e-3),
+        total_steps=2,
+        checkpoint_every=2,
+    )
+    config["model"] |= dict(in_channels=2, out_channels=2)
+    config["data"]["precompute_latents"] = False
+    state = train.train(config, tmp_path / "classes")
+    assert state.params["logvar"].shape == (1000,)
+    model = pipeline.load(str(tmp_path / "classes"))
+    assert model.sample(class_labels=[3], seeds=[0], num_steps=2, guidance_scale=2.0).shape == (1, 64, 64, 3)
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming
