@@ -62,12 +62,12 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     c.ema_decay = 0.9995
     c.batch_size = 32
-    c.total_steps = 4400
+    c.total_steps = 4250
     c.log_every = 50
     c.checkpoint_every = 250
     c.preview_every = 1000
     c.keep = 2
-    c.sampling = dict(num_steps=50, guidance_scale=4.0)
+    c.sampling = dict(num_steps=50, guidance_scale=3.0)
     if arg == "runlocal":
         c.first_stage_from = None
         c.first_stage = dict(
