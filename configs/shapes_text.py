@@ -7,6 +7,8 @@ Smoke:   python train.py --config configs/shapes_text.py:runlocal --workdir /tmp
 Source:  Rombach et al. 2022, section 4.3 (cross-attention to a transformer trained with the network), in small. It predicts
          v, because at the high noise levels, where the layout of a scene is decided, eps weighs errors of x_start by next to
          nothing.
+Result:  3,935,003 parameters with the autoencoder. After these 4,250 steps, 306 held-out prompts, 50 DDIM steps, guidance 3: one
+         object right 61 %, two 2 %, relations 4 %, unseen pairs 47 %. Binding needs more steps than that.
 """
 
 from ml_collections import ConfigDict, config_dict
