@@ -113,7 +113,7 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         flat = x.astype(jnp.float32).reshape(x.shape[0], -1, channels)
         # One reading of x gives both moments of every channel, and the groups are put together from those:
-        # XLA's CPU backend reduces over all but the last axis ten times faster than over an axis split in
+        # XLA's CPU backend reduces over all but the last axis much faster than over an axis split in
         # two. The moments are taken about one value of the channel, because E[x^2] - E[x]^2 loses its digits
         # where the mean is large.
         origin = jax.lax.stop_gradient(flat[:, 0])
