@@ -11,7 +11,7 @@ import numpy as np
 from ldm_jax.data import shapes_world as world
 from ldm_jax.data.shapes_oracle import parse, score
 
-# kind: (split whose scenes are put into words, which scenes, which captions of them)
+# In the order in which they are measured and printed; `kind_of` says what each is.
 KINDS = ("one", "two", "relation", "unseen", "count", "three")
 
 
