@@ -18,18 +18,41 @@ def at(values: Array, t: Array, x: Array) -> Array:
     return values[t].reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else values[t]
 
 
-def log_alpha_bar(schedule: NoiseSchedule, t: Array, x: Array, end: Array | float = 0.0) -> Array:
-    """log alphas_cumprod at t ([B] or [] int32), float32, broadcastable against x.
+def _log_alpha_bar_between(schedule: NoiseSchedule, t: Array, x: Array) -> Array:
+    """log alphas_cumprod at float t in [0, T-1]: sqrt((1 - alphas_cumprod) / alphas_cumprod) is linear in between."""
+    low = jnp.clip(jnp.floor(t).astype(jnp.int32), 0, schedule.num_timesteps - 1)
+    high = jnp.minimum(low + 1, schedule.num_timesteps - 1)
+    sigma_low, sigma_high = (
+        jnp.sqrt(jnp.expm1(-at(schedule.log_alphas_cumprod, index, x))) for index in (low, high)
+    )
+    share = (t - low).reshape(sigma_low.shape)
+    return -jnp.log1p(((1 - share) * sigma_low + share * sigma_high) ** 2)
 
+
+def log_alpha_bar(schedule: NoiseSchedule, t: Array, x: Array, end: Array | float = 0.0) -> Array:
+    """log alphas_cumprod at t ([B] or []), float32, broadcastable against x.
+
+    t: int32, or float32 for levels between timesteps, where the noise relative to the signal,
+      sqrt((1 - alphas_cumprod) / alphas_cumprod), is interpolated linearly, as k-diffusion and diffusers do.
     Where t < 0, past the last step, it is `end`: 0 means the clean image, alphas_cumprod = 1.
     """
     t = jnp.asarray(t)
     past_end = (t < 0).reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else t < 0
-    return jnp.where(past_end, end, at(schedule.log_alphas_cumprod, jnp.maximum(t, 0), x))
+    if jnp.issubdtype(t.dtype, jnp.floating):
+        log_bar = _log_alpha_bar_between(schedule, jnp.maximum(t, 0), x)
+    else:
+        log_bar = at(schedule.log_alphas_cumprod, jnp.maximum(t, 0), x)
+    return jnp.where(past_end, end, log_bar)
 
 
 def signal_and_noise(schedule: NoiseSchedule, t: Array, x: Array) -> tuple[Array, Array]:
-    """sqrt(alphas_cumprod[t]) and sqrt(1 - alphas_cumprod[t]), float32, broadcastable against x [B, ...]."""
+    """sqrt(alphas_cumprod[t]) and sqrt(1 - alphas_cumprod[t]), float32, broadcastable against x [B, ...].
+
+    t: [B] or [], int32, or float32 as for `log_alpha_bar`.
+    """
+    if jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
+        log_bar = log_alpha_bar(schedule, t, x)
+        return jnp.exp(0.5 * log_bar), jnp.sqrt(-jnp.expm1(log_bar))
     return at(schedule.sqrt_alphas_cumprod, t, x), at(schedule.sqrt_one_minus_alphas_cumprod, t, x)
 
 
@@ -102,8 +125,8 @@ def convert(
 def to_eps_fn(model_fn: Callable, schedule: NoiseSchedule, prediction_type: str) -> EpsFn:
     """The EpsFn, as samplers see it, of a network that makes this type of prediction.
 
-    model_fn: (x [B, ...], t [B] int32, control) -> (prediction [B, ...], taps). The prediction is taken to
-    float32 first. Guidance belongs inside model_fn: it is applied to what the network says, as in the
+    model_fn: (x [B, ...], t [B] int32, or float32 between timesteps, control) -> (prediction [B, ...], taps). The
+    prediction is taken to float32 first. Guidance belongs inside model_fn: it is applied to what the network says, as in the
     original's v-models.
     Raises: ValueError for an unknown prediction_type, before anything is traced.
     """

@@ -7,7 +7,15 @@ The original (ldm/modules/diffusionmodules/util.py make_ddim_timesteps) strides 
 gives S steps only where S divides T: with T = 1000, S = 400 runs 500 steps and S = 300 indexes one past the
 end. Its rule is here by name (rule='original'); the default, rule='exact', gives S steps for every S in
 [1, T] and the same steps as the original wherever that gives S valid ones.
+
+Other libraries' spacings are here by their names. Where S divides T, 'uniform' is diffusers' 'leading' with
+steps_offset 1, which is what Stable Diffusion and SDXL are published with; Turbo models are with 'trailing'.
+diffusers' DPM-Solver spaces S + 1 levels, of which the last is the clean image, where its other samplers space
+S: hence 'dpm_leading' and 'dpm_linspace'. Its DDIM and PNDM step from t to t - T // S whatever they visit next,
+so that only 'leading', and 'trailing' where S divides T, are chains there, and their 'linspace' is none.
 """
+
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +29,19 @@ def _check(num_train: int, num_steps: int, rule: str = "exact") -> None:
         )
     if rule not in RULES:
         raise ValueError(f"timestep rule {rule!r} not found; known: {', '.join(RULES)}")
+
+
+def _check_with_end(num_train: int, num_steps: int) -> None:
+    if not 1 <= num_steps < num_train:
+        raise ValueError(
+            f"num_steps: got {num_steps}, expected 1 to {num_train - 1} (one timestep stands for the end)"
+        )
+
+
+def _offset(steps: np.ndarray, num_train: int, steps_offset: int) -> np.ndarray:
+    if steps_offset < 0:
+        raise ValueError(f"steps_offset: got {steps_offset}, expected at least 0")
+    return (steps + min(steps_offset, num_train - 1 - steps[-1]))[::-1].astype(np.int32)
 
 
 def _descending(steps: np.ndarray, num_train: int, num_steps: int) -> np.ndarray:
@@ -77,11 +98,12 @@ def trailing(num_train: int, num_steps: int) -> np.ndarray:
     """Evenly spaced from the noisy end, round(T - i T / S) - 1 for i = 0 .. S-1: always starts at T - 1.
 
     What a schedule with zero terminal SNR, or very few steps, wants (Lin et al. 2023, arXiv:2305.08891).
+    diffusers' 'trailing', but for step counts (61, 103, ... of 1000) at which that adds a timestep of -1.
     Returns: [num_steps] int32, descending. Raises: ValueError for num_steps outside [1, num_train].
     """
     _check(num_train, num_steps)
-    steps = np.round(num_train - np.arange(num_steps) * (num_train / num_steps)).astype(np.int64) - 1
-    return steps.astype(np.int32)
+    stride = (num_train - num_train / num_steps) - num_train  # rounded as np.arange does it: it decides ties
+    return (np.round(num_train + np.arange(num_steps) * stride) - 1).astype(np.int32)
 
 
 def original(num_train: int, num_steps: int) -> np.ndarray:
@@ -89,11 +111,79 @@ def original(num_train: int, num_steps: int) -> np.ndarray:
     return uniform(num_train, num_steps, rule="original")
 
 
-SPACINGS = {"uniform": uniform, "quad": quad, "trailing": trailing, "original": original}
+def leading(num_train: int, num_steps: int, steps_offset: int = 1) -> np.ndarray:
+    """diffusers' 'leading': i (T // S) + steps_offset for i = S-1 .. 0.
+
+    Where S does not divide T it stays further from T-1 than `uniform`. steps_offset: added to every timestep, as
+      much of it as keeps the largest below T (diffusers raises IndexError while sampling).
+    Returns: [num_steps] int32, descending.
+    Raises: ValueError for num_steps outside [1, num_train], or a negative steps_offset.
+    """
+    _check(num_train, num_steps)
+    return _offset(np.arange(num_steps) * (num_train // num_steps), num_train, steps_offset)
+
+
+def dpm_leading(num_train: int, num_steps: int, steps_offset: int = 1) -> np.ndarray:
+    """'leading' of diffusers' DPM-Solver: i (T // (S + 1)) + steps_offset for i = S .. 1.
+
+    Returns: [num_steps] int32, descending.
+    Raises: ValueError for num_steps outside [1, num_train - 1], or a negative steps_offset.
+    """
+    _check_with_end(num_train, num_steps)
+    return _offset(np.arange(1, num_steps + 1) * (num_train // (num_steps + 1)), num_train, steps_offset)
+
+
+def linspace(num_train: int, num_steps: int) -> np.ndarray:
+    """Evenly spaced from T-1 to 0, both included, and mostly between timesteps, as in k-diffusion.
+
+    diffusers' 'linspace' of Euler, Euler ancestral and Heun, but for S = 1, which is T-1 here and 0 there.
+    Returns: [num_steps] float32, descending: of these the noise levels are interpolated, see
+    diffusion/process.py log_alpha_bar. Raises: ValueError for num_steps outside [1, num_train].
+    """
+    _check(num_train, num_steps)
+    return np.linspace(num_train - 1, 0, num_steps).astype(np.float32)
+
+
+def dpm_linspace(num_train: int, num_steps: int) -> np.ndarray:
+    """'linspace' of diffusers' DPM-Solver: T-1 to 0 in S steps, rounded, without the 0.
+
+    The original's DPM-Solver wrapper visits the same without rounding, and ends at timestep 0 (final_alpha
+    'first').
+    Returns: [num_steps] int32, descending. Raises: ValueError for num_steps outside [1, num_train - 1].
+    """
+    _check_with_end(num_train, num_steps)
+    return np.linspace(0, num_train - 1, num_steps + 1).round()[:0:-1].astype(np.int32)
+
+
+def sgm(num_train: int, num_steps: int) -> np.ndarray:
+    """SDXL's own code: floor of S points from T-1 down to 0, which is left out (Stability-AI/generative-models
+    LegacyDDPMDiscretization).
+
+    Returns: [num_steps] int32, descending. Raises: ValueError for num_steps outside [1, num_train].
+    """
+    _check(num_train, num_steps)
+    return np.linspace(num_train - 1, 0, num_steps, endpoint=False).astype(np.int32)
+
+
+SPACINGS = {
+    "uniform": uniform,
+    "quad": quad,
+    "trailing": trailing,
+    "original": original,
+    "leading": leading,
+    "leading_0": partial(leading, steps_offset=0),
+    "linspace": linspace,
+    "dpm_leading": dpm_leading,
+    "dpm_linspace": dpm_linspace,
+    "sgm": sgm,
+}
 
 
 def make_timesteps(spacing: str, num_train: int, num_steps: int, **options) -> np.ndarray:
-    """The timesteps of a named spacing: 'uniform', 'quad', 'trailing' or 'original', with its options.
+    """The timesteps of a named spacing, a key of SPACINGS, with its options: [num_steps], descending.
+
+    int32, but float32 for 'linspace'; 'original' may give more than num_steps. 'leading' has steps_offset 1,
+    'leading_0' none.
 
     Raises: ValueError for an unknown name (listing the known ones), and as the spacing itself.
     """

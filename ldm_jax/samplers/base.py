@@ -19,9 +19,10 @@ from ldm_jax.types import Array, EpsFn, PyTree
 class StepInfo(NamedTuple):
     """Where a sampling run is.
 
-    index: [] int32, 0 for the first (noisiest) step. t: [] int32, the timestep of x. t_prev: [] int32, the
-    timestep that the step leads to; -1 at the last step, past the end, where each sampler says what it leads
-    to. key: [] or [B] typed key, made from the run's key and the index: see `step_noise`.
+    index: [] int32, 0 for the first (noisiest) step. t: [] int32, the timestep of x, or float32 where the run
+    visits levels between timesteps (spacing 'linspace'). t_prev: [], as t, the timestep that the step leads to;
+    -1 at the last step, past the end, where each sampler says what it leads to. key: [] or [B] typed key, made
+    from the run's key and the index: see `step_noise`.
     """
 
     index: Array
@@ -86,18 +87,20 @@ def _fold_in(keys: Array, data: Array | int) -> Array:
 
 
 def step_infos(timesteps: Array, key: Array) -> StepInfo:
-    """One StepInfo per timestep, stacked: fields [S] int32; key [S] or [S, B].
+    """One StepInfo per timestep, stacked: fields [S], int32 but for float timesteps; key [S] or [S, B].
 
-    timesteps: [S] int32, in the order they are visited (descending). key: [] or [B] typed key.
+    timesteps: [S] integers or floats in [0, T-1], in the order they are visited (descending). key: [] or [B]
+      typed key.
     Raises: ValueError if timesteps is not one-dimensional or is empty, or key is not a typed key of that
     shape.
     """
     _check_key(key)
-    timesteps = jnp.asarray(timesteps, jnp.int32)
+    timesteps = jnp.asarray(timesteps)
+    timesteps = timesteps.astype(jnp.float32 if jnp.issubdtype(timesteps.dtype, jnp.floating) else jnp.int32)
     if timesteps.ndim != 1 or not timesteps.size:
         raise ValueError(f"timesteps: got shape {timesteps.shape}, expected [S] with S >= 1")
     index = jnp.arange(timesteps.shape[0], dtype=jnp.int32)
-    t_prev = jnp.append(timesteps[1:], jnp.int32(-1))
+    t_prev = jnp.append(timesteps[1:], timesteps.dtype.type(-1))
     return StepInfo(index, timesteps, t_prev, jax.vmap(partial(_fold_in, key))(index))
 
 
@@ -124,8 +127,8 @@ def drawn_noise(info: StepInfo, x: Array) -> Array:
 
 
 def batch_t(t: Array, x: Array) -> Array:
-    """t [] int32 for every example of x [B, ...]: [B] int32, as networks want it."""
-    return jnp.full((x.shape[0],), t, jnp.int32)
+    """t [] for every example of x [B, ...]: [B], as networks want it, int32 or float32 as t is."""
+    return jnp.full((x.shape[0],), t, jnp.asarray(t).dtype)
 
 
 def sample(
@@ -133,7 +136,7 @@ def sample(
 ) -> tuple[Array, PyTree, PyTree]:
     """Runs `sampler` from x_T through `timesteps`, with `edit` around each step, as one lax.scan.
 
-    x_T: [B, ...] float32. timesteps: [S] int32, descending. key: one typed key or one per example, [B].
+    x_T: [B, ...] float32. timesteps: [S] int32 or float32, descending. key: one typed key or one per example, [B].
     Returns: x [B, ...] float32, the sampler's last state, the edit's last state.
     Raises: ValueError as `step_infos`. Everything but S and the shapes may be traced; jit where it is called.
     """

@@ -3,15 +3,27 @@
 import numpy as np
 import pytest
 
-from ldm_jax.diffusion.timesteps import make_timesteps, quad, trailing, uniform
+from ldm_jax.diffusion.timesteps import (
+    SPACINGS,
+    dpm_leading,
+    dpm_linspace,
+    leading,
+    linspace,
+    make_timesteps,
+    quad,
+    sgm,
+    trailing,
+    uniform,
+)
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "quad", "trailing"])
+@pytest.mark.parametrize("spacing", [name for name in SPACINGS if name != "original"])
 def test_every_step_count(spacing):
     for num_train in (1, 2, 5, 1000):
-        for num_steps in range(1, num_train + 1):
+        for num_steps in range(1, num_train + (0 if spacing.startswith("dpm") else 1)):
             steps = make_timesteps(spacing, num_train, num_steps)
-            assert steps.dtype == np.int32 and steps.shape == (num_steps,)
+            assert steps.dtype == (np.float32 if spacing == "linspace" else np.int32)
+            assert steps.shape == (num_steps,)
             assert steps[0] < num_train and steps[-1] >= 0 and np.all(np.diff(steps) < 0), (
                 num_train,
                 num_steps,
@@ -64,6 +76,75 @@ def test_trailing_values():
     np.testing.assert_array_equal(trailing(1000, 5), [999, 799, 599, 399, 199])
 
 
+def test_leading_values():
+    np.testing.assert_array_equal(leading(1000, 4), [751, 501, 251, 1])
+    np.testing.assert_array_equal(make_timesteps("leading_0", 1000, 4), [750, 500, 250, 0])
+    np.testing.assert_array_equal(leading(1000, 3), [667, 334, 1])  # uniform also: [667, 334, 1]
+    np.testing.assert_array_equal(leading(1000, 7)[:2], [853, 711])  # uniform: [858, 715]
+    np.testing.assert_array_equal(leading(1000, 1000), uniform(1000, 1000))  # no room for the offset
+    for num_steps in (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500):
+        np.testing.assert_array_equal(leading(1000, num_steps), uniform(1000, num_steps))
+
+
+def test_sgm_values():
+    """LegacyDDPMDiscretization of 4, 1 and all timesteps, worked out by hand: floor of 999 - 999 i / S."""
+    np.testing.assert_array_equal(sgm(1000, 4), [999, 749, 499, 249])
+    np.testing.assert_array_equal(sgm(1000, 1), [999])
+    np.testing.assert_array_equal(sgm(1000, 50)[-2:], [39, 19])
+    np.testing.assert_array_equal(sgm(1000, 1000), np.arange(1000)[::-1])
+
+
+def test_linspace_of_one_step_is_the_noisy_end():
+    np.testing.assert_array_equal(linspace(1000, 1), [999])
+    np.testing.assert_array_equal(linspace(1000, 3), [999, 499.5, 0])
+
+
+STEP_COUNTS = (1, 2, 4, 7, 10, 13, 25, 30, 48, 50, 96, 100, 333, 600, 900)
+# Ours, their scheduler, their timestep_spacing and steps_offset; PNDM's without the second visit of its second
+# timestep, Heun's without the second visits of all but the first.
+THEIRS = [
+    (leading, "DDIMScheduler", "leading", 1),
+    (leading, "PNDMScheduler", "leading", 1),
+    (leading, "EulerDiscreteScheduler", "leading", 1),
+    (leading, "EulerAncestralDiscreteScheduler", "leading", 1),
+    (leading, "HeunDiscreteScheduler", "leading", 1),
+    (SPACINGS["leading_0"], "DDIMScheduler", "leading", 0),
+    (SPACINGS["leading_0"], "EulerDiscreteScheduler", "leading", 0),
+    (trailing, "DDIMScheduler", "trailing", 1),
+    (trailing, "EulerDiscreteScheduler", "trailing", 1),
+    (trailing, "EulerAncestralDiscreteScheduler", "trailing", 1),
+    (trailing, "HeunDiscreteScheduler", "trailing", 1),
+    (trailing, "DPMSolverMultistepScheduler", "trailing", 1),
+    (linspace, "EulerDiscreteScheduler", "linspace", 1),
+    (linspace, "EulerAncestralDiscreteScheduler", "linspace", 1),
+    (linspace, "HeunDiscreteScheduler", "linspace", 1),
+    (dpm_leading, "DPMSolverMultistepScheduler", "leading", 1),
+    (dpm_linspace, "DPMSolverMultistepScheduler", "linspace", 1),
+]
+
+
+@pytest.mark.parametrize("ours, scheduler, spacing, offset", THEIRS)
+def test_spacings_are_diffusers(ours, scheduler, spacing, offset):
+    diffusers = pytest.importorskip("diffusers")
+    options = {"skip_prk_steps": True} if scheduler == "PNDMScheduler" else {}
+    theirs = getattr(diffusers, scheduler)(1000, timestep_spacing=spacing, steps_offset=offset, **options)
+    for num_steps in STEP_COUNTS[1:] if spacing == "linspace" else STEP_COUNTS:
+        theirs.set_timesteps(num_steps)
+        steps = theirs.timesteps.numpy()
+        if scheduler == "PNDMScheduler":
+            steps = np.delete(steps, 2) if num_steps > 1 else steps
+        if scheduler == "HeunDiscreteScheduler":
+            steps = np.append(steps[0], steps[1::2])
+        np.testing.assert_array_equal(ours(1000, num_steps), steps, err_msg=str(num_steps))
+
+
+@pytest.mark.parametrize("num_steps", [0, 1000])
+@pytest.mark.parametrize("spacing", [dpm_leading, dpm_linspace])
+def test_range_of_spacings_with_an_end(spacing, num_steps):
+    with pytest.raises(ValueError, match="1 to 999"):
+        spacing(1000, num_steps)
+
+
 @pytest.mark.parametrize("num_steps", [0, -1, 1001])
 def test_range(num_steps):
     with pytest.raises(ValueError, match="1 to 1000"):
@@ -75,6 +156,7 @@ def test_range(num_steps):
     [
         (lambda: uniform(1000, 10, rule="leading"), "exact, original"),
         (lambda: uniform(1000, 10, shift=-1), "at least 0"),
+        (lambda: leading(1000, 10, steps_offset=-1), "at least 0"),
         (lambda: make_timesteps("karras", 1000, 10), "uniform, quad, trailing"),
     ],
 )

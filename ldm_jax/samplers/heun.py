@@ -1,0 +1,45 @@
+"""Heun's method on the probability flow ODE. Karras et al. 2022, arXiv:2206.00364, algorithm 1.
+
+Decides: that a step follows the mean of the slopes at its start and where Euler's step would end. Knows nothing
+of which timesteps are visited. The slope in that paper's scale is eps, so that the step, said of x, is DDIM's
+with the mean of the two eps: see samplers/euler.py, also for what x_T is.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from ldm_jax.diffusion.process import log_alpha_bar
+from ldm_jax.diffusion.schedule import NoiseSchedule
+from ldm_jax.samplers.base import Sampler, batch_t
+from ldm_jax.samplers.ddim import end_log_alpha_bar, transfer
+
+STOCHASTIC = False
+
+
+def sampler(schedule: NoiseSchedule, *, final_alpha: str = "one") -> Sampler:
+    """Two calls of the network per step; at sigma = 0 there is no second slope, so under 'one' the last step has one.
+
+    final_alpha: where the last step leads. 'one': the clean image, by Euler's step, as in the paper's algorithm,
+      k-diffusion and diffusers. 'first': the noise of timestep 0, at which the network is called once more.
+    An editing method sees the first of the two calls; both get its Control.
+
+    Raises: ValueError for an unknown final_alpha.
+    """
+    end = end_log_alpha_bar(schedule, final_alpha)
+
+    def step(eps_fn, state, x, info):
+        eps, taps = eps_fn(x, batch_t(info.t, x))
+        log_bar = log_alpha_bar(schedule, info.t, x)
+        log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
+        euler = transfer(x, eps, log_bar, log_bar_prev)
+
+        def heun():
+            eps_next, _ = eps_fn(euler, batch_t(jnp.maximum(info.t_prev, 0), x))
+            mean = (eps.astype(x.dtype) + eps_next.astype(x.dtype)) / 2
+            return transfer(x, mean, log_bar, log_bar_prev)
+
+        if final_alpha == "first":
+            return state, heun(), taps
+        return state, lax.cond(info.t_prev < 0, lambda: euler, heun), taps
+
+    return Sampler(lambda x_T: (), step)
