@@ -1,19 +1,21 @@
-"""What the second stage minimises: its config's loss, put together from the parts of its system.
+"""What the second stage minimises: its config's loss, put together from the parts of its system; and what it leaves alone.
 
 It knows config and models; where batches come from and what is done with the gradient is train.py's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ldm_jax.conditioning.base import drop
 from ldm_jax.diffusion.loss import diffusion_loss
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.system import System, call
 from ldm_jax.training import diffusion_step
+from ldm_jax.types import PyTree
 
 
 def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
@@ -22,6 +24,8 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     frozen: {'first_stage': parameters, 'scale_factor': [] float32}. batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of
     the conditioning, 'position' [B] int32. Raises: ValueError for an option of `loss` that there is not.
     """
+
+    null = system.null_inputs(1)
 
     def encode(frozen, batch, keys):
         moments = (
@@ -35,19 +39,19 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
 
     def predict(params, frozen, x_t, t, batch, key):
         network_key, conditioner_key = jax.random.split(key)
-        cond = system.condition(
-            params.get("conditioner", {}), batch, deterministic=False, key=conditioner_key
-        )
+        inputs = {k: batch[k] for k in null}
+        inputs = system.encode_inputs(frozen["first_stage"], frozen["scale_factor"], inputs)
+        params = _stop_gradients(params, config.get("freeze") or ())
+        cond = system.condition(params, inputs, deterministic=False, key=conditioner_key)
         return apply_unet(system.unet, params["unet"], x_t, t, cond, dropout_key=network_key)[0]
 
     def drop_condition(batch, keys):
-        null = system.null_inputs(1)
-        if null is None or not config.get("condition_dropout"):
+        if not system.drops or not config.get("condition_dropout"):
             return batch
         keep = jax.vmap(jax.random.uniform)(keys) >= config["condition_dropout"]
-        inputs = {k: batch[k] for k in null}
-        null = {k: jnp.broadcast_to(v, inputs[k].shape) for k, v in null.items()}
-        return dict(batch, **drop(inputs, null, keep))
+        inputs = {k: batch[k] for k in system.drops}
+        nothing = {k: jnp.broadcast_to(null[k], inputs[k].shape) for k in inputs}
+        return dict(batch, **drop(inputs, nothing, keep))
 
     options = dict(config.get("loss", {}))
     learned, logvar = options.pop("learn_logvar", False), options.pop("logvar_init", 0.0)
@@ -65,3 +69,32 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
         stratify=config["batch_size"] if config.get("stratified_timesteps") else 0,
         logvar=fixed,
     )
+
+
+def _is_below(path: tuple, prefixes: Sequence[str]) -> bool:
+    name = "/".join(key.key for key in path) + "/"
+    return any(name.startswith(prefix + "/") for prefix in prefixes)
+
+
+def _stop_gradients(params: PyTree, prefixes: Sequence[str]) -> PyTree:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.lax.stop_gradient(leaf) if _is_below(path, prefixes) else leaf, params
+    )
+
+
+def freeze(tx: optax.GradientTransformation, prefixes: Sequence[str], params: PyTree):
+    """tx for all parameters but those below `prefixes`, such as 'conditioner' or 'conditioner/clip', which stay as they are:
+    they get no update, no weight decay and no optimizer state.
+
+    Raises: ValueError for a prefix that no parameter has.
+    """
+    for prefix in prefixes:
+        if not any(_is_below(path, [prefix]) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
+            raise ValueError(f"config.freeze: {prefix!r} has no parameters; there are: {', '.join(params)}")
+
+    def labels(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "frozen" if _is_below(path, prefixes) else "trained", params
+        )
+
+    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels) if prefixes else tx

@@ -5,14 +5,16 @@ the options of that one's constructor. An option that it does not have is an err
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from ldm_jax.conditioning import text as text_conditioning
+from ldm_jax.conditioning.base import Setting, merge
 from ldm_jax.diffusion.schedule import NoiseSchedule, make_schedule
 from ldm_jax.find import find
 from ldm_jax.models import autoencoder
@@ -85,6 +87,11 @@ class FirstStage(NamedTuple):
         """images [B,H,W,C] in [-1,1] -> what encoding gives: moments [B,h,w,2c] of a KL model, else latents [B,h,w,c]."""
         return self.module.apply({"params": params}, images, method="encode")
 
+    def mode(self, params: PyTree, images: Array) -> Array:
+        """images [B,H,W,C] in [-1,1] -> latents [B,h,w,c], not scaled: the posterior's mean, or what `encode` gives."""
+        encoded = self.encode(params, images)
+        return jnp.split(encoded, 2, axis=-1)[0] if self.name == "kl" else encoded
+
     def decode(self, params: PyTree, z: Array) -> Array:
         """z [B,h,w,c], not scaled -> images [B,H,W,C] float32, about [-1,1]."""
         return self.module.apply({"params": params}, z, method="decode").astype(jnp.float32)
@@ -101,18 +108,24 @@ def make_first_stage(section: Mapping[str, Any], dtype: str = "float32") -> Firs
     return FirstStage(section["name"], module, 2 ** (len(module.channel_mult) - 1), module.embed_dim)
 
 
+class Part(NamedTuple):
+    """One kind of conditioning of a model. name: its file in conditioning/, which `kind` is. conditioner: linen module."""
+
+    name: str
+    kind: ModuleType
+    conditioner: Any
+
+
 class System(NamedTuple):
     """The second stage and what it stands on.
 
-    conditioner: linen module, inputs (dict of arrays) -> Cond; None for an unconditional model.
-    null_inputs: batch size -> the unconditional inputs, or None.
-    tokenizer: of a text model, else None.
+    parts: the kinds of conditioning, none for an unconditional model; what they give is merged (conditioning/base.py).
+    tokenizer: of a text model; None where there is none, or the config does not name its file yet.
     """
 
     first_stage: FirstStage
     unet: UNet
-    conditioner: Any
-    conditioning: str | None
+    parts: tuple[Part, ...]
     schedule: NoiseSchedule
     prediction_type: str
     tokenizer: Any
@@ -123,60 +136,170 @@ class System(NamedTuple):
         side = self.image_size // self.first_stage.factor
         return side, side, self.first_stage.channels
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What a user gives, one of each per picture; parts may share a name."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.kind.TAKES))
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Those of `takes` that no part insists on."""
+        needed = {
+            n for part in self.parts for n in part.kind.TAKES if n not in getattr(part.kind, "OPTIONAL", ())
+        }
+        return tuple(name for name in self.takes if name not in needed)
+
+    @property
+    def example(self) -> dict[str, str]:
+        """The field of a training example that each of `takes` is filled from."""
+        return {name: field for part in self.parts for name, field in part.kind.EXAMPLE.items()}
+
+    @property
+    def drops(self) -> tuple[str, ...]:
+        """The keys of the inputs that guidance replaces; none where a part has nothing that means nothing."""
+        parts = [part for part in self.parts if getattr(part.conditioner, "has_null", True)]
+        return tuple(key for part in parts for key in part.kind.DROPS)
+
+    def setting(self, part: Part) -> Setting:
+        return Setting(part.conditioner, self.tokenizer, self.latent_shape, self.image_size)
+
+    def check_tokenizer(self) -> None:
+        """Raises: ValueError for a text model whose tokenizer is not named."""
+        for part in self.parts:
+            if hasattr(part.kind, "TOKENIZERS") and self.tokenizer is None:
+                raise ValueError(
+                    f"conditioning {part.name!r} needs a tokenizer, and config.conditioning.tokenizer names no file"
+                )
+
+    def check_names(self, given: Iterable[str]) -> None:
+        """Raises: ValueError for a name that the model does not take, or one that is missing."""
+        shown = [name for name in self.takes if name != "seeds"]
+        wanted = ", ".join(shown) or "no conditions"
+        for name in given:
+            if name not in self.takes:
+                raise ValueError(f"this model takes {wanted}, got {name}")
+        for name in self.takes:
+            if name not in given and name not in self.optional:
+                got = ", ".join(n for n in shown if n in given) or "none"
+                raise ValueError(f"this model takes {wanted}, got {got}")
+
+    def inputs(self, given: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
+        """given: values by the names of `takes`, one per picture. Returns what `condition` takes, {} if unconditional.
+
+        Raises: ValueError as `check_names`, or for a value that is wrong.
+        """
+        self.check_names(given)
+        return self._gather(lambda part: part.kind.inputs(given, self.setting(part)))
+
+    def null_inputs(
+        self, batch_size: int, negative: Mapping[str, Sequence] | None = None
+    ) -> dict[str, np.ndarray]:
+        """The inputs that say nothing: the empty caption, the null class, zeros.
+
+        negative: as `given` of `inputs`, for the parts that take prompts: what guidance leads away from in place of nothing.
+        """
+
+        def of(part: Part):
+            if negative is not None and "prompts" in part.kind.TAKES:
+                other = {name: [v] * batch_size for name, v in getattr(part.kind, "NEGATIVE", {}).items()}
+                return part.kind.inputs({**negative, **other}, self.setting(part))
+            return part.kind.null_inputs(batch_size, self.setting(part))
+
+        return self._gather(of)
+
+    def _gather(self, of: Callable[[Part], dict]) -> dict[str, np.ndarray]:
+        out: dict[str, np.ndarray] = {}
+        for part in self.parts:
+            new = of(part)
+            assert not out.keys() & new.keys(), f"{part.name} shares inputs with another kind: {sorted(new)}"
+            out |= new
+        return out
+
+    def unconditional(self, inputs: Mapping[str, Array], null: Mapping[str, Array]) -> dict[str, Array]:
+        """inputs with those that guidance drops taken from null, at the inputs' lengths; spatial conditions stay."""
+        dropped = {key: jnp.broadcast_to(null[key], inputs[key].shape) for key in self.drops}
+        return {**inputs, **dropped}
+
+    def encode_inputs(
+        self, first_stage_params: PyTree, scale_factor: Array | float, inputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """inputs with the images among them, [B,H,W,3], replaced by their scaled latents [B,h,w,c], the posterior's mode."""
+        images = {key for part in self.parts for key in part.kind.ENCODES}
+        return {
+            key: self.first_stage.mode(first_stage_params, value) * scale_factor if key in images else value
+            for key, value in inputs.items()
+        }
+
     def condition(
         self,
         params: PyTree,
-        inputs: Mapping[str, Array] | None,
+        inputs: Mapping[str, Array],
         deterministic: bool = True,
         key: Array | None = None,
     ) -> Cond:
-        """inputs: of this model's conditioning, leading axis B. Returns what the network is conditioned on."""
-        if self.conditioner is None:
-            return Cond()
-        rngs = {} if key is None else {"dropout": key}
-        return self.conditioner.apply({"params": params}, inputs, deterministic=deterministic, rngs=rngs)
+        """inputs: as of `encode_inputs`, leading axis B. Returns what the network is conditioned on.
 
-    def inputs(self, values) -> dict[str, Array] | None:
-        """values: captions of a text model, labels of a class model, each one per image."""
-        if self.conditioning == "text":
-            return text_conditioning.tokenize(values, self.tokenizer)
-        if self.conditioning == "class_label":
-            return find("conditioning", "class_label").inputs(values, self.conditioner.num_classes)
-        return None
-
-    def null_inputs(self, batch_size: int) -> dict[str, Array] | None:
-        """The inputs that say nothing: the empty caption, the null class."""
-        if self.conditioning == "text":
-            return text_conditioning.null_inputs(batch_size, self.tokenizer)
-        if self.conditioning == "class_label":
-            return find("conditioning", "class_label").null_inputs(batch_size, self.conditioner.num_classes)
-        return None
+        params: {'conditioner': …}, where several parts have one tree each under their names. key: for dropout.
+        """
+        conds = []
+        for i, part in enumerate(self.parts):
+            tree = params.get("conditioner", {})
+            variables = {"params": tree if len(self.parts) == 1 else tree.get(part.name, {})}
+            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i) if i else key}
+            conds.append(part.conditioner.apply(variables, inputs, deterministic=deterministic, rngs=rngs))
+        return merge(conds)
 
     def init(self, key: Array) -> PyTree:
         """Fresh parameters of the network and its conditioner: {'unet': …, 'conditioner': …}."""
         unet_key, conditioner_key = jax.random.split(key)
-        inputs = self.null_inputs(1)
+        images = {k for part in self.parts for k in part.kind.ENCODES}
+        latent = np.zeros((1, *self.latent_shape), np.float32)
+        inputs = {k: latent if k in images else v for k, v in self.null_inputs(1).items()}
+        trees = {}
+        for i, part in enumerate(self.parts):
+            part_key = jax.random.fold_in(conditioner_key, i) if i else conditioner_key
+            trees[part.name] = jax.jit(part.conditioner.init)(part_key, inputs).get("params", {})
         params = {}
-        if self.conditioner is not None:
-            params["conditioner"] = jax.jit(self.conditioner.init)(conditioner_key, inputs).get("params", {})
-        cond = self.condition(params.get("conditioner", {}), inputs)
-        x = jnp.zeros((1, *self.latent_shape))
-        params["unet"] = jax.jit(self.unet.init)(unet_key, x, jnp.zeros(1, jnp.int32), cond)["params"]
+        if self.parts:
+            params["conditioner"] = trees if len(trees) > 1 else trees[self.parts[0].name]
+        cond = self.condition(params, inputs)
+        params["unet"] = jax.jit(self.unet.init)(unet_key, latent, jnp.zeros(1, jnp.int32), cond)["params"]
         return params
 
 
-def make_tokenizer(section: Mapping[str, Any]) -> Any:
-    """section: name 'word_level' (words, max_length), 'wordpiece' (vocab_file, max_length) or 'file' (path).
+def make_tokenizer(section: Mapping[str, Any] | None, known: Mapping[str, Callable]) -> Any:
+    """section: a config's, whose `name` is one of `known` (a text kind's TOKENIZERS). Returns None where none, or no file
+    of it, is named yet: an option that is '' or None.
 
-    Raises: ValueError for another name; FileNotFoundError for a vocabulary that is not there.
+    Raises: ValueError for another name or option, or a file that is not there.
     """
-    kinds = {
-        "word_level": text_conditioning.word_level_tokenizer,
-        "wordpiece": text_conditioning.wordpiece_tokenizer,
-        "file": text_conditioning.load_tokenizer,
-    }
-    make, options = pick(section, "tokenizer", kinds)
+    if not section:
+        return None
+    make, options = pick(section, "tokenizer", known)
+    if any(value in ("", None) for value in options.values()):
+        return None
     return call(make, options, f"tokenizer {section['name']!r}")
+
+
+def make_parts(section: Mapping[str, Any] | None, tokenizer: Any = None) -> tuple[tuple[Part, ...], Any]:
+    """(parts, tokenizer) of a config's conditioning: {name: kind, **options}, or {kind: {options}, …} for several.
+
+    Raises: ValueError for an unknown kind or option.
+    """
+    section = dict(section or {})
+    if "name" in section:
+        section = {section.pop("name"): section}
+    parts = []
+    for name, options in section.items():
+        kind = find("conditioning", name)
+        options = dict(options or {})
+        tokenizer_section = options.pop("tokenizer", None)
+        if hasattr(kind, "TOKENIZERS") and tokenizer is None:
+            tokenizer = make_tokenizer(tokenizer_section, kind.TOKENIZERS)
+        if "vocab_size" in _options(kind.Conditioner) and tokenizer is not None:
+            options.setdefault("vocab_size", tokenizer.get_vocab_size())
+        parts.append(Part(name, kind, call(kind.Conditioner, options, f"conditioning {name!r}")))
+    return tuple(parts), tokenizer
 
 
 def make_system(config: Mapping[str, Any], tokenizer: Any = None) -> System:
@@ -188,26 +311,12 @@ def make_system(config: Mapping[str, Any], tokenizer: Any = None) -> System:
     dtype = config.get("dtype", "float32")
     first_stage = make_first_stage(config["first_stage"], dtype)
     autoencoder.check_size(config["image_size"], config["image_size"], first_stage.factor)
-    unet = call(UNet, dict(config["model"]), "model", dtype=jnp.dtype(dtype))
-    conditioner, conditioning = None, None
-    if config.get("conditioning"):
-        options = dict(config["conditioning"])
-        conditioning = options.pop("name", None)
-        tokenizer_section = options.pop("tokenizer", None)
-        if conditioning == "text" and tokenizer is None:
-            tokenizer = make_tokenizer(tokenizer_section)
-        if conditioning == "text":
-            options.setdefault("vocab_size", tokenizer.get_vocab_size())
-        conditioner = call(
-            find("conditioning", conditioning).Conditioner, options, f"conditioning {conditioning!r}"
-        )
-    schedule = call(make_schedule, dict(config["schedule"]), "schedule")
+    parts, tokenizer = make_parts(config.get("conditioning"), tokenizer)
     return System(
         first_stage,
-        unet,
-        conditioner,
-        conditioning,
-        schedule,
+        call(UNet, dict(config["model"]), "model", dtype=jnp.dtype(dtype)),
+        parts,
+        call(make_schedule, dict(config["schedule"]), "schedule"),
         config.get("prediction_type", "eps"),
         tokenizer,
         config["image_size"],

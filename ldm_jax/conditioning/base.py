@@ -1,17 +1,45 @@
 """What every kind of conditioning has in common, and the dropping of conditions for classifier-free guidance.
 
 Each other file of this room is one kind of conditioning and has:
-    Conditioner(nn.Module)   __call__(inputs: dict[str, Array], deterministic=True) -> Cond
-    inputs(...)              what a user or a batch gives, as the dict of numpy arrays that the Conditioner
-    takes; checked null_inputs(batch_size, ...)   the same structure, meaning "no condition"
+    TAKES: tuple[str, ...]        names of what a user gives, each one per picture: 'prompts', 'class_labels', …
+    OPTIONAL: tuple[str, ...]     those of TAKES that need not be given; left out by kinds that have none. 'seeds'
+                                  is one that nobody types: sampling gives each picture's own, training draws it
+    EXAMPLE: dict[str, str]       the field of a training example that each name of TAKES is filled from
+    DROPS: tuple[str, ...]        the keys of its inputs that guidance replaces by "nothing"; spatial kinds: none
+    ENCODES: tuple[str, ...]      the keys of its inputs that are images [B, H, W, 3] in [-1, 1], which the system
+                                  encodes (posterior mode times scale factor) before the Conditioner sees them
+    NEGATIVE: dict[str, Any]      text kinds, where needed: what a negative prompt is given beside it
+    TOKENIZERS: dict[str, Callable]   text kinds only: how a tokenizer is made, by the `name` of a config's section
+    Conditioner(nn.Module)        __call__(inputs: dict[str, Array], deterministic=True) -> Cond
+    inputs(given: Mapping[str, Sequence], setting) -> dict[str, np.ndarray]     checked; leading axis B
+    null_inputs(batch_size, setting) -> dict[str, np.ndarray]    the same structure, meaning nothing; an axis that
+                                  may have any length in inputs has length 1 here
+A Conditioner whose `has_null` is False knows nothing that means nothing: guidance cannot drop its condition.
+given and inputs may hold more than a kind's own: several kinds can condition one model, and share them.
 It does not know how a dropped condition is used (guidance/), nor how often conditions are dropped (the
 training config).
 """
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from ldm_jax.types import Array
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.types import Array, Cond
+
+
+class Setting(NamedTuple):
+    """What a kind may ask about the model that it conditions.
+
+    conditioner: its own Conditioner (of which it reads fields). tokenizer: of a text model; None where there is
+    none, or the config does not name its file yet. latent_shape: (h, w, c). image_size: side in pixels.
+    """
+
+    conditioner: Any
+    tokenizer: Any
+    latent_shape: tuple[int, int, int]
+    image_size: int
 
 
 def drop(inputs: dict[str, Array], null: dict[str, Array], keep_mask: Array) -> dict[str, Array]:
@@ -36,6 +64,54 @@ def drop(inputs: dict[str, Array], null: dict[str, Array], keep_mask: Array) -> 
     return {name: choose(name) for name in inputs}
 
 
-def random_keep_mask(key: Array, batch_size: int, drop_rate: float) -> Array:
-    """[B] bool, each False with probability drop_rate in [0, 1]: the keep_mask of `drop`."""
-    return ~jax.random.bernoulli(key, drop_rate, (batch_size,))
+def merge(conds: Sequence[Cond]) -> Cond:
+    """What several kinds give together: contexts joined along their tokens, concats along their channels, in order.
+
+    Raises: ValueError for two vectors, which a network has one place for. Source: DiffusionWrapper's 'hybrid' of
+    CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py.
+    """
+
+    def join(field, axis):
+        found = [getattr(cond, field) for cond in conds if getattr(cond, field) is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        if axis is None:
+            raise ValueError(f"conditioning: {len(found)} kinds give a {field}, expected at most one")
+        return jnp.concatenate(found, axis)
+
+    return Cond(join("context", 1), join("concat", -1), join("vector", None))
+
+
+def numbers(values: Sequence | np.ndarray, shape: tuple[int | None, ...], what: str) -> np.ndarray:
+    """values as an array [B, *shape] float32; None in shape is any length.
+
+    Raises: ValueError that begins with `what` for another shape, and for numbers that are not finite.
+    """
+    try:
+        array = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: expected arrays of numbers, all of one shape") from None
+    fits = array.ndim == len(shape) + 1 and all(
+        s in (None, n) for s, n in zip(shape, array.shape[1:], strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if s is None else str(s) for s in shape)
+        raise ValueError(f"{what}: got shape {array.shape}, expected (batch, {wanted})")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what}: got NaN or infinity, expected finite numbers")
+    return array
+
+
+def pictures(values: Sequence, height: int, width: int, what: str) -> np.ndarray:
+    """values, images [height, width, 3] as uint8 or as floats in [-1, 1], as [B, height, width, 3] float32 in [-1, 1].
+
+    Raises: ValueError that begins with `what` for another size or range.
+    """
+    images = [np.asarray(value) for value in values]
+    images = [i.astype(np.float32) / 127.5 - 1 if i.dtype == np.uint8 else i for i in images]
+    for image in images:
+        if image.shape != (height, width, 3):
+            raise ValueError(f"{what}: got shape {image.shape}, expected {(height, width, 3)}")
+        if not (np.abs(image) <= 1 + 1e-4).all():  # NaN is not either
+            raise ValueError(f"{what}: expected uint8, or numbers in [-1, 1]")
+    return np.asarray(images, np.float32).reshape(-1, height, width, 3)

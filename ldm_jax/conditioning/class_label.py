@@ -6,26 +6,37 @@ ClassEmbedder, whose cin256-v2 model has the extra row too. It does not know how
 training (conditioning/base.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ldm_jax.conditioning.base import Setting
 from ldm_jax.types import Array, Cond
+
+TAKES = ("class_labels",)
+EXAMPLE = {"class_labels": "class_label"}
+DROPS = ("class_labels",)
+ENCODES = ()
 
 
 class Conditioner(nn.Module):
     """Labels to a Cond. mechanism 'context': a learned token for cross-attention; 'vector': the label itself.
 
-    With 'vector' the UNet owns the table: give it num_classes + 1 classes, so that the null label has its
-    row.
+    With 'vector' the UNet owns the table: give it num_classes + 1 classes, so that the null label has its row.
+    null_class: False leaves that row out, as in cin256 of the original, which then cannot be guided.
     """
 
     num_classes: int
     width: int | None = None
     mechanism: str = "context"
+    null_class: bool = True
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def has_null(self) -> bool:
+        return self.null_class
 
     @nn.compact
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
@@ -43,7 +54,7 @@ class Conditioner(nn.Module):
         if self.width is None:
             raise ValueError("class_label: mechanism 'context' needs a width, got None")
         table = nn.Embed(
-            self.num_classes + 1,
+            self.num_classes + self.null_class,
             self.width,
             embedding_init=nn.initializers.normal(1.0),
             dtype=self.dtype,
@@ -52,12 +63,12 @@ class Conditioner(nn.Module):
         return Cond(context=table(labels)[:, None])
 
 
-def inputs(class_labels: Sequence[int] | np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """class_labels [B] integers in [0, num_classes) -> {'class_labels': [B] int32}.
+def inputs(given: Mapping[str, Sequence[int]], setting: Setting) -> dict[str, np.ndarray]:
+    """given {'class_labels': [B] integers in [0, num_classes)} -> {'class_labels': [B] int32}.
 
     Raises: ValueError that names the valid range.
     """
-    labels = np.asarray(class_labels)
+    labels, num_classes = np.asarray(given["class_labels"]), setting.conditioner.num_classes
     if labels.ndim != 1 or not (np.issubdtype(labels.dtype, np.integer) or labels.size == 0):
         raise ValueError(
             f"class_label: labels of shape {labels.shape} and {labels.dtype}, expected a list of integers"
@@ -68,6 +79,7 @@ def inputs(class_labels: Sequence[int] | np.ndarray, num_classes: int) -> dict[s
     return {"class_labels": labels.astype(np.int32)}
 
 
-def null_inputs(batch_size: int, num_classes: int) -> dict[str, np.ndarray]:
-    """{'class_labels': [B] int32}, all num_classes: the row that stands for no class."""
-    return {"class_labels": np.full((batch_size,), num_classes, np.int32)}
+def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
+    """{'class_labels': [B] int32}, all num_classes: the row that stands for no class (0 where there is none)."""
+    null = setting.conditioner.num_classes if setting.conditioner.null_class else 0
+    return {"class_labels": np.full((batch_size,), null, np.int32)}

@@ -8,7 +8,7 @@ ldm/modules/encoders/modules.py BERTTokenizer, BERTEmbedder. The transformer its
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,10 +16,16 @@ import numpy as np
 from flax import linen as nn
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from ldm_jax.conditioning.base import Setting
 from ldm_jax.models.text_encoder import TextTransformer
 from ldm_jax.types import Array, Cond
 
 log = logging.getLogger(__name__)
+
+TAKES = ("prompts",)
+EXAMPLE = {"prompts": "caption"}
+DROPS = ("tokens",)
+ENCODES = ()
 
 
 class Conditioner(nn.Module):
@@ -73,12 +79,39 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndar
     return {"tokens": np.asarray(ids, np.int32).reshape(len(ids), tokenizer.truncation["max_length"])}
 
 
-inputs = tokenize
+def inputs(given: Mapping[str, Sequence[str]], setting: Setting) -> dict[str, np.ndarray]:
+    """given {'prompts': B strings} -> `tokenize` of them.
+
+    Raises: ValueError without a tokenizer, as `tokenize`, or for a tokenizer whose ids are not the
+    conditioner's.
+    """
+    if setting.tokenizer is None:
+        raise ValueError(
+            "text: this model has no tokenizer; name its vocabulary file in config.conditioning.tokenizer"
+        )
+    tokens = tokenize(given["prompts"], setting.tokenizer)
+    check_ids(tokens["tokens"], setting.conditioner.vocab_size)
+    return tokens
 
 
-def null_inputs(batch_size: int, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """{'tokens': [B, L] int32}: the tokens of the empty caption, `batch_size` times."""
-    return tokenize([""] * batch_size, tokenizer)
+def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
+    """Raises: ValueError for a token outside [0, vocab_size), which a table of embeddings would answer with
+    NaN."""
+    if tokens.size and tokens.max() >= vocab_size:
+        raise ValueError(
+            f"text: the tokenizer gives token {tokens.max()}, expected 0 to {vocab_size - 1}: "
+            "it is another model's"
+        )
+
+
+def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
+    """{'tokens': [B, L] int32}: the tokens of the empty caption, `batch_size` times.
+
+    Without a tokenizer they have the right shape and are zeros: enough to count a model's parameters.
+    """
+    if setting.tokenizer is None:
+        return {"tokens": np.zeros((batch_size, setting.conditioner.max_length), np.int32)}
+    return tokenize([""] * batch_size, setting.tokenizer)
 
 
 def word_level_tokenizer(words: Sequence[str], max_length: int) -> Tokenizer:
@@ -117,7 +150,7 @@ def wordpiece_tokenizer(vocab_file: str | Path, max_length: int = 77) -> Tokeniz
             f"text: no WordPiece vocabulary at {path}; expected BERT's vocab.txt or tokenizer.json there"
         )
     if path.suffix == ".json":
-        return _fix_length(Tokenizer.from_file(str(path)), max_length)
+        return _fix_length(load_tokenizer(path), max_length)
     vocabulary = {token: i for i, token in enumerate(path.read_text(encoding="utf-8").splitlines())}
     specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
     missing = [token for token in specials if token not in vocabulary]
@@ -137,13 +170,24 @@ def wordpiece_tokenizer(vocab_file: str | Path, max_length: int = 77) -> Tokeniz
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer that `tokenizer.save(path)` left at `path`. Raises: ValueError when there is no file."""
+    """The tokenizer that `tokenizer.save(path)` left at `path`.
+
+    Raises: ValueError when there is no file, or it is no tokenizer's.
+    """
     if not Path(path).is_file():
         raise ValueError(f"text: no tokenizer at {path}; expected a tokenizer.json there")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises no narrower type
+        raise ValueError(f"text: {path} is no tokenizer.json: {error}") from None
 
 
 def _fix_length(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
     tokenizer.enable_truncation(max_length)
     tokenizer.enable_padding(length=max_length, pad_id=tokenizer.token_to_id("[PAD]") or 0, pad_token="[PAD]")
     return tokenizer
+
+
+# How a config's tokenizer section is made into one, by its `name`; the other keys are the function's
+# arguments.
+TOKENIZERS = {"word_level": word_level_tokenizer, "wordpiece": wordpiece_tokenizer, "file": load_tokenizer}

@@ -1,24 +1,30 @@
-"""The trained conditioners of CompVis checkpoints: 'cond_stage_model.*', with that prefix removed.
+"""The conditioners of CompVis checkpoints and of the single files that followed them.
 
-Decides the torch names of the text transformer and of the class table. It does not read files and builds no
-network.
-Source: CompVis/latent-diffusion@a506df5 ldm/modules/encoders/modules.py BERTEmbedder, ClassEmbedder;
-ldm/modules/x_transformer.py.
+Decides the torch names of the text transformer, the class table and the map of segmentations, and where a
+single file keeps the conditioner of each kind; the names inside CLIP's towers are clip.py's. It does not read
+files and builds no network.
+Source: CompVis/latent-diffusion@a506df5 ldm/modules/encoders/modules.py BERTEmbedder, ClassEmbedder,
+SpatialRescaler; ldm/modules/x_transformer.py; the state dicts of Stable Diffusion 1 and 2
+('cond_stage_model.*') and of Stability-AI/generative-models ('conditioner.embedders.*').
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from ldm_jax.convert import layout
+from ldm_jax.convert import clip, layout
 from ldm_jax.convert.layout import Entry, Path
 from ldm_jax.types import PyTree
 
 
 def entries(template: PyTree) -> list[Entry]:
-    """The name map of the params of conditioning/text.py or conditioning/class_label.py, given their tree."""
+    """The name map of the params of conditioning/text.py, layout.py, class_label.py or semantic.py, given
+    their tree."""
     if "embedding" in template:
         return [(("embedding", "embedding"), "embedding.weight", "same")]
+    if "channel_mapper" in template:
+        return layout.conv(("channel_mapper",), "channel_mapper", bias=False)
     return transformer_entries(template["transformer"], ("transformer",), "transformer.")
 
 
@@ -62,3 +68,66 @@ def to_torch(params: PyTree) -> dict[str, np.ndarray]:
         state["transformer.to_logits.weight"] = np.zeros((vocab_size, width), np.float32)
         state["transformer.to_logits.bias"] = np.zeros((vocab_size,), np.float32)
     return state
+
+
+def compvis_entries(kind: str, template: PyTree, options: Mapping[str, Any] | None = None) -> list[Entry]:
+    """The name map of the params of a conditioner of `kind` in a single file, with full names.
+
+    options: those of the conditioner in a config. CLIP's tower is OpenCLIP's with a projection or with
+    activation 'gelu', as in Stable Diffusion 2, and else transformers', as in 1. A kind without params has no
+    entries.
+    Raises: ValueError for a kind with params that is not known here.
+    """
+    if not template:
+        return []
+    if kind in ("text", "layout", "class_label", "semantic"):
+        return [(path, f"cond_stage_model.{name}", how) for path, name, how in entries(template)]
+    if kind == "clip":
+        names, prefix = _CLIP[_is_open_clip(template["transformer"], options)]
+        return clip.entries(template["transformer"], names, ("transformer",), f"cond_stage_model.{prefix}")
+    if kind == "sdxl":
+        towers = [tower for tower in ("clip_l", "clip_g") if tower in template]
+        found: list[Entry] = []
+        for i, tower in enumerate(towers):
+            names, prefix = _CLIP[tower == "clip_g"]
+            found += clip.entries(template[tower], names, (tower,), f"conditioner.embedders.{i}.{prefix}")
+        return found
+    raise ValueError(f"conditioning {kind!r} has no known place in a single-file checkpoint")
+
+
+_CLIP = {True: ("open_clip", "model."), False: ("hf", "transformer.")}  # is it OpenCLIP's: names, prefix
+
+
+def _is_open_clip(tower: PyTree, options: Mapping[str, Any] | None) -> bool:
+    return "text_projection" in tower or (options or {}).get("activation") == "gelu"
+
+
+def ignored(name: str) -> bool:
+    """Whether a full name of a single file is no part of a conditioner's function: see `compvis_unused`."""
+    return clip.ignored(name) or name.startswith("cond_stage_model.transformer.to_logits.")
+
+
+def compvis_unused(
+    kind: str, template: PyTree, options: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """{full name: array} of what the originals keep in a single file beside `compvis_entries` and never use.
+
+    The projection to the vocabulary of the text transformer (zero here), the positions counted out of
+    transformers' towers, and the scale of CLIP's own logits in OpenCLIP's (100, the most that CLIP allows;
+    the file has its logarithm).
+    """
+    unused: dict[str, np.ndarray] = {}
+    for _, name, _ in compvis_entries(kind, template, options):
+        if not isinstance(name, str):
+            continue
+        if name.endswith("transformer.token_emb.weight"):
+            shape = template["transformer"]["token_embed"]["embedding"].shape
+            unused["cond_stage_model.transformer.to_logits.weight"] = np.zeros(shape, np.float32)
+            unused["cond_stage_model.transformer.to_logits.bias"] = np.zeros(shape[0], np.float32)
+        elif name.endswith(".embeddings.position_embedding.weight"):
+            tower = template["transformer" if kind == "clip" else "clip_l"]
+            ids = np.arange(tower["position_embed"].shape[0], dtype=np.int64)[None]
+            unused[name.replace("position_embedding.weight", "position_ids")] = ids
+        elif name.endswith(".positional_embedding"):
+            unused[name.replace("positional_embedding", "logit_scale")] = np.array(np.log(100.0), np.float32)
+    return unused

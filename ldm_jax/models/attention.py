@@ -19,16 +19,18 @@ from ldm_jax.types import Array
 Context = Array | tuple[Array, Array] | None
 
 
-def attend(q: Array, k: Array, v: Array) -> Array:
-    """Scaled dot-product attention: softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), without a mask.
+def attend(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
+    """Scaled dot-product attention: softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1).
 
     q [B, N, heads, d], k and v [B, K, heads, d], any float dtype -> [B, N, heads, d] in v's dtype; logits and
-    softmax are float32. The rows are normalised after the product with v, where there are d numbers to divide
-    and not K; with the heads moved forward beforehand this is half the time of `attention_output(softmax)` on
-    a CPU, forward and backward.
+    softmax are float32. causal: query n sees keys 0..n alone; without it there is no mask. The rows are
+    normalised after the product with v, where there are d numbers to divide and not K; with the heads moved
+    forward beforehand this is half the time of `attention_output(softmax)` on a CPU, forward and backward.
     """
     q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
     s = jnp.einsum("bhnd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32)
+    if causal:
+        s = jnp.where(jnp.tri(*s.shape[-2:], dtype=bool), s, -jnp.inf)  # finite at n = k: no row is empty
     p = jnp.exp((s - jax.lax.stop_gradient(s.max(-1, keepdims=True))) * q.shape[-1] ** -0.5)
     out = jnp.einsum("bhnk,bhkd->bhnd", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (out / p.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)

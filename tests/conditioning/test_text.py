@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.conditioning import text
+from tests.conditioning.examples import setting
 
 CAPTIONS = [
     "A red circle, left of a Blue square!",
@@ -64,7 +65,7 @@ def test_word_level_splits_lowers_pads_and_marks():
     tokens = text.tokenize(["A red, circle", ""], tokenizer)["tokens"]
     # [BOS] a red [UNK] circle [EOS] [PAD] [PAD]: a comma is a word of its own, and not one of the vocabulary
     np.testing.assert_array_equal(tokens, [[2, 4, 5, 1, 6, 3, 0, 0], [2, 3, 0, 0, 0, 0, 0, 0]])
-    np.testing.assert_array_equal(text.null_inputs(2, tokenizer)["tokens"], tokens[[1, 1]])
+    np.testing.assert_array_equal(text.null_inputs(2, setting(None, tokenizer))["tokens"], tokens[[1, 1]])
 
 
 def test_a_cut_caption_is_warned_of_and_only_that(caplog):

@@ -1,0 +1,40 @@
+"""Conditioning on a small image: its pixels, at the latent's resolution, are added to the latent's channels.
+
+Decides nothing but that. Source: Rombach et al. 2022 (arXiv:2112.10752) section 4.4; CompVis/latent-diffusion@a506df5
+models/ldm/bsr_sr/config.yaml. How images are made small is the data's business.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from flax import linen as nn
+
+from ldm_jax.conditioning.base import Setting, pictures
+from ldm_jax.types import Array, Cond
+
+TAKES = ("low_res_images",)
+EXAMPLE = {"low_res_images": "low_res"}
+DROPS = ()
+ENCODES = ()
+
+
+class Conditioner(nn.Module):
+    """Has no parameters."""
+
+    def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
+        """inputs {'low_res_images': [B, h, w, 3] float32 in [-1, 1]} -> Cond(concat), the same array."""
+        return Cond(concat=inputs["low_res_images"])
+
+
+def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:
+    """given {'low_res_images': B images [h, w, 3], uint8 or in [-1, 1]} -> {'low_res_images': [B, h, w, 3] float32}.
+
+    Raises: ValueError for another size than the latent's.
+    """
+    height, width, _ = setting.latent_shape
+    return {"low_res_images": pictures(given["low_res_images"], height, width, "superres: low_res_images")}
+
+
+def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
+    """{'low_res_images': [B, h, w, 3] float32}, all zero. Guidance does not use it: the image is not dropped."""
+    return {"low_res_images": np.zeros((batch_size, *setting.latent_shape[:2], 3), np.float32)}

@@ -1,0 +1,185 @@
+"""CLIP's tokenizer against transformers' and by hand, where it is looked for, and which layer conditions."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ldm_jax.conditioning import clip, text
+from ldm_jax.system import make_parts
+from tests.conditioning import tiny_clip
+from tests.conditioning.examples import EXAMPLES, setting
+
+CAPTIONS = [
+    "A red circle and a  Red\tcircle",
+    "",
+    "  the café's naïve 1234 circles!!! don't... \n émigré",
+    "日本 🙂 x² ½ <|endoftext|> red <|startoftext|> <|ENDofText|>",
+    "I'll we've they're I'm he'd it'S 'tis",
+    "&amp; a_b-c  \u00a0 x\u0301 e\u0301 ﬁ İ Σας",
+    " ".join(["circle"] * 40),
+]
+LENGTH = 20
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_clip.write(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("pad_token", ["<|endoftext|>", "a</w>"])
+def test_the_tokenizer_is_transformers(folder, pad_token):
+    transformers = pytest.importorskip("transformers")
+    files = {"vocab_file": str(folder / "vocab.json"), "merges_file": str(folder / "merges.txt")}
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        files = {"vocab": files["vocab_file"], "merges": files["merges_file"]}
+    theirs = transformers.CLIPTokenizerFast(**files, pad_token=pad_token, model_max_length=LENGTH)
+    expected = theirs(CAPTIONS, padding="max_length", truncation=True, max_length=LENGTH)["input_ids"]
+    pad_id = tiny_clip.vocabulary()[pad_token]
+    tokens = text.tokenize(CAPTIONS, clip.clip_tokenizer(folder, LENGTH, pad_id))["tokens"]
+    for caption, ours, wanted in zip(CAPTIONS, tokens, expected, strict=True):
+        np.testing.assert_array_equal(ours, wanted, err_msg=caption)
+
+
+def ids(*tokens):
+    vocabulary = tiny_clip.vocabulary()
+    return [vocabulary[token] for token in tokens]
+
+
+def test_the_tokenizer_by_hand(folder):
+    tokenizer = clip.clip_tokenizer(folder / "vocab.json", 9)
+    tokens = text.tokenize(["Red CIRCLE's!", "red red red red red red red red red"], tokenizer)["tokens"]
+    bos, eos = ids("<|startoftext|>", "<|endoftext|>")
+    np.testing.assert_array_equal(
+        tokens[0], [bos, *ids("red</w>", "circle</w>", "'s</w>", "!</w>"), *[eos] * 4]
+    )
+    # a caption that is too long keeps its first words, and its end
+    np.testing.assert_array_equal(tokens[1], [bos, *ids("red</w>") * 7, eos])
+    zeros = text.tokenize(["red"], clip.clip_tokenizer(folder, 9, pad_id=0))["tokens"][0]
+    np.testing.assert_array_equal(zeros, [bos, *ids("red</w>"), eos, 0, 0, 0, 0, 0, 0])
+    assert clip.clip_tokenizer(folder).padding["length"] == 77
+    # "!" may be what is padded with, and stays itself in a caption
+    exclaimed = text.tokenize(["!"], clip.clip_tokenizer(folder, 4, pad_id=0))["tokens"][0]
+    np.testing.assert_array_equal(exclaimed, [bos, *ids("!</w>"), eos, 0])
+
+
+@pytest.mark.parametrize("pad_token", ["!", {"content": "!", "lstrip": False}])
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_padding_is_what_the_files_beside_it_say(folder, file, pad_token):
+    (folder / file).write_text(json.dumps({"pad_token": pad_token}))
+    assert text.tokenize([""], clip.clip_tokenizer(folder, 4))["tokens"][0, -1] == 0
+    eos = ids("<|endoftext|>")[0]
+    assert text.tokenize([""], clip.clip_tokenizer(folder, 4, pad_id=eos))["tokens"][0, -1] == eos
+    (folder / file).write_text("[")
+    with pytest.raises(ValueError, match=f"{file} is no JSON object"):
+        clip.clip_tokenizer(folder)
+
+
+def test_a_saved_tokenizer_is_the_same(folder, tmp_path_factory):
+    saved = tmp_path_factory.mktemp("saved")
+    tokenizer = clip.clip_tokenizer(folder, LENGTH, 0)
+    tokenizer.save(str(saved / "tokenizer.json"))
+    expected = text.tokenize(CAPTIONS, tokenizer)["tokens"]
+    for loaded in (
+        text.load_tokenizer(saved / "tokenizer.json"),
+        clip.clip_tokenizer(saved, LENGTH),
+        clip.find_tokenizer(saved / "model.ckpt", LENGTH),
+    ):
+        np.testing.assert_array_equal(text.tokenize(CAPTIONS, loaded)["tokens"], expected)
+
+
+def test_a_tokenizer_is_found_with_its_checkpoint(folder, tmp_path_factory):
+    expected = text.tokenize(["red"], clip.clip_tokenizer(folder, 5))["tokens"]
+    checkpoint = tmp_path_factory.mktemp("model")
+    inner = checkpoint / "tokenizer_2"
+    inner.mkdir()
+    tiny_clip.write(inner)
+    for path in (
+        folder,
+        folder / "model.ckpt",
+        folder / "vocab.json",
+        folder / "merges.txt",
+        checkpoint,
+        inner,
+    ):
+        np.testing.assert_array_equal(
+            text.tokenize(["red"], clip.find_tokenizer(path, 5))["tokens"], expected
+        )
+    bert = checkpoint / "tokenizer"  # looked in before tokenizer_2
+    bert.mkdir()
+    (bert / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nred\n")
+    for path in (checkpoint, bert / "vocab.txt"):
+        tokens = text.tokenize(["red"], clip.find_tokenizer(path, 5))["tokens"]
+        np.testing.assert_array_equal(tokens, [[2, 4, 3, 0, 0]])
+
+
+def test_a_tokenizer_that_is_not_there_is_said_in_one_sentence(tmp_path):
+    with pytest.raises(ValueError) as error:
+        clip.find_tokenizer(tmp_path / "model.safetensors")
+    said = str(error.value)
+    for part in ("tokenizer.json", "vocab.json with merges.txt", "vocab.txt", f"{tmp_path / 'tokenizer_2'}"):
+        assert part in said
+    assert "\n" not in said
+    with pytest.raises(ValueError, match=f"no BPE vocabulary at {tmp_path}; expected a tokenizer.json"):
+        clip.clip_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").write_text("{}")
+    for make in (clip.clip_tokenizer, clip.find_tokenizer):
+        with pytest.raises(ValueError, match="merges.txt"):
+            make(tmp_path)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="expected CLIP's vocabulary"):
+        clip.clip_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").write_text("not json")
+    with pytest.raises(ValueError, match="is no BPE vocabulary"):
+        clip.clip_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no tokenizer.json"):
+        clip.find_tokenizer(tmp_path)
+
+
+def test_a_pad_id_is_of_the_vocabulary(folder):
+    with pytest.raises(ValueError, match=r"pad_id=999, expected 0 to 52\d"):
+        clip.clip_tokenizer(folder, pad_id=999)
+
+
+def test_a_config_names_its_tokenizer(folder):
+    tower = dict(width=8, num_layers=1, num_heads=2, max_length=6)
+    for name, option in (("clip", "vocab_file"), ("find", "path")):
+        section = dict(name="clip", **tower, tokenizer={"name": name, option: str(folder), "max_length": 6})
+        (part,), tokenizer = make_parts(section)
+        assert part.conditioner.vocab_size == tokenizer.get_vocab_size() == len(tiny_clip.vocabulary())
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    conditioner = clip.Conditioner(width=8, num_layers=1, num_heads=2, vocab_size=10, max_length=6)
+    with pytest.raises(ValueError, match="expected 0 to 9: it is another model's"):
+        clip.inputs({"prompts": ["red"]}, setting(conditioner, clip.clip_tokenizer(folder, 6)))
+    with pytest.raises(ValueError, match="no tokenizer"):
+        clip.inputs({"prompts": ["red"]}, setting(conditioner))
+
+
+def test_the_context_is_the_layer_that_is_asked_for():
+    example = EXAMPLES["clip"]()
+    inputs = clip.inputs(example.given, example.setting)
+    shown = example.setting.conditioner
+    shapes = jax.eval_shape(shown.init, jax.random.key(0), inputs)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), shapes)
+    params["params"]["transformer"]["norm"] = {"scale": np.ones(shown.width), "bias": np.zeros(shown.width)}
+    choices = [(layer, norm) for layer in ("last", "penultimate") for norm in (True, False)]
+
+    @jax.jit
+    def read(params):
+        return [shown.clone(layer=a, final_norm=b).apply(params, inputs).context for a, b in choices]
+
+    contexts = dict(zip(choices, read(params), strict=True))
+    assert all(c.shape == (2, shown.max_length, shown.width) for c in contexts.values())
+    values = [np.asarray(c) for c in contexts.values()]
+    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(values) for b in values[:i])
+    raw = np.asarray(contexts["penultimate", False])
+    normed = (raw - raw.mean(-1, keepdims=True)) / np.sqrt(raw.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(contexts["penultimate", True], normed, atol=1e-4)
+    with pytest.raises(ValueError, match="layer='first', expected 'last' or 'penultimate'"):
+        shown.clone(layer="first").apply(params, inputs)

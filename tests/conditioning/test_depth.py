@@ -1,0 +1,30 @@
+"""Depth maps against torch's bicubic interpolation and the original's normalisation."""
+
+import numpy as np
+import pytest
+
+from ldm_jax.conditioning import depth
+from tests.conditioning.examples import setting
+
+
+@pytest.mark.parametrize("size", [(16, 16), (11, 30), (2, 3)])
+def test_resized_as_torch_does_and_normalised_map_by_map(size):
+    torch = pytest.importorskip("torch")
+    maps = np.random.default_rng(0).normal(5, 3, (2, *size))
+    small = torch.nn.functional.interpolate(torch.tensor(maps)[None], (4, 4), mode="bicubic")[0].numpy()
+    low, high = small.min((1, 2), keepdims=True), small.max((1, 2), keepdims=True)
+    expected = 2 * (small - low) / (high - low + 0.001) - 1
+    inputs = depth.inputs({"depths": maps}, setting(depth.Conditioner()))
+    np.testing.assert_allclose(inputs["depths"][..., 0], expected, atol=1e-5)
+
+
+def test_a_flat_map_is_far_everywhere_and_sizes_may_differ():
+    inputs = depth.inputs({"depths": [np.full((5, 7), 3.0), np.eye(4)]}, setting(depth.Conditioner()))
+    np.testing.assert_allclose(inputs["depths"][0], -1)
+    np.testing.assert_allclose(inputs["depths"][1, ..., 0], 2 * np.eye(4) / 1.001 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 1)), np.full((4, 4), np.inf), np.zeros((0, 4))])
+def test_what_is_no_map(bad):
+    with pytest.raises(ValueError, match=r"expected \(H, W\) and finite"):
+        depth.inputs({"depths": [bad]}, setting(depth.Conditioner()))
