@@ -1,0 +1,398 @@
+"""A diffusers folder's JSON as a config of ours, and back: the pipeline, its scheduler, its text encoders.
+
+Decides which pipeline stands for which kinds of conditioning, and which text tower a transformers config describes. UNets
+and autoencoders are diffusers_networks.py's, schedulers diffusers_scheduler.py's. It reads JSON and nothing else:
+tokenizers' vocabularies and weights are the caller's.
+Source: diffusers 0.42 pipelines/; transformers models/clip/configuration_clip.py.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ldm_jax.convert.diffusers_networks import (
+    DIFFUSERS_VERSION,
+    first_stage_json,
+    first_stage_section,
+    refuse,
+    unet_json,
+    unet_section,
+)
+from ldm_jax.convert.diffusers_scheduler import scheduler_json, scheduler_sections
+
+
+class _Pipeline(NamedTuple):
+    """kinds: of conditioning, but 'inpaint' only if the UNet has the channels. The rest: diffusers' own defaults."""
+
+    kinds: tuple[str, ...]
+    guidance_scale: float = 1.0
+    num_steps: int = 50
+
+
+PIPELINES = {
+    "StableDiffusionPipeline": _Pipeline(("clip",), 7.5),
+    "StableDiffusionImg2ImgPipeline": _Pipeline(("clip",), 7.5),
+    "StableDiffusionInpaintPipeline": _Pipeline(("clip", "inpaint"), 7.5),
+    "StableDiffusionDepth2ImgPipeline": _Pipeline(("clip", "depth"), 7.5),
+    "StableDiffusionUpscalePipeline": _Pipeline(("clip", "upscale"), 9.0, 75),
+    "StableDiffusionXLPipeline": _Pipeline(("sdxl",), 5.0),
+    "StableDiffusionXLImg2ImgPipeline": _Pipeline(("sdxl",), 5.0),
+    "StableDiffusionXLInpaintPipeline": _Pipeline(("sdxl", "inpaint"), 7.5),
+    "LDMPipeline": _Pipeline(()),
+    "LDMSuperResolutionPipeline": _Pipeline(("superres",), num_steps=100),
+    "LDMTextToImagePipeline": _Pipeline(("text",), 5.0),
+}
+
+
+def read_pipeline(folder: str | Path) -> dict[str, Any]:
+    """The config of a diffusers folder: one with a model_index.json, or an autoencoder alone.
+
+    Raises: ValueError for a file that is missing or no JSON, and for anything that is not here.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file() and (folder / "config.json").is_file():
+        section = _read_json(folder / "config.json")
+        first_stage, scale_factor = first_stage_section(section)
+        return {
+            "task": "first_stage",
+            "image_size": _side(section.get("sample_size")) or 256,
+            "first_stage": first_stage,
+            "scale_factor": scale_factor,
+        }
+    files = {"model_index.json": _read_json(folder / "model_index.json")}
+    for part, value in files["model_index.json"].copy().items():
+        if not isinstance(value, (list, tuple)) or value[0] is None:
+            continue
+        for name in ("config.json", "scheduler_config.json"):
+            if (folder / part / name).is_file():
+                files[f"{part}/{name}"] = _read_json(folder / part / name)
+    return pipeline_config(files)
+
+
+def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The config that the JSON files of a pipeline describe, {'model_index.json': …, 'unet/config.json': …, …}.
+
+    Raises: ValueError for a file that is not there, a pipeline that is not here, or an option that cannot be expressed.
+    """
+    index = _file(files, "model_index.json")
+    name = index.get("_class_name")
+    if name not in PIPELINES:
+        raise ValueError(f"model_index.json: _class_name {name!r}, expected one of {', '.join(PIPELINES)}")
+    pipeline = PIPELINES[name]
+    vae = _file(files, "vqvae/config.json" if "vqvae" in index else "vae/config.json")
+    unet = _file(files, "unet/config.json")
+    first_stage, scale_factor = first_stage_section(vae)
+    model = unet_section(unet)
+    factor = 2 ** (len(first_stage["channel_mult"]) - 1)
+    latent_side, image_side = _side(unet.get("sample_size")), _side(vae.get("sample_size"))
+    if latent_side is None and image_side is None:
+        raise ValueError("unet: sample_size=None and no sample_size of the vae, expected either")
+    config = {
+        "task": "diffusion",
+        "image_size": image_side if latent_side is None else latent_side * factor,
+        "first_stage": first_stage,
+        "scale_factor": scale_factor,
+        "model": model,
+    }
+    conditioning = _read_conditioning(pipeline.kinds, files, index, model, first_stage)
+    if conditioning:  # one kind is named, several are listed
+        (kind, options), *others = conditioning.items()
+        config["conditioning"] = conditioning if others else {"name": kind} | options
+    scheduler = scheduler_sections(_file(files, "scheduler/scheduler_config.json"))
+    sampling = {"num_steps": pipeline.num_steps, "guidance_scale": pipeline.guidance_scale}
+    return config | scheduler | {"sampling": sampling | scheduler["sampling"]}
+
+
+def write_pipeline_configs(
+    config: Mapping[str, Any], pad_token: str = "<|endoftext|>"
+) -> dict[str, dict[str, Any]]:
+    """{relative path: JSON} of everything but weights and vocabularies of the diffusers folder that `config` describes.
+
+    pad_token: what CLIP's tokenizer pads captions with ('!' in Stable Diffusion 2).
+    A CLIP tower that is read at its last layer but one is written without the last, as Stable Diffusion 2 is published.
+    Raises: ValueError for what diffusers cannot express.
+    """
+    parts = _kinds(config.get("conditioning"))
+    name = _pipeline_name(parts)
+    factor = 2 ** (len(config["first_stage"].get("channel_mult", (1, 2, 4))) - 1)
+    unet = unet_json(
+        config["model"],
+        config["image_size"] // factor,
+        "add_embedding" if "sdxl" in parts else "class_embedding",
+    )
+    if "sdxl" in parts:
+        unet["addition_time_embed_dim"] = parts["sdxl"].get("size_width", 256)
+    vae = first_stage_json(config["first_stage"], config.get("scale_factor", 1.0), config["image_size"])
+    scheduler = scheduler_json(config)
+    index = {
+        "_class_name": name,
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "unet": ["diffusers", unet["_class_name"]],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+    }
+    first = "vqvae" if name.startswith("LDM") else "vae"
+    index[first] = ["diffusers", vae["_class_name"]]
+    files = {
+        "unet/config.json": unet,
+        f"{first}/config.json": vae,
+        "scheduler/scheduler_config.json": scheduler,
+    }
+    for kind, write in {"clip": _write_clip, "sdxl": _write_sdxl, "text": _write_bert}.items():
+        if kind in parts:
+            write(parts[kind], index, files, pad_token)
+    if "clip" in parts and name != "StableDiffusionDepth2ImgPipeline":
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+    if name in ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"):
+        index["requires_safety_checker"] = False
+    if "depth" in parts:  # it is no part of the model: the user of a pipeline brings one
+        index |= {"depth_estimator": [None, None], "feature_extractor": [None, None]}
+    if "upscale" in parts:
+        _write_upscale(parts["upscale"], index, files)
+    return {"model_index.json": index} | files
+
+
+def _read_conditioning(kinds, files, index, model, first_stage) -> dict[str, dict]:
+    """{kind: options} of a pipeline."""
+    parts: dict[str, dict] = {}
+    for kind in kinds:
+        if kind == "clip":
+            options = _clip_options(_file(files, "text_encoder/config.json"), projection=False)
+            parts["clip"] = options | {"layer": "last", "final_norm": True}
+        elif kind == "sdxl":
+            parts["sdxl"] = _read_sdxl(files, index)
+        elif kind == "text":
+            parts["text"] = _bert_options(_file(files, "bert/config.json"))
+        elif kind == "inpaint":  # these pipelines also run UNets without a mask's channels
+            if model["in_channels"] > first_stage["embed_dim"]:
+                parts["inpaint"] = {"convention": "stable_diffusion"}
+        else:
+            parts[kind] = _read_upscale(files, index) if kind == "upscale" else {}
+    return parts
+
+
+def _read_upscale(files: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> dict[str, Any]:
+    """How the low-resolution picture is noised; its scheduler draws nothing else."""
+    section = files.get("low_res_scheduler/scheduler_config.json", {"beta_schedule": "scaled_linear"})
+    if section.get("beta_schedule", "linear") != "scaled_linear":
+        refuse("low_res_scheduler", "beta_schedule", section.get("beta_schedule", "linear"), "scaled_linear")
+    return {
+        "max_noise_level": index.get("max_noise_level", 350),
+        "num_timesteps": section.get("num_train_timesteps", 1000),
+        "beta_start": section.get("beta_start", 1e-4),
+        "beta_end": section.get("beta_end", 0.02),
+    }
+
+
+def _write_upscale(options: Mapping[str, Any], index: dict, files: dict) -> None:
+    schedule = {k: options[k] for k in ("num_timesteps", "beta_start", "beta_end") if k in options}
+    files["low_res_scheduler/scheduler_config.json"] = scheduler_json(
+        {"schedule": {"name": "linear"} | schedule, "sampling": {"sampler": "ddpm"}}
+    )
+    index["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
+    index["max_noise_level"] = options.get("max_noise_level", 350)
+
+
+def _read_sdxl(files: Mapping[str, Mapping], index: Mapping[str, Any]) -> dict[str, Any]:
+    section = _file(files, "text_encoder_2/config.json")
+    options = _clip_options(section, projection=True)
+    shared = {name: options.pop(name) for name in ("vocab_size", "max_length", "eos_id") if name in options}
+    clip_l = None
+    if "text_encoder/config.json" in files:
+        clip_l = _clip_options(files["text_encoder/config.json"], projection=False)
+        for name, value in shared.items():
+            if clip_l.pop(name, None) != value:
+                refuse("text_encoder", name, value, "the same in text_encoder_2")
+        clip_l.pop("eos_id", None)
+    return shared | {
+        "clip_l": clip_l,
+        "clip_g": options,
+        "use_aesthetic": bool(index.get("requires_aesthetics_score", False)),
+        "force_zeros": bool(index.get("force_zeros_for_empty_prompt", True)),
+        "size_width": files["unet/config.json"].get("addition_time_embed_dim", 256),
+    }
+
+
+def _clip_options(section: Mapping[str, Any], projection: bool) -> dict[str, Any]:
+    """Fields of models.clip_text.CLIPTextTransformer from the config.json of a CLIPTextModel(WithProjection)."""
+    section = section.get("text_config") or section
+    activation = section.get("hidden_act", "quick_gelu")
+    if activation not in ("quick_gelu", "gelu"):
+        refuse("text_encoder", "hidden_act", activation, "quick_gelu or gelu")
+    if section.get("layer_norm_eps", 1e-5) != 1e-5:
+        refuse("text_encoder", "layer_norm_eps", section["layer_norm_eps"], "1e-05")
+    width, vocab_size = section.get("hidden_size", 512), section.get("vocab_size", 49408)
+    options = {
+        "vocab_size": vocab_size,
+        "width": width,
+        "num_layers": section.get("num_hidden_layers", 12),
+        "num_heads": section.get("num_attention_heads", 8),
+        "max_length": section.get("max_position_embeddings", 77),
+        "activation": activation,
+    }
+    mlp_width, eos_id = section.get("intermediate_size", 2048), section.get("eos_token_id", 49407)
+    if mlp_width != 4 * width:
+        options["mlp_width"] = mlp_width
+    if projection:
+        options["projection_dim"] = section.get("projection_dim", 512)
+    # 2 is an old mistake that transformers reads as "the highest id", which is what leaving it out means here
+    return options | ({} if eos_id in (None, 2, vocab_size - 1) else {"eos_id": eos_id})
+
+
+def _clip_json(options: Mapping[str, Any], projection: bool) -> dict[str, Any]:
+    """config.json of a tower; `options` as `_clip_options` gives them."""
+    width = options["width"]
+    return {
+        "architectures": ["CLIPTextModelWithProjection" if projection else "CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": options.get("vocab_size", 49408),
+        "hidden_size": width,
+        "intermediate_size": options.get("mlp_width") or 4 * width,
+        "num_hidden_layers": options["num_layers"],
+        "num_attention_heads": options["num_heads"],
+        "max_position_embeddings": options.get("max_length", 77),
+        "hidden_act": options.get("activation", "quick_gelu"),
+        "projection_dim": options.get("projection_dim") or width,
+        "layer_norm_eps": 1e-5,
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "eos_token_id": 2 if options.get("eos_id") is None else options["eos_id"],
+        "pad_token_id": 1,
+        "torch_dtype": "float32",
+    }
+
+
+def _clip_tokenizer_json(options: Mapping[str, Any], pad_token: str) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": options.get("max_length", 77),
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": pad_token,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+    }
+
+
+def _write_clip(options: Mapping[str, Any], index: dict, files: dict, pad_token: str) -> None:
+    if not options.get("final_norm", True):
+        refuse("conditioning clip", "final_norm", False, "True in diffusers")
+    layers = options["num_layers"] - (options.get("layer", "last") == "penultimate")
+    files["text_encoder/config.json"] = _clip_json(dict(options, num_layers=layers), False)
+    files["tokenizer/tokenizer_config.json"] = _clip_tokenizer_json(options, pad_token)
+    index["text_encoder"] = ["transformers", "CLIPTextModel"]
+    index["tokenizer"] = ["transformers", "CLIPTokenizer"]
+
+
+def _write_sdxl(options: Mapping[str, Any], index: dict, files: dict, pad_token: str) -> None:
+    shared = {name: options[name] for name in ("vocab_size", "max_length", "eos_id") if name in options}
+    if options.get("pad_id_g", 0) != 0:
+        refuse("conditioning sdxl", "pad_id_g", options["pad_id_g"], "0, which is '!'")
+    index["text_encoder"] = index["tokenizer"] = [None, None]
+    if options.get("clip_l") is not None:
+        files["text_encoder/config.json"] = _clip_json(shared | dict(options["clip_l"]), False)
+        files["tokenizer/tokenizer_config.json"] = _clip_tokenizer_json(shared, pad_token)
+        index["text_encoder"] = ["transformers", "CLIPTextModel"]
+        index["tokenizer"] = ["transformers", "CLIPTokenizer"]
+    files["text_encoder_2/config.json"] = _clip_json(shared | dict(options["clip_g"]), True)
+    files["tokenizer_2/tokenizer_config.json"] = _clip_tokenizer_json(shared, "!")
+    index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+    index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
+    index["force_zeros_for_empty_prompt"] = bool(options.get("force_zeros", True))
+    if index["_class_name"] != "StableDiffusionXLPipeline":
+        index["requires_aesthetics_score"] = bool(options.get("use_aesthetic", False))
+
+
+def _bert_options(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of conditioning.text.Conditioner from the config.json of an LDMBertModel."""
+    width = section.get("d_model", 1280)
+    only = {"encoder_ffn_dim": 4 * width, "activation_function": "gelu", "scale_embedding": False}
+    for option, value in only.items():
+        if section.get(option, value) != value:
+            refuse("bert", option, section[option], repr(value))
+    return {
+        "vocab_size": section.get("vocab_size", 30522),
+        "width": width,
+        "num_layers": section.get("encoder_layers", 32),
+        "max_length": section.get("max_position_embeddings", 77),
+        "num_heads": section.get("encoder_attention_heads", 8),
+        "head_dim": section.get("head_dim", 64),
+    }
+
+
+def _write_bert(options: Mapping[str, Any], index: dict, files: dict, pad_token: str) -> None:
+    if "vocab_size" not in options:
+        raise ValueError("conditioning text: no vocab_size, expected the number of tokens of its tokenizer")
+    files["bert/config.json"] = {
+        "architectures": ["LDMBertModel"],
+        "model_type": "ldmbert",
+        "vocab_size": options["vocab_size"],
+        "d_model": options["width"],
+        "encoder_layers": options["num_layers"],
+        "encoder_ffn_dim": 4 * options["width"],
+        "encoder_attention_heads": options.get("num_heads", 8),
+        "head_dim": options.get("head_dim", 64),
+        "max_position_embeddings": options["max_length"],
+        "activation_function": "gelu",
+        "scale_embedding": False,
+        "dropout": 0.0,
+        "pad_token_id": 0,
+    }
+    files["tokenizer/tokenizer_config.json"] = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": options["max_length"],
+    }
+    index["bert"] = ["latent_diffusion", "LDMBertModel"]
+    index["tokenizer"] = ["transformers", "BertTokenizer"]
+
+
+def _kinds(conditioning: Mapping[str, Any] | None) -> dict[str, dict]:
+    """{kind: options}, whichever way a config says it."""
+    section = dict(conditioning or {})
+    if "name" in section:
+        section = {section.pop("name"): section}
+    return {kind: dict(options or {}) for kind, options in section.items()}
+
+
+def _pipeline_name(parts: Mapping[str, dict]) -> str:
+    """The pipeline of these kinds of conditioning."""
+    if "sdxl" in parts and parts["sdxl"].get("clip_l") is None and len(parts) == 1:
+        return "StableDiffusionXLImg2ImgPipeline"  # the refiner
+    for name, pipeline in PIPELINES.items():
+        if set(pipeline.kinds) == set(parts):
+            if parts.get("inpaint", {}).get("convention", "stable_diffusion") != "stable_diffusion":
+                refuse(
+                    "conditioning inpaint", "convention", parts["inpaint"]["convention"], "stable_diffusion"
+                )
+            return name
+    raise ValueError(f"diffusers has no pipeline for conditioning on {' and '.join(parts)}")
+
+
+def _file(files: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    if name not in files:
+        raise ValueError(f"diffusers folder: {name} is not there")
+    return files[name]
+
+
+def _side(sample_size: Any) -> int | None:
+    """A square's side. Raises: ValueError for anything else."""
+    if isinstance(sample_size, (list, tuple)):
+        if len(set(sample_size)) != 1:
+            refuse("unet", "sample_size", sample_size, "a square")
+        return sample_size[0]
+    return sample_size
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is {type(content).__name__}, expected an object")
+    return content
