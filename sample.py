@@ -3,7 +3,7 @@
     python sample.py --prompt "a small red circle above a large blue square" --seeds 0-7 --out samples
 
 writes samples/<seed>.png and samples/grid.png, each with its settings as text chunks. `--checkpoint` takes a shipped model's
-name, a bundle folder or a training workdir (its running average unless --raw).
+name, a bundle, a training workdir, a .ckpt or .safetensors file of the original's, or a diffusers folder.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from ldm_jax import cli
+from ldm_jax.diffusion.timesteps import SPACINGS
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -33,42 +34,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--prompt", help='what to draw; default "a small red circle above a large blue square" (text models)')
+    add("--negative_prompt", help="what guidance leads away from, in the place of the empty prompt")
     add("--class_label", type=int, help="the class to draw (class models)")
     add("--seeds", default="0-7", help="one picture each: 0-7, or 1,5,9-12 (default %(default)s)")
-    add(
-        "--steps",
-        type=int,
-        default=50,
-        help="sampling steps, 1 to the number of training timesteps (default %(default)s)",
-    )
-    add("--guidance_scale", type=float, help="1 is off; default: what the model recommends")
-    add("--sampler", default="ddim", help="a file of ldm_jax/samplers (default %(default)s)")
-    add(
-        "--eta",
-        type=float,
-        default=0.0,
-        help="0 is deterministic, 1 adds DDPM's noise (ddim; default %(default)s)",
-    )
-    add(
-        "--spacing",
-        default="uniform",
-        help="uniform, quad, trailing or original timesteps (default %(default)s)",
-    )
-    add(
-        "--final_alpha", help="where the last step leads: first (the original's, default) or one (ddim, plms)"
-    )
-    add(
-        "--checkpoint",
-        default="shapes",
-        help="shipped model, bundle folder or training workdir (default %(default)s)",
-    )
-    add(
-        "--raw",
-        action="store_true",
-        help="of a training workdir, take the raw weights and not their running average",
-    )
     add("--batch_size", type=int, default=4, help="pictures drawn at once (default %(default)s)")
     add("--out", default="samples", help="folder for the pictures (default %(default)s)")
+    add = parser.add_argument_group(
+        "the sampler; what is not given is what the model's makers recommend"
+    ).add_argument
+    add("--steps", type=int, help="sampling steps, 1 to the number of training timesteps")
+    add("--guidance_scale", type=float, help="1 is off")
+    add("--sampler", help="a file of ldm_jax/samplers")
+    add("--eta", type=float, help="0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral)")
+    add("--spacing", help=f"which timesteps are visited: {', '.join(SPACINGS)}")
+    add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
+    add = parser.add_argument_group("the model").add_argument
+    add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
+    cli.add_checkpoint_arguments(add)
     return parser
 
 
@@ -81,47 +63,34 @@ def main(argv: list[str] | None = None) -> None:
 
     # Model.
     start = time.time()
-    from ldm_jax import grid, pipeline
+    from ldm_jax import checkpoints, grid, pipeline
 
-    model = pipeline.load(args.checkpoint, ema=not args.raw)
+    model = pipeline.load(args.checkpoint, **checkpoints.options_from(args)._asdict())
     given = {}
-    if model.system.conditioning == "text":
+    if "prompts" in model.system.takes:
         given["prompts"] = [args.prompt or "a small red circle above a large blue square"]
-    elif args.prompt is not None:
-        raise ValueError(f"--prompt: {args.checkpoint} is not a text model")
+    for name in ("prompt", "negative_prompt"):
+        if getattr(args, name) is not None and not given:
+            raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
+    if args.negative_prompt is not None:
+        given["negative_prompts"] = [args.negative_prompt]
     if args.class_label is not None:
         given["class_labels"] = [args.class_label]
-    guidance_scale = args.guidance_scale
-    if guidance_scale is None:
-        guidance_scale = model.config.get("sampling", {}).get("guidance_scale", 1.0)
+    settings = model.settle(
+        num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta, spacing=args.spacing,
+        final_alpha=args.final_alpha,
+    )  # fmt: skip
 
     # Pictures.
     bar(0, len(seeds))
-    images = model.sample(
-        seeds=seeds,
-        **given,
-        num_steps=args.steps,
-        guidance_scale=guidance_scale,
-        sampler=args.sampler,
-        eta=args.eta,
-        spacing=args.spacing,
-        final_alpha=args.final_alpha,
-        batch_size=args.batch_size,
-        progress=bar,
-    )
+    images = model.sample(seeds=seeds, **given, **settings, batch_size=args.batch_size, progress=bar)
     out = Path(args.out)
-    settings = dict(
-        **{name.rstrip("s"): values[0] for name, values in given.items()},
-        steps=args.steps,
-        guidance_scale=guidance_scale,
-        sampler=args.sampler,
-        eta=args.eta,
-        spacing=args.spacing,
-        checkpoint=args.checkpoint,
-    )
+    texts = {name.rstrip("s"): values[0] for name, values in given.items()}
+    texts |= {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
+    texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
     for seed, image in zip(seeds, images, strict=True):
-        grid.write_png(out / f"{seed}.png", image, dict(settings, seed=seed))
-    grid.write_png(out / "grid.png", grid.grid(images), dict(settings, seeds=args.seeds))
+        grid.write_png(out / f"{seed}.png", image, dict(texts, seed=seed))
+    grid.write_png(out / "grid.png", grid.grid(images), dict(texts, seeds=args.seeds))
     print(f"{len(seeds)} pictures and grid.png in {out}, {time.time() - start:.1f} s")
 
 

@@ -5,7 +5,6 @@
 Run the same command again to resume. `--dry_run` prints the resolved config, shapes and parameter counts, and exits.
 """
 
-import inspect
 import json
 import logging
 import sys
@@ -20,16 +19,16 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from ldm_jax import bundle, cli, grid
+from ldm_jax import bundle, cli, grid, monitor
+from ldm_jax.checkpoints import open_checkpoint
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import pipeline, transforms
-from ldm_jax.diffusion.timesteps import make_timesteps
-from ldm_jax.find import find
+from ldm_jax.examples import check_example, conditions_of
 from ldm_jax.models.autoencoder import check_size
 from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
-from ldm_jax.objective import diffusion_objective
-from ldm_jax.pipeline import LatentDiffusion, check_params
+from ldm_jax.objective import diffusion_objective, freeze
+from ldm_jax.pipeline import LatentDiffusion, check_params, check_sampling
 from ldm_jax.system import System, call, make_first_stage, make_system
 from ldm_jax.training import (
     checkpoint,
@@ -101,7 +100,7 @@ def train(config: dict, workdir: Path) -> TrainState:
 def loop(
     config: dict, workdir: Path, job: Job, checkpoints: Any, state: TrainState, start: int
 ) -> TrainState:
-    writer = metric_writer(workdir)
+    writer, evaluate = metric_writer(workdir), monitor.every(config, workdir)
     batches = job.batches(start)
     step = parallel.parallel_step(job.step)
     state, frozen = parallel.replicate(state), parallel.replicate(job.frozen)
@@ -136,6 +135,8 @@ def loop(
             for name, picture in job.preview(parallel.unreplicate(state)).items():
                 grid.write_png(workdir / "images" / f"{name}_{done:08d}.png", picture)
                 writer.write_images(done, {name: picture[None]})
+            since, logged = time.time(), done
+        if evaluate(writer, done, state):
             since, logged = time.time(), done
     writer.flush()
     return parallel.unreplicate(state)
@@ -173,7 +174,7 @@ def metric_writer(workdir: Path):
 
 def open_source(config: dict):
     options = dict(config["data"])
-    for own in ("recipe", "flip", "precompute_latents"):
+    for own in ("recipe", "flip", "precompute_latents", "derive"):
         options.pop(own, None)
     return pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
 
@@ -297,8 +298,12 @@ def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
     if kept.is_dir() and has_checkpoints(workdir):
         return bundle.read(kept)
     if config.get("first_stage_from"):
-        opened = bundle.open_any(config["first_stage_from"])
+        opened = open_checkpoint(config["first_stage_from"]).bundle()
         section, params = opened.config["first_stage"], opened.params["first_stage"]
+        if config.get("first_stage"):
+            section, expected = config["first_stage"], make_first_stage(config["first_stage"])
+            shapes = jax.eval_shape(expected.init, jax.random.key(0))
+            check_params(shapes, params, f"first_stage_from {config['first_stage_from']!r}")
     else:
         first_stage = make_first_stage(config["first_stage"])
         if first_stage.name != "identity":
@@ -314,40 +319,25 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
     config = dict(config, first_stage=first.config["first_stage"])
     frozen = {"first_stage": first.params["first_stage"]}
     system = make_system(config)
-    tx, learning_rate = make_optimizer(config)
-    loss = diffusion_objective(config, system)
-    step = diffusion_step.make_step(loss, tx, config.get("ema_decay", 0.9999))
     source, crop = open_source(config), image_transform(config)
-    needed = {"text": "caption", "class_label": "class_label"}.get(system.conditioning)
-    if needed and needed not in source[0]:
-        raise ValueError(
-            f"conditioning {system.conditioning!r} needs a {needed} for each image, and {source!r} has none"
-        )
+    check_example(config, system, source)
     check_sampling(config.get("sampling", {}), system.schedule.num_timesteps)
     if system.tokenizer is not None:
         system.tokenizer.save(str(workdir / "tokenizer.json"))
     source, scale_factor = measure_latents(config, workdir, system, frozen, source, crop)
     frozen["scale_factor"] = jnp.float32(scale_factor)
 
+    conditions = conditions_of(config, system, source, crop)
+
     def transform(example, rng):
-        """What the network needs of an example: its moments or image, and its condition."""
-        out = (
-            {"moments": example["moments"]}
-            if "moments" in example
-            else {"image": crop(example["image"], rng)}
-        )
-        if system.conditioning == "text":
-            caption = (
-                source.caption(example["index"], rng) if hasattr(source, "caption") else example["caption"]
-            )
-            out |= {k: v[0] for k, v in system.inputs([caption]).items()}
-        elif system.conditioning == "class_label":
-            out |= {k: v[0] for k, v in system.inputs([example["class_label"]]).items()}
-        return out
+        """What the network needs of an example: its moments or image, and its conditions."""
+        shown, given = conditions(example, rng)
+        inputs = system.inputs({name: [value] for name, value in given.items()})
+        return shown | {key: value[0] for key, value in inputs.items()}
 
     params = system.init(init_key(config))
     if config.get("init_from"):
-        opened = bundle.open_any(config["init_from"]).params
+        opened = open_checkpoint(config["init_from"]).bundle().params
         check_params(
             params, {name: opened.get(name, {}) for name in params}, f"init_from {config['init_from']!r}"
         )
@@ -357,19 +347,12 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
         params["logvar"] = jnp.full(
             system.schedule.num_timesteps, options.get("logvar_init", 0.0), jnp.float32
         )
+    tx, learning_rate = make_optimizer(config)
+    tx = freeze(tx, config.get("freeze") or (), params)
+    step = diffusion_step.make_step(diffusion_objective(config, system), tx, config.get("ema_decay", 0.9999))
     state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
-    preview = preview_of(config, system, frozen, source)
+    preview = preview_of(config, system, frozen, source, conditions)
     return Job(state, step, frozen, batches_of(config, source, transform), preview, learning_rate)
-
-
-def check_sampling(options: dict, num_timesteps: int) -> None:
-    """Raises: ValueError for what would otherwise stop the run at its first preview."""
-    known = list(inspect.signature(LatentDiffusion.sample).parameters)[3:]
-    for name in options:
-        if name not in known:
-            raise ValueError(f"sampling has no option {name!r}; it has: {', '.join(known)}")
-    find("samplers", options.get("sampler", "ddim"))
-    make_timesteps(options.get("spacing", "uniform"), num_timesteps, options.get("num_steps", 50))
 
 
 def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):
@@ -414,18 +397,17 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
     return source, before["scale_factor"]
 
 
-def preview_of(config: dict, system: System, frozen: PyTree, source: Any) -> Callable:
+def preview_of(config: dict, system: System, frozen: PyTree, source: Any, conditions: Callable) -> Callable:
     """Eight samples of fixed seeds, for the conditions of the first eight examples."""
-    sampling = dict(config.get("sampling", {}))
-    given = {}
-    if system.conditioning == "text":
-        given["prompts"] = [
-            source.caption(i) if hasattr(source, "caption") else source[i]["caption"]
-            for i in range(min(8, len(source)))
-        ]
-    elif system.conditioning == "class_label":
-        given["class_labels"] = [int(source[i]["class_label"]) for i in range(min(8, len(source)))]
-    seeds = range(len(next(iter(given.values()))) if given else 8)
+    sampling, seeds = dict(config.get("sampling", {})), range(8)
+    given: dict[str, list] = {}
+    if system.parts:
+        seeds = range(min(8, len(source)))
+        for i in seeds:
+            _, values = conditions({"index": i, **source[i]}, np.random.default_rng(i))
+            values.pop("seeds", None)  # the pictures' own
+            for name, value in values.items():
+                given.setdefault(name, []).append(value)
 
     def preview(state: TrainState) -> dict:
         params = dict(state.ema_params, first_stage=frozen["first_stage"])
@@ -440,8 +422,8 @@ def dry_run(config: dict) -> dict:
     check_config(config)
     count = lambda tree: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))  # noqa: E731
     key = jax.random.key(0)
-    if config["task"] == "diffusion" and config.get("first_stage_from"):
-        config = dict(config, first_stage=bundle.open_any(config["first_stage_from"]).config["first_stage"])
+    if config["task"] == "diffusion" and not config.get("first_stage"):
+        config = dict(config, first_stage=open_checkpoint(config["first_stage_from"]).config["first_stage"])
     first_stage = make_first_stage(config["first_stage"])
     parameters = {"first_stage": count(jax.eval_shape(first_stage.init, key))}
     size = config["image_size"]

@@ -7,8 +7,8 @@ images = ldm_jax.load("shapes").sample(prompts=["a small red circle"], seeds=[0]
 __version__ = "0.1.0"
 
 
-def load(name: str = "shapes", *, ema: bool = True):
+def load(name: str = "shapes", **options):
     """See ldm_jax.pipeline.load; imported when it is called, so that `import ldm_jax` costs nothing."""
     from ldm_jax import pipeline
 
-    return pipeline.load(name, ema=ema)
+    return pipeline.load(name, **options)

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,32 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def add_checkpoint_arguments(add: Callable) -> None:
+    """The flags that say what a checkpoint does not say of itself; add: an ArgumentParser's add_argument.
+
+    They are the fields of checkpoints.Options, but for --raw, which is `ema` turned round.
+    """
+    add("--raw", action="store_true", help="the raw weights, not their running averages")
+    add("--config", help="a config of ours (.py or .json), for what a checkpoint's shapes do not tell")
+    add("--original_config", help="the original's YAML, for the same; one beside the file is found by itself")
+    add(
+        "--tokenizer",
+        help="vocabulary file (tokenizer.json, vocab.json with merges.txt, vocab.txt) or its folder",
+    )
+    add("--first_stage", help="a checkpoint to take the first stage from")
+    add(
+        "--prediction_type",
+        choices=("eps", "v", "x_start"),
+        help="what the network predicts, if nothing says",
+    )
+    add("--variant", help="of a diffusers folder's files, such as fp16")
+    add(
+        "--ignore_objects",
+        action="store_true",
+        help="pass over other classes in a pickle; none of them is run",
+    )
+
+
 def set_up_logging() -> None:
     """This package's progress and everybody's warnings, a line each, on standard error; not orbax's every move."""
     logging.basicConfig(
@@ -30,6 +57,20 @@ def set_up_logging() -> None:
     absl_logging.get_absl_handler().setFormatter(
         logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
     )
+
+
+def progress(label: str, total: int, before: int = 0) -> Callable[[int], None]:
+    """Returns report(done): one line on standard error, rewritten, with the time that is left. before: done already."""
+    start = time.time()
+
+    def report(done: int) -> None:
+        left = (time.time() - start) / max(done - before, 1) * (total - done)
+        filled = 30 * done // max(total, 1)
+        end = "\n" if done >= total else ""
+        bar = f"\r[{'#' * filled}{'.' * (30 - filled)}] {label}: {done}/{total}, {left:.0f} s left   "
+        print(bar, end=end, file=sys.stderr, flush=True)
+
+    return report
 
 
 def run(main: Callable, *args) -> None:

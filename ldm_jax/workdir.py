@@ -14,7 +14,8 @@ from ldm_jax.training import parallel
 KEYS = {
     "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "init_from", "scale_factor", "loss", "discriminator",
     "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
-    "model", "conditioning", "condition_dropout", "schedule", "prediction_type", "stratified_timesteps", "sampling",
+    "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps", "sampling",
+    "evaluate_every", "evaluate",
 }  # fmt: skip
 POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
 
@@ -49,6 +50,7 @@ def check_workdir(workdir: Path, config: dict) -> None:
     Raises: ValueError that names the first key that differs.
     """
     free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
+    free |= {"evaluate_every", "evaluate"}
     rate = {"base_lr", "scale_lr", "schedule"}
 
     def fixed(config: dict) -> dict:

@@ -1,15 +1,72 @@
-"""Every file of configs/: it builds, its shapes fit together, and it says what it must in its docstring."""
+"""Every file of configs/: it builds, its shapes fit together, it has the published parameters, and says what it must."""
 
+import functools
 import importlib.util
+import json
 import pathlib
+import re
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 import train
+from ldm_jax import grid, pipeline
+from ldm_jax.examples import conditions_of
+from ldm_jax.system import make_first_stage, make_system
+from ldm_jax.workdir import check_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
+
+# Parameters of the first stages: the fact sheet's section 1.1, which are the originals' modules counted.
+FIRST_STAGES = dict(
+    kl_f4=55_312_063, kl_f8=83_653_863, kl_f16=69_610_963, kl_f32=103_880_131, vq_f4=55_322_782,
+    vq_f4_noattn=53_219_486, vq_f8=67_717_295, vq_f8_n256=67_652_783, vq_f16=69_593_371,
+)  # fmt: skip
+
+
+def tower(width: int, layers: int, projection: int = 0) -> int:
+    """CLIP's text tower by hand: embeddings, 12 d^2 + 13 d for each layer, the last norm and the projection."""
+    return (49408 + 77) * width + layers * (12 * width**2 + 13 * width) + 2 * width + width * projection
+
+
+def bert(total: int, width: int, vocab_size: int) -> int:
+    """The original's text transformer without its projection to the vocabulary, which nothing reads."""
+    return total - (width + 1) * vocab_size
+
+
+CLIP_L, OPENCLIP_H, OPENCLIP_G = tower(768, 12), tower(1024, 24, 1024), tower(1280, 32, 1280)
+assert CLIP_L == 123_060_480
+# Second stages: first stage, UNet (sections 1.2), conditioner (1.3).
+SECOND_STAGES = dict(
+    celebahq_ldm4=("vq_f4", 274_056_163, 0),
+    ffhq_ldm4=("vq_f4", 274_056_163, 0),
+    lsun_bedrooms_ldm4=("vq_f4", 274_056_163, 0),
+    lsun_churches_ldm8=("kl_f8", 294_966_916, 0),
+    imagenet_ldm8=("vq_f8", 394_984_196, 1000 * 512),
+    imagenet_ldm4=("vq_f4", 400_920_579, 1001 * 512),
+    text2img_256=("vq_f4", 403_623_939, bert(186_154_682, 640, 30522)),
+    text2img_1p4b=("kl_f8", 872_300_484, bert(581_994_042, 1280, 30522)),
+    layout_openimages=("vq_f4", 246_277_379, bert(58_858_496, 512, 8192)),
+    semantic_256=("vq_f4", 215_229_315, 182 * 3),
+    semantic_512=("vq_f4", 215_229_315, 182 * 3),
+    superres_bsr=("vq_f4", 113_622_563, 0),
+    inpainting_big=("vq_f4_noattn", 387_245_827, 0),
+    rdm_768=("kl_f16", 1_335_480_400, 0),
+    sd1=("kl_f8", 859_520_964, CLIP_L),
+    sd1_inpainting=("kl_f8", 859_535_364, CLIP_L),
+    sd2=("kl_f8", 865_910_724, OPENCLIP_H),
+    sd2_v=("kl_f8", 865_910_724, OPENCLIP_H),
+    sd2_inpainting=("kl_f8", 865_925_124, OPENCLIP_H),
+    sd2_depth=("kl_f8", 865_913_604, OPENCLIP_H),
+    sd_x4_upscaler=(None, 473_398_020, OPENCLIP_H),
+    sdxl_base=("kl_f8", 2_567_463_684, CLIP_L + OPENCLIP_G),
+    sdxl_refiner=("kl_f8", 2_259_526_660, OPENCLIP_G),
+    sd_turbo=("kl_f8", 865_910_724, OPENCLIP_H),
+    sdxl_turbo=("kl_f8", 2_567_463_684, CLIP_L + OPENCLIP_G),
+)
 
 
 def get(path: pathlib.Path, arg: str = "") -> dict:
@@ -17,7 +74,25 @@ def get(path: pathlib.Path, arg: str = "") -> dict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert all(word in module.__doc__ for word in ("Run:", "Smoke:", "Source:")), path
+    if path.stem in FIRST_STAGES or path.stem in SECOND_STAGES:
+        assert "Result:" in module.__doc__
     return module.get_config(*([arg] if arg else [])).to_dict()
+
+
+def count(tree) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+@functools.cache
+def second_stage_counts(parts: str) -> dict[str, int]:
+    """{'unet', 'conditioner': parameters} of a config's parts, as JSON: several configs share theirs."""
+    shapes = jax.eval_shape(make_system(json.loads(parts)).init, jax.random.key(0))
+    return {name: count(shapes.get(name, {})) for name in ("unet", "conditioner")}
+
+
+def test_the_whole_zoo_is_here():
+    own = {"shapes_kl_f4", "shapes_text", "folder_kl_f4", "folder_ldm4"}
+    assert {p.stem for p in CONFIGS} >= FIRST_STAGES.keys() | SECOND_STAGES.keys() | own
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -25,11 +100,91 @@ def test_shapes_and_counts_resolve(path, monkeypatch):
     config = get(path, "runlocal")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     resolved = train.dry_run(config)
-    assert all(n > 0 for n in resolved["parameters"].values())
-    assert set(get(path)) - set(config) <= {"first_stage", "first_stage_from"}
+    assert resolved["parameters"].get("unet", 1) > 0
+    full = get(path)
+    assert set(full) - set(config) <= {"first_stage", "first_stage_from"}
+    check_config(full)
+    if full["task"] == "diffusion":
+        train.check_sampling(full["sampling"], full["schedule"]["num_timesteps"])
+
+
+@pytest.mark.parametrize("name", FIRST_STAGES)
+def test_parameters_of_a_first_stage(name):
+    config = get(ROOT / "configs" / f"{name}.py")
+    first_stage = make_first_stage(config["first_stage"])
+    assert count(jax.eval_shape(first_stage.init, jax.random.key(0))) == FIRST_STAGES[name]
+    factor = int(re.search(r"f(\d+)", name)[1])
+    assert first_stage.factor == factor
+
+
+@pytest.mark.parametrize("name", SECOND_STAGES)
+def test_parameters_of_a_second_stage(name):
+    first_stage, unet, conditioner = SECOND_STAGES[name]
+    config = get(ROOT / "configs" / f"{name}.py")
+    small = {"image_size": 256, "schedule": dict(name="linear", num_timesteps=1)}
+    parts = {k: config[k] for k in ("first_stage", "model", "conditioning")} | small
+    assert second_stage_counts(json.dumps(parts)) == dict(unet=unet, conditioner=conditioner)
+    if first_stage is not None:
+        assert config["first_stage"] == get(ROOT / "configs" / f"{first_stage}.py")["first_stage"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_an_unknown_argument_is_refused(path):
     with pytest.raises(ValueError, match="runlocal"):
         get(path, "nonsense")
+
+
+# One of each mechanism in every run of the tests, of one level; the rest, and these as they are, under
+#     python -m pytest -m slow tests/test_configs.py
+FAST = ("lsun_churches_ldm8", "imagenet_ldm4", "sd1_inpainting", "semantic_256", "sdxl_base")
+TRAINED = [p.stem for p in CONFIGS if not p.stem.startswith("folder")]
+
+
+@pytest.fixture
+def quick_compilation():
+    """Two steps and eight small pictures take less time than optimizing what computes them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def one_level(config: dict) -> dict:
+    """The deepest level alone."""
+    model = {
+        k: v[-1:] if isinstance(v, list) and k != "attention_levels" else v
+        for k, v in config["model"].items()
+    }
+    return dict(config, model=model | dict(attention_levels=[0]))
+
+
+def run(config: dict, workdir: pathlib.Path) -> None:
+    """Trains, and draws again what the training showed last, from what it left."""
+    assert config["total_steps"] == 2
+    assert int(train.train(config, workdir).step) == 2
+    pictures = [p.name for p in (workdir / "images").iterdir()]
+    if config["task"] == "first_stage":
+        assert pictures == ["reconstructions_00000002.png"]
+        return
+    assert pictures == ["samples_00000002.png"]
+    model, source = pipeline.load(str(workdir)), train.open_source(config)
+    conditions = conditions_of(config, model.system, source, train.image_transform(config))
+    given: dict[str, list] = {}
+    for i in range(8):
+        for name, value in conditions({"index": i, **source[i]}, np.random.default_rng(i))[1].items():
+            given.setdefault(name, []).append(value)
+    given.pop("seeds", None)
+    images = model.sample(seeds=range(8), **given, **config["sampling"])
+    assert images.shape == (8, config["image_size"], config["image_size"], 3)
+    shown = np.asarray(Image.open(workdir / "images" / "samples_00000002.png"))
+    assert np.abs(grid.grid(images, columns=4).astype(int) - shown).max() <= 1
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_two_steps_and_pictures_of_one_level(name, tmp_path, quick_compilation):
+    run(one_level(get(ROOT / "configs" / f"{name}.py", "runlocal")), tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_steps_and_pictures(name, tmp_path, quick_compilation):
+    run(get(ROOT / "configs" / f"{name}.py", "runlocal"), tmp_path / name)

@@ -15,6 +15,7 @@ from PIL import Image
 
 import train
 from ldm_jax import bundle, pipeline, workdir
+from ldm_jax.checkpoints import open_checkpoint
 from ldm_jax.training import checkpoint, parallel
 from tests import tiny_diffusion, tiny_first_stage
 from tests.test_configs import get
@@ -68,11 +69,14 @@ def test_two_stages_on_photographs(photographs, first_stage_run, tmp_path):
     assert list((tmp_path / "ldm").glob("events.out.tfevents.*")), "no TensorBoard file"
 
     # The scale factor is 1 / std of the latents of all photographs, and is stored with the model.
-    opened = bundle.open_any(tmp_path / "ldm")
+    opened = open_checkpoint(tmp_path / "ldm").bundle()
     measured = json.loads((tmp_path / "ldm" / "latents.json").read_text())
     assert opened.config["scale_factor"] == measured["scale_factor"]
     assert measured["number"] == len(list(photographs.iterdir()))
-    before, after = bundle.open_any(first_stage_run).params["first_stage"], opened.params["first_stage"]
+    before, after = (
+        open_checkpoint(first_stage_run).bundle().params["first_stage"],
+        opened.params["first_stage"],
+    )
     assert bundle.fingerprint(before) == bundle.fingerprint(after)
 
 
@@ -111,6 +115,7 @@ def test_a_codebook_and_classes_with_a_learned_logvar(tmp_path):
     assert int(state.opt_state["autoencoder"].gradient_step) == 1
 
     config = tiny_diffusion.get_config().to_dict() | dict(
+        first_stage=None,
         first_stage_from=str(tmp_path / "vq"),
         conditioning=dict(name="class_label", num_classes=24, width=8),
         loss=dict(learn_logvar=True, original_elbo_weight=1e-3),
@@ -192,7 +197,7 @@ def test_a_second_stage_goes_on_in_the_latents_that_it_began_in(tmp_path):
     still = dict(config["optimizer"], base_lr=1e-12)
     more = dict(config, init_from=str(tmp_path / "run"), optimizer=still, total_steps=1, checkpoint_every=1)
     state = train.train(more, tmp_path / "more")
-    average = bundle.open_any(tmp_path / "run").params
+    average = open_checkpoint(tmp_path / "run").bundle().params
     for name, leaf in bundle.flatten(state.params).items():
         np.testing.assert_allclose(leaf, bundle.flatten(average)[name], atol=1e-6, err_msg=name)
 

@@ -28,7 +28,8 @@ def replicate(tree: PyTree) -> PyTree:
     num = jax.local_device_count()
     if not jax.tree.leaves(tree):
         return tree
-    return jax.pmap(lambda x: x)(
+    # On the axis of parallel_step: on another the step would be compiled again when it is given its own output.
+    return jax.pmap(lambda x: x, axis_name=AXIS)(
         jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (num, *np.shape(x))), tree)
     )
 

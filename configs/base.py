@@ -1,0 +1,262 @@
+"""What the configs of published models have in common. No experiment: the other files of this folder are.
+
+The tables are those of the configuration files in CompVis/latent-diffusion@a506df5 models/ and configs/, with the
+hyper-parameters of Rombach et al. 2022 (arXiv:2112.10752), tables 8 and 12 to 17, where the files are silent.
+"""
+
+from ml_collections import ConfigDict
+
+from ldm_jax.data.shapes_world import WORDS
+
+
+def _kl(channel_mult, z, attention_levels=()):
+    return dict(
+        name="kl",
+        channels=128,
+        channel_mult=channel_mult,
+        num_res_blocks=2,
+        attention_levels=list(attention_levels),
+        z_channels=z,
+        embed_dim=z,
+    )
+
+
+def _vq(channel_mult, z, n_embed, attention_levels=(), attn_type="vanilla"):
+    section = _kl(channel_mult, z, attention_levels)
+    return section | dict(name="vq", n_embed=n_embed, attn_type=attn_type)
+
+
+# Trained on 256 x 256 pixels of OpenImages. The original names levels of attention by their size in pixels there.
+FIRST_STAGES = {
+    "kl_f4": _kl([1, 2, 4], 3),
+    "kl_f8": _kl([1, 2, 4, 4], 4),
+    "kl_f16": _kl([1, 1, 2, 2, 4], 16, [4]),
+    "kl_f32": _kl([1, 1, 2, 2, 4, 4], 64, [4, 5]),
+    "vq_f4": _vq([1, 2, 4], 3, 8192),
+    "vq_f4_noattn": _vq([1, 2, 4], 3, 8192, attn_type="none"),
+    "vq_f8": _vq([1, 2, 2, 4], 4, 16384, [3]),
+    "vq_f8_n256": _vq([1, 2, 2, 4], 4, 256, [3]),
+    "vq_f16": _vq([1, 1, 2, 2, 4], 8, 16384, [4]),
+    "kl_f4_z4": _kl([1, 2, 4], 4),  # of the x4 upscaler alone
+}
+
+# The UNet of Stable Diffusion but for its heads and the width of its context.
+SD = dict(
+    in_channels=4,
+    out_channels=4,
+    channels=320,
+    channel_mult=[1, 2, 4, 4],
+    num_res_blocks=2,
+    attention_levels=[0, 1, 2],
+    transformer_depth=1,
+    remat=True,
+)
+SD2 = dict(SD, head_dim=64, context_dim=1024, use_linear_projection=True)
+SD_BETA = (0.00085, 0.012)
+
+# The text encoders that are not trained with the model; their weights come with a converted checkpoint.
+CLIP_L = dict(
+    vocab_size=49408, width=768, num_layers=12, num_heads=12, max_length=77, activation="quick_gelu"
+)
+OPENCLIP_H = dict(CLIP_L, width=1024, num_layers=24, num_heads=16, activation="gelu", projection_dim=1024)
+OPENCLIP_G = dict(CLIP_L, width=1280, num_layers=32, num_heads=20, activation="gelu", projection_dim=1280)
+
+
+def text_sd1() -> dict:
+    """CLIP ViT-L/14: the last layer, normed; captions padded with their end marker."""
+    return dict(CLIP_L, layer="last", final_norm=True, tokenizer=_clip_tokenizer(49407))
+
+
+def text_sd2() -> dict:
+    """OpenCLIP ViT-H/14: the layer before the last, normed; captions padded with 0."""
+    return dict(OPENCLIP_H, layer="penultimate", final_norm=True, tokenizer=_clip_tokenizer(0))
+
+
+def text_sdxl(refiner: bool = False) -> dict:
+    """CLIP ViT-L/14 beside OpenCLIP bigG/14, the base's; or bigG/14 alone, the refiner's; and the sizes of the picture."""
+    own = {k: v for k, v in OPENCLIP_G.items() if k not in ("vocab_size", "max_length")}
+    beside = {k: v for k, v in CLIP_L.items() if k not in ("vocab_size", "max_length")}
+    return dict(
+        clip_g=own,
+        clip_l=None if refiner else beside,
+        tokenizer=_clip_tokenizer(49407),
+    )
+
+
+def _clip_tokenizer(pad_id: int) -> dict:
+    return dict(name="clip", vocab_file="", max_length=77, pad_id=pad_id)
+
+
+def text_bert(width: int) -> dict:
+    """The transformer that is trained with the model, on BERT's tokens; `tokenizer.vocab_file` is the user's to name."""
+    tokenizer = dict(name="wordpiece", vocab_file="", max_length=77)
+    return dict(name="text", vocab_size=30522, width=width, num_layers=32, max_length=77, tokenizer=tokenizer)
+
+
+IMAGENET = dict(name="tfds", split="train", dataset="imagenet2012", label_key="label", recipe="imagenet")
+
+
+def folder(recipe: str, **more) -> dict:
+    """Pictures, perhaps with captions, in a folder that the user names with --config.data.root."""
+    return dict(name="folder", split="train", root="", recipe=recipe, **more)
+
+
+def warm_up(steps: int) -> dict:
+    """Linear from 1e-6 to 1 over `steps`, then constant: the original's LambdaLinearScheduler as its configs use it."""
+    return dict(
+        name="lambda_linear",
+        warm_up_steps=[steps],
+        f_min=[1.0],
+        f_max=[1.0],
+        f_start=[1e-6],
+        cycle_lengths=[1e13],
+    )
+
+
+def _start(name: str, arg: str, task: str, image_size: int) -> ConfigDict:
+    if arg not in ("", "runlocal"):
+        raise ValueError(f"configs/{name}.py takes 'runlocal' or nothing after the colon, got {arg!r}")
+    c = ConfigDict()
+    c.task, c.seed, c.image_size, c.dtype = task, 0, image_size, "float32"
+    c.log_every, c.checkpoint_every, c.preview_every, c.keep = 100, 5000, 5000, 3
+    return c
+
+
+def first_stage(
+    name: str, arg: str, *, batch_size: int, total_steps: int, loss: dict, disc_layers: int = 3
+) -> ConfigDict:
+    """The config of one of the nine first stages. batch_size: of the original, per device there."""
+    c = _start(name, arg, "first_stage", 256)
+    c.data = folder("openimages")
+    c.first_stage = FIRST_STAGES[name]
+    c.loss = loss
+    c.discriminator = dict(num_layers=disc_layers, channels=64)
+    # The original's LPIPS drops out half of the features that its heads see, which was not meant.
+    c.lpips = dict(vgg_path="", heads_path="", dropout=False)
+    c.optimizer = dict(name="adam", base_lr=4.5e-6, schedule=dict(name="constant"))
+    c.ema_decay = None
+    c.batch_size, c.total_steps = batch_size, total_steps
+    if arg == "runlocal":
+        _run_locally(c)
+        c.loss.disc_start = 1
+        c.discriminator.update(num_layers=1, channels=8)
+    return c
+
+
+def diffusion(
+    name: str,
+    arg: str,
+    *,
+    image_size: int,
+    first_stage: str,
+    model: dict,
+    beta: tuple[float, float],
+    optimizer: dict,
+    batch_size: int,
+    total_steps: int,
+    data: dict,
+    sampling: dict,
+    scale_factor: float | None = 1.0,
+    conditioning: dict | None = None,
+    condition_dropout: float = 0.0,
+    freeze: tuple[str, ...] = (),
+    loss_type: str = "l2",
+    prediction_type: str = "eps",
+) -> ConfigDict:
+    """The config of a published second stage.
+
+    first_stage: one of FIRST_STAGES, trained before or converted; --config.first_stage_from says where it is.
+    beta: (start, end) of 1000 timesteps, linear in the square root. scale_factor: None measures it over the data.
+    optimizer: base_lr and what else differs from AdamW at that rate times the batch size.
+    """
+    c = _start(name, arg, "diffusion", image_size)
+    c.data = data
+    c.first_stage = FIRST_STAGES[first_stage]
+    c.first_stage_from = f"runs/{first_stage}"
+    c.scale_factor = scale_factor
+    c.model = model
+    c.conditioning = conditioning or {}
+    c.condition_dropout = condition_dropout
+    c.freeze = list(freeze)
+    c.schedule = dict(name="linear", num_timesteps=1000, beta_start=beta[0], beta_end=beta[1])
+    c.prediction_type = prediction_type
+    c.loss = dict(loss_type=loss_type)
+    c.optimizer = dict(name="adamw", schedule=dict(name="constant")) | optimizer
+    c.ema_decay = 0.9999
+    c.batch_size, c.total_steps = batch_size, total_steps
+    c.sampling = sampling
+    if arg == "runlocal":
+        _run_locally(c)
+    return c
+
+
+# ------------------------------------------------------------------------------------------- the same, tiny
+
+TOKENIZER = dict(name="word_level", words=list(WORDS), max_length=20)  # its end marker is 3
+TINY_TEXT = dict(width=8, num_layers=1, max_length=20, num_heads=2, head_dim=4, tokenizer=TOKENIZER)
+TINY_TOWER = dict(width=8, num_layers=2, num_heads=2)
+TINY_CONDITIONING = {
+    "class_label": dict(num_classes=24, width=8),
+    "text": TINY_TEXT,
+    "layout": dict(width=8, num_layers=1, num_heads=2, head_dim=4),
+    "semantic": dict(num_classes=25),
+    "retrieval": dict(width=8),
+    "clip": dict(TINY_TOWER, max_length=20, eos_id=3, tokenizer=TOKENIZER),
+    "sdxl": dict(max_length=20, eos_id=3, size_width=4, tokenizer=TOKENIZER),
+}
+# Where the shapes world has no such annotation, something of its shape.
+TINY_FIELDS = {
+    "layout": dict(layout=dict(name="integer", below=8192, shape=[92])),
+    "superres": dict(low_res=dict(name="low_res", factor=4)),
+    "inpaint": dict(mask=dict(name="mask")),
+    "retrieval": dict(embeddings=dict(name="unit_vectors", shape=[11, 8])),
+    "depth": dict(depth=dict(name="grey")),
+    "upscale": dict(low_res=dict(name="low_res", factor=4), noise_level=dict(name="integer", below=351)),
+}
+
+
+def _run_locally(c: ConfigDict) -> None:
+    """Makes c two steps of the same structure, in small, on the shapes world."""
+    c.total_steps, c.batch_size, c.log_every, c.checkpoint_every, c.preview_every = 2, 2, 1, 2, 2
+    c.optimizer = dict(name=c.optimizer.name, base_lr=1e-4, scale_lr=False)
+    levels = len(c.first_stage.channel_mult)
+    c.first_stage.update(channels=8, channel_mult=[1] * levels, num_res_blocks=1, num_groups=4)
+    if c.first_stage.name == "vq":
+        c.first_stage.n_embed = 16
+    factor = 2 ** (levels - 1)
+    c.image_size = max(64, factor * (2 ** (len(c.model.channel_mult) - 1) if c.task == "diffusion" else 1))
+    c.data = dict(name="shapes", split="train", num_scenes=8)
+    c.data.recipe = "none" if c.image_size == 64 else "plain"
+    if c.task == "diffusion":
+        c.first_stage_from = None
+        c.sampling.num_steps = min(2, c.sampling.num_steps)
+        _shrink_model(c)
+
+
+def _shrink_model(c: ConfigDict) -> None:
+    levels = len(c.model.channel_mult)
+    c.model.update(channels=8, channel_mult=[1] * levels, num_res_blocks=1, num_groups=4, remat=False)
+    for heads, few in (("num_heads", 2), ("head_dim", 4)):
+        if c.model.get(heads):
+            c.model[heads] = few
+    depth = c.model.get("transformer_depth")
+    if depth:
+        c.model.transformer_depth = min(depth, 2) if isinstance(depth, int) else [min(d, 2) for d in depth]
+    if c.model.get("context_dim"):
+        c.model.context_dim = 8
+    kinds = {c.conditioning.name: c.conditioning} if "name" in c.conditioning else c.conditioning
+    for kind, options in kinds.items():
+        c.data.derive = dict(c.data.get("derive", {})) | TINY_FIELDS.get(kind, {})
+        _shrink_conditioning(c, kind, options)
+
+
+def _shrink_conditioning(c: ConfigDict, kind: str, options: ConfigDict) -> None:
+    for key in ("vocab_size", "tokenizer", "projection_dim"):
+        if key in options:
+            del options[key]
+    options.update(TINY_CONDITIONING.get(kind, {}))
+    if kind == "sdxl":
+        options.clip_g = dict(TINY_TOWER, projection_dim=8)
+        refiner = options.clip_l is None
+        options.clip_l = None if refiner else TINY_TOWER
+        c.model.context_dim, c.model.vector_dim = (8, 8 + 5 * 4) if refiner else (16, 8 + 6 * 4)

@@ -1,0 +1,452 @@
+"""Any checkpoint of this model family as a model of ours: its config, and its parameters as arrays that are not read yet.
+
+Decides what a file or folder is, and where what its shapes do not tell is taken from: a config of ours, the original's YAML,
+diffusers' JSON, or the table of released models (convert/published.py). The formats, names and layouts are convert/'s.
+"""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ldm_jax import bundle as bundles
+from ldm_jax.conditioning import clip
+from ldm_jax.convert import clip as clip_names
+from ldm_jax.convert import (
+    compvis_conditioner,
+    compvis_first_stage,
+    compvis_unet,
+    detect,
+    diffusers_config,
+    diffusers_first_stage,
+    diffusers_unet,
+    files,
+    layout,
+    original_config,
+    published,
+    safetensors_file,
+)
+from ldm_jax.convert.tensor import Tensor, as_tensor
+from ldm_jax.system import make_first_stage, make_system
+from ldm_jax.types import PyTree
+
+log = logging.getLogger(__name__)
+
+UNET, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
+CONDITIONERS = ("cond_stage_model.", "conditioner.embedders.")
+BUFFERS = (
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+)
+BUFFERS += ("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod")
+BUFFERS += (
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+)
+CONFIG_KEY = "ldm_jax"  # of a single file's metadata, where export.py leaves the config
+# Names that are no part of the model sampled here: schedules, losses, running averages not asked for, helpers of a demo.
+APART = (
+    "model_ema.",
+    "loss.",
+    FIRST_STAGE + "loss.",
+    "depth_model.",
+    "low_scale_model.",
+    "denoiser.",
+    "lvlb_weights",
+)
+APART += ("logvar", "scale_factor", "noise_augmentor.", "cond_ids")
+
+
+class Options(NamedTuple):
+    """What a user may say about a checkpoint. Each is used where the checkpoint needs it.
+
+    ema: running averages where there are any. config: a config of ours, .py or .json. original_config: the original's YAML.
+    tokenizer: a vocabulary file, or a folder with one. first_stage: a checkpoint to take it from. prediction_type: where
+    neither file nor table tells. variant: of a diffusers folder's files, such as 'fp16'. ignore_objects: see convert.torch_file.read_zip.
+    """
+
+    ema: bool = True
+    config: str | None = None
+    original_config: str | None = None
+    tokenizer: str | None = None
+    first_stage: str | None = None
+    prediction_type: str | None = None
+    variant: str | None = None
+    ignore_objects: bool = False
+
+
+def options_from(args: Any) -> Options:
+    """Options from the parsed flags of cli.add_checkpoint_arguments."""
+    return Options(
+        ema=not args.raw, **{name: getattr(args, name) for name in Options._fields if name != "ema"}
+    )
+
+
+class Checkpoint(NamedTuple):
+    """config: as a bundle's. params: nested dicts of convert.Tensor. tokenizer: a tokenizers.Tokenizer, or None.
+
+    layout: 'compvis', 'diffusers', 'bundle' or 'workdir'. notes: sentences on what was recognised and what was left out.
+    """
+
+    config: dict
+    params: PyTree
+    tokenizer: Any
+    layout: str
+    notes: tuple[str, ...] = ()
+
+    def bundle(self) -> bundles.Bundle:
+        """With every array read, in float32."""
+        flat = {path: bundles.as_float32(t.read()) for path, t in layout.flatten(self.params).items()}
+        params = {name: {} for name in self.params} | layout.unflatten(flat)
+        return bundles.Bundle(self.config, params, self.tokenizer)
+
+
+def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoint:  # noqa: B008
+    """A shipped model by name, a bundle, a training workdir, a file of the original's, or a diffusers folder or file.
+
+    Raises: ValueError in one sentence for what is none of them, or does not fit together.
+    """
+    path = locate(path)
+    if path.is_dir():
+        if bundles.is_bundle(path):
+            return _open_bundle(path)
+        if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+            return _open_workdir(path, options)
+        if (path / "model_index.json").is_file():
+            return _open_pipeline(path, options)
+        if (path / "vae").is_dir() and not (path / "unet").is_dir():
+            path = path / "vae"
+        if (path / "config.json").is_file():
+            return _open_diffusers_first_stage(path, options)
+    return _open_file(files.open_tensors(path, options.variant, options.ignore_objects), path, options)
+
+
+def locate(name: str | Path) -> Path:
+    """The file or folder that `name` means: a shipped model, or a path. Raises: ValueError that lists the shipped models."""
+    shipped = sorted(p.name for p in bundles.SHIPPED.iterdir() if (p / "config.json").is_file())
+    if str(name) in shipped:
+        return bundles.SHIPPED / str(name)
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"checkpoint {str(name)!r} not found: it is no file, no folder, and no shipped model; those are: {', '.join(shipped)}"
+        )
+    return path
+
+
+def _open_file(tensors: Mapping[str, Tensor], path: Path, options: Options) -> Checkpoint:
+    """A single file of either layout, by its names."""
+    if any(name.startswith(UNET) for name in tensors):
+        return _open_compvis(tensors, path, options)
+    if "encoder.conv_in.weight" in tensors and "decoder.conv_in.weight" in tensors:
+        if any(name.startswith("encoder.down_blocks.") for name in tensors):
+            return _open_diffusers_first_stage(path, options, tensors)
+        return _open_compvis_first_stage(tensors, path, options)
+    if any(name.startswith(FIRST_STAGE) for name in tensors):
+        inner = _without_prefix(tensors, FIRST_STAGE)
+        return _open_compvis_first_stage(inner, path, options)
+    found = ", ".join(sorted(tensors)[:3])
+    raise ValueError(
+        f"{path} is a checkpoint of something else: expected names such as {UNET}input_blocks.0.0.weight or encoder.conv_in.weight, "
+        f"got {len(tensors)} such as {found}"
+    )
+
+
+# --------------------------------------------------------------------------------------------- what is ours already
+
+
+def _open_bundle(path: Path) -> Checkpoint:
+    config, tokenizer = bundles.read_config(path), bundles.read_tokenizer(path)
+    params = bundles.unflatten(files.open_tensors(path / bundles.WEIGHTS))
+    params.setdefault("first_stage", {})
+    return Checkpoint(config, params, tokenizer, "bundle")
+
+
+def _open_workdir(path: Path, options: Options) -> Checkpoint:
+    read = bundles.read_workdir(path, ema=options.ema)
+    params = jax.tree.map(as_tensor, read.params)
+    return Checkpoint(read.config, params, read.tokenizer, "workdir")
+
+
+# ------------------------------------------------------------------------------------------- the original's own layout
+
+
+def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -> Checkpoint:
+    tensors = clip_names.renamed(tensors, "cond_stage_model.transformer.")
+    tensors, notes = _choose_ema(tensors, options.ema)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    config, source = _compvis_config(shapes, path, options)
+    notes.append(source)
+    if "scale_factor" in tensors:  # measured by the run that made the file
+        config["scale_factor"] = float(tensors["scale_factor"].read())
+    tokenizer = _find_tokenizer(config, path, options, notes)
+    system = make_system(config, tokenizer)
+    template = jax.eval_shape(system.init, jax.random.key(0))
+    state = {name: t for name, t in tensors.items() if name not in BUFFERS and not name.startswith(APART)}
+    params = {}
+    unet = _without_prefix(state, UNET)
+    params["unet"] = _fit(unet, template["unet"], compvis_unet.entries(template["unet"]))
+    first_stage = _without_prefix(state, FIRST_STAGE)
+    if options.first_stage:
+        other = open_checkpoint(options.first_stage)
+        config["first_stage"], params["first_stage"] = (
+            other.config["first_stage"],
+            other.params["first_stage"],
+        )
+        notes.append(f"the first stage is {options.first_stage}'s")
+    elif config["first_stage"]["name"] == "identity":
+        params["first_stage"] = {}
+    else:
+        if not first_stage:
+            raise ValueError(
+                f"{path} holds no first stage ({FIRST_STAGE}…); name one with --first_stage FILE"
+            )
+        wanted = jax.eval_shape(system.first_stage.init, jax.random.key(0))
+        entries = compvis_first_stage.autoencoder_entries(wanted)
+        params["first_stage"] = _fit(first_stage, wanted, entries)
+    rest = {name: t for name, t in state.items() if not name.startswith((UNET, FIRST_STAGE))}
+    if "conditioner" in template:
+        params["conditioner"] = _conditioner(rest, config, template["conditioner"])
+    elif rest:
+        if not all(name.startswith("cond_stage_model.") for name in rest):
+            raise ValueError(
+                f"{path}: {len(rest)} names are not used, the first ten: {', '.join(sorted(rest)[:10])}"
+            )
+        notes.append("cond_stage_model is the first stage again, and left out")
+    left = sorted({name.split(".")[0] for name in tensors if name.startswith(APART) and "." in name})
+    if left:
+        notes.append(f"left out: {', '.join(left)}")
+    return Checkpoint(config, params, tokenizer, "compvis", tuple(notes))
+
+
+def _choose_ema(tensors: dict[str, Tensor], ema: bool) -> tuple[dict, list[str]]:
+    """The UNet's names with running averages in their place if they are asked for and there (LitEma's names have no dots)."""
+    averaged = {
+        name: "model_ema." + name.removeprefix("model.").replace(".", "")
+        for name in tensors
+        if name.startswith(UNET)
+    }
+    there = [name for name, average in averaged.items() if average in tensors]
+    if not there:
+        return tensors, ["the file has one set of weights, and no running averages beside it"]
+    if not ema:
+        return tensors, ["raw weights; the file has running averages too"]
+    if len(there) < len(averaged):
+        missing = [average for average in averaged.values() if average not in tensors]
+        raise ValueError(
+            f"{len(missing)} running averages are missing, the first ten: {', '.join(missing[:10])}; --raw does without"
+        )
+    return tensors | {name: tensors[average] for name, average in averaged.items()}, [
+        "running averages (EMA)"
+    ]
+
+
+def _compvis_config(shapes: Mapping[str, tuple], path: Path, options: Options) -> tuple[dict, str]:
+    """(config, a sentence on where it comes from)."""
+    fields = detect.unet_fields(_without_prefix(shapes, UNET))
+    first = _without_prefix(shapes, FIRST_STAGE)
+    learned = detect.conditioner_sections(shapes)
+    given, source = _given_config(path, options)
+    if given is not None:
+        if given.get("task") != "diffusion":
+            raise ValueError(f"{source}: a config of a first stage alone, and {path} holds a diffusion model")
+        config = dict(given)
+        config["model"] = fields | {k: v for k, v in dict(given["model"]).items() if v is not None}
+        config["conditioning"] = _merge(given.get("conditioning"), learned)
+    else:
+        name, release = published.recognise(fields)
+        config = release.process()
+        config["model"] = fields | dict(release.heads)
+        config["conditioning"] = _merge(
+            {k: dict(v) for k, v in release.parts.items()}, learned, learned_first=True
+        )
+        source = f"recognised as {name}"
+    if first:
+        config["first_stage"] = detect.first_stage_section(first) | dict(config.get("first_stage") or {})
+    if options.prediction_type:
+        config["prediction_type"] = options.prediction_type
+    if "prediction_type" not in config:
+        raise ValueError(
+            f"{path} has the shapes of Stable Diffusion 2, of which 512-base predicts eps and 768-v predicts v: "
+            "say --prediction_type eps or v, or name its --original_config"
+        )
+    if config["prediction_type"] == "v" and source == "recognised as sd2":
+        config["image_size"] = 768
+    return dict(task="diffusion", dtype="float32") | config, source
+
+
+def _merge(
+    given: Mapping[str, Any] | None, learned: dict[str, dict], learned_first: bool = False
+) -> dict | None:
+    """Options by kind, those given before those that the shapes tell; in the form of a config's conditioning section."""
+    if given and "name" in given:
+        given = {given["name"]: {k: v for k, v in given.items() if k != "name"}}
+    given = dict(given or {})
+    order = [*learned, *given] if learned_first else [*given, *learned]
+    parts = {kind: learned.get(kind, {}) | dict(given.get(kind, {})) for kind in dict.fromkeys(order)}
+    for options in parts.values():
+        if "num_rows" in options:  # of a table of classes, whose last row may stand for none
+            rows = options.pop("num_rows")
+            options.setdefault("num_classes", rows)
+            options.setdefault("null_class", rows == options["num_classes"] + 1)
+    if len(parts) == 1:
+        ((kind, options),) = parts.items()
+        return dict(name=kind, **options)
+    return parts or None
+
+
+def _given_config(path: Path, options: Options) -> tuple[dict | None, str]:
+    """(the config that the user names or that lies beside the checkpoint, which)."""
+    if options.config:
+        return load_config(options.config), f"config {options.config}"
+    if options.original_config:
+        return original_config.read(options.original_config), f"config {options.original_config}"
+    if path.suffix == ".safetensors" and CONFIG_KEY in (kept := safetensors_file.read_metadata(path)):
+        return json.loads(kept[CONFIG_KEY]), "config kept in the file"
+    folder = path if path.is_dir() else path.parent
+    beside = [folder / f"{path.stem}{suffix}" for suffix in (".yaml", ".yml")] + [folder / "config.yaml"]
+    for candidate in beside:
+        if candidate.is_file():
+            return original_config.read(candidate), f"config {candidate}, which lies beside it"
+    return None, ""
+
+
+def load_config(path: str | Path) -> dict:
+    """A config of ours: configs/NAME.py (get_config()), or a bundle's config.json. Raises: ValueError if it is neither."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"config {path}: there is no such file")
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None:
+        raise ValueError(f"config {path}: expected a .py with get_config(), or a .json")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config().to_dict()
+
+
+def _conditioner(state: Mapping[str, Tensor], config: dict, template: PyTree) -> PyTree:
+    """The conditioner's parameters out of full names; what is left over is an error."""
+    section = config["conditioning"]
+    kinds = {section["name"]: template} if "name" in section else template
+    entries = []
+    for kind, tree in kinds.items():
+        path, given = ((), section) if "name" in section else ((kind,), section[kind])
+        found = compvis_conditioner.compvis_entries(kind, tree, given)
+        entries += [((*path, *p), name, how) for p, name, how in found]
+    return _fit(state, template, entries, compvis_conditioner.ignored)
+
+
+def _open_compvis_first_stage(tensors: Mapping[str, Tensor], path: Path, options: Options) -> Checkpoint:
+    state = {name: t for name, t in tensors.items() if not name.startswith(APART)}
+    section = detect.first_stage_section({name: t.shape for name, t in state.items()})
+    given, source = _given_config(path, options)
+    if given is not None:
+        section = section | dict(given["first_stage"])
+    wanted = jax.eval_shape(make_first_stage(section).init, jax.random.key(0))
+    params = _fit(state, wanted, compvis_first_stage.autoencoder_entries(wanted))
+    config = dict(task="first_stage", image_size=256, first_stage=section)
+    return Checkpoint(config, {"first_stage": params}, None, "compvis", (source,) if source else ())
+
+
+# --------------------------------------------------------------------------------------------------- diffusers' layout
+
+
+def _open_pipeline(path: Path, options: Options) -> Checkpoint:
+    config = dict(task="diffusion", dtype="float32") | diffusers_config.read_pipeline(path)
+    if options.prediction_type:
+        config["prediction_type"] = options.prediction_type
+    notes = [f"a diffusers {json.loads((path / 'model_index.json').read_text()).get('_class_name')}"]
+    tokenizer = _find_tokenizer(config, path, options, notes)
+    system = make_system(config, tokenizer)
+    template = jax.eval_shape(system.init, jax.random.key(0))
+    state = diffusers_unet.renamed(files.open_tensors(path / "unet", options.variant))
+    names = diffusers_unet.entries(template["unet"], config["model"], diffusers_unet.vector_name(state))
+    params = {"unet": _fit(state, template["unet"], names)}
+    if options.first_stage:
+        other = open_checkpoint(options.first_stage)
+        config["first_stage"], params["first_stage"] = (
+            other.config["first_stage"],
+            other.params["first_stage"],
+        )
+    else:
+        folder = path / ("vqvae" if (path / "vqvae").is_dir() else "vae")
+        params["first_stage"] = _fit_diffusers_first_stage(
+            files.open_tensors(folder, options.variant), system.first_stage
+        )
+    if "conditioner" in template:
+        params["conditioner"] = _text_encoders(path, config, template["conditioner"], options)
+    return Checkpoint(config, params, tokenizer, "diffusers", tuple(notes))
+
+
+def _text_encoders(path: Path, config: dict, template: PyTree, options: Options) -> PyTree:
+    """The conditioner's parameters out of a pipeline's text encoders."""
+    state = {}
+    for folder in ("text_encoder", "text_encoder_2", "bert"):
+        if (path / folder).is_dir():
+            tensors = files.open_tensors(path / folder, options.variant)
+            state |= {f"{folder}.{name}": tensor for name, tensor in tensors.items()}
+    return clip_names.lazy_from_diffusers(state, config.get("conditioning"), template, keep_dtype=True)
+
+
+def _fit_diffusers_first_stage(tensors: Mapping[str, Tensor], first_stage: Any) -> PyTree:
+    wanted = jax.eval_shape(first_stage.init, jax.random.key(0))
+    return _fit(diffusers_unet.renamed(tensors), wanted, diffusers_first_stage.entries(wanted))
+
+
+def _open_diffusers_first_stage(path: Path, options: Options, tensors=None) -> Checkpoint:
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{path} is an autoencoder of diffusers, and its config.json does not lie beside it")
+    config = diffusers_config.read_pipeline(folder)
+    tensors = files.open_tensors(folder, options.variant) if tensors is None else tensors
+    params = _fit_diffusers_first_stage(tensors, make_first_stage(config["first_stage"]))
+    return Checkpoint(config, {"first_stage": params}, None, "diffusers")
+
+
+# -------------------------------------------------------------------------------------------------------------- shared
+
+
+def _fit(state: Mapping[str, Tensor], template: PyTree, entries, ignore=lambda name: False) -> PyTree:
+    """Unread arrays of a file as the tree `template` is, in the dtypes that the file has."""
+    return layout.lazy_from_torch(state, template, entries, ignore, keep_dtype=True)
+
+
+def _without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _find_tokenizer(config: dict, path: Path, options: Options, notes: list[str]) -> Any:
+    """The tokenizer of a text model: the one that the user names, or the one that lies with the checkpoint, or None.
+
+    Raises: ValueError if the user names one that is not there.
+    """
+    section = config.get("conditioning") or {}
+    sections = {section["name"]: section} if "name" in section else section
+    text = next((dict(sections[kind]) for kind in ("text", "clip", "sdxl") if kind in sections), None)
+    if text is None:
+        return None
+    if options.tokenizer and not Path(options.tokenizer).exists():
+        raise ValueError(
+            f"tokenizer {options.tokenizer} is not there; expected a vocabulary file, or a folder with one"
+        )
+    pad_id = (
+        0 if text.get("activation") == "gelu" else None
+    )  # OpenCLIP's padding; CLIP's and BERT's their files tell
+    try:
+        return clip.find_tokenizer(options.tokenizer or path, text.get("max_length", 77), pad_id)
+    except ValueError as error:
+        if options.tokenizer:
+            raise
+        notes.append(f"no tokenizer, so it cannot read prompts until --tokenizer names one: {error}")
+        return None

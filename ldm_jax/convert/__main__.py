@@ -1,0 +1,109 @@
+"""Reads any checkpoint of this model family and writes it in another layout:
+
+    python -m ldm_jax.convert v1-5.ckpt models/sd15 --to bundle
+    python -m ldm_jax.convert models/sd15 sd15.safetensors --to compvis --dtype float16
+    python -m ldm_jax.convert v1-5.ckpt --inspect
+
+SRC: a .ckpt, .pt or .safetensors file of the original's, a diffusers folder, a bundle, a training workdir or a shipped model.
+"""
+
+import argparse
+import sys
+import time
+
+from ldm_jax import cli
+from ldm_jax.convert import layout
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ldm_jax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", metavar="SRC", help="what to read")
+    add("destination", metavar="DST", nargs="?", help="the folder or file to write")
+    add(
+        "--to",
+        choices=("bundle", "compvis", "diffusers"),
+        default="bundle",
+        help="layout (default %(default)s)",
+    )
+    add("--inspect", action="store_true", help="only say what SRC is")
+    add("--ema", action="store_true", help="running averages where there are any (that is the default)")
+    add(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of floating point numbers; default: as they are",
+    )
+    cli.add_checkpoint_arguments(add)
+    add("--overwrite", action="store_true", help="replace DST")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    if args.ema and args.raw:
+        raise ValueError("--ema and --raw: name one of them")
+    if args.inspect == bool(args.destination):
+        raise ValueError("name DST, or --inspect without it")
+    from ldm_jax import checkpoints, export
+
+    start = time.time()
+    checkpoint = checkpoints.open_checkpoint(args.source, checkpoints.options_from(args))
+    print("\n".join(summary(checkpoint, args.source)), flush=True)
+    if args.inspect:
+        return
+    export.write(
+        checkpoint, args.destination, args.to, dtype=args.dtype, overwrite=args.overwrite, progress=bar
+    )
+    print(f"{args.destination}: written as {args.to}, {time.time() - start:.1f} s")
+
+
+def summary(checkpoint, source: str) -> list[str]:
+    """What it is, parameters per part, what was recognised and left out; a line each."""
+    lines = [f"{source}: {checkpoint.layout}"] + [f"  {note}" for note in checkpoint.notes]
+    for part, tree in checkpoint.params.items():
+        tensors = layout.flatten(tree).values()
+        count = sum(_size(t.shape) for t in tensors)
+        dtypes = ", ".join(sorted({str(t.dtype) for t in tensors}))
+        lines.append(f"  {part}: {count:,} parameters in {len(tensors)} arrays {dtypes}")
+    config = checkpoint.config
+    kinds = config.get("conditioning") or {}
+    said = {
+        "conditioning": kinds.get("name") or " + ".join(kinds) or "none",
+        "prediction_type": config.get("prediction_type"),
+        "scale_factor": config.get("scale_factor"),
+        "image_size": config.get("image_size"),
+        "tokenizer": "found" if checkpoint.tokenizer is not None else "none",
+    }
+    if "unet" in checkpoint.params:
+        lines.append("  " + ", ".join(f"{k} {v}" for k, v in said.items()))
+    return lines
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def bar(done: int, total: int) -> None:
+    """A progress bar on standard error, drawn again when a part of a hundred more is written."""
+    if bar.shown == (hundredths := 100 * done // max(total, 1)):
+        return
+    bar.shown = hundredths
+    filled = 30 * hundredths // 100
+    end = "\n" if done >= total else ""
+    line = f"\r[{'#' * filled}{'.' * (30 - filled)}] {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+    print(line, end=end, file=sys.stderr, flush=True)
+
+
+bar.shown = None
+
+
+if __name__ == "__main__":
+    cli.set_up_logging()
+    cli.run(main)

@@ -1,0 +1,76 @@
+"""Small models with the structure of released ones and random parameters, for tests of checkpoints."""
+
+import jax
+import numpy as np
+
+from ldm_jax.bundle import Bundle
+from ldm_jax.conditioning import clip
+from ldm_jax.convert import layout
+from ldm_jax.system import make_system
+from tests.conditioning import tiny_clip
+
+CLIP = dict(
+    vocab_size=len(tiny_clip.vocabulary()),
+    width=64,
+    num_layers=2,
+    num_heads=1,
+    max_length=77,
+    activation="quick_gelu",
+)
+FIRST_STAGE = dict(
+    name="kl",
+    channels=32,
+    channel_mult=[1, 2],
+    num_res_blocks=1,
+    attention_levels=[],
+    z_channels=4,
+    embed_dim=4,
+)
+SD_SCHEDULE = dict(name="linear", num_timesteps=1000, beta_start=0.00085, beta_end=0.012)
+
+
+def stable_diffusion_1(tmp_path, **changes) -> Bundle:
+    """Text through CLIP, kl autoencoder of factor 2, 16 x 16 pixels; every parameter random."""
+    tmp_path.mkdir(parents=True, exist_ok=True)
+    tiny_clip.write(tmp_path)
+    config = dict(
+        task="diffusion",
+        image_size=16,
+        dtype="float32",
+        first_stage=FIRST_STAGE,
+        scale_factor=0.18215,
+        model=dict(
+            in_channels=4,
+            out_channels=4,
+            channels=32,
+            channel_mult=[1, 2],
+            num_res_blocks=1,
+            attention_levels=[0, 1],
+            num_heads=2,
+            transformer_depth=1,
+            context_dim=64,
+        ),
+        conditioning=dict(name="clip", layer="last", final_norm=True, **CLIP),
+        schedule=SD_SCHEDULE,
+        prediction_type="eps",
+        sampling=dict(num_steps=50, guidance_scale=7.5),
+    )
+    return random_bundle(config | changes, clip.clip_tokenizer(tmp_path, 77))
+
+
+def random_bundle(config: dict, tokenizer=None, seed: int = 0) -> Bundle:
+    """The model of `config` with parameters of about the size that trained ones have."""
+    system = make_system(config, tokenizer)
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(system.init, key) | {"first_stage": jax.eval_shape(system.first_stage.init, key)}
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        values = rng.normal(size=shape).astype(np.float32)
+        if path[-1] == "scale":
+            return 1 + 0.1 * values
+        fan_in = np.prod(shape[:-1]) if len(shape) > 1 else 100.0
+        return values / np.sqrt(fan_in).astype(np.float32)
+
+    flat = {path: draw(path, leaf.shape) for path, leaf in layout.flatten(shapes).items()}
+    return Bundle(config, layout.unflatten(flat), tokenizer)
