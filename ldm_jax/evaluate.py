@@ -1,10 +1,16 @@
-"""Measures a model; the last line of output is one JSON object.
+"""Measures a model or a set of images; the last line of output is one JSON object.
+
+    python -m ldm_jax.evaluate --checkpoint X --metrics fid,is,precision,recall --reference PHOTOS --out RESULT
+    python -m ldm_jax.evaluate --images DIR_A --reference DIR_B --metrics fid,kid --out RESULT
+    python -m ldm_jax.evaluate --first_stage X --images PHOTOS --out RESULT
+    python -m ldm_jax.evaluate --images PHOTOS --write_stats PHOTOS.npz
+
+samples (50,000 by default), measures, and writes RESULT/result.json and RESULT/index.html; run again, it goes on where it was
+stopped. Weights of Inception, CLIP and LPIPS are the user's own files (docs/evaluation.md). On the shapes world:
 
     python -m ldm_jax.evaluate shapes --num_samples 512        how often the text model draws what it is told, by kind of prompt
     python -m ldm_jax.evaluate first_stage --num_samples 2000  PSNR of the autoencoder, and how many the oracle still reads right
     python -m ldm_jax.evaluate oracle --num_samples 2000       how many rendered test scenes the oracle reads right
-
-All on held-out scenes of the shapes world. `--checkpoint` takes a shipped model, a bundle folder or a training workdir.
 """
 
 import argparse
@@ -17,38 +23,42 @@ import numpy as np
 from ldm_jax import cli
 
 
-def progress(label: str, total: int):
-    """Returns report(done): one line on standard error, rewritten, with the time that is left."""
-    start = time.time()
-
-    def report(done: int) -> None:
-        left = (time.time() - start) / max(done, 1) * (total - done)
-        end = "\n" if done >= total else ""
-        print(f"\r{label}: {done}/{total}, {left:.0f} s left   ", end=end, file=sys.stderr, flush=True)
-
-    return report
-
-
 def evaluate_shapes(args: argparse.Namespace) -> dict:
     from ldm_jax import pipeline
     from ldm_jax.evaluation import shapes
 
     model = pipeline.load(args.checkpoint, ema=not args.raw)
-    if model.system.conditioning != "text":
+    if "prompts" not in model.system.takes:
         raise ValueError(f"{args.checkpoint} is not a text model")
     total = max(1, args.num_samples // len(shapes.KINDS)) * len(shapes.KINDS)
-    report, before = progress("pictures", total), [0]
+    report, drawn = cli.progress("pictures", total), []
 
     def draw(prompts, seeds):
-        done_before = before[0]
-        before[0] += len(prompts)
-        return model.sample(
+        before = sum(map(len, drawn))
+        images = model.sample(
             prompts, seeds, num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler,
-            batch_size=args.batch_size, progress=lambda done, _: report(done_before + done),
+            batch_size=args.batch_size, progress=lambda done, _: report(before + done),
         )  # fmt: skip
+        drawn.append(images)
+        return images
 
     found = shapes.accuracies(draw, args.num_samples)
+    found |= _shapes_fid(np.concatenate(drawn))
     return dict(found, num_samples=total, steps=args.steps, sampler=args.sampler, checkpoint=args.checkpoint)
+
+
+def _shapes_fid(images: np.ndarray) -> dict:
+    """{'shapes_fid': …} of pictures of all kinds of prompt; None where they are too few for it."""
+    from ldm_jax import measuring
+    from ldm_jax.evaluation import features
+    from ldm_jax.evaluation.fid import fid
+    from ldm_jax.evaluation.images import ArrayImages
+
+    reference = measuring.shapes_reference().gaussians["pool"]
+    if len(images) <= len(reference.mean):
+        return {"shapes_fid": None}
+    found = features.collect(ArrayImages(images), measuring.shapes())
+    return {"shapes_fid": fid(found.moments["pool"].gaussian(), reference)}
 
 
 def _scenes(num_samples: int):
@@ -60,16 +70,17 @@ def _scenes(num_samples: int):
 def evaluate_first_stage(args: argparse.Namespace) -> dict:
     import jax
 
-    from ldm_jax import bundle, grid
+    from ldm_jax import checkpoints, grid
     from ldm_jax.data.transforms import to_float
     from ldm_jax.evaluation import shapes
+    from ldm_jax.evaluation.psnr import psnr
     from ldm_jax.system import make_first_stage
 
-    opened = bundle.open_any(args.checkpoint, ema=not args.raw)
+    opened = checkpoints.open_checkpoint(args.checkpoint, checkpoints.Options(ema=not args.raw)).bundle()
     module = make_first_stage(opened.config["first_stage"]).module
     params = opened.params["first_stage"]
     reconstruct = jax.jit(lambda p, x: module.apply({"params": p}, x, sample_posterior=False)[0])
-    images, report = _scenes(args.num_samples), progress("reconstructions", args.num_samples)
+    images, report = _scenes(args.num_samples), cli.progress("reconstructions", args.num_samples)
     out = []
     for start in range(0, len(images), args.batch_size):
         part = np.resize(images[start : start + args.batch_size], (args.batch_size, *images.shape[1:]))
@@ -78,7 +89,7 @@ def evaluate_first_stage(args: argparse.Namespace) -> dict:
     out = np.concatenate(out)
     read = shapes.read_rate(iter(out))
     return dict(
-        psnr=float(shapes.psnr(images, out).mean()),
+        psnr=float(psnr(images, out).mean()),
         oracle_right=read,
         num_samples=len(images),
         checkpoint=args.checkpoint,
@@ -94,7 +105,8 @@ def evaluate_oracle(args: argparse.Namespace) -> dict:
 TASKS = {"shapes": evaluate_shapes, "first_stage": evaluate_first_stage, "oracle": evaluate_oracle}
 
 
-def main(argv: list[str] | None = None) -> None:
+def shapes_parser() -> argparse.ArgumentParser:
+    """Of the tasks of the shapes world."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -115,12 +127,116 @@ def main(argv: list[str] | None = None) -> None:
     add("--sampler", default="ddim", help="a file of ldm_jax/samplers (default %(default)s)")
     add("--guidance_scale", type=float, help="1 is off; default: what the model recommends")
     add("--batch_size", type=int, default=16, help="pictures at once (default %(default)s)")
-    args = parser.parse_args(argv)
-    for name in ("num_samples", "batch_size"):
+    return parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command without a task."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    what = parser.add_argument_group("what is measured: one of these").add_argument
+    what(
+        "--checkpoint",
+        help="samples of a model: shipped, bundle, workdir, or a checkpoint file of another library",
+    )
+    what("--images", help="a folder of images, or an .npz with arr_0")
+    what(
+        "--first_stage",
+        help="what an autoencoder loses of --images; metrics are rfid, ris, psnr, ssim, lpips",
+    )
+    add(
+        "--metrics",
+        help="of fid, sfid, is, kid, precision, recall, clip_score, shapes_fid, accuracy (default fid)",
+    )
+    add("--reference", help="folder or .npz of images, or .npz of statistics")
+    add("--out", help="the folder for the result; the same folder goes on")
+    add("--write_stats", help="with --images: the .npz to write their statistics to")
+    add("--num_images", type=int, default=50_000, help="samples (default %(default)s)")
+    add("--first_seed", type=int, default=0, help="seeds count up from it (default %(default)s)")
+    add("--batch_size", type=int, default=16, help="images at once on each device (default %(default)s)")
+    add("--save_images", action="store_true", help="keep every sample as OUT/images/<seed>.png")
+    drawing = parser.add_argument_group("samples").add_argument
+    drawing("--steps", type=int, default=50, help="default %(default)s")
+    drawing("--sampler", default="ddim", help="a file of ldm_jax/samplers (default %(default)s)")
+    drawing("--guidance_scale", type=float, help="1 is off; default: what the model recommends")
+    drawing("--eta", type=float, help="0 is deterministic; default: the sampler's own")
+    drawing("--prompts", help="a text file, one in each line; with --images, one for each, sorted by path")
+    drawing("--raw", action="store_true", help="raw weights, not their running average")
+    drawing("--config", help="a config of ours, for a checkpoint that does not say enough")
+    drawing("--original_config", help="the original's YAML, likewise")
+    drawing("--tokenizer", help="vocabulary file or folder of a text model")
+    pixels = parser.add_argument_group("pixels").add_argument
+    pixels(
+        "--resize",
+        default="tf1",
+        help="tf1, clean or pytorch: how images reach Inception (default %(default)s)",
+    )
+    pixels("--crop", type=int, help="cut the largest square in the middle of images, and resize it to this")
+    pixels("--colour", default="strict", help="strict or photo: see docs/evaluation.md (default %(default)s)")
+    files = parser.add_argument_group("files of weights, else found in the cache directory").add_argument
+    files("--inception", help="pt_inception-2015-12-05-6726825d.pth")
+    files("--clip", help="a folder of transformers' CLIPModel")
+    files("--vgg16", help="torchvision's vgg16-397923af.pth, for LPIPS")
+    files("--lpips_heads", help="the learned heads of LPIPS")
+    numbers = parser.add_argument_group("numbers").add_argument
+    numbers(
+        "--bootstrap", type=int, default=50, help="resamples for intervals, 0 for none (default %(default)s)"
+    )
+    numbers("--splits", type=int, default=10, help="of the Inception score (default %(default)s)")
+    numbers("--kid_size", type=int, default=1000, help="images of a subset of KID (default %(default)s)")
+    numbers("--allow_few", action="store_true", help="fewer images than features: only compares at equal N")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises: ValueError for arguments that do not go together."""
+    given = [name for name in ("checkpoint", "images", "first_stage") if getattr(args, name)]
+    if args.first_stage and args.reference and not args.images:
+        args.images, given = args.reference, ["images", "first_stage"]  # its originals are its reference
+    if given not in (["checkpoint"], ["images"], ["images", "first_stage"]):
+        got = " and ".join(f"--{name}" for name in given) or "none"
+        raise ValueError(f"expected --checkpoint, --images, or --first_stage with --images, got {got}")
+    if args.write_stats and given != ["images"]:
+        raise ValueError("--write_stats is for --images: it names the file for their statistics")
+    if args.write_stats and not args.write_stats.endswith(".npz"):
+        raise ValueError(f"--write_stats {args.write_stats!r}, expected a name that ends in .npz")
+    if not args.write_stats and not args.out:
+        raise ValueError("--out is missing: the folder for the result")
+    for name in ("num_images", "batch_size", "steps", "splits", "kid_size"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1")
+    if args.bootstrap < 0 or args.bootstrap == 1:
+        raise ValueError(f"--bootstrap is {args.bootstrap}, expected at least 2 resamples, or 0 for none")
+
+
+def command(argv: list[str]) -> dict:
+    """Runs the command without a task. Returns what its last line says."""
+    from ldm_jax import measure_command
+
+    args = parser().parse_args(argv)
+    check(args)
+    if args.write_stats:
+        return measure_command.write_stats(args)
+    if args.first_stage:
+        return measure_command.first_stage(args, argv)
+    return measure_command.images(args, argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
     start = time.time()
-    result = TASKS[args.task](args)
+    if argv and argv[0] in TASKS:
+        args = shapes_parser().parse_args(argv)
+        for name in ("num_samples", "batch_size"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1")
+        result = TASKS[args.task](args)
+    else:
+        if argv and not argv[0].startswith("-"):
+            raise ValueError(f"task {argv[0]!r} not found; there are: {', '.join(TASKS)}, or options alone")
+        result = command(argv)
     print(json.dumps(dict(result, seconds=round(time.time() - start, 1))))
 
 

@@ -1,7 +1,6 @@
 """The weights of LPIPS: torchvision's VGG16 and the five heads, read from files that the user has.
 
-Names and shapes are those of torchvision's vgg16 and of taming/modules/losses/lpips.py. Pickles are not read
-here.
+Names and shapes are those of torchvision's vgg16 and of taming/modules/losses/lpips.py.
 """
 
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_jax.convert import layout
+from ldm_jax.convert import files, layout
 from ldm_jax.types import PyTree
 
 # Convs of torchvision's vgg16().features: place, slice of the original's VGG wrapper, channels in and out.
@@ -43,27 +42,20 @@ def template() -> PyTree:
 
 
 def _read(path: str | Path) -> Mapping[str, np.ndarray]:
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
-        return load_file(path)
-    if path.suffix == ".npz":
+    if Path(path).suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    raise ValueError(
-        f"LPIPS weights: got {path}, expected a .safetensors or .npz file of the torch state dict"
-    )
+    return {name: tensor.read() for name, tensor in files.open_tensors(path).items()}
 
 
 def load_lpips(vgg_path: str | Path, heads_path: str | Path | None = None) -> PyTree:
-    """The parameters of models/lpips.py, nested dicts of float32 numpy arrays, from .safetensors or .npz
+    """The parameters of models/lpips.py, nested dicts of float32 numpy arrays, from .safetensors, .pth or .npz
     files.
 
     vgg_path: torchvision's vgg16 state dict (`features.N.weight`, ...; its classifier is passed over).
     heads_path: the learned heads (`lin0.model.1.weight` [1, C, 1, 1], ...); None when they are in the first
     file.
-    Raises: ValueError for another file format, and for names or shapes that do not fit, listing the first
+    Raises: ValueError for a file that cannot be read, and for names or shapes that do not fit, listing the first
     ten.
     """
     state = dict(_read(vgg_path))

@@ -4,6 +4,7 @@ Prompts are captions of held-out scenes. A picture counts as right if every clau
 else in it. It knows no network: pictures come from a function.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -32,17 +33,28 @@ def kind_of(scene: world.Scene, caption: str) -> str | None:
 
 def prompts(kind: str, number: int, seed: int = 1) -> list[str]:
     """`number` prompts of one of KINDS, from the test scenes (of 'unseen', from the unseen ones), the same ones every time."""
-    return [caption for _, caption in zip(range(number), _prompts(kind, seed), strict=False)]
+    return [caption for _, caption in scenes_and_prompts(kind, number, seed)]
 
 
-def _prompts(kind: str, seed: int) -> Iterator[str]:
-    split, index = ("unseen" if kind == "unseen" else "test"), 0
-    while True:
+def mixed_prompts(number: int, seed: int = 1) -> list[str]:
+    """`number` prompts of all KINDS in turn: prompt i is of kind i modulo their number."""
+    each = -(-number // len(KINDS))
+    by_kind = [prompts(kind, each, seed) for kind in KINDS]
+    return [by_kind[i % len(KINDS)][i // len(KINDS)] for i in range(number)]
+
+
+def scenes_and_prompts(kind: str, number: int, seed: int = 1) -> list[tuple[world.Scene, str]]:
+    """The scenes that `prompts` describes, and their prompts."""
+    return list(itertools.islice(_scenes(kind, seed), number))
+
+
+def _scenes(kind: str, seed: int) -> Iterator[tuple[world.Scene, str]]:
+    split = "unseen" if kind == "unseen" else "test"
+    for index in itertools.count():
         scene = world.scene(index, split)
         caption = world.caption(scene, np.random.default_rng([seed, index]))
         if kind_of(scene, caption) == kind:
-            yield caption
-        index += 1
+            yield scene, caption
 
 
 def accuracies(
@@ -92,10 +104,3 @@ def reads_right(image: np.ndarray, scene: world.Scene) -> bool:
 def read_rate(images: Iterator[np.ndarray], split: str = "test") -> float:
     """The share of images, [64,64,3] uint8, image i showing scene i of the split, that the oracle reads right."""
     return float(np.mean([reads_right(image, world.scene(i, split)) for i, image in enumerate(images)]))
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal to noise ratio of each image in dB, peak 255: a, b [N,H,W,C] uint8 -> [N] float64, inf where they agree."""
-    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2, axis=(1, 2, 3))
-    with np.errstate(divide="ignore"):
-        return 10 * np.log10(255.0**2 / error)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from skimage.metrics import peak_signal_noise_ratio
 
 from ldm_jax.data import shapes_world as world
 from ldm_jax.data.shapes_oracle import read_caption
@@ -63,14 +62,6 @@ def test_the_background_is_farther_from_every_colour_than_they_are_from_each_oth
     for index in range(300):
         background = world.render(world.Scene((), world.scene(index, "train").background)).reshape(-1, 3)
         assert np.linalg.norm(background[:, None] - colours, axis=-1).min() > between
-
-
-def test_psnr_is_scikit_images():
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
-    expected = [peak_signal_noise_ratio(x, y, data_range=255) for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(shapes.psnr(a, b), expected)
-    assert np.isinf(shapes.psnr(a, a)).all()
 
 
 def test_no_samples_is_an_error():

@@ -1,0 +1,108 @@
+"""The image tower of CLIP: a vision transformer whose class token is projected to where captions lie.
+
+Decides the architecture (patches, class token, a LayerNorm before the layers too, pre-norm, no mask). It knows no pixels:
+resize and normalisation are evaluation/clip_score.py's.
+Source: Radford et al. 2021 (arXiv:2103.00020) section 2.4; openai/CLIP clip/model.py VisionTransformer.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ldm_jax.models.attention import attend
+from ldm_jax.models.clip_text import ACTIVATIONS
+from ldm_jax.models.layers import Conv, LayerNorm, Linear
+from ldm_jax.types import Array
+
+# The towers that scores are quoted with: ViT-B/16, ViT-B/32 and ViT-L/14 of OpenAI, ViT-H/14 of OpenCLIP.
+VIT_B_16 = {"width": 768, "num_layers": 12, "num_heads": 12, "patch_size": 16, "projection_dim": 512}
+VIT_B_32 = VIT_B_16 | {"patch_size": 32}
+VIT_L_14 = {"width": 1024, "num_layers": 24, "num_heads": 16, "patch_size": 14, "projection_dim": 768}
+VIT_H_14 = {
+    "width": 1280,
+    "num_layers": 32,
+    "num_heads": 16,
+    "patch_size": 14,
+    "projection_dim": 1024,
+    "activation": "gelu",
+}
+
+
+class CLIPVisionTransformer(nn.Module):
+    """x [B, image_size, image_size, 3] float, normalised -> embedding [B, projection_dim] in dtype, not of unit length.
+
+    activation: 'quick_gelu' (OpenAI's weights) or 'gelu' (OpenCLIP's). Attention and feed-forward are drawn from
+    torch's default law: the released weights are what this tower is used with.
+    Raises: ValueError for another shape, heads that do not divide the width, patches that do not divide the image, or
+    an unknown activation.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    patch_size: int
+    projection_dim: int
+    image_size: int = 224
+    activation: str = "quick_gelu"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        self._check(x.shape)
+        patches = Conv(
+            self.width,
+            self.patch_size,
+            strides=self.patch_size,
+            padding=0,
+            use_bias=False,
+            dtype=self.dtype,
+            name="patch_embed",
+        )(x)
+        patches = patches.reshape(len(x), -1, self.width)
+        init = nn.initializers.normal(self.width**-0.5)
+        class_embed = self.param("class_embed", init, (self.width,), jnp.float32).astype(self.dtype)
+        positions = self.param("position_embed", init, (patches.shape[1] + 1, self.width), jnp.float32)
+        first = jnp.broadcast_to(class_embed, (len(x), 1, self.width))
+        h = jnp.concatenate([first, patches], axis=1) + positions.astype(self.dtype)
+        h = LayerNorm(dtype=self.dtype, name="norm_in")(h)
+        for i in range(self.num_layers):
+            h = CLIPVisionLayer(self.num_heads, self.activation, self.dtype, name=f"layer_{i}")(h)
+        h = LayerNorm(dtype=self.dtype, name="norm_out")(h[:, 0])
+        return Linear(self.projection_dim, use_bias=False, dtype=self.dtype, name="projection")(h)
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 4 or shape[1:] != (self.image_size, self.image_size, 3):
+            raise ValueError(
+                f"CLIPVisionTransformer: got {shape}, expected [B, {self.image_size}, {self.image_size}, 3]"
+            )
+        for name, whole, part in (
+            ("num_heads", self.width, self.num_heads),
+            ("patch_size", self.image_size, self.patch_size),
+        ):
+            if whole % part:
+                raise ValueError(f"CLIPVisionTransformer: {name}={part}, expected a divisor of {whole}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"CLIPVisionTransformer: activation={self.activation!r}, expected {' or '.join(ACTIVATIONS)}"
+            )
+
+
+class CLIPVisionLayer(nn.Module):
+    """Self-attention and a feed-forward four times as wide, both pre-normed and residual."""
+
+    num_heads: int
+    activation: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        """h [B, L, D] -> [B, L, D]."""
+        b, length, width = h.shape
+        y = LayerNorm(dtype=self.dtype, name="norm1")(h)
+        q, k, v = (
+            Linear(width, dtype=self.dtype, name=f"to_{n}")(y).reshape(b, length, self.num_heads, -1)
+            for n in "qkv"
+        )
+        h = h + Linear(width, dtype=self.dtype, name="to_out")(attend(q, k, v).reshape(b, length, width))
+        y = LayerNorm(dtype=self.dtype, name="norm2")(h)
+        y = Linear(4 * width, dtype=self.dtype, name="ff_in")(y)
+        return h + Linear(width, dtype=self.dtype, name="ff_out")(ACTIVATIONS[self.activation](y))
