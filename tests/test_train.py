@@ -124,6 +124,8 @@ def test_a_codebook_and_classes_with_a_learned_logvar(tmp_path):
     )
     config["model"] |= dict(in_channels=2, out_channels=2)
     config["data"]["precompute_latents"] = False
+    with pytest.raises(ValueError, match="parameters of first_stage_from .* do not fit the config"):
+        train.train(config | dict(first_stage=dict(name="identity")), tmp_path / "other")
     state = train.train(config, tmp_path / "classes")
     assert state.params["logvar"].shape == (1000,)
     model = pipeline.load(str(tmp_path / "classes"))

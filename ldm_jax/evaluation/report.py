@@ -22,7 +22,7 @@ _STYLE = (
     ".warning{background:#fff3cd;padding:.4rem .7rem}"
 )
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
-_WIDTH, _HEIGHT, _MARGIN = 560, 340, 56
+_WIDTH, _HEIGHT, _MARGIN = 560, 340, 68
 
 
 def _number(value: object) -> str:
@@ -74,7 +74,7 @@ def curve(
         'font-family="sans-serif" font-size="12">',
         f'<path d="M{_MARGIN},{_MARGIN / 2}V{_HEIGHT - _MARGIN}H{_WIDTH - _MARGIN / 2}" fill="none" stroke="#888"/>',
         f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 10}" text-anchor="middle">{html.escape(x_label)}</text>',
-        f'<text x="16" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 16 {_HEIGHT / 2})">'
+        f'<text x="14" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {_HEIGHT / 2})">'
         f"{html.escape(y_label)}</text>",
     ]
     for fraction in np.linspace(0, 1, 5):

@@ -36,7 +36,12 @@ def assert_same_network(unet: UNet, fields: dict):
     assert unet_shapes(again) == unet_shapes(unet)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+QUICK = ("celeba256", "lsun_churches256", "semantic_synthesis", "x4_upscaling", "sdxl_refiner")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED]
+)
 def test_published_unets(name):
     unet = published(name)
     if name.startswith(("sd2", "x4", "sdxl", "unclip")):
