@@ -8,7 +8,7 @@ Source:  runwayml/stable-diffusion@08ab4d3 configs/stable-diffusion/v1-inpaintin
          The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.
          Everything is masked a quarter of the time; otherwise data.derive draws a rectangle.
-Result:  FID 1.00, LPIPS 0.141 on Places at 512 x 512 (model card), 50 PLMS steps, scale 1. Published, not measured here.
+Result:  its model card has figures on Places at 512 x 512, which were not at hand to copy or to measure here.
 """
 
 from ml_collections import ConfigDict

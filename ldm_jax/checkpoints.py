@@ -4,7 +4,6 @@ Decides what a file or folder is, and where what its shapes do not tell is taken
 diffusers' JSON, or the table of released models (convert/published.py). The formats, names and layouts are convert/'s.
 """
 
-import importlib.util
 import json
 import logging
 from collections.abc import Mapping
@@ -20,23 +19,19 @@ from ldm_jax.convert import (
     compvis_conditioner,
     compvis_first_stage,
     compvis_unet,
-    detect,
     diffusers_config,
     diffusers_first_stage,
     diffusers_unet,
     files,
     layout,
-    original_config,
-    published,
-    safetensors_file,
 )
 from ldm_jax.convert.tensor import Tensor, as_tensor
+from ldm_jax.recognise import FIRST_STAGE, UNET, diffusion_config, first_stage_config
 from ldm_jax.system import make_first_stage, make_system
 from ldm_jax.types import PyTree
 
 log = logging.getLogger(__name__)
 
-UNET, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
 CONDITIONERS = ("cond_stage_model.", "conditioner.embedders.")
 BUFFERS = (
     "betas",
@@ -52,7 +47,6 @@ BUFFERS += (
     "posterior_mean_coef1",
     "posterior_mean_coef2",
 )
-CONFIG_KEY = "ldm_jax"  # of a single file's metadata, where export.py leaves the config
 # Names that are no part of the model sampled here: schedules, losses, running averages not asked for, helpers of a demo.
 APART = (
     "model_ema.",
@@ -118,15 +112,16 @@ def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoin
     path = locate(path)
     if path.is_dir():
         if bundles.is_bundle(path):
-            return _open_bundle(path)
+            return _ours(_open_bundle(path), options)
         if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
-            return _open_workdir(path, options)
+            return _ours(_open_workdir(path, options), options)
         if (path / "model_index.json").is_file():
             return _open_pipeline(path, options)
         if (path / "vae").is_dir() and not (path / "unet").is_dir():
             path = path / "vae"
         if (path / "config.json").is_file():
             return _open_diffusers_first_stage(path, options)
+        path = files.find_weights(path, options.variant)
     return _open_file(files.open_tensors(path, options.variant, options.ignore_objects), path, options)
 
 
@@ -149,11 +144,12 @@ def _open_file(tensors: Mapping[str, Tensor], path: Path, options: Options) -> C
         return _open_compvis(tensors, path, options)
     if "encoder.conv_in.weight" in tensors and "decoder.conv_in.weight" in tensors:
         if any(name.startswith("encoder.down_blocks.") for name in tensors):
-            return _open_diffusers_first_stage(path, options, tensors)
-        return _open_compvis_first_stage(tensors, path, options)
+            if (path.parent / "config.json").is_file() and not (path.parent / "model_index.json").is_file():
+                return _open_diffusers_first_stage(path.parent, options, tensors)
+        return _open_first_stage(tensors, path, options)
     if any(name.startswith(FIRST_STAGE) for name in tensors):
         inner = _without_prefix(tensors, FIRST_STAGE)
-        return _open_compvis_first_stage(inner, path, options)
+        return _open_first_stage(inner, path, options)
     found = ", ".join(sorted(tensors)[:3])
     raise ValueError(
         f"{path} is a checkpoint of something else: expected names such as {UNET}input_blocks.0.0.weight or encoder.conv_in.weight, "
@@ -177,55 +173,86 @@ def _open_workdir(path: Path, options: Options) -> Checkpoint:
     return Checkpoint(read.config, params, read.tokenizer, "workdir")
 
 
+def _ours(checkpoint: Checkpoint, options: Options) -> Checkpoint:
+    """With the tokenizer and the first stage that the user names; a model of ours says everything else itself."""
+    for name in ("config", "original_config", "prediction_type", "variant"):
+        if getattr(options, name):
+            raise ValueError(
+                f"--{name}: a {checkpoint.layout} has its own config, which says all that there is to say"
+            )
+    notes: list[str] = []
+    if options.tokenizer:
+        checkpoint = checkpoint._replace(tokenizer=_find_tokenizer(checkpoint.config, Path(), options, notes))
+    if options.first_stage:
+        section, params = _other_first_stage(options)
+        config, given = (
+            dict(checkpoint.config, first_stage=section),
+            dict(checkpoint.params, first_stage=params),
+        )
+        checkpoint = checkpoint._replace(config=config, params=given)
+    return checkpoint
+
+
+def _other_first_stage(options: Options) -> tuple[dict, PyTree]:
+    """(section, parameters) of the first stage that the user names."""
+    other = open_checkpoint(options.first_stage)
+    return other.config["first_stage"], other.params["first_stage"]
+
+
 # ------------------------------------------------------------------------------------------- the original's own layout
 
 
 def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -> Checkpoint:
-    tensors = clip_names.renamed(tensors, "cond_stage_model.transformer.")
-    tensors, notes = _choose_ema(tensors, options.ema)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    config, source = _compvis_config(shapes, path, options)
-    notes.append(source)
+    tensors, notes = _choose_ema(_usual_names(tensors), options.ema)
+    config, sources = diffusion_config({name: t.shape for name, t in tensors.items()}, path, options)
+    notes += sources
     if "scale_factor" in tensors:  # measured by the run that made the file
         config["scale_factor"] = float(tensors["scale_factor"].read())
+    if config.get("scale_factor") is None:
+        raise ValueError(f"{path}: neither the file nor its config says the scale_factor of its latents")
+    if options.first_stage:
+        config["first_stage"], other = _other_first_stage(options)
+        notes.append(f"the first stage is {options.first_stage}'s")
+    elif not config.get("first_stage"):
+        raise ValueError(f"{path} holds no first stage ({FIRST_STAGE}…); name one with --first_stage FILE")
     tokenizer = _find_tokenizer(config, path, options, notes)
     system = make_system(config, tokenizer)
     template = jax.eval_shape(system.init, jax.random.key(0))
     state = {name: t for name, t in tensors.items() if name not in BUFFERS and not name.startswith(APART)}
-    params = {}
-    unet = _without_prefix(state, UNET)
-    params["unet"] = _fit(unet, template["unet"], compvis_unet.entries(template["unet"]))
-    first_stage = _without_prefix(state, FIRST_STAGE)
+    unet, first_stage = _without_prefix(state, UNET), _without_prefix(state, FIRST_STAGE)
+    params = {"unet": _fit(unet, template["unet"], compvis_unet.entries(template["unet"]))}
     if options.first_stage:
-        other = open_checkpoint(options.first_stage)
-        config["first_stage"], params["first_stage"] = (
-            other.config["first_stage"],
-            other.params["first_stage"],
-        )
-        notes.append(f"the first stage is {options.first_stage}'s")
+        params["first_stage"] = other
     elif config["first_stage"]["name"] == "identity":
         params["first_stage"] = {}
+    elif not first_stage:
+        raise ValueError(f"{path} holds no first stage ({FIRST_STAGE}…); name one with --first_stage FILE")
     else:
-        if not first_stage:
-            raise ValueError(
-                f"{path} holds no first stage ({FIRST_STAGE}…); name one with --first_stage FILE"
-            )
         wanted = jax.eval_shape(system.first_stage.init, jax.random.key(0))
         entries = compvis_first_stage.autoencoder_entries(wanted)
         params["first_stage"] = _fit(first_stage, wanted, entries)
     rest = {name: t for name, t in state.items() if not name.startswith((UNET, FIRST_STAGE))}
-    if "conditioner" in template:
-        params["conditioner"] = _conditioner(rest, config, template["conditioner"])
-    elif rest:
-        if not all(name.startswith("cond_stage_model.") for name in rest):
-            raise ValueError(
-                f"{path}: {len(rest)} names are not used, the first ten: {', '.join(sorted(rest)[:10])}"
-            )
-        notes.append("cond_stage_model is the first stage again, and left out")
+    wanted = template.get("conditioner", {})
+    if not layout.flatten(wanted):  # some models condition on what the first stage gives, and keep it twice
+        again = [n for n in rest if n.replace("cond_stage_model.", FIRST_STAGE, 1) in tensors]
+        rest = {name: tensor for name, tensor in rest.items() if name not in again}
+        if again:
+            notes.append("cond_stage_model is the first stage again, and left out")
+    if "conditioner" in template or rest:
+        params["conditioner"] = _conditioner(rest, config, wanted)
     left = sorted({name.split(".")[0] for name in tensors if name.startswith(APART) and "." in name})
     if left:
         notes.append(f"left out: {', '.join(left)}")
     return Checkpoint(config, params, tokenizer, "compvis", tuple(notes))
+
+
+def _usual_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of a Stable Diffusion 1 without 'text_model.', and of a 2 as Stability's later code has them, as most files have them."""
+    tensors = clip_names.renamed(tensors, "cond_stage_model.transformer.")
+    later, usual = "conditioner.embedders.0.model.", "cond_stage_model.model."
+    if UNET + "label_emb.0.0.weight" in tensors or not any(name.startswith(later) for name in tensors):
+        return tensors  # the refiner of SDXL has a vector beside its text
+    return {usual + n.removeprefix(later) if n.startswith(later) else n: t for n, t in tensors.items()}
 
 
 def _choose_ema(tensors: dict[str, Tensor], ema: bool) -> tuple[dict, list[str]]:
@@ -250,94 +277,9 @@ def _choose_ema(tensors: dict[str, Tensor], ema: bool) -> tuple[dict, list[str]]
     ]
 
 
-def _compvis_config(shapes: Mapping[str, tuple], path: Path, options: Options) -> tuple[dict, str]:
-    """(config, a sentence on where it comes from)."""
-    fields = detect.unet_fields(_without_prefix(shapes, UNET))
-    first = _without_prefix(shapes, FIRST_STAGE)
-    learned = detect.conditioner_sections(shapes)
-    given, source = _given_config(path, options)
-    if given is not None:
-        if given.get("task") != "diffusion":
-            raise ValueError(f"{source}: a config of a first stage alone, and {path} holds a diffusion model")
-        config = dict(given)
-        config["model"] = fields | {k: v for k, v in dict(given["model"]).items() if v is not None}
-        config["conditioning"] = _merge(given.get("conditioning"), learned)
-    else:
-        name, release = published.recognise(fields)
-        config = release.process()
-        config["model"] = fields | dict(release.heads)
-        config["conditioning"] = _merge(
-            {k: dict(v) for k, v in release.parts.items()}, learned, learned_first=True
-        )
-        source = f"recognised as {name}"
-    if first:
-        config["first_stage"] = detect.first_stage_section(first) | dict(config.get("first_stage") or {})
-    if options.prediction_type:
-        config["prediction_type"] = options.prediction_type
-    if "prediction_type" not in config:
-        raise ValueError(
-            f"{path} has the shapes of Stable Diffusion 2, of which 512-base predicts eps and 768-v predicts v: "
-            "say --prediction_type eps or v, or name its --original_config"
-        )
-    if config["prediction_type"] == "v" and source == "recognised as sd2":
-        config["image_size"] = 768
-    return dict(task="diffusion", dtype="float32") | config, source
-
-
-def _merge(
-    given: Mapping[str, Any] | None, learned: dict[str, dict], learned_first: bool = False
-) -> dict | None:
-    """Options by kind, those given before those that the shapes tell; in the form of a config's conditioning section."""
-    if given and "name" in given:
-        given = {given["name"]: {k: v for k, v in given.items() if k != "name"}}
-    given = dict(given or {})
-    order = [*learned, *given] if learned_first else [*given, *learned]
-    parts = {kind: learned.get(kind, {}) | dict(given.get(kind, {})) for kind in dict.fromkeys(order)}
-    for options in parts.values():
-        if "num_rows" in options:  # of a table of classes, whose last row may stand for none
-            rows = options.pop("num_rows")
-            options.setdefault("num_classes", rows)
-            options.setdefault("null_class", rows == options["num_classes"] + 1)
-    if len(parts) == 1:
-        ((kind, options),) = parts.items()
-        return dict(name=kind, **options)
-    return parts or None
-
-
-def _given_config(path: Path, options: Options) -> tuple[dict | None, str]:
-    """(the config that the user names or that lies beside the checkpoint, which)."""
-    if options.config:
-        return load_config(options.config), f"config {options.config}"
-    if options.original_config:
-        return original_config.read(options.original_config), f"config {options.original_config}"
-    if path.suffix == ".safetensors" and CONFIG_KEY in (kept := safetensors_file.read_metadata(path)):
-        return json.loads(kept[CONFIG_KEY]), "config kept in the file"
-    folder = path if path.is_dir() else path.parent
-    beside = [folder / f"{path.stem}{suffix}" for suffix in (".yaml", ".yml")] + [folder / "config.yaml"]
-    for candidate in beside:
-        if candidate.is_file():
-            return original_config.read(candidate), f"config {candidate}, which lies beside it"
-    return None, ""
-
-
-def load_config(path: str | Path) -> dict:
-    """A config of ours: configs/NAME.py (get_config()), or a bundle's config.json. Raises: ValueError if it is neither."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"config {path}: there is no such file")
-    if path.suffix == ".json":
-        return json.loads(path.read_text())
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None:
-        raise ValueError(f"config {path}: expected a .py with get_config(), or a .json")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config().to_dict()
-
-
 def _conditioner(state: Mapping[str, Tensor], config: dict, template: PyTree) -> PyTree:
     """The conditioner's parameters out of full names; what is left over is an error."""
-    section = config["conditioning"]
+    section = config.get("conditioning") or {}
     kinds = {section["name"]: template} if "name" in section else template
     entries = []
     for kind, tree in kinds.items():
@@ -347,16 +289,17 @@ def _conditioner(state: Mapping[str, Tensor], config: dict, template: PyTree) ->
     return _fit(state, template, entries, compvis_conditioner.ignored)
 
 
-def _open_compvis_first_stage(tensors: Mapping[str, Tensor], path: Path, options: Options) -> Checkpoint:
+def _open_first_stage(tensors: Mapping[str, Tensor], path: Path, options: Options) -> Checkpoint:
+    """An autoencoder alone, under the original's names or diffusers'."""
     state = {name: t for name, t in tensors.items() if not name.startswith(APART)}
-    section = detect.first_stage_section({name: t.shape for name, t in state.items()})
-    given, source = _given_config(path, options)
-    if given is not None:
-        section = section | dict(given["first_stage"])
-    wanted = jax.eval_shape(make_first_stage(section).init, jax.random.key(0))
+    config, notes = first_stage_config({name: t.shape for name, t in state.items()}, path, options)
+    first_stage = make_first_stage(config["first_stage"])
+    if any(name.startswith("encoder.down_blocks.") for name in state):
+        params = _fit_diffusers_first_stage(state, first_stage)
+        return Checkpoint(config, {"first_stage": params}, None, "diffusers", tuple(notes))
+    wanted = jax.eval_shape(first_stage.init, jax.random.key(0))
     params = _fit(state, wanted, compvis_first_stage.autoencoder_entries(wanted))
-    config = dict(task="first_stage", image_size=256, first_stage=section)
-    return Checkpoint(config, {"first_stage": params}, None, "compvis", (source,) if source else ())
+    return Checkpoint(config, {"first_stage": params}, None, "compvis", tuple(notes))
 
 
 # --------------------------------------------------------------------------------------------------- diffusers' layout
@@ -370,20 +313,14 @@ def _open_pipeline(path: Path, options: Options) -> Checkpoint:
     tokenizer = _find_tokenizer(config, path, options, notes)
     system = make_system(config, tokenizer)
     template = jax.eval_shape(system.init, jax.random.key(0))
-    state = diffusers_unet.renamed(files.open_tensors(path / "unet", options.variant))
+    state = diffusers_unet.renamed(_open_part(path / "unet", options))
     names = diffusers_unet.entries(template["unet"], config["model"], diffusers_unet.vector_name(state))
     params = {"unet": _fit(state, template["unet"], names)}
     if options.first_stage:
-        other = open_checkpoint(options.first_stage)
-        config["first_stage"], params["first_stage"] = (
-            other.config["first_stage"],
-            other.params["first_stage"],
-        )
+        config["first_stage"], params["first_stage"] = _other_first_stage(options)
     else:
         folder = path / ("vqvae" if (path / "vqvae").is_dir() else "vae")
-        params["first_stage"] = _fit_diffusers_first_stage(
-            files.open_tensors(folder, options.variant), system.first_stage
-        )
+        params["first_stage"] = _fit_diffusers_first_stage(_open_part(folder, options), system.first_stage)
     if "conditioner" in template:
         params["conditioner"] = _text_encoders(path, config, template["conditioner"], options)
     return Checkpoint(config, params, tokenizer, "diffusers", tuple(notes))
@@ -394,7 +331,7 @@ def _text_encoders(path: Path, config: dict, template: PyTree, options: Options)
     state = {}
     for folder in ("text_encoder", "text_encoder_2", "bert"):
         if (path / folder).is_dir():
-            tensors = files.open_tensors(path / folder, options.variant)
+            tensors = _open_part(path / folder, options)
             state |= {f"{folder}.{name}": tensor for name, tensor in tensors.items()}
     return clip_names.lazy_from_diffusers(state, config.get("conditioning"), template, keep_dtype=True)
 
@@ -404,14 +341,21 @@ def _fit_diffusers_first_stage(tensors: Mapping[str, Tensor], first_stage: Any) 
     return _fit(diffusers_unet.renamed(tensors), wanted, diffusers_first_stage.entries(wanted))
 
 
-def _open_diffusers_first_stage(path: Path, options: Options, tensors=None) -> Checkpoint:
-    folder = path if path.is_dir() else path.parent
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{path} is an autoencoder of diffusers, and its config.json does not lie beside it")
+def _open_diffusers_first_stage(folder: Path, options: Options, tensors=None) -> Checkpoint:
     config = diffusers_config.read_pipeline(folder)
     tensors = files.open_tensors(folder, options.variant) if tensors is None else tensors
     params = _fit_diffusers_first_stage(tensors, make_first_stage(config["first_stage"]))
     return Checkpoint(config, {"first_stage": params}, None, "diffusers")
+
+
+def _open_part(folder: Path, options: Options) -> dict[str, Tensor]:
+    """The weights of a part of a pipeline; in the variant asked for if it has it, as not every part does."""
+    try:
+        return files.open_tensors(folder, options.variant)
+    except ValueError:
+        if options.variant is None:
+            raise
+        return files.open_tensors(folder)
 
 
 # -------------------------------------------------------------------------------------------------------------- shared

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax import bundle as bundles
-from ldm_jax.checkpoints import BUFFERS, CONFIG_KEY, FIRST_STAGE, UNET, Checkpoint
+from ldm_jax.checkpoints import BUFFERS, Checkpoint
 from ldm_jax.convert import clip as clip_names
 from ldm_jax.convert import (
     compvis_conditioner,
@@ -28,9 +28,12 @@ from ldm_jax.convert import (
 from ldm_jax.convert.diffusers_networks import first_stage_json
 from ldm_jax.convert.tensor import Tensor, stored_dtype
 from ldm_jax.diffusion.schedule import make_betas
+from ldm_jax.recognise import CONFIG_KEY, FIRST_STAGE, UNET
 from ldm_jax.types import PyTree
 
 TARGETS = ("bundle", "compvis", "diffusers")
+# Scales of latents that releases have as a constant; one that a run measured lies in its file, as `scale_factor`.
+CONSTANT_SCALES = (1.0, 0.18215, 0.13025, 0.08333, 0.22765929)
 
 
 def write(
@@ -103,6 +106,8 @@ def compvis_parts(checkpoint: Checkpoint) -> dict[str, dict]:
         options = _section(config, kind)
         state |= layout.lazy_to_torch(tree, compvis_conditioner.compvis_entries(kind, tree, options))
         state |= compvis_conditioner.compvis_unused(kind, tree, options)
+    if float(config.get("scale_factor", 1.0)) not in CONSTANT_SCALES:
+        state["scale_factor"] = np.float32(config["scale_factor"])
     return {"": state | _buffers(config)}
 
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from ldm_jax import bundle as bundles
-from ldm_jax import checkpoints, export
+from ldm_jax import checkpoints, export, recognise
 from ldm_jax.checkpoints import Options, open_checkpoint
 from ldm_jax.convert import __main__ as convert
 from ldm_jax.convert import files, layout
-from tests.tiny_models import stable_diffusion_1
+from tests.tiny_models import CLIP, stable_diffusion_1
 
 TARGETS = {"bundle": "b", "compvis": "c.safetensors", "ckpt": "c.ckpt", "diffusers": "d"}
 
@@ -218,6 +218,75 @@ def test_a_missing_first_stage_can_come_from_elsewhere(folder, tmp_path):
     assert same(opened.params["first_stage"], bundles.read(folder / "original").params["first_stage"])
 
 
+def test_a_yaml_says_nothing_of_sampling_so_the_kind_does(folder, tmp_path):
+    given = bundles.read_config(folder / "original")
+    shapes = {name: t.shape for name, t in files.open_tensors(folder / "c.ckpt").items()}
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in given.items() if k != "sampling"}))
+    options = Options(config=str(tmp_path / "config.json"))
+    config, _ = recognise.diffusion_config(shapes, folder / "c.ckpt", options)
+    assert config["sampling"] == dict(num_steps=50, guidance_scale=7.5)
+
+
+def test_a_text_encoder_that_is_missing_is_missed(folder, tmp_path):
+    state = {
+        k: t
+        for k, t in files.open_tensors(folder / "c.ckpt").items()
+        if not k.startswith("cond_stage_model.")
+    }
+    files.write_ckpt(tmp_path / "half.ckpt", state)
+    given = bundles.read_config(folder / "original") | dict(conditioning=None)
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    with pytest.raises(ValueError, match=r"holds no conditioner .* wants a context of width 64"):
+        open_checkpoint(tmp_path / "half.ckpt", Options(config=str(tmp_path / "config.json")))
+
+
+def test_a_measured_scale_of_latents_goes_round(folder, tmp_path):
+    opened = open_checkpoint(folder / "b")
+    measured = opened._replace(config=opened.config | dict(scale_factor=0.31))
+    export.write(measured, tmp_path / "m.ckpt", "compvis")
+    again = open_checkpoint(tmp_path / "m.ckpt", Options(config=str(folder / "config.json")))
+    assert again.config["scale_factor"] == pytest.approx(0.31, rel=1e-7)
+    assert "scale_factor" not in files.open_tensors(folder / "c.ckpt")  # 0.18215 is a constant of its release
+
+
+def test_stable_diffusion_2_as_diffusers_and_later_code_have_it(tmp_path):
+    tower = dict(CLIP, activation="gelu", projection_dim=None)
+    opened = dict(name="clip", layer="penultimate", final_norm=True, **tower)
+    bundles.save(tmp_path / "b", stable_diffusion_1(tmp_path / "vocabulary", conditioning=opened))
+    checkpoint = open_checkpoint(tmp_path / "b")
+    export.write(checkpoint, tmp_path / "c.safetensors", "compvis")
+    state = {k: t.read() for k, t in files.open_tensors(tmp_path / "c.safetensors").items()}
+    assert "cond_stage_model.model.text_projection" not in state
+    later = {
+        k.replace("cond_stage_model.model.", "conditioner.embedders.0.model."): v for k, v in state.items()
+    }
+    (tmp_path / "config.json").write_text(json.dumps(checkpoint.config))
+    files.write_safetensors(tmp_path / "later.safetensors", later)
+    for name in ("c", "later"):
+        again = open_checkpoint(
+            tmp_path / f"{name}.safetensors", Options(config=str(tmp_path / "config.json"))
+        )
+        assert same(again.params, bundles.read(tmp_path / "b").params)
+
+
+def test_a_bare_autoencoder_of_diffusers_is_read_from_its_shapes(folder, tmp_path):
+    tensors = files.open_tensors(folder / "d" / "vae")
+    files.write_safetensors(tmp_path / "vae.safetensors", tensors)
+    opened = open_checkpoint(tmp_path / "vae.safetensors")
+    assert same(opened.params["first_stage"], bundles.read(folder / "original").params["first_stage"])
+    assert opened.config["scale_factor"] == 1.0 and any("1.0 is assumed" in note for note in opened.notes)
+
+
+def test_a_bundle_takes_a_tokenizer_and_says_the_rest_itself(folder, tmp_path):
+    opened = open_checkpoint(folder / "b", Options(tokenizer=str(folder / "vocabulary")))
+    assert (
+        opened.tokenizer.encode("red circle").ids
+        == open_checkpoint(folder / "b").tokenizer.encode("red circle").ids
+    )
+    with pytest.raises(ValueError, match="--prediction_type: a bundle has its own config"):
+        open_checkpoint(folder / "b", Options(prediction_type="v"))
+
+
 # --------------------------------------------------------------------------------------------------------- the command
 
 
@@ -257,6 +326,9 @@ def test_an_existing_destination_is_kept_unless_told_and_until_the_new_one_is_wh
     [
         (["{b}"], "name DST, or --inspect without it"),
         (["{b}", "x", "--inspect"], "name DST, or --inspect without it"),
+        (["{b}", "{b}"], "holds SRC"),
+        (["{b}", "{b}/.."], "holds SRC"),
+        (["{b}", "x", "--ema", "--raw"], "--ema and --raw: name one"),
         (["{b}", "x.bin", "--to", "compvis"], r"x\.bin should end in \.safetensors or \.ckpt"),
     ],
 )

@@ -22,7 +22,7 @@ CONFIGS = [
     "semantic_256", "superres_bsr", "inpainting_big", "rdm_768", "sd1", "sd1_inpainting", "sd2", "sd2_v", "sd2_inpainting",
     "sd2_depth", "sd_x4_upscaler", "sdxl_base", "sdxl_refiner",
 ]  # fmt: skip
-QUICK = ("imagenet_ldm8", "semantic_256", "sd1_inpainting", "sd2")
+QUICK = ("semantic_256", "inpainting_big", "sd2")
 
 
 def unread(config: dict) -> checkpoints.Checkpoint:
@@ -69,10 +69,16 @@ def fields(conditioner) -> dict:
 )
 def test_released_models_are_recognised(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    config["scale_factor"] = (
+        config.get("scale_factor") or 0.22
+    )  # None is measured in training, and then lies in the file
     (tensors,) = export.compvis_parts(unread(config)).values()
     tensors = {
         k: t if isinstance(t, Tensor) else Tensor(t.shape, t.dtype, lambda t=t: t) for k, t in tensors.items()
     }
+    if name == "inpainting_big":  # the published file has its first stage twice
+        twice = {k: t for k, t in tensors.items() if k.startswith("first_stage_model.")}
+        tensors |= {k.replace("first_stage_model.", "cond_stage_model."): t for k, t in twice.items()}
     options = checkpoints.Options(prediction_type=SAID.get(name))
     if name in SAID:
         with pytest.raises(
@@ -83,8 +89,7 @@ def test_released_models_are_recognised(name, tmp_path):
     assert f"recognised as {NAMES.get(name, name)}" in opened.notes
     for entry in ("image_size", "prediction_type"):
         assert opened.config[entry] == config.get(entry, "eps"), entry
-    if config.get("scale_factor"):  # None is measured in training, and then lies in the file
-        assert opened.config["scale_factor"] == config["scale_factor"]
+    assert opened.config["scale_factor"] == pytest.approx(config["scale_factor"], rel=1e-7)
     for entry in ("num_timesteps", "beta_start", "beta_end", "name"):
         assert opened.config["schedule"][entry] == config["schedule"][entry]
     given = make_system(config)

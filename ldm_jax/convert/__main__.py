@@ -10,6 +10,7 @@ SRC: a .ckpt, .pt or .safetensors file of the original's, a diffusers folder, a 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from ldm_jax import cli
 from ldm_jax.convert import layout
@@ -50,6 +51,10 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("name DST, or --inspect without it")
     from ldm_jax import checkpoints, export
 
+    if args.destination:
+        source, destination = Path(args.source).resolve(), Path(args.destination).resolve()
+        if destination == source or destination in source.parents:
+            raise ValueError(f"DST {args.destination} holds SRC {args.source}: name a place beside it")
     start = time.time()
     checkpoint = checkpoints.open_checkpoint(args.source, checkpoints.options_from(args))
     print("\n".join(summary(checkpoint, args.source)), flush=True)

@@ -151,6 +151,35 @@ def first_stage_section(shapes: Shapes) -> dict:
     return section
 
 
+def diffusers_first_stage_section(shapes: Shapes) -> dict:
+    """shapes: {diffusers' name: shape} of an AutoencoderKL or a VQModel. Returns: a config's first_stage section, all of it."""
+    down = "encoder.down_blocks.%d.resnets.%d.conv2.weight"
+    levels = 0
+    while down % (levels, 0) in shapes:
+        levels += 1
+    channels, in_channels = shapes["encoder.conv_in.weight"][:2]
+    z_channels = shapes["decoder.conv_in.weight"][1]
+    embed_dim = shapes["post_quant_conv.weight"][1] if "post_quant_conv.weight" in shapes else z_channels
+    attended = [
+        any(n.startswith(f"encoder.down_blocks.{i}.attentions.") for n in shapes) for i in range(levels)
+    ]
+    middle = any(name.startswith("encoder.mid_block.attentions.") for name in shapes)
+    section = dict(
+        name="vq" if "quantize.embedding.weight" in shapes else "kl",
+        channels=channels,
+        channel_mult=[shapes[down % (i, 0)][0] // channels for i in range(levels)],
+        num_res_blocks=_count(shapes, "encoder.down_blocks.0.resnets.%d.conv2.weight"),
+        attention_levels=[i for i, there in enumerate(attended) if there],
+        attn_type="vanilla" if middle else "none",
+        z_channels=z_channels,
+        embed_dim=embed_dim,
+        in_channels=in_channels,
+        out_channels=shapes["decoder.conv_out.weight"][0],
+        double_z=shapes["encoder.conv_out.weight"][0] == 2 * z_channels,
+    )
+    return section | (dict(n_embed=shapes["quantize.embedding.weight"][0]) if section["name"] == "vq" else {})
+
+
 def conditioner_sections(shapes: Shapes) -> dict[str, dict]:
     """shapes: {full name: shape} of a whole checkpoint. Returns: {kind of conditioning: its options}, of those that have weights.
 
@@ -162,7 +191,9 @@ def conditioner_sections(shapes: Shapes) -> dict[str, dict]:
         return {"clip": options | dict(layer="last", final_norm=True)}
     if "cond_stage_model.model.token_embedding.weight" in shapes:
         options = _open_clip(shapes, "cond_stage_model.model.")
-        return {"clip": options | dict(layer="penultimate", final_norm=True)}
+        # OpenCLIP ViT-H/14 has 24 layers; one with 23 came through diffusers, which keeps no layer that is not read
+        layer = "last" if (options["width"], options["num_layers"]) == (1024, 23) else "penultimate"
+        return {"clip": options | dict(layer=layer, final_norm=True)}
     if "conditioner.embedders.1.model.token_embedding.weight" in shapes:
         clip_l = _hugging_face_clip(shapes, "conditioner.embedders.0.transformer.text_model.")
         clip_g = _open_clip(shapes, "conditioner.embedders.1.model.")
@@ -204,15 +235,16 @@ def _hugging_face_clip(shapes: Shapes, prefix: str) -> dict:
 
 def _open_clip(shapes: Shapes, prefix: str) -> dict:
     vocab_size, width = shapes[f"{prefix}token_embedding.weight"]
-    return dict(
+    options = dict(
         vocab_size=vocab_size,
         width=width,
         num_layers=_count(shapes, prefix + "transformer.resblocks.%d.ln_1.weight"),
         num_heads=width // 64,
         max_length=shapes[f"{prefix}positional_embedding"][0],
         activation="gelu",
-        projection_dim=shapes[f"{prefix}text_projection"][1],
     )
+    projection = shapes.get(f"{prefix}text_projection")
+    return options | (dict(projection_dim=projection[1]) if projection else {})
 
 
 def _ldm_bert(shapes: Shapes, prefix: str) -> dict:

@@ -185,7 +185,7 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             raise ValueError(f"{path} exists: name another destination, or say --overwrite")
         if path.is_dir() and not _is_model(path):
             raise ValueError(
-                f"{path} is a folder that holds something else than a model, so it is not overwritten"
+                f"{path} is a folder that holds anything beside one model written here, so it is not overwritten"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
@@ -209,9 +209,24 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         _remove(partial)
 
 
+# What a bundle and a diffusers folder hold, and nothing else does: only such a folder is ever overwritten.
+_MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "diffusion_pytorch_model.safetensors"}
+_PIPELINE_PARTS = {
+    "model_index.json",
+    "unet",
+    "vae",
+    "vqvae",
+    "bert",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+}
+_PIPELINE_PARTS |= {"tokenizer_2", "scheduler", "low_res_scheduler"}
+
+
 def _is_model(folder: Path) -> bool:
-    names = [p.name for p in folder.iterdir()]
-    return not names or any(n.endswith(SUFFIXES) or n in ("config.json", "model_index.json") for n in names)
+    names = {p.name for p in folder.iterdir()}
+    return names <= _MODEL_FILES or ("model_index.json" in names and names <= _PIPELINE_PARTS)
 
 
 def _remove(path: Path) -> None:

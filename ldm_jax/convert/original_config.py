@@ -103,7 +103,10 @@ def unet_fields(section: Mapping[str, Any]) -> dict:
         raise _unknown(section, "unet_config", UNETS)
     given = dict(section["params"])
     levels = len(given["channel_mult"])
-    depth = given.get("transformer_depth", 1) if given.get("use_spatial_transformer") else 0
+    spatial = given.get(
+        "use_spatial_transformer", given.get("context_dim") is not None
+    )  # later code has no such option
+    depth = given.get("transformer_depth", 1) if spatial else 0
     fields = dict(
         in_channels=given["in_channels"],
         out_channels=given["out_channels"],
@@ -189,15 +192,16 @@ def first_stage(section: Mapping[str, Any]) -> dict:
 
 def _conditioning(name: str, params: dict) -> dict | None:
     """The config's conditioning: {kind: options}, or None."""
-    key, stage = params.get("conditioning_key"), params.get("cond_stage_config")
+    stage = params.get("cond_stage_config")
+    key = params.get("conditioning_key") or ("concat" if params.get("concat_mode", True) else "crossattn")
     parts: dict[str, dict] = {}
     if isinstance(stage, str):
         if stage not in ("__is_first_stage__", "__is_unconditional__"):
             raise ValueError(f"cond_stage_config {stage!r} is not known")
-        if stage == "__is_unconditional__" or key is None:
+        if stage == "__is_unconditional__":
             return None
         return {"inpaint": {"convention": "original"}}
-    if stage is None or key is None and params.get("cond_stage_key") is None:
+    if stage is None:
         return None
     target = _target(stage, "cond_stage_config")
     if target not in CONDITIONERS:
@@ -276,23 +280,26 @@ def _engine(params: dict) -> dict:
     names = [_target(e, "emb_models") for e in embedders]
     text = [n for n in names if n.startswith("Frozen")]
     timesteps = sum(n == "ConcatTimestepEmbedderND" for n in names)
-    forms = {
-        (("FrozenCLIPEmbedder", "FrozenOpenCLIPEmbedder2"), 3): "base",
-        (("FrozenOpenCLIPEmbedder2",), 3): "refiner",
+    towers = {
+        (("FrozenCLIPEmbedder", "FrozenOpenCLIPEmbedder2"), 3): {
+            "sdxl": dict(use_aesthetic=False, force_zeros=True)
+        },
+        (("FrozenOpenCLIPEmbedder2",), 3): {"sdxl": dict(use_aesthetic=True, force_zeros=False)},
+        (("FrozenOpenCLIPEmbedder",), 0): {"clip": dict(layer="penultimate", final_norm=True)},
     }
-    form = forms.get((tuple(text), timesteps))
-    if form is None:
+    conditioning = towers.get((tuple(text), timesteps))
+    if conditioning is None:
         raise ValueError(
-            f"conditioner of {', '.join(names)} is not known; known: those of SDXL base and refiner"
+            f"conditioner of {', '.join(names)} is not known; known: those of SDXL base and refiner and of Stable Diffusion 2"
         )
     factor = 2 ** (len(section["channel_mult"]) - 1)
     return dict(
         task="diffusion",
-        image_size=128 * factor,
+        image_size=(128 if "sdxl" in conditioning else 64) * factor,
         first_stage=section,
         scale_factor=float(params.get("scale_factor", 1.0)),
         model=unet,
-        conditioning={"sdxl": dict(use_aesthetic=form == "refiner", force_zeros=form == "base")},
+        conditioning=conditioning,
         schedule=dict(name="linear", num_timesteps=1000, beta_start=0.00085, beta_end=0.012),
         prediction_type=predictions[scaling],
     )

@@ -212,8 +212,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         with replacing(path, overwrite=text == "two") as partial:
             partial.mkdir()
             (partial / "config.json").write_text(text)
-            (partial / text).touch()
-    assert sorted(os.listdir(path)) == ["config.json", "two"] and os.listdir(tmp_path) == ["model"]
+            (partial / ("tokenizer.json" if text == "two" else "model.safetensors")).touch()
+    assert sorted(os.listdir(path)) == ["config.json", "tokenizer.json"] and os.listdir(tmp_path) == ["model"]
     with pytest.raises(OSError), replacing(path, overwrite=True) as partial:
         partial.mkdir()
         (partial / "config.json").write_text("three")
@@ -227,14 +227,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert path.is_dir() and os.listdir(tmp_path) == ["model"]
 
 
-def test_a_folder_of_other_things_is_never_overwritten(tmp_path):
-    (tmp_path / "home" / "letters").mkdir(parents=True)
+@pytest.mark.parametrize(
+    "inside", [["letters"], ["a.safetensors", "b.ckpt"], ["config.json", "notes.txt"], ["unet"]]
+)
+def test_a_folder_of_anything_beside_one_model_is_never_overwritten(tmp_path, inside):
+    for name in inside:
+        (tmp_path / "home" / name).mkdir(parents=True)
     with (
-        pytest.raises(ValueError, match="something else than a model"),
+        pytest.raises(
+            ValueError, match="holds anything beside one model written here, so it is not overwritten"
+        ),
         replacing(tmp_path / "home", overwrite=True),
     ):
         raise AssertionError("the block must not run")
-    assert (tmp_path / "home" / "letters").is_dir()
+    assert sorted(os.listdir(tmp_path / "home")) == sorted(inside)
 
 
 @pytest.mark.parametrize("write", [write_safetensors, write_ckpt])

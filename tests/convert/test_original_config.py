@@ -103,7 +103,7 @@ CASES = {  # published UNet: (YAML model, kinds of conditioning, prediction type
         latent_diffusion(
             "{in_channels: 7, out_channels: 3, model_channels: 256, attention_resolutions: [8, 4, 2], num_res_blocks: 2, "
             "channel_mult: [1, 2, 3, 4], num_heads: 8, resblock_updown: true}",
-            cond_stage_config="__is_first_stage__", conditioning_key="concat",
+            cond_stage_config="__is_first_stage__", concat_mode=True,  # no conditioning_key, as published
         ),
         ["inpaint"], "eps", 512,
     ),
@@ -111,7 +111,6 @@ CASES = {  # published UNet: (YAML model, kinds of conditioning, prediction type
         latent_diffusion(
             "{in_channels: 6, out_channels: 3, model_channels: 128, attention_resolutions: [32, 16, 8], num_res_blocks: 2, "
             "channel_mult: [1, 4, 8], num_heads: 8}",
-            conditioning_key="concat",
             cond_stage_config={
                 "target": "ldm.modules.encoders.modules.SpatialRescaler",
                 "params": {"n_stages": 2, "in_channels": 182, "out_channels": 3},
@@ -134,6 +133,52 @@ def test_released_models(name):
         if field != "io":
             assert getattr(again, field) == getattr(unet, field), field
     assert (again.in_channels, again.out_channels) == (unet.in_channels, unet.out_channels)
+
+
+SGM = "sgm.modules.encoders.modules."
+
+
+@pytest.mark.parametrize(
+    ("embedders", "expected"),
+    [
+        (
+            ["FrozenCLIPEmbedder", "FrozenOpenCLIPEmbedder2"] + 3 * ["ConcatTimestepEmbedderND"],
+            ("sdxl", False, 1024),
+        ),
+        (["FrozenOpenCLIPEmbedder2"] + 3 * ["ConcatTimestepEmbedderND"], ("sdxl", True, 1024)),
+        (["FrozenOpenCLIPEmbedder"], ("clip", None, 512)),
+    ],
+)
+def test_stabilitys_later_configs(embedders, expected):
+    unet = dict(
+        adm_in_channels=2816, num_classes="sequential", in_channels=4, out_channels=4, model_channels=320
+    )
+    unet |= dict(attention_resolutions=[4, 2], num_res_blocks=2, channel_mult=[1, 2, 4], num_head_channels=64)
+    unet |= dict(
+        use_linear_in_transformer=True, transformer_depth=[1, 2, 10], context_dim=2048
+    )  # no use_spatial_transformer
+    denoiser = dict(target="sgm.modules.diffusionmodules.denoiser.DiscreteDenoiser")
+    denoiser["params"] = {
+        "scaling_config": {"target": "sgm.modules.diffusionmodules.denoiser_scaling.EpsScaling"}
+    }
+    config = original_config.config(
+        dict(
+            target="sgm.models.diffusion.DiffusionEngine",
+            params=dict(
+                scale_factor=0.13025,
+                denoiser_config=denoiser,
+                network_config=dict(target="sgm.modules.diffusionmodules.openaimodel.UNetModel", params=unet),
+                first_stage_config=section(KL_F8),
+                conditioner_config=dict(
+                    params=dict(emb_models=[dict(target=SGM + name) for name in embedders])
+                ),
+            ),
+        )
+    )
+    kind, aesthetic, side = expected
+    assert list(config["conditioning"]) == [kind] and config["image_size"] == side
+    assert config["conditioning"][kind].get("use_aesthetic") == aesthetic
+    assert config["model"]["transformer_depth"] == [1, 2, 10] and config["model"]["vector_dim"] == 2816
 
 
 def test_first_stages_of_their_own():
