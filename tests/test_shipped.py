@@ -29,7 +29,7 @@ def test_one_object_prompts():
     prompts = shapes.prompts("one", 16)
     images = ldm_jax.load("shapes").sample(prompts, range(2_000_000, 2_000_016), num_steps=25, batch_size=16)
     assert (
-        np.mean([score(image, prompt).right for image, prompt in zip(images, prompts, strict=True)]) >= 0.25
+        np.mean([score(image, prompt).right for image, prompt in zip(images, prompts, strict=True)]) >= 0.4
     )
 
 
