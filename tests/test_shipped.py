@@ -28,9 +28,7 @@ def test_one_object_prompts():
     """A floor far under its measured accuracy (README), for sixteen pictures (a painter of noise gets none); the full measurement is ldm_jax.evaluate."""
     prompts = shapes.prompts("one", 16)
     images = ldm_jax.load("shapes").sample(prompts, range(2_000_000, 2_000_016), num_steps=25, batch_size=16)
-    assert (
-        np.mean([score(image, prompt).right for image, prompt in zip(images, prompts, strict=True)]) >= 0.4
-    )
+    assert np.mean([score(image, prompt).right for image, prompt in zip(images, prompts, strict=True)]) >= 0.4
 
 
 def test_the_default_command(tmp_path):
