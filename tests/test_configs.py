@@ -134,9 +134,10 @@ def test_an_unknown_argument_is_refused(path):
         get(path, "nonsense")
 
 
-# One of each mechanism in every run of the tests, of one level; the rest, and these as they are, under
+# Classes, and text beside a spatial kind, in every run of the tests, of one level; the rest, and these as they are, under
 #     python -m pytest -m slow tests/test_configs.py
-FAST = ("lsun_churches_ldm8", "imagenet_ldm4", "sd1_inpainting", "semantic_256", "sdxl_base")
+ONE_LEVEL = ("imagenet_ldm4", "sd1_inpainting", "lsun_churches_ldm8", "semantic_256", "sdxl_base")
+FAST = ONE_LEVEL[:2]
 TRAINED = [p.stem for p in CONFIGS if not p.stem.startswith("folder")]
 
 
@@ -179,7 +180,9 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     assert np.abs(grid.grid(images, columns=4).astype(int) - shown).max() <= 1
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in ONE_LEVEL]
+)
 def test_two_steps_and_pictures_of_one_level(name, tmp_path, quick_compilation):
     run(one_level(get(ROOT / "configs" / f"{name}.py", "runlocal")), tmp_path / name)
 

@@ -100,7 +100,16 @@ def abstract_cond(unet):
     return Cond(context, None, S((1, unet.vector_dim), jnp.float32) if unet.vector_dim else vector)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+NOT_IN_CONFIGS = (
+    "unclip_h",
+    "unclip_l",
+    "sgm_imagenet_f8",
+)  # the others are counted by tests/test_configs.py too
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in NOT_IN_CONFIGS else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED]
+)
 def test_parameters_of_published_models(name):
     unet = published(name)
     args = S((1, 16, 16, unet.in_channels), jnp.float32), S((1,), jnp.int32), abstract_cond(unet)
