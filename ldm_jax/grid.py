@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ldm_jax import atomic
+
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """[..., C] float in [-1, 1] -> uint8, clamped and truncated as the original's scripts do (255 (x + 1) / 2)."""
@@ -32,10 +34,6 @@ def write_png(path: str | Path, image: np.ndarray, text: Mapping[str, object] | 
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         info.add_text(key, value if isinstance(value, str) else json.dumps(value))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-        partial, format="PNG", pnginfo=info
-    )
-    partial.replace(path)
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    with atomic.writing(path) as partial:
+        picture.save(partial, format="PNG", pnginfo=info)

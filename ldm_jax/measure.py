@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ldm_jax import cli, grid, measuring
+from ldm_jax import atomic, cli, grid, measuring
 from ldm_jax.data.shapes_oracle import score
 from ldm_jax.evaluation import features, metrics, report, statistics
 from ldm_jax.evaluation.features import Extractor
@@ -387,10 +387,7 @@ def _write(out: Path, outcome: Outcome, title: str, shown: np.ndarray, figures: 
 
 def write_json(path: Path, value: Any) -> None:
     """Beside its place, and renamed into it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    partial.replace(path)
+    atomic.write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def write_stats(path: str, images: Images, name: str, nets: Networks, batch_size: int) -> dict[str, Any]:

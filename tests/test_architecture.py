@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "ldm_jax").rglob("*.py"))
-EVERYONE = {"types", "control"}
+EVERYONE = {"types", "control", "atomic"}
 ROOMS = {  # room: the rooms that it may import from, besides itself and EVERYONE
     "diffusion": set(),
     "samplers": {"diffusion"},

@@ -8,12 +8,13 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from ldm_jax import atomic
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -128,8 +129,4 @@ def page(
 
 def write_page(path: str | Path, text: str) -> None:
     """Writes the page beside its place and renames it into it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    atomic.write_text(path, text)

@@ -8,12 +8,12 @@ publish, too; those files do not say how they were made, so that a comparison wi
 
 import dataclasses
 import json
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from ldm_jax import atomic
 from ldm_jax.evaluation.features import Collected, Extractor
 from ldm_jax.evaluation.images import Images
 from ldm_jax.evaluation.moments import Gaussian
@@ -96,11 +96,8 @@ def write(path: str | Path, statistics: Statistics) -> None:
     for layer, gaussian in statistics.gaussians.items():
         arrays[f"{layer}/mean"] = np.asarray(gaussian.mean, np.float64)
         arrays[f"{layer}/covariance"] = np.asarray(gaussian.covariance, np.float64)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
+    with atomic.writing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
-    partial.replace(path)
 
 
 def read(path: str | Path) -> Statistics:

@@ -5,12 +5,13 @@ are on the disk before they count as done. It knows no network and no metric.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ldm_jax import atomic
 
 PROGRESS = "progress.json"
 
@@ -63,16 +64,14 @@ class Store:
             self._arrays[name][start : start + len(rows)] = rows[:room]
             self._arrays[name].flush()
         self.done = max(self.done, start + max(len(rows) for rows in arrays.values()))
-        partial = self.folder / f"{PROGRESS}.partial"
-        partial.write_text(json.dumps({"done": self.done, "about": self.about}, indent=1))
-        partial.replace(self.folder / PROGRESS)
+        said = {"done": self.done, "about": self.about}
+        atomic.write_text(self.folder / PROGRESS, json.dumps(said, indent=1))
 
     def _open(self, name: str, rows: np.ndarray) -> np.ndarray:
         path = self.folder / f"{name}.npy"
         if path.is_file() and self.done:
             return np.load(path, mmap_mode="r+")
         length = min(self.count, self._first.get(name, self.count))
-        partial = path.with_name(f"{name}.{os.getpid()}.partial")
-        np.lib.format.open_memmap(partial, "w+", rows.dtype, (length, *rows.shape[1:])).flush()
-        partial.replace(path)
+        with atomic.writing(path) as partial:
+            np.lib.format.open_memmap(partial, "w+", rows.dtype, (length, *rows.shape[1:])).flush()
         return np.load(path, mmap_mode="r+")

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from ldm_jax import atomic
 from ldm_jax.types import PyTree
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,4 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> t
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON beside its place and renames it into it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    partial.replace(path)
+    atomic.write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
