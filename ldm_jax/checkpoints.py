@@ -24,6 +24,7 @@ from ldm_jax.convert import (
     diffusers_unet,
     files,
     layout,
+    sections,
 )
 from ldm_jax.convert.tensor import Tensor, as_tensor
 from ldm_jax.recognise import FIRST_STAGE, UNET, diffusion_config, first_stage_config
@@ -279,12 +280,10 @@ def _choose_ema(tensors: dict[str, Tensor], ema: bool) -> tuple[dict, list[str]]
 
 def _conditioner(state: Mapping[str, Tensor], config: dict, template: PyTree) -> PyTree:
     """The conditioner's parameters out of full names; what is left over is an error."""
-    section = config.get("conditioning") or {}
-    kinds = {section["name"]: template} if "name" in section else template
-    entries = []
-    for kind, tree in kinds.items():
-        path, given = ((), section) if "name" in section else ((kind,), section[kind])
-        found = compvis_conditioner.compvis_entries(kind, tree, given)
+    section = config.get("conditioning")
+    options, entries = sections.kinds(section), []
+    for kind, path, tree in sections.by_kind(section, template):
+        found = compvis_conditioner.compvis_entries(kind, tree, options[kind])
         entries += [((*path, *p), name, how) for p, name, how in found]
     return _fit(state, template, entries, compvis_conditioner.ignored)
 
@@ -375,9 +374,8 @@ def _find_tokenizer(config: dict, path: Path, options: Options, notes: list[str]
 
     Raises: ValueError if the user names one that is not there.
     """
-    section = config.get("conditioning") or {}
-    sections = {section["name"]: section} if "name" in section else section
-    text = next((dict(sections[kind]) for kind in ("text", "clip", "sdxl") if kind in sections), None)
+    kinds = sections.kinds(config.get("conditioning"))
+    text = next((kinds[kind] for kind in ("text", "clip", "sdxl") if kind in kinds), None)
     if text is None:
         return None
     if options.tokenizer and not Path(options.tokenizer).exists():

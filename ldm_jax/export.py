@@ -24,6 +24,7 @@ from ldm_jax.convert import (
     diffusers_unet,
     files,
     layout,
+    sections,
 )
 from ldm_jax.convert.diffusers_networks import first_stage_json
 from ldm_jax.convert.tensor import Tensor, stored_dtype
@@ -102,8 +103,7 @@ def compvis_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     linear = bool(config["model"].get("use_linear_projection"))
     unet = layout.lazy_to_torch(params["unet"], compvis_unet.entries(params["unet"], linear))
     state = _prefixed(unet, UNET) | _prefixed(tensors, FIRST_STAGE)
-    for kind, tree in conditioner_trees(checkpoint).items():
-        options = _section(config, kind)
+    for kind, tree, options in _conditioners(checkpoint):
         state |= layout.lazy_to_torch(tree, compvis_conditioner.compvis_entries(kind, tree, options))
         state |= compvis_conditioner.compvis_unused(kind, tree, options)
     if float(config.get("scale_factor", 1.0)) not in CONSTANT_SCALES:
@@ -117,7 +117,9 @@ def _buffers(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Source: CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py register_schedule; float64 until they are stored.
     """
     options = dict(config["schedule"])
-    if _section_names(config) == ["sdxl"] or options.pop("zero_terminal_snr", False):
+    if list(sections.kinds(config.get("conditioning"))) == ["sdxl"] or options.pop(
+        "zero_terminal_snr", False
+    ):
         return {}
     v = options.pop("v_posterior", 0.0)
     betas = make_betas(**options)
@@ -151,14 +153,13 @@ def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     if "unet" not in params:
         return {weights: vae}
     names = diffusers_config.write_pipeline_configs(config)  # refuses what diffusers cannot express
-    kinds = conditioner_trees(checkpoint)
-    vector = "add_embedding" if "sdxl" in kinds else "class_embedding"
+    vector = "add_embedding" if "sdxl" in sections.kinds(config.get("conditioning")) else "class_embedding"
     unet = diffusers_unet.entries(params["unet"], config["model"], vector)
     folder = "vqvae" if "vqvae/config.json" in names else "vae"
     parts = {f"unet/{weights}": layout.lazy_to_torch(params["unet"], unet), f"{folder}/{weights}": vae}
-    for kind, tree in kinds.items():
+    for kind, tree, options in _conditioners(checkpoint):
         if kind == "clip":
-            tree, _ = clip_names.without_unread_layer(tree, _section(config, kind))
+            tree, _ = clip_names.without_unread_layer(tree, options)
         state = layout.lazy_to_torch(tree, clip_names.diffusers_entries({"name": kind}, tree))
         for name, tensor in state.items():
             folder, _, inner = name.partition(".")
@@ -173,22 +174,11 @@ def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     return parts
 
 
-def _section_names(config: Mapping[str, Any]) -> list[str]:
-    section = config.get("conditioning") or {}
-    return [section["name"]] if "name" in section else list(section)
-
-
-def _section(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    section = config["conditioning"]
-    return section if section.get("name") == kind else section[kind]
-
-
-def conditioner_trees(checkpoint: Checkpoint) -> dict[str, PyTree]:
-    """{kind: its parameters} of the kinds of conditioning that have any."""
-    section = checkpoint.config.get("conditioning") or {}
-    params = checkpoint.params.get("conditioner", {})
-    trees = {section["name"]: params} if "name" in section else params
-    return {kind: tree for kind, tree in trees.items() if tree}
+def _conditioners(checkpoint: Checkpoint) -> list[tuple[str, PyTree, dict]]:
+    """[(kind, its parameters, its options)] of the kinds of conditioning that have parameters."""
+    section, params = checkpoint.config.get("conditioning"), checkpoint.params.get("conditioner", {})
+    options = sections.kinds(section)
+    return [(kind, tree, options[kind]) for kind, _, tree in sections.by_kind(section, params) if tree]
 
 
 def _prefixed(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm_jax.convert import detect, original_config, published, safetensors_file
+from ldm_jax.convert import detect, original_config, published, safetensors_file, sections
 
 UNET, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
 CONFIG_KEY = "ldm_jax"  # of a single file's metadata, where export.py leaves the config
@@ -92,8 +92,8 @@ def _release(fields: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
 
 
 def _sampling(conditioning: Mapping[str, Any] | None) -> dict:
-    kinds = [conditioning["name"]] if conditioning and "name" in conditioning else list(conditioning or ())
-    return dict(num_steps=50, guidance_scale=next((GUIDANCE[k] for k in kinds if k in GUIDANCE), 1.0))
+    kinds = [kind for kind in sections.kinds(conditioning) if kind in GUIDANCE]
+    return dict(num_steps=50, guidance_scale=GUIDANCE[kinds[0]] if kinds else 1.0)
 
 
 def _inner(shapes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -104,9 +104,7 @@ def _merge(
     given: Mapping[str, Any] | None, learned: dict[str, dict], learned_first: bool = False
 ) -> dict | None:
     """Options by kind, those given before those that the shapes tell; in the form of a config's conditioning section."""
-    if given and "name" in given:
-        given = {given["name"]: {k: v for k, v in given.items() if k != "name"}}
-    given, learned = dict(given or {}), dict(learned)
+    given, learned = sections.kinds(given), dict(learned)
     for kind, same in (
         ("text", "layout"),
         ("layout", "text"),
@@ -114,16 +112,13 @@ def _merge(
         if kind in given and same in learned:
             learned[kind] = learned.pop(same)
     order = [*learned, *given] if learned_first else [*given, *learned]
-    parts = {kind: learned.get(kind, {}) | dict(given.get(kind, {})) for kind in dict.fromkeys(order)}
+    parts = {kind: learned.get(kind, {}) | given.get(kind, {}) for kind in dict.fromkeys(order)}
     for options in parts.values():
         if "num_rows" in options:  # of a table of classes, whose last row may stand for none
             rows = options.pop("num_rows")
             options.setdefault("num_classes", rows)
             options.setdefault("null_class", rows == options["num_classes"] + 1)
-    if len(parts) == 1:
-        ((kind, options),) = parts.items()
-        return dict(name=kind, **options)
-    return parts or None
+    return sections.section(parts)
 
 
 def _given(path: Path, options: Any) -> tuple[dict | None, str, bool]:

@@ -57,6 +57,26 @@ def test_what_was_written_is_read_again_to_the_bit(folder, to):
     assert opened.tokenizer.encode("red circle").ids == original.tokenizer.encode("red circle").ids
 
 
+@pytest.mark.parametrize("to", TARGETS)
+def test_a_single_kind_may_be_listed(folder, tmp_path, to):
+    # {clip: {…}} and {name: clip, …} are one model, whose parameters have no level for the kind
+    original = bundles.read(folder / "original")
+    options = {k: v for k, v in original.config["conditioning"].items() if k != "name"}
+    config = original.config | dict(conditioning=dict(clip=options))
+    bundles.save(tmp_path / "listed", original._replace(config=config))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    convert.main([str(tmp_path / "listed"), "--inspect"])
+    export.write(
+        open_checkpoint(tmp_path / "listed"), tmp_path / TARGETS[to], "compvis" if to == "ckpt" else to
+    )
+    read = Options(tokenizer=str(folder / "vocabulary"))
+    if to == "ckpt":
+        read = read._replace(config=str(tmp_path / "config.json"))
+    again = open_checkpoint(tmp_path / TARGETS[to], read)
+    assert same(again.params, original.params)
+    assert again.tokenizer.encode("red circle").ids == original.tokenizer.encode("red circle").ids
+
+
 def test_the_original_file_is_what_torch_and_the_original_expect(folder):
     torch = pytest.importorskip("torch")
     state = torch.load(folder / "c.ckpt", weights_only=True)["state_dict"]

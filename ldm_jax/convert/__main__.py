@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from ldm_jax import cli
-from ldm_jax.convert import layout
+from ldm_jax.convert import layout, sections
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -75,9 +75,8 @@ def summary(checkpoint, source: str) -> list[str]:
         dtypes = ", ".join(sorted({str(t.dtype) for t in tensors}))
         lines.append(f"  {part}: {count:,} parameters in {len(tensors)} arrays {dtypes}")
     config = checkpoint.config
-    kinds = config.get("conditioning") or {}
     said = {
-        "conditioning": kinds.get("name") or " + ".join(kinds) or "none",
+        "conditioning": " + ".join(sections.kinds(config.get("conditioning"))) or "none",
         "prediction_type": config.get("prediction_type"),
         "scale_factor": config.get("scale_factor"),
         "image_size": config.get("image_size"),

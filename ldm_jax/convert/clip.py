@@ -10,7 +10,7 @@ Source: the state dicts of transformers 4 and 5 (CLIPTextModel, CLIPTextModelWit
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_jax.convert import diffusers_ldm_bert, layout
+from ldm_jax.convert import diffusers_ldm_bert, layout, sections
 from ldm_jax.convert.layout import Entry, Path
 from ldm_jax.types import PyTree
 
@@ -118,7 +118,7 @@ def diffusers_entries(conditioning: Mapping[str, Any] | None, template: PyTree) 
     Raises: ValueError for a kind with params that diffusers has no place for.
     """
     found: list[Entry] = []
-    for kind, path, tree in by_kind(conditioning, template):
+    for kind, path, tree in sections.by_kind(conditioning, template):
         if kind == "clip":
             found += entries(tree["transformer"], "hf", (*path, "transformer"), "text_encoder.")
         elif kind == "sdxl":
@@ -152,14 +152,6 @@ def lazy_from_diffusers(
         return ignored(name) or unread or name.startswith("bert.to_logits.")
 
     return layout.lazy_from_torch(state, template, found, ignore, **options)
-
-
-def by_kind(conditioning: Mapping[str, Any] | None, template: PyTree) -> list[tuple[str, Path, PyTree]]:
-    """[(kind, path in params['conditioner'], its tree)] of a config's conditioning section."""
-    section = conditioning or {}
-    if "name" in section:
-        return [(section["name"], (), template)]
-    return [(kind, (kind,), template.get(kind, {})) for kind in section]
 
 
 def without_unread_layer(params: PyTree, options: Mapping[str, Any]) -> tuple[PyTree, dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ldm_jax.convert import sections
 from ldm_jax.convert.diffusers_networks import (
     DIFFUSERS_VERSION,
     first_stage_json,
@@ -96,9 +97,8 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "model": model,
     }
     conditioning = _read_conditioning(pipeline.kinds, files, index, model, first_stage)
-    if conditioning:  # one kind is named, several are listed
-        (kind, options), *others = conditioning.items()
-        config["conditioning"] = conditioning if others else {"name": kind} | options
+    if conditioning:
+        config["conditioning"] = sections.section(conditioning)
     scheduler = scheduler_sections(_file(files, "scheduler/scheduler_config.json"))
     sampling = {"num_steps": pipeline.num_steps, "guidance_scale": pipeline.guidance_scale}
     return config | scheduler | {"sampling": sampling | scheduler["sampling"]}
@@ -113,7 +113,7 @@ def write_pipeline_configs(
     A CLIP tower that is read at its last layer but one is written without the last, as Stable Diffusion 2 is published.
     Raises: ValueError for what diffusers cannot express.
     """
-    parts = _kinds(config.get("conditioning"))
+    parts = sections.kinds(config.get("conditioning"))
     name = _pipeline_name(parts)
     factor = 2 ** (len(config["first_stage"].get("channel_mult", (1, 2, 4))) - 1)
     unet = unet_json(
@@ -347,14 +347,6 @@ def _write_bert(options: Mapping[str, Any], index: dict, files: dict, pad_token:
     }
     index["bert"] = ["latent_diffusion", "LDMBertModel"]
     index["tokenizer"] = ["transformers", "BertTokenizer"]
-
-
-def _kinds(conditioning: Mapping[str, Any] | None) -> dict[str, dict]:
-    """{kind: options}, whichever way a config says it."""
-    section = dict(conditioning or {})
-    if "name" in section:
-        section = {section.pop("name"): section}
-    return {kind: dict(options or {}) for kind, options in section.items()}
 
 
 def _pipeline_name(parts: Mapping[str, dict]) -> str:
