@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ldm_jax.convert import files
+from ldm_jax.convert import files, layout
 from ldm_jax.convert.tensor import is_floating
 from ldm_jax.types import PyTree
 
@@ -110,16 +110,29 @@ def as_float32(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32, copy=False) if is_floating(array.dtype) else array
 
 
-def read(directory: str | Path) -> Bundle:
-    """Raises: ValueError naming the file that is missing or cannot be read."""
+def open_unread(directory: str | Path) -> Bundle:
+    """A bundle with each parameter as a convert.tensor.Tensor, none of them read.
+
+    Raises: ValueError naming the file that is missing or cannot be read.
+    """
     directory = Path(directory)
     config = read_config(directory)
     if not (directory / WEIGHTS).is_file():
         raise ValueError(f"{directory} is no bundle: {WEIGHTS} is not there")
-    tensors = files.open_tensors(directory / WEIGHTS)
-    params = unflatten({name: as_float32(tensor.read()) for name, tensor in tensors.items()})
+    params = unflatten(files.open_tensors(directory / WEIGHTS))
     params.setdefault("first_stage", {})  # that of an identity has no parameters
     return Bundle(config, params, read_tokenizer(directory))
+
+
+def with_arrays(unread: Bundle) -> Bundle:
+    """`unread`, whose parameters are Tensors, with every one of them read, in float32."""
+    flat = {path: as_float32(tensor.read()) for path, tensor in layout.flatten(unread.params).items()}
+    return unread._replace(params={name: {} for name in unread.params} | layout.unflatten(flat))
+
+
+def read(directory: str | Path) -> Bundle:
+    """A bundle with its parameters in memory, float32. Raises: ValueError as `open_unread`."""
+    return with_arrays(open_unread(directory))
 
 
 def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:

@@ -100,9 +100,7 @@ class Checkpoint(NamedTuple):
 
     def bundle(self) -> bundles.Bundle:
         """With every array read, in float32."""
-        flat = {path: bundles.as_float32(t.read()) for path, t in layout.flatten(self.params).items()}
-        params = {name: {} for name in self.params} | layout.unflatten(flat)
-        return bundles.Bundle(self.config, params, self.tokenizer)
+        return bundles.with_arrays(bundles.Bundle(self.config, self.params, self.tokenizer))
 
 
 def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoint:  # noqa: B008
@@ -113,7 +111,7 @@ def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoin
     path = locate(path)
     if path.is_dir():
         if bundles.is_bundle(path):
-            return _ours(_open_bundle(path), options)
+            return _ours(Checkpoint(*bundles.open_unread(path), layout="bundle"), options)
         if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
             return _ours(_open_workdir(path, options), options)
         if (path / "model_index.json").is_file():
@@ -159,13 +157,6 @@ def _open_file(tensors: Mapping[str, Tensor], path: Path, options: Options) -> C
 
 
 # --------------------------------------------------------------------------------------------- what is ours already
-
-
-def _open_bundle(path: Path) -> Checkpoint:
-    config, tokenizer = bundles.read_config(path), bundles.read_tokenizer(path)
-    params = bundles.unflatten(files.open_tensors(path / bundles.WEIGHTS))
-    params.setdefault("first_stage", {})
-    return Checkpoint(config, params, tokenizer, "bundle")
 
 
 def _open_workdir(path: Path, options: Options) -> Checkpoint:
