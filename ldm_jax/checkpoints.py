@@ -202,23 +202,21 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
         config["scale_factor"] = float(tensors["scale_factor"].read())
     if config.get("scale_factor") is None:
         raise ValueError(f"{path}: neither the file nor its config says the scale_factor of its latents")
+    state = {name: t for name, t in tensors.items() if name not in BUFFERS and not name.startswith(APART)}
+    unet, first_stage = _without_prefix(state, UNET), _without_prefix(state, FIRST_STAGE)
     if options.first_stage:
         config["first_stage"], other = _other_first_stage(options)
         notes.append(f"the first stage is {options.first_stage}'s")
-    elif not config.get("first_stage"):
+    elif not first_stage and (config.get("first_stage") or {}).get("name") != "identity":
         raise ValueError(f"{path} holds no first stage ({FIRST_STAGE}…); name one with --first_stage FILE")
     tokenizer = _find_tokenizer(config, path, options, notes)
     system = make_system(config, tokenizer)
     template = jax.eval_shape(system.init, jax.random.key(0))
-    state = {name: t for name, t in tensors.items() if name not in BUFFERS and not name.startswith(APART)}
-    unet, first_stage = _without_prefix(state, UNET), _without_prefix(state, FIRST_STAGE)
     params = {"unet": _fit(unet, template["unet"], compvis_unet.entries(template["unet"]))}
     if options.first_stage:
         params["first_stage"] = other
     elif config["first_stage"]["name"] == "identity":
         params["first_stage"] = {}
-    elif not first_stage:
-        raise ValueError(f"{path} holds no first stage ({FIRST_STAGE}…); name one with --first_stage FILE")
     else:
         wanted = jax.eval_shape(system.first_stage.init, jax.random.key(0))
         entries = compvis_first_stage.autoencoder_entries(wanted)
