@@ -5,7 +5,6 @@ diffusers' JSON, or the table of released models (convert/published.py). The for
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,9 +30,6 @@ from ldm_jax.recognise import FIRST_STAGE, UNET, diffusion_config, first_stage_c
 from ldm_jax.system import make_first_stage, make_system
 from ldm_jax.types import PyTree
 
-log = logging.getLogger(__name__)
-
-CONDITIONERS = ("cond_stage_model.", "conditioner.embedders.")
 BUFFERS = (
     "betas",
     "alphas_cumprod",
@@ -371,9 +367,7 @@ def _find_tokenizer(config: dict, path: Path, options: Options, notes: list[str]
         raise ValueError(
             f"tokenizer {options.tokenizer} is not there; expected a vocabulary file, or a folder with one"
         )
-    pad_id = (
-        0 if text.get("activation") == "gelu" else None
-    )  # OpenCLIP's padding; CLIP's and BERT's their files tell
+    pad_id = 0 if text.get("activation") == "gelu" else None  # OpenCLIP's; CLIP's and BERT's their files tell
     try:
         return clip.find_tokenizer(options.tokenizer or path, text.get("max_length", 77), pad_id)
     except ValueError as error:
