@@ -335,11 +335,12 @@ def _open_diffusers_first_stage(folder: Path, options: Options, tensors=None) ->
 def _open_part(folder: Path, options: Options) -> dict[str, Tensor]:
     """The weights of a part of a pipeline; in the variant asked for if it has it, as not every part does."""
     try:
-        return files.open_tensors(folder, options.variant)
+        weights = files.find_weights(folder, options.variant)
     except ValueError:
         if options.variant is None:
             raise
-        return files.open_tensors(folder)
+        weights = files.find_weights(folder)
+    return files.open_tensors(weights)
 
 
 # -------------------------------------------------------------------------------------------------------------- shared

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -305,6 +306,23 @@ def test_a_bundle_takes_a_tokenizer_and_says_the_rest_itself(folder, tmp_path):
     )
     with pytest.raises(ValueError, match="--prediction_type: a bundle has its own config"):
         open_checkpoint(folder / "b", Options(prediction_type="v"))
+
+
+def test_the_variant_is_taken_where_a_part_has_it_and_what_is_wrong_with_it_is_said(folder, tmp_path):
+    shutil.copytree(folder / "d", tmp_path / "d")
+    weights = tmp_path / "d" / "unet" / "diffusion_pytorch_model.safetensors"
+    other = weights.with_name("diffusion_pytorch_model.fp16.safetensors")
+    state = {name: tensor.read() + 1 for name, tensor in files.open_tensors(weights).items()}
+    files.write_safetensors(other, state)
+    options = Options(variant="fp16")
+    opened, original = open_checkpoint(tmp_path / "d", options), open_checkpoint(tmp_path / "d")
+    bias = [o.params["unet"]["conv_out"]["bias"].read() for o in (opened, original)]
+    np.testing.assert_array_equal(bias[0], bias[1] + 1)
+    # the autoencoder has no such variant
+    assert same(opened.params["first_stage"], bundles.read(folder / "original").params["first_stage"])
+    other.write_bytes(other.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"model\.fp16\.safetensors"):
+        open_checkpoint(tmp_path / "d", options)
 
 
 # --------------------------------------------------------------------------------------------------------- the command
