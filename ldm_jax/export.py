@@ -21,6 +21,7 @@ from ldm_jax.convert import (
     compvis_unet,
     diffusers_config,
     diffusers_first_stage,
+    diffusers_ldm_bert,
     diffusers_unet,
     files,
     layout,
@@ -164,13 +165,8 @@ def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:
         for name, tensor in state.items():
             folder, _, inner = name.partition(".")
             parts.setdefault(f"{folder}/model.safetensors", {})[inner] = tensor
-        if kind == "text":  # the original's projection to the vocabulary, which is never used
-            shape = tree["transformer"]["token_embed"]["embedding"].shape
-            unused = {
-                "to_logits.weight": np.zeros(shape, np.float32),
-                "to_logits.bias": np.zeros(shape[:1], np.float32),
-            }
-            parts["bert/model.safetensors"] |= unused
+        if kind == "text":
+            parts["bert/model.safetensors"] |= diffusers_ldm_bert.to_logits(tree["transformer"])
     return parts
 
 

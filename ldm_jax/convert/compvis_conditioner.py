@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.convert import clip, layout
+from ldm_jax.convert.diffusers_ldm_bert import to_logits
 from ldm_jax.convert.layout import Entry, Path
 from ldm_jax.types import PyTree
 
@@ -64,9 +65,7 @@ def to_torch(params: PyTree) -> dict[str, np.ndarray]:
     is zero."""
     state = layout.to_torch(params, entries(params))
     if "transformer" in params:
-        vocab_size, width = state["transformer.token_emb.weight"].shape
-        state["transformer.to_logits.weight"] = np.zeros((vocab_size, width), np.float32)
-        state["transformer.to_logits.bias"] = np.zeros((vocab_size,), np.float32)
+        state |= to_logits(params["transformer"], "transformer.")
     return state
 
 
@@ -121,9 +120,7 @@ def compvis_unused(
         if not isinstance(name, str):
             continue
         if name.endswith("transformer.token_emb.weight"):
-            shape = template["transformer"]["token_embed"]["embedding"].shape
-            unused["cond_stage_model.transformer.to_logits.weight"] = np.zeros(shape, np.float32)
-            unused["cond_stage_model.transformer.to_logits.bias"] = np.zeros(shape[0], np.float32)
+            unused |= to_logits(template["transformer"], "cond_stage_model.transformer.")
         elif name.endswith(".embeddings.position_embedding.weight"):
             tower = template["transformer" if kind == "clip" else "clip_l"]
             ids = np.arange(tower["position_embed"].shape[0], dtype=np.int64)[None]

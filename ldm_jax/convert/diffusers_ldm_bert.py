@@ -48,8 +48,14 @@ def from_torch(state: Mapping[str, Any], template: PyTree) -> PyTree:
 def to_torch(params: PyTree) -> dict[str, np.ndarray]:
     """Our params as {torch name: array}; the unused projection to the vocabulary, which LDMBertModel expects,
     is zero."""
-    vocab_size, width = params["token_embed"]["embedding"].shape
-    return layout.to_torch(params, entries(params)) | {
-        "to_logits.weight": np.zeros((vocab_size, width), np.float32),
-        "to_logits.bias": np.zeros((vocab_size,), np.float32),
+    return layout.to_torch(params, entries(params)) | to_logits(params)
+
+
+def to_logits(template: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
+    """The projection to the vocabulary that the original's text transformer has as well, and never uses, as zeros:
+    {torch name: [V, D] and [V] float32}, given the tree of a TextTransformer's params."""
+    shape = template["token_embed"]["embedding"].shape
+    return {
+        f"{prefix}to_logits.weight": np.zeros(shape, np.float32),
+        f"{prefix}to_logits.bias": np.zeros(shape[:1], np.float32),
     }
