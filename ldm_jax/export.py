@@ -29,7 +29,7 @@ from ldm_jax.convert import (
 )
 from ldm_jax.convert.diffusers_networks import first_stage_json
 from ldm_jax.convert.tensor import Tensor, stored_dtype
-from ldm_jax.diffusion.schedule import make_betas
+from ldm_jax.diffusion.schedule import make_betas, make_tables
 from ldm_jax.recognise import CONFIG_KEY, FIRST_STAGE, UNET
 from ldm_jax.types import PyTree
 
@@ -118,31 +118,18 @@ def _buffers(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Source: CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py register_schedule; float64 until they are stored.
     """
     options = dict(config["schedule"])
-    if list(sections.kinds(config.get("conditioning"))) == ["sdxl"] or options.pop(
-        "zero_terminal_snr", False
-    ):
+    kinds = list(sections.kinds(config.get("conditioning")))
+    if options.pop("zero_terminal_snr", False) or kinds == ["sdxl"]:
         return {}
     v = options.pop("v_posterior", 0.0)
-    betas = make_betas(**options)
-    bar = np.cumprod(1.0 - betas)
-    before = np.append(1.0, bar[:-1])
-    variance = (1 - v) * betas * (1.0 - before) / (1.0 - bar) + v * betas
-    tables = dict(
-        betas=betas,
-        alphas_cumprod=bar,
-        alphas_cumprod_prev=before,
-        sqrt_alphas_cumprod=np.sqrt(bar),
-        sqrt_one_minus_alphas_cumprod=np.sqrt(1.0 - bar),
-        log_one_minus_alphas_cumprod=np.log(1.0 - bar),
-        sqrt_recip_alphas_cumprod=np.sqrt(1.0 / bar),
-        sqrt_recipm1_alphas_cumprod=np.sqrt(1.0 / bar - 1),
-        posterior_variance=variance,
-        posterior_log_variance_clipped=np.log(np.maximum(variance, 1e-20)),
-        posterior_mean_coef1=betas * np.sqrt(before) / (1.0 - bar),
-        posterior_mean_coef2=(1.0 - before) * np.sqrt(1.0 - betas) / (1.0 - bar),
+    tables = make_tables(make_betas(**options), v)
+    signal = tables["alphas_cumprod"]
+    tables |= dict(
+        log_one_minus_alphas_cumprod=np.log(1 - signal),
+        sqrt_recip_alphas_cumprod=np.sqrt(1 / signal),
+        sqrt_recipm1_alphas_cumprod=np.sqrt(1 / signal - 1),
     )
-    assert tuple(tables) == BUFFERS
-    return {name: table.astype(np.float32) for name, table in tables.items()}
+    return {name: tables[name].astype(np.float32) for name in BUFFERS}
 
 
 def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:

@@ -90,6 +90,13 @@ def test_the_original_file_is_what_torch_and_the_original_expect(folder):
         state["alphas_cumprod"][[0, 500, 999]].numpy(), [0.99915, 0.276332684, 4.66009851e-3], rtol=2e-6
     )
     assert set(checkpoints.BUFFERS) <= set(state)
+    signal = state["alphas_cumprod"].double()
+    for name, expected in {
+        "log_one_minus_alphas_cumprod": torch.log(1 - signal),
+        "sqrt_recip_alphas_cumprod": signal**-0.5,
+        "sqrt_recipm1_alphas_cumprod": (1 / signal - 1) ** 0.5,
+    }.items():
+        np.testing.assert_allclose(state[name].numpy(), expected.numpy(), rtol=1e-4, err_msg=name)
 
 
 def test_running_averages_are_taken_by_the_names_without_dots(folder, tmp_path):

@@ -102,8 +102,7 @@ def make_schedule(
     v_posterior: float = 0.0,
     zero_terminal_snr: bool = False,
 ) -> NoiseSchedule:
-    """Builds the tables of a named schedule: 'linear', 'cosine', 'sqrt_linear', 'sqrt' or
-    'squaredcos_cap_v2'.
+    """The named schedule: 'linear', 'cosine', 'sqrt_linear', 'sqrt' or 'squaredcos_cap_v2'.
 
     v_posterior: in [0, 1]; the variance of p(x_{t-1} | x_t) is (1 - v) posterior variance + v beta_t.
     zero_terminal_snr: rescale so that (almost) no signal is left at t = T - 1. Wants a v- or x_start-model
@@ -112,18 +111,27 @@ def make_schedule(
     Raises: ValueError as `make_betas`, and for a v_posterior outside [0, 1].
     Source: original ldm/models/diffusion/ddpm.py register_schedule.
     """
-    if not 0 <= v_posterior <= 1:
-        raise ValueError(f"v_posterior: got {v_posterior}, expected a number in [0, 1]")
     betas = make_betas(name, num_timesteps, beta_start, beta_end, cosine_s)
     if zero_terminal_snr:
         betas = _rescale_zero_terminal_snr(betas)
+    tables = make_tables(betas, v_posterior) | dict(v_posterior=v_posterior)
+    return NoiseSchedule(**{k: jnp.asarray(v, jnp.float32) for k, v in tables.items()})
+
+
+def make_tables(betas: np.ndarray, v_posterior: float = 0.0) -> dict[str, np.ndarray]:
+    """The tables of NoiseSchedule that follow from betas [T] float64 in (0, 1), each [T] float64.
+
+    Raises: ValueError for a v_posterior outside [0, 1].
+    """
+    if not 0 <= v_posterior <= 1:
+        raise ValueError(f"v_posterior: got {v_posterior}, expected a number in [0, 1]")
     log_alphas_cumprod = np.cumsum(np.log1p(-betas))
     alphas_cumprod = np.exp(log_alphas_cumprod)
     alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
     one_minus = -np.expm1(log_alphas_cumprod)
     one_minus_prev = np.append(0.0, one_minus[:-1])
     posterior_variance = (1 - v_posterior) * betas * one_minus_prev / one_minus + v_posterior * betas
-    tables = dict(
+    return dict(
         betas=betas,
         alphas_cumprod=alphas_cumprod,
         alphas_cumprod_prev=alphas_cumprod_prev,
@@ -134,6 +142,4 @@ def make_schedule(
         posterior_log_variance_clipped=np.log(np.maximum(posterior_variance, 1e-20)),
         posterior_mean_coef1=betas * np.sqrt(alphas_cumprod_prev) / one_minus,
         posterior_mean_coef2=one_minus_prev * np.sqrt(1 - betas) / one_minus,
-        v_posterior=v_posterior,
     )
-    return NoiseSchedule(**{k: jnp.asarray(v, jnp.float32) for k, v in tables.items()})
