@@ -8,8 +8,8 @@ SRC: a .ckpt, .pt or .safetensors file of the original's, a diffusers folder, a 
 """
 
 import argparse
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ldm_jax import cli
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.inspect:
         return
     export.write(
-        checkpoint, args.destination, args.to, dtype=args.dtype, overwrite=args.overwrite, progress=bar
+        checkpoint, args.destination, args.to, dtype=args.dtype, overwrite=args.overwrite, progress=bar()
     )
     print(f"{args.destination}: written as {args.to}, {time.time() - start:.1f} s")
 
@@ -94,18 +94,19 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def bar(done: int, total: int) -> None:
-    """A progress bar on standard error, drawn again when a part of a hundred more is written."""
-    if bar.shown == (hundredths := 100 * done // max(total, 1)):
-        return
-    bar.shown = hundredths
-    filled = 30 * hundredths // 100
-    end = "\n" if done >= total else ""
-    line = f"\r[{'#' * filled}{'.' * (30 - filled)}] {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
-    print(line, end=end, file=sys.stderr, flush=True)
+def bar() -> Callable[[int, int], None]:
+    """(bytes written, of how many) -> a progress bar, drawn again when a part of a hundred more is written."""
+    report, shown = None, None
 
+    def draw(done: int, total: int) -> None:
+        nonlocal report, shown
+        report = report or cli.progress(f"percent of {total / 1e6:,.0f} MB", 100)
+        hundredths = 100 * done // max(total, 1)
+        if hundredths != shown:
+            report(hundredths)
+        shown = hundredths
 
-bar.shown = None
+    return draw
 
 
 if __name__ == "__main__":
