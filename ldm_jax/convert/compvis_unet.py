@@ -17,16 +17,10 @@ from ldm_jax.convert import layout
 from ldm_jax.convert.layout import Entry, Path
 from ldm_jax.types import PyTree
 
-# our layer inside a block -> the torch name inside that block, and the kind of its kernel (None: a norm)
-_LAYERS = {
-    "norm_1": ("in_layers.0", None),
-    "conv_1": ("in_layers.2", "conv"),
-    "emb_proj": ("emb_layers.1", "linear"),
-    "norm_2": ("out_layers.0", None),
-    "conv_2": ("out_layers.3", "conv"),
-    "shortcut": ("skip_connection", "linear_conv2d"),
+# Our layer inside a block -> the torch name inside that block, and the kind of its kernel (None: a norm).
+# The first are a SpatialTransformer's, whose names diffusers kept.
+TRANSFORMER = {
     "norm": ("norm", None),
-    "qkv": ("qkv", "linear_conv1d"),
     "proj_in": ("proj_in", "linear_conv2d"),
     "proj_out": ("proj_out", "linear_conv2d"),
     "norm1": ("norm1", None),
@@ -38,6 +32,15 @@ _LAYERS = {
     "to_out": ("to_out.0", "linear"),
     "proj": ("net.0.proj", "linear"),
     "out": ("net.2", "linear"),
+}
+_LAYERS = TRANSFORMER | {
+    "norm_1": ("in_layers.0", None),
+    "conv_1": ("in_layers.2", "conv"),
+    "emb_proj": ("emb_layers.1", "linear"),
+    "norm_2": ("out_layers.0", None),
+    "conv_2": ("out_layers.3", "conv"),
+    "shortcut": ("skip_connection", "linear_conv2d"),
+    "qkv": ("qkv", "linear_conv1d"),
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.convert import layout
+from ldm_jax.convert.compvis_unet import TRANSFORMER
 from ldm_jax.convert.layout import Entry, Path
 from ldm_jax.types import PyTree
 
@@ -27,20 +28,6 @@ _RESNET = {
     "conv_2": ("conv2", "conv"),
     "shortcut": ("conv_shortcut", "linear_conv2d"),
     "conv": ("conv", "conv"),
-}
-_TRANSFORMER = {
-    "norm": ("norm", None),
-    "proj_in": ("proj_in", "linear_conv2d"),
-    "proj_out": ("proj_out", "linear_conv2d"),
-    "norm1": ("norm1", None),
-    "norm2": ("norm2", None),
-    "norm3": ("norm3", None),
-    "to_q": ("to_q", "linear"),
-    "to_k": ("to_k", "linear"),
-    "to_v": ("to_v", "linear"),
-    "to_out": ("to_out.0", "linear"),
-    "proj": ("net.0.proj", "linear"),
-    "out": ("net.2", "linear"),
 }
 _ATTENTION_BLOCK = {"norm": ("group_norm", None), "proj_out": ("to_out.0", "linear")}
 _NEWER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -110,7 +97,7 @@ def _block_entry(path: Path, tree: PyTree, model: Mapping[str, Any]) -> Entry:
     """The entry of one parameter of a residual block, a transformer or a resampling convolution."""
     block, *inner, layer, leaf = path
     transformer = "proj_in" in tree
-    name, kind = (_TRANSFORMER if transformer else _RESNET)[layer]
+    name, kind = (TRANSFORMER if transformer else _RESNET)[layer]
     if layer in ("proj_in", "proj_out") and model.get("use_linear_projection"):
         kind = "linear"
     inner = [re.sub(r"^block_(\d+)$", r"transformer_blocks.\1", part) for part in inner]
