@@ -148,9 +148,7 @@ def gather(
         shown(stop)
 
 
-def about_store(
-    source: Source, nets: Networks, layers: Mapping[str, Sequence[str]], **more: Any
-) -> dict[str, Any]:
+def about_store(source: Source, nets: Networks, layers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What a store of these rows is of."""
     used = {name: dict(hash=e.hash, resize=e.resize) for name, e in nets.extractors.items()}
     return dict(source.about, extractors=used, layers={k: list(v) for k, v in layers.items()})
@@ -293,10 +291,6 @@ def evaluate(
     reference = gather_reference(against, names, source, nets, reference_out or out / "reference", chunk)
     values = values_of(names, store, source, nets, reference, settings)
     warned = [*against.notes, *metrics.warnings(names, source.count)]
-    used = {name: dataclasses.asdict(recipe(source, e)) for name, e in nets.extractors.items()}
-    said = dict(
-        repeat, num_images=source.count, recipes=used, reference=against.about, settings=settings._asdict()
-    )
     outcome = Outcome(values, warned, said | surroundings())
     _write(out, outcome, title, np.array(store.array("shown")), _figures(names, store, reference))
     return outcome
