@@ -32,9 +32,7 @@ def weights(args: argparse.Namespace) -> measure.Weights:
 
 def open_bundle(args: argparse.Namespace, name: str) -> bundle.Bundle:
     """Any checkpoint, read. Raises: ValueError in one sentence for what is none."""
-    options = checkpoints.Options(
-        ema=not args.raw, config=args.config, original_config=args.original_config, tokenizer=args.tokenizer
-    )
+    options = checkpoints.options_from(args)._replace(first_stage=None)  # --first_stage is what is measured
     return checkpoints.open_checkpoint(name, options).bundle()
 
 
@@ -54,10 +52,10 @@ def open_model(args: argparse.Namespace) -> Model:
 
 
 def sampling_options(args: argparse.Namespace, model: Model) -> dict[str, Any]:
-    scale = args.guidance_scale
-    if scale is None:
-        scale = model.config.get("sampling", {}).get("guidance_scale", 1.0)
-    return dict(num_steps=args.steps, guidance_scale=scale, sampler=args.sampler, eta=args.eta)
+    """The settings that the samples are drawn with: those asked for, or what the model's makers recommend."""
+    return model.on_devices.settle(
+        num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta
+    )
 
 
 def sampled(args: argparse.Namespace, model: Model) -> tuple[measure.Source, dict[str, Any]]:

@@ -79,11 +79,11 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
     first = bundle.read(workdir / "first_stage")
     config = dict(config, first_stage=first.config["first_stage"])
     scale_factor = json.loads((workdir / "latents.json").read_text())["scale_factor"]
-    base = LatentDiffusion(make_system(config), {"first_stage": first.params["first_stage"]}, scale_factor)
+    params = {"first_stage": first.params["first_stage"]}
+    base = LatentDiffusion(make_system(config), params, scale_factor, config)
     names, count = options["metrics"], options["num_images"]
     given = draw_samples.conditions(base, count)
-    sampling = {"num_steps": 50, **config.get("sampling", {})}
-    sampling.pop("batch_size", None)
+    sampling = base.settle()
     rows = options["batch_size"] * jax.local_device_count()
     nets, layers = measure.networks(names), metrics.layers(names)
     model: list[draw_samples.OnAllDevices] = []
