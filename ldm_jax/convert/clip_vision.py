@@ -6,7 +6,6 @@ file is passed over.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -87,10 +86,3 @@ def from_state(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
         state = _from_openai(state)
     num_layers = sum(name.startswith("layer_") for name in template)
     return layout.from_torch(state, template, entries(num_layers), _other_parts)
-
-
-def load_clip_vision(path: str | Path, template: PyTree) -> PyTree:
-    """`from_state` of a file or folder. Raises: ValueError for what cannot be read or does not fit."""
-    from ldm_jax.convert.files import open_tensors
-
-    return from_state({name: tensor.read() for name, tensor in open_tensors(path).items()}, template)

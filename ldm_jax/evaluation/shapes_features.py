@@ -16,7 +16,6 @@ from ldm_jax.models.shapes_classifier import SIZE, ShapesClassifier
 from ldm_jax.types import Array, PyTree
 
 NAME = "classifier of the shapes world"
-NUM_FEATURES = 64
 LABELS = (*world.SHAPES, *world.COLOURS, *world.SIZES, *world.CLASS_NAMES, "one", "two", "three")
 
 

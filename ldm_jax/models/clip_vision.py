@@ -13,19 +13,6 @@ from ldm_jax.models.clip_text import ACTIVATIONS
 from ldm_jax.models.layers import Conv, LayerNorm, Linear
 from ldm_jax.types import Array
 
-# The towers that scores are quoted with: ViT-B/16, ViT-B/32 and ViT-L/14 of OpenAI, ViT-H/14 of OpenCLIP.
-VIT_B_16 = {"width": 768, "num_layers": 12, "num_heads": 12, "patch_size": 16, "projection_dim": 512}
-VIT_B_32 = VIT_B_16 | {"patch_size": 32}
-VIT_L_14 = {"width": 1024, "num_layers": 24, "num_heads": 16, "patch_size": 14, "projection_dim": 768}
-VIT_H_14 = {
-    "width": 1280,
-    "num_layers": 32,
-    "num_heads": 16,
-    "patch_size": 14,
-    "projection_dim": 1024,
-    "activation": "gelu",
-}
-
 
 class CLIPVisionTransformer(nn.Module):
     """x [B, image_size, image_size, 3] float, normalised -> embedding [B, projection_dim] in dtype, not of unit length.

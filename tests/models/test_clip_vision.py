@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.convert import clip_vision as weights
-from ldm_jax.models.clip_vision import VIT_L_14, CLIPVisionTransformer
+from ldm_jax.models.clip_vision import CLIPVisionTransformer
 
 
 def tiny(activation="quick_gelu"):
@@ -95,7 +95,10 @@ def test_both_layouts_give_the_same_parameters():
 
 
 def test_parameters_of_vit_l_14():
-    leaves = jax.tree.leaves(template(CLIPVisionTransformer(**VIT_L_14)))
+    vit_l_14 = CLIPVisionTransformer(
+        width=1024, num_layers=24, num_heads=16, patch_size=14, projection_dim=768
+    )
+    leaves = jax.tree.leaves(template(vit_l_14))
     assert sum(a.size for a in leaves) == 303_966_208  # clip.load("ViT-L/14").visual
 
 
