@@ -15,8 +15,8 @@ import numpy as np
 
 from ldm_jax.bundle import SHIPPED, unflatten
 from ldm_jax.conditioning import clip as clip_conditioning
+from ldm_jax.convert import cached_weights, clip_vision, files
 from ldm_jax.convert import clip as clip_names
-from ldm_jax.convert import clip_vision, files, find_weights
 from ldm_jax.convert import inception as inception_names
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.evaluation import features, shapes_features, statistics
@@ -39,7 +39,7 @@ def inception(path: str | Path | None = None, resize: str = "tf1") -> Extractor:
 
     Raises: ValueError if there is none, it does not fit, or resize is not one of evaluation.resize.CONVENTIONS.
     """
-    path = find_weights.find_weights("InceptionV3 of FID", inception_names.NAMES, path, inception_names.URL)
+    path = cached_weights.find_cached("InceptionV3 of FID", inception_names.NAMES, path, inception_names.URL)
     template = jax.eval_shape(InceptionV3().init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
     return features.inception_extractor(inception_names.load_inception(path, template), resize)
 
@@ -50,10 +50,10 @@ def lpips(vgg: str | Path | None = None, heads: str | Path | None = None) -> PyT
 
     Raises: ValueError if there is none, or it does not fit.
     """
-    vgg = find_weights.find_weights("VGG16 of LPIPS", VGG, vgg, VGG_URL)
+    vgg = cached_weights.find_cached("VGG16 of LPIPS", VGG, vgg, VGG_URL)
     if heads is None and any(name.startswith("lin0.") for name in files.open_tensors(vgg)):
         return load_lpips(vgg)
-    return load_lpips(vgg, find_weights.find_weights("heads of LPIPS", HEADS, heads))
+    return load_lpips(vgg, cached_weights.find_cached("heads of LPIPS", HEADS, heads))
 
 
 def shapes(folder: Path = CLASSIFIER) -> Extractor:
@@ -82,7 +82,7 @@ def clip(folder: str | Path | None = None, batch_size: int = 64) -> Clip:
     Raises: ValueError if there is none, or it does not fit.
     """
     given = None if folder is None else Path(folder).expanduser() / "config.json"
-    path = find_weights.find_weights(
+    path = cached_weights.find_cached(
         "CLIP (a folder)", [f"{name}/config.json" for name in CLIPS], given
     ).parent
     config = json.loads((path / "config.json").read_text())

@@ -2,7 +2,7 @@
 others share.
 
 It is a torch state dict of the graph that TensorFlow published on that day, under torchvision's names. Decides the
-name map; where a user keeps the file is convert/find_weights.py's business.
+name map; where a user keeps the file is convert/cached_weights.py's business.
 """
 
 from collections.abc import Mapping

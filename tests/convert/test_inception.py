@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.convert import inception, layout
-from ldm_jax.convert.find_weights import find_weights
+from ldm_jax.convert.cached_weights import find_cached
 
 SHAPES = {
     "Conv2d_1a_3x3": {"kernel": (3, 3, 3, 4), "scale": (4,), "bias": (4,), "mean": (4,), "var": (4,)},
@@ -74,14 +74,14 @@ def test_weights_are_found_where_they_are_kept_and_never_fetched(tmp_path, monke
     with pytest.raises(
         ValueError, match="FID: found no weights; .*pt_inception-2015-12-05.*https://.*ours or .*checkpoints"
     ):
-        find_weights("FID", inception.NAMES, url=inception.URL)
+        find_cached("FID", inception.NAMES, url=inception.URL)
     with pytest.raises(ValueError, match="FID: weights 'gone.pth' are not there"):
-        find_weights("FID", inception.NAMES, "gone.pth")
+        find_cached("FID", inception.NAMES, "gone.pth")
     hub = tmp_path / "torch" / "hub" / "checkpoints"
     for folder in (hub, tmp_path / "ours"):
         folder.mkdir(parents=True)
         (folder / inception.NAMES[1]).touch()
-        assert find_weights("FID", inception.NAMES) == folder / inception.NAMES[1]
+        assert find_cached("FID", inception.NAMES) == folder / inception.NAMES[1]
     named = tmp_path / "mine.pth"
     named.touch()
-    assert find_weights("FID", inception.NAMES, named) == named
+    assert find_cached("FID", inception.NAMES, named) == named

@@ -16,7 +16,7 @@ def folders() -> list[Path]:
     return [Path(os.environ.get("LDM_JAX_CACHE", home / "ldm_jax")), torch_home / "hub" / "checkpoints"]
 
 
-def find_weights(what: str, names: Sequence[str], given: str | Path | None = None, url: str = "") -> Path:
+def find_cached(what: str, names: Sequence[str], given: str | Path | None = None, url: str = "") -> Path:
     """The file that a user named, or the first of `names` in the first of `folders()` that has one.
 
     what: for the message, such as 'InceptionV3 of FID'. url: where a user can get it.
