@@ -12,10 +12,9 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "celebahq_ldm4",
-        arg,
+def make(name: str, arg: str, **changes) -> ConfigDict:
+    """The config of this model, or of one that differs from it by `changes`, which are arguments of base.diffusion."""
+    own = dict(
         image_size=256,
         first_stage="vq_f4",
         model=dict(
@@ -34,3 +33,8 @@ def get_config(arg: str = "") -> ConfigDict:
         data=base.folder("faces"),
         sampling=dict(num_steps=500, eta=0.0),
     )
+    return base.diffusion(name, arg, **(own | changes))
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return make("celebahq_ldm4", arg)

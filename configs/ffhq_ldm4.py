@@ -9,28 +9,10 @@ Result:  FID 4.98 of 50,000 samples against the training set, 200 DDIM steps, et
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import celebahq_ldm4
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "ffhq_ldm4",
-        arg,
-        image_size=256,
-        first_stage="vq_f4",
-        model=dict(
-            in_channels=3,
-            out_channels=3,
-            channels=224,
-            channel_mult=[1, 2, 3, 4],
-            num_res_blocks=2,
-            attention_levels=[1, 2, 3],
-            head_dim=32,
-        ),
-        beta=(0.0015, 0.0195),
-        optimizer=dict(base_lr=2e-6),
-        batch_size=42,
-        total_steps=635_000,
-        data=base.folder("faces"),
-        sampling=dict(num_steps=200, eta=1.0),
+    return celebahq_ldm4.make(
+        "ffhq_ldm4", arg, batch_size=42, total_steps=635_000, sampling=dict(num_steps=200, eta=1.0)
     )

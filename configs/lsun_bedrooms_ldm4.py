@@ -9,27 +9,13 @@ Result:  FID 2.95 of 50,000 samples against the training set, 200 DDIM steps, et
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, celebahq_ldm4
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
+    return celebahq_ldm4.make(
         "lsun_bedrooms_ldm4",
         arg,
-        image_size=256,
-        first_stage="vq_f4",
-        model=dict(
-            in_channels=3,
-            out_channels=3,
-            channels=224,
-            channel_mult=[1, 2, 3, 4],
-            num_res_blocks=2,
-            attention_levels=[1, 2, 3],
-            head_dim=32,
-        ),
-        beta=(0.0015, 0.0195),
-        optimizer=dict(base_lr=2e-6),
-        batch_size=48,
         total_steps=1_900_000,
         data=base.folder("lsun"),
         sampling=dict(num_steps=200, eta=1.0),

@@ -15,10 +15,9 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "sd2",
-        arg,
+def make(name: str, arg: str, **changes) -> ConfigDict:
+    """The config of this model, or of one that differs from it by `changes`, which are arguments of base.diffusion."""
+    own = dict(
         image_size=512,
         first_stage="kl_f8",
         scale_factor=0.18215,
@@ -33,3 +32,8 @@ def get_config(arg: str = "") -> ConfigDict:
         data=base.folder("imagenet"),
         sampling=dict(num_steps=50, guidance_scale=9.0),
     )
+    return base.diffusion(name, arg, **(own | changes))
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return make("sd2", arg)

@@ -12,25 +12,8 @@ Result:  curves of FID and CLIP score over scales 1.5 to 8 on 10,000 captions of
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import sd2
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "sd2_v",
-        arg,
-        image_size=768,
-        first_stage="kl_f8",
-        scale_factor=0.18215,
-        model=dict(base.SD2),
-        conditioning=dict(base.text_sd2(), name="clip"),
-        condition_dropout=0.1,
-        freeze=("conditioner",),
-        beta=base.SD_BETA,
-        prediction_type="v",
-        optimizer=dict(base_lr=1e-4, scale_lr=False, schedule=base.warm_up(10_000)),
-        batch_size=2048,
-        total_steps=140_000,
-        data=base.folder("imagenet"),
-        sampling=dict(num_steps=50, guidance_scale=9.0),
-    )
+    return sd2.make("sd2_v", arg, image_size=768, prediction_type="v", total_steps=140_000)

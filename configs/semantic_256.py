@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "semantic_256",
-        arg,
+def make(name: str, arg: str, **changes) -> ConfigDict:
+    """The config of this model, or of one that differs from it by `changes`, which are arguments of base.diffusion."""
+    own = dict(
         image_size=256,
         first_stage="vq_f4",
         model=dict(
@@ -37,3 +36,8 @@ def get_config(arg: str = "") -> ConfigDict:
         data=base.folder("none"),
         sampling=dict(num_steps=200),
     )
+    return base.diffusion(name, arg, **(own | changes))
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return make("semantic_256", arg)

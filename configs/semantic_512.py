@@ -10,30 +10,8 @@ Result:  no figure was published.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import semantic_256
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "semantic_512",
-        arg,
-        image_size=512,
-        first_stage="vq_f4",
-        model=dict(
-            in_channels=6,
-            out_channels=3,
-            channels=128,
-            channel_mult=[1, 4, 8],
-            num_res_blocks=2,
-            attention_levels=[],
-            num_heads=8,
-        ),
-        conditioning=dict(name="semantic", num_classes=182, num_stages=2, out_channels=3),
-        beta=(0.0015, 0.0205),
-        loss_type="l1",
-        optimizer=dict(base_lr=1e-6),
-        batch_size=8,
-        total_steps=360_000,
-        data=base.folder("none"),
-        sampling=dict(num_steps=200),
-    )
+    return semantic_256.make("semantic_512", arg, image_size=512, batch_size=8)
