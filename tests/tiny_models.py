@@ -5,8 +5,8 @@ import numpy as np
 
 from ldm_jax.bundle import Bundle
 from ldm_jax.conditioning import clip
-from ldm_jax.convert import layout
-from ldm_jax.system import make_system
+from ldm_jax.system import System, make_system
+from ldm_jax.types import PyTree
 from tests.conditioning import tiny_clip
 
 CLIP = dict(
@@ -60,17 +60,22 @@ def stable_diffusion_1(tmp_path, **changes) -> Bundle:
 
 def random_bundle(config: dict, tokenizer=None, seed: int = 0) -> Bundle:
     """The model of `config` with parameters of about the size that trained ones have."""
-    system = make_system(config, tokenizer)
+    return Bundle(config, random_params(make_system(config, tokenizer), seed), tokenizer)
+
+
+def random_params(system: System, seed: int = 0, gain: float = 1.0) -> PyTree:
+    """Parameters in the structure that the system makes, drawn with numpy: none is zero, as many of a fresh network are.
+
+    gain: the standard deviation of kernels, times the root of what goes into each of their outputs.
+    """
     key = jax.random.key(0)
     shapes = jax.eval_shape(system.init, key) | {"first_stage": jax.eval_shape(system.first_stage.init, key)}
     rng = np.random.default_rng(seed)
 
-    def draw(path, shape):
-        values = rng.normal(size=shape).astype(np.float32)
-        if path[-1] == "scale":
-            return 1 + 0.1 * values
-        fan_in = np.prod(shape[:-1]) if len(shape) > 1 else 100.0
-        return values / np.sqrt(fan_in).astype(np.float32)
+    def draw(path, leaf):
+        values = rng.normal(size=leaf.shape).astype(np.float32)
+        if len(leaf.shape) > 1:
+            return values * np.float32(gain / np.sqrt(np.prod(leaf.shape[:-1])))
+        return values * np.float32(0.1) + np.float32(path[-1].key == "scale")
 
-    flat = {path: draw(path, leaf.shape) for path, leaf in layout.flatten(shapes).items()}
-    return Bundle(config, layout.unflatten(flat), tokenizer)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
