@@ -36,22 +36,26 @@ class OnAllDevices(LatentDiffusion):
             jax.shard_map(run, mesh=self._mesh, in_specs=in_specs, out_specs=split, check_vma=False)
         )
 
-    def _program(self, sampler, guided, final_alpha):
-        key = ("shared", sampler, guided, final_alpha)
+    def _program(self, recipe):
+        key = ("shared", recipe)
         if key not in self._programs:
-            run = super()._program(sampler, guided, final_alpha)
+            run = super()._program(recipe)
             whole, split = PartitionSpec(), PartitionSpec("images")
-            self._programs[key] = self._shared(run, (whole, split, split, split, whole, whole, whole))
+            specs = (whole, split, split, split, whole, whole, whole, whole, split)
+            self._programs[key] = self._shared(run, specs)
         return self._programs[key]
 
-    def decode(self, latents) -> np.ndarray:
+    def _decode(self, latents) -> np.ndarray:
         if "shared decode" not in self._programs:
             scale = self.scale_factor
             self._programs["shared decode"] = self._shared(
                 lambda p, z: self.system.first_stage.decode(p, z / scale),
                 (PartitionSpec(), PartitionSpec("images")),
             )
-        return np.asarray(self._programs["shared decode"](self.params["first_stage"], np.asarray(latents)))
+        number = len(latents)
+        padded = -(-number // len(self.devices)) * len(self.devices)  # tiles may be fewer than the devices
+        latents = np.asarray(latents)[np.minimum(np.arange(padded), number - 1)]
+        return np.asarray(self._programs["shared decode"](self.params["first_stage"], latents))[:number]
 
     def draw(self, given: dict[str, Sequence], seeds: Sequence[int], rows: int, **options) -> np.ndarray:
         """[N, H, W, 3] uint8, one per seed, in a batch of `rows` >= N, a multiple of the devices: the last seed fills it up.

@@ -1,7 +1,8 @@
 """A latent diffusion model ready to sample: conditions in, pictures out; also what training previews with.
 
-One program is compiled per (sampler, number of steps, guided or not, batch size); prompts, seeds, guidance scale and eta are
-arguments of it. Image i depends on seed i alone. It knows no data set and no file (bundle.py does).
+One program is compiled per (sampler, number of steps, guided or not, batch size, size of the pictures, whether it starts from a
+picture, whether it keeps part of one); prompts, seeds, guidance scale, eta and strength are arguments of it. Image i depends on
+seed i alone. It knows no data set and no file (bundle.py does).
 """
 
 import inspect
@@ -15,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import bundle as bundles
-from ldm_jax import checkpoints, grid
-from ldm_jax.diffusion import process, timesteps
+from ldm_jax import checkpoints, grid, known_pixels, sizes
+from ldm_jax.diffusion import timesteps
 from ldm_jax.find import find
-from ldm_jax.guidance import classifier_free
-from ldm_jax.models.unet import apply_unet
-from ldm_jax.samplers import base
+from ldm_jax.sampling_program import Recipe, make_program
 from ldm_jax.system import System, make_system
+from ldm_jax.tiled_first_stage import TiledFirstStage
 from ldm_jax.types import Array, PyTree
 
 MAX_SEED = 2**32 - 1
@@ -42,6 +42,7 @@ class LatentDiffusion:
         self.system, self.scale_factor, self.config = system, float(scale_factor), config or {}
         self.params = jax.tree.map(jnp.asarray, params)
         self._programs: dict[tuple, Callable] = {}
+        self._tiled: dict[int, TiledFirstStage] = {}
 
     def sample(
         self,
@@ -56,6 +57,11 @@ class LatentDiffusion:
         eta: float | None = None,
         spacing: str | None = None,
         final_alpha: str | None = None,
+        image_shape: tuple[int, int] | None = None,
+        init_images: Sequence | None = None,
+        strength: float = 1.0,
+        fill_masks: Sequence | None = None,
+        tile: int | None = None,
         batch_size: int = 8,
         progress: Callable[[int, int], Any] | None = None,
         **conditions: Sequence | None,
@@ -71,24 +77,52 @@ class LatentDiffusion:
         noise (ddim, whose own is 0, and euler_ancestral, whose own is 1). spacing: a key of diffusion.timesteps.SPACINGS.
         final_alpha: where the last step of every sampler but ddpm leads, 'first' (the original's, and that of ddim and plms)
         or 'one' (the clean image, that of the others). progress: called with (pictures done, of how many).
+
+        image_shape: (H, W) in pixels, multiples of system.cell. None: as large as the spatial conditions ask for, or else
+        init_images, or else what the model was trained at.
+        init_images: one per seed or one for all, [H, W, 3], uint8 or floats in [-1, 1]. Sampling starts from them, noised with
+        the seed's noise to the first timestep that is visited, and runs the last round(strength * num_steps) steps.
+        strength: 0 gives the reconstruction of init_images, 1 what is drawn without them. (Meng et al. 2022, SDEdit,
+        arXiv:2108.01073. The original, scripts/img2img.py, noises to one level above the first that it visits, and fails at 1.)
+        fill_masks: as init_images, [H, W], bool or in [0, 1]. Where it is below 0.5 the picture is known: latent cells of known
+        pixels alone are kept at every step (editing/blended.py), for models that take no mask; what lies in the hole counts
+        for strength < 1 alone. There, and in models that take images and masks, known pixels of the result are the given
+        bytes (floats: the nearest ones).
+        tile: side in pixels, a multiple of system.cell, of the overlapping tiles in which pictures larger than that are encoded,
+        denoised and decoded, in about the memory of one; None: in one piece. The first stage answers as it would untiled
+        (tiled_first_stage.py), the network does not see past a tile (tiled.py).
+
         Returns: [N, H, W, 3] uint8. Raises: ValueError for a value that is out of range or not known.
         """
+        seeds = _check_seeds(seeds)
         given = dict(conditions, prompts=prompts, class_labels=class_labels)
-        given = {name: values for name, values in given.items() if values is not None}
+        given = self._one_each({k: values for k, values in given.items() if values is not None}, len(seeds))
+        shape = sizes.choose_shape(self.system, given, image_shape, init_images)
+        sizes.tiling(self.system, tile, shape)  # says now what is wrong with it
+
+        def encode(images):
+            return _in_batches(lambda x: self.encode(x, tile), images, batch_size)
+
         settings = self.settle(
             num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler, eta=eta, spacing=spacing, final_alpha=final_alpha
         )  # fmt: skip
+        start, known = self._start(init_images, strength, fill_masks, len(seeds), shape, encode)
+        if {"images", "masks"} <= given.keys():
+            known = known_pixels.read_known(given["images"], given["masks"], shape, "masks")
         latents = self.sample_latents(
             given,
             seeds,
             negative_prompts=negative_prompts,
             batch_size=batch_size,
             progress=progress,
+            image_shape=shape,
+            strength=strength,
+            tile=tile,
+            **start,
             **settings,
         )
-        return np.concatenate(
-            [grid.to_uint8(self.decode(part))[:number] for part, number in _chunks(latents, batch_size)]
-        )
+        drawn = _in_batches(lambda z: grid.to_uint8(self.decode(z, tile)), latents, batch_size)
+        return drawn if known is None else known.paste(drawn)
 
     def settle(self, **asked) -> dict[str, Any]:
         """The settings of `sample` that are used: those asked for, and for None the makers' recommendation.
@@ -108,7 +142,7 @@ class LatentDiffusion:
         given: Mapping[str, Sequence],
         seeds: Sequence[int],
         *,
-        negative_prompts,
+        negative_prompts=None,
         num_steps,
         guidance_scale,
         sampler,
@@ -117,10 +151,19 @@ class LatentDiffusion:
         final_alpha,
         batch_size,
         progress=None,
+        image_shape=None,
+        x_start=None,
+        keep=None,
+        strength=1.0,
+        tile=None,
     ) -> np.ndarray:
-        """[N, h, w, c] float32, scaled latents. given: the conditions by name; other arguments as `sample`."""
+        """[N, h, w, c] float32, scaled latents. given: the conditions by name; other arguments as `sample`, and
+
+        x_start: [N, h, w, c] float32 scaled latents, the init_images'. keep: [N, h, w, 1] float32, 1 where x_start is kept.
+        """
         seeds = _check_seeds(seeds)
-        inputs, null = self._inputs(given, negative_prompts, seeds)
+        shape = self.system.image_shape if image_shape is None else image_shape
+        inputs, null = self._inputs(given, negative_prompts, seeds, shape)
         guided = bool(null) and float(guidance_scale) != 1.0
         takes = inspect.signature(find("samplers", sampler).sampler).parameters
         for option, value in {"eta": eta or None, "final_alpha": final_alpha}.items():
@@ -129,8 +172,19 @@ class LatentDiffusion:
         if eta is None:
             eta = takes["eta"].default if "eta" in takes else 0.0
         visited = timesteps.make_timesteps(spacing, self.system.schedule.num_timesteps, num_steps)
+        num_run = len(visited) if x_start is None else round(strength * len(visited))
+        if not num_run:
+            return np.asarray(x_start)
         batch_size = min(batch_size, len(seeds))
-        program = self._program(sampler, guided, final_alpha)
+        from_image = x_start is not None and strength < 1
+        latent_shape = self.system.latent_shape_of(shape)
+        tiling = sizes.tiling(self.system, tile, shape)
+        recipe = Recipe(sampler, guided, final_alpha, latent_shape, from_image, keep is not None, tiling)
+        if tiling is not None:
+            inputs |= {k: self.encode(inputs[k], tile) for k in self.system.encodes}
+        program = self._program(recipe)
+        known = {"x_start": x_start} if from_image or recipe.keeps else {}
+        known |= {"keep": keep} if recipe.keeps else {}
         out = []
         for start in range(0, len(seeds), batch_size):
             index = np.minimum(
@@ -144,34 +198,79 @@ class LatentDiffusion:
                 jnp.float32(guidance_scale),
                 jnp.float32(eta),
                 jnp.asarray(visited),
+                jnp.int32(len(visited) - num_run),
+                {k: jnp.asarray(v[index]) for k, v in known.items()},
             )
             out.append(np.asarray(x)[: len(seeds) - start])
             if progress:
                 progress(min(start + batch_size, len(seeds)), len(seeds))
         return np.concatenate(out)
 
-    def decode(self, latents: Array) -> np.ndarray:
-        """Scaled latents [B,h,w,c] -> images [B,H,W,C] float32, about [-1, 1]."""
+    def decode(self, latents: Array, tile: int | None = None) -> np.ndarray:
+        """Scaled latents [B,h,w,c] -> images [B,H,W,C] float32, about [-1, 1]. tile: as of `sample`."""
+        factor, (height, width) = self.system.first_stage.factor, np.shape(latents)[1:3]
+        in_tiles = self._in_tiles((height * factor, width * factor), tile)
+        if in_tiles is None:
+            return self._decode(latents)
+        return in_tiles.decode(self.params["first_stage"], np.asarray(latents) / self.scale_factor)
+
+    def encode(self, images: Array, tile: int | None = None) -> np.ndarray:
+        """Images [B,H,W,C] float in [-1, 1] -> scaled latents [B,h,w,c], the posterior's mode. tile: as of `sample`."""
+        in_tiles = self._in_tiles(np.shape(images)[1:3], tile)
+        if in_tiles is None:
+            return self._encode(images)
+        return in_tiles.mode(self.params["first_stage"], np.asarray(images)) * np.float32(self.scale_factor)
+
+    def _decode(self, latents: Array) -> np.ndarray:
         if "decode" not in self._programs:
             scale = self.scale_factor
             self._programs["decode"] = jax.jit(lambda p, z: self.system.first_stage.decode(p, z / scale))
         return np.asarray(self._programs["decode"](self.params["first_stage"], jnp.asarray(latents)))
 
-    def encode(self, images: Array) -> np.ndarray:
-        """Images [B,H,W,C] float in [-1, 1] -> scaled latents [B,h,w,c], the posterior's mode."""
+    def _encode(self, images: Array) -> np.ndarray:
         if "encode" not in self._programs:
             scale = self.scale_factor
             self._programs["encode"] = jax.jit(lambda p, x: self.system.first_stage.mode(p, x) * scale)
         return np.asarray(self._programs["encode"](self.params["first_stage"], jnp.asarray(images)))
 
-    def _inputs(self, given, negative_prompts, seeds: np.ndarray) -> tuple[dict, dict]:
+    def _in_tiles(self, image_shape: tuple[int, int], tile: int | None) -> TiledFirstStage | None:
+        """The first stage in tiles, or None where one tile holds the picture."""
+        tiling = sizes.tiling(self.system, tile, image_shape)
+        if tiling is None:
+            return None
+        if tiling.tile not in self._tiled:
+            self._tiled[tiling.tile] = TiledFirstStage(self.system.first_stage, tile=tiling.tile)
+        return self._tiled[tiling.tile]
+
+    def _start(
+        self, init_images, strength, fill_masks, number, shape, encode
+    ) -> tuple[dict, known_pixels.Known | None]:
+        """({}, or x_start and keep of `sample_latents`; what stays of the pictures, if anything)."""
+        if fill_masks is not None and "masks" in self.system.takes:
+            raise ValueError("fill_masks: this model takes masks itself, expected images and masks")
+        init_images, fill_masks = (
+            values if values is None else _one_each(values, number, name, spread=False)
+            for name, values in {"init_images": init_images, "fill_masks": fill_masks}.items()
+        )
+        images, known = known_pixels.read_start(init_images, strength, fill_masks, shape)
+        if images is None:
+            return {}, None
+        start = {"x_start": encode(images)}
+        if known is not None:
+            start["keep"] = known.kept_cells(self.system.first_stage.factor)
+        return {k: np.broadcast_to(v, (number, *v.shape[1:])) for k, v in start.items()}, known
+
+    def _one_each(self, given: Mapping[str, Sequence], number: int) -> dict[str, Sequence]:
+        self.system.check_names(given)
+        return {name: _one_each(values, number, name) for name, values in given.items()}
+
+    def _inputs(self, given, negative_prompts, seeds: np.ndarray, shape) -> tuple[dict, dict]:
         """(inputs, those that guidance puts in the place of the dropped ones), each with one entry per seed."""
         number, system = len(seeds), self.system
-        system.check_names(given)
-        given = {name: _one_each(values, number, name) for name, values in given.items()}
+        given = self._one_each(given, number)
         if "seeds" in system.takes:
             given.setdefault("seeds", seeds)
-        inputs = system.inputs(given)
+        inputs = system.inputs(given, shape)
         negative = None
         if negative_prompts is not None:
             if "prompts" not in system.takes:
@@ -179,38 +278,14 @@ class LatentDiffusion:
                     f"this model takes {', '.join(system.takes) or 'no conditions'}, got negative_prompts"
                 )
             negative = dict(given, prompts=_one_each(negative_prompts, number, "negative_prompts"))
-        null = system.null_inputs(number, negative) if system.drops else {}
+        null = system.null_inputs(number, negative, shape) if system.drops else {}
         return inputs, {key: null[key] for key in system.drops}
 
-    def _program(self, sampler: str, guided: bool, final_alpha: str | None) -> Callable:
+    def _program(self, recipe: Recipe) -> Callable:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
-        make = find("samplers", sampler).sampler
-        if (sampler, guided, final_alpha) not in self._programs:
-            takes_eta = "eta" in inspect.signature(make).parameters
-            system, scale_factor = self.system, self.scale_factor
-
-            def run(params, inputs, null, seeds, guidance_scale, eta, visited):
-                def model_fn(x, t, cond, control):
-                    return apply_unet(system.unet, params["unet"], x, t, cond, control)
-
-                inputs = system.encode_inputs(params["first_stage"], scale_factor, inputs)
-                cond = system.condition(params, inputs)
-                if guided:
-                    uncond = system.condition(params, system.unconditional(inputs, null))
-                    fn = classifier_free.guide(model_fn, cond, uncond, guidance_scale)
-                else:
-                    fn = classifier_free.condition(model_fn, cond)
-                eps_fn = process.to_eps_fn(fn, system.schedule, system.prediction_type)
-                keys = jax.vmap(jax.random.key)(seeds)
-                x_T = base.step_noise(keys, (seeds.shape[0], *system.latent_shape), "x_T")
-                options = {"eta": eta} if takes_eta else {}
-                if final_alpha is not None:
-                    options["final_alpha"] = final_alpha
-                chosen = make(system.schedule, **options)
-                return base.sample(eps_fn, chosen, x_T, visited, keys)[0]
-
-            self._programs[sampler, guided, final_alpha] = jax.jit(run)
-        return self._programs[sampler, guided, final_alpha]
+        if recipe not in self._programs:
+            self._programs[recipe] = jax.jit(make_program(self.system, self.scale_factor, recipe))
+        return self._programs[recipe]
 
 
 def _check_seeds(seeds: Sequence[int]) -> np.ndarray:
@@ -222,10 +297,11 @@ def _check_seeds(seeds: Sequence[int]) -> np.ndarray:
     return seeds.astype(np.uint32)
 
 
-def _one_each(values: Any, number: int, name: str) -> Sequence:
-    """values, one per seed: a single one stands for all. Raises: ValueError for another number of them."""
-    values = [values] if isinstance(values, str | int) else values
-    values = [values[0]] * number if len(values) == 1 else values
+def _one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequence:
+    """values, one per seed: a single one stands for all, and is repeated if spread. Raises: ValueError for another number."""
+    values = [values] if isinstance(values, str | int | Mapping) else values
+    if len(values) == 1:
+        return [values[0]] * number if spread else values
     if len(values) != number:
         raise ValueError(
             f"{name}: got {len(values)} for {number} seeds, expected one for each, or a single one"
@@ -233,12 +309,13 @@ def _one_each(values: Any, number: int, name: str) -> Sequence:
     return values
 
 
-def _chunks(values: np.ndarray, size: int):
-    """(piece of `size`, how many of its entries count): the last piece is padded, so that it compiles nothing."""
-    size = min(size, len(values))
+def _in_batches(fn: Callable, values: np.ndarray, size: int) -> np.ndarray:
+    """fn of values [N, ...], `size` at a time: the last batch is padded, so that it compiles nothing."""
+    size, out = min(size, len(values)), []
     for start in range(0, len(values), size):
         index = np.minimum(np.arange(start, start + size), len(values) - 1)
-        yield values[index], len(values) - start
+        out.append(fn(values[index])[: len(values) - start])
+    return np.concatenate(out)
 
 
 def from_bundle(bundle: bundles.Bundle) -> LatentDiffusion:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from ldm_jax.conditioning.base import Setting, merge
+from ldm_jax.convert import sections
 from ldm_jax.diffusion.schedule import NoiseSchedule, make_schedule
 from ldm_jax.find import find
 from ldm_jax.models import autoencoder
@@ -121,6 +122,7 @@ class System(NamedTuple):
 
     parts: the kinds of conditioning, none for an unconditional model; what they give is merged (conditioning/base.py).
     tokenizer: of a text model; None where there is none, or the config does not name its file yet.
+    image_size: the side in pixels of the pictures trained on; others can be drawn (`check_shape`).
     """
 
     first_stage: FirstStage
@@ -132,9 +134,53 @@ class System(NamedTuple):
     image_size: int
 
     @property
+    def image_shape(self) -> tuple[int, int]:
+        """(H, W) in pixels that it was trained at."""
+        return self.image_size, self.image_size
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self.image_size // self.first_stage.factor
-        return side, side, self.first_stage.channels
+        """(h, w, c) that it was trained at."""
+        return self.latent_shape_of(self.image_shape)
+
+    def latent_shape_of(self, image_shape: tuple[int, int]) -> tuple[int, int, int]:
+        """(h, w, c) of the latents of pictures of (H, W) pixels, which the factor divides."""
+        height, width = image_shape
+        return height // self.first_stage.factor, width // self.first_stage.factor, self.first_stage.channels
+
+    @property
+    def cell(self) -> int:
+        """Pixels that a picture's height and width must be multiples of: the first stage's factor times the UNet's."""
+        return self.first_stage.factor * 2 ** (len(self.unet.channel_mult) - 1)
+
+    def shape_of(self, given: Mapping[str, Sequence]) -> tuple[int, int] | None:
+        """(H, W) of the picture that the first of the spatial conditions in `given` asks for; None if there is none.
+
+        Raises: ValueError as `check_shape`.
+        """
+        for part in self.parts:
+            for name, unit in getattr(part.kind, "SPATIAL", {}).items():
+                shape = np.shape(given[name][0])[:2] if name in given else ()
+                if len(shape) == 2:
+                    factor = self.first_stage.factor if unit == "latent" else 1
+                    return self.check_shape(
+                        (shape[0] * factor, shape[1] * factor), f"the size that {name} ask for"
+                    )
+        return None
+
+    def check_shape(self, image_shape: Sequence[int], what: str = "image_shape") -> tuple[int, int]:
+        """image_shape as (H, W). Raises: ValueError that says the nearest size that works if it is not of multiples of `cell`."""
+        shape, cell = np.asarray(image_shape), self.cell
+        if shape.shape != (2,) or not np.issubdtype(shape.dtype, np.integer):
+            raise ValueError(f"{what}: got {image_shape!r}, expected (height, width) in pixels")
+        height, width = (int(side) for side in shape)
+        near = [max(cell, cell * int(side / cell + 0.5)) for side in (height, width)]
+        if near != [height, width]:
+            raise ValueError(
+                f"{what}: got {height} x {width} (height x width), expected multiples of {cell}, at least {cell} x {cell}: "
+                f"the nearest is {near[0]} x {near[1]}"
+            )
+        return height, width
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -160,8 +206,14 @@ class System(NamedTuple):
         parts = [part for part in self.parts if getattr(part.conditioner, "has_null", True)]
         return tuple(key for part in parts for key in part.kind.DROPS)
 
-    def setting(self, part: Part) -> Setting:
-        return Setting(part.conditioner, self.tokenizer, self.latent_shape, self.image_size)
+    @property
+    def encodes(self) -> tuple[str, ...]:
+        """The keys of the inputs that are images until `encode_inputs`."""
+        return tuple(key for part in self.parts for key in part.kind.ENCODES)
+
+    def setting(self, part: Part, image_shape: tuple[int, int] | None = None) -> Setting:
+        shape = self.image_shape if image_shape is None else image_shape
+        return Setting(part.conditioner, self.tokenizer, self.latent_shape_of(shape), shape)
 
     def check_tokenizer(self) -> None:
         """Raises: ValueError for a text model whose tokenizer is not named."""
@@ -183,18 +235,24 @@ class System(NamedTuple):
                 got = ", ".join(n for n in shown if n in given) or "none"
                 raise ValueError(f"this model takes {wanted}, got {got}")
 
-    def inputs(self, given: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
+    def inputs(
+        self, given: Mapping[str, Sequence], image_shape: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
         """given: values by the names of `takes`, one per picture. Returns what `condition` takes, {} if unconditional.
 
+        image_shape: (H, W) in pixels of the pictures asked for; None is what the model was trained at.
         Raises: ValueError as `check_names`, or for a value that is wrong.
         """
         self.check_names(given)
-        return self._gather(lambda part: part.kind.inputs(given, self.setting(part)))
+        return self._gather(lambda part: part.kind.inputs(given, self.setting(part, image_shape)))
 
     def null_inputs(
-        self, batch_size: int, negative: Mapping[str, Sequence] | None = None
+        self,
+        batch_size: int,
+        negative: Mapping[str, Sequence] | None = None,
+        image_shape: tuple[int, int] | None = None,
     ) -> dict[str, np.ndarray]:
-        """The inputs that say nothing: the empty caption, the null class, zeros.
+        """The inputs that say nothing: the empty caption, the null class, zeros. image_shape: as of `inputs`.
 
         negative: as `given` of `inputs`, for the parts that take prompts: what guidance leads away from in place of nothing.
         """
@@ -202,8 +260,8 @@ class System(NamedTuple):
         def of(part: Part):
             if negative is not None and "prompts" in part.kind.TAKES:
                 other = {name: [v] * batch_size for name, v in getattr(part.kind, "NEGATIVE", {}).items()}
-                return part.kind.inputs({**negative, **other}, self.setting(part))
-            return part.kind.null_inputs(batch_size, self.setting(part))
+                return part.kind.inputs({**negative, **other}, self.setting(part, image_shape))
+            return part.kind.null_inputs(batch_size, self.setting(part, image_shape))
 
         return self._gather(of)
 
@@ -224,9 +282,10 @@ class System(NamedTuple):
         self, first_stage_params: PyTree, scale_factor: Array | float, inputs: Mapping[str, Array]
     ) -> dict[str, Array]:
         """inputs with the images among them, [B,H,W,3], replaced by their scaled latents [B,h,w,c], the posterior's mode."""
-        images = {key for part in self.parts for key in part.kind.ENCODES}
         return {
-            key: self.first_stage.mode(first_stage_params, value) * scale_factor if key in images else value
+            key: self.first_stage.mode(first_stage_params, value) * scale_factor
+            if key in self.encodes
+            else value
             for key, value in inputs.items()
         }
 
@@ -252,9 +311,8 @@ class System(NamedTuple):
     def init(self, key: Array) -> PyTree:
         """Fresh parameters of the network and its conditioner: {'unet': …, 'conditioner': …}."""
         unet_key, conditioner_key = jax.random.split(key)
-        images = {k for part in self.parts for k in part.kind.ENCODES}
         latent = np.zeros((1, *self.latent_shape), np.float32)
-        inputs = {k: latent if k in images else v for k, v in self.null_inputs(1).items()}
+        inputs = {k: latent if k in self.encodes else v for k, v in self.null_inputs(1).items()}
         trees = {}
         for i, part in enumerate(self.parts):
             part_key = jax.random.fold_in(conditioner_key, i) if i else conditioner_key
@@ -286,13 +344,9 @@ def make_parts(section: Mapping[str, Any] | None, tokenizer: Any = None) -> tupl
 
     Raises: ValueError for an unknown kind or option.
     """
-    section = dict(section or {})
-    if "name" in section:
-        section = {section.pop("name"): section}
     parts = []
-    for name, options in section.items():
+    for name, options in sections.kinds(section).items():
         kind = find("conditioning", name)
-        options = dict(options or {})
         tokenizer_section = options.pop("tokenizer", None)
         if hasattr(kind, "TOKENIZERS") and tokenizer is None:
             tokenizer = make_tokenizer(tokenizer_section, kind.TOKENIZERS)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import sample as script
-from ldm_jax import bundle, pipeline
+from ldm_jax import bundle, pipeline, sampling_program
 from ldm_jax.models import unet
 from ldm_jax.system import make_system
 
@@ -78,7 +78,7 @@ def test_a_new_prompt_seed_scale_or_eta_compiles_nothing(model):
         return model.sample([prompt], [seed], num_steps=4, guidance_scale=scale, eta=eta)
 
     first = draw("a red circle", 0, 2.0, 0.0)
-    program = model._programs["ddim", True, None]
+    program = model._programs[pipeline.Recipe("ddim", True, None, (4, 4, 2))]
     before = program._cache_size()
     assert (draw("a blue circle", 7, 5.5, 0.5) != first).any()
     assert program._cache_size() == before
@@ -92,7 +92,7 @@ def test_without_guidance_the_unconditional_half_is_not_computed(text_bundle, mo
         batches.append(x.shape[0])
         return plain(module, params, x, *args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "apply_unet", counted)
+    monkeypatch.setattr(sampling_program, "apply_unet", counted)
     fresh = pipeline.load(str(text_bundle))
     fresh.sample(["a circle"], [0, 1], num_steps=2, guidance_scale=1.0)
     assert set(batches) == {2}

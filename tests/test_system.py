@@ -62,18 +62,31 @@ def test_a_hybrid_model_draws_and_hears_every_condition(hybrid):
 
     plain = draw()
     assert plain.shape == (1, 16, 16, 3) and (draw() == plain).all()
+    hole = np.s_[:, 6:10, 6:10]
     for changed in (
         dict(prompts=["a blue circle"]),
         dict(images=IMAGES[1:]),
-        dict(masks=1 - MASKS[:1]),
+        dict(masks=np.pad(MASKS[:1, 2:-2, 2:-2], ((0, 0), (2, 2), (2, 2)), constant_values=1)),
         dict(negative_prompts=["blue"]),
     ):
-        assert np.abs(draw(**changed) - plain).max() > 1, changed
+        assert np.abs(draw(**changed) - plain)[hole].max() > 1, changed
+    pixels = np.random.default_rng(1).integers(0, 256, IMAGES.shape).astype(np.uint8)
+    known = MASKS[0] == 0
+    np.testing.assert_array_equal(draw(images=pixels[:1])[0][known], pixels[0][known])
     assert (draw(negative_prompts="") == plain).all()
     with pytest.raises(ValueError, match="takes prompts, images, masks, got prompts, images"):
         model.sample(["a"], [0], images=IMAGES[:1])
     with pytest.raises(ValueError, match="takes prompts, images, masks, got depths"):
         draw(depths=IMAGES[..., 0])
+    for masks, said in (
+        (MASKS[:1, :12], r"shape \(12, 16\), expected \(16, 16\), as its image"),
+        (MASKS[:1] * 0, "masks: mask 0 is all known"),
+        (MASKS[:1] * 0 + 1, "masks: mask 0 is to be filled in everywhere"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            draw(masks=masks)
+    with pytest.raises(ValueError, match="this model takes masks itself"):
+        draw(init_images=IMAGES[:1], fill_masks=MASKS[:1])
 
 
 def test_a_model_whose_condition_cannot_be_dropped_is_not_guided():
@@ -91,9 +104,22 @@ def test_pixels_are_latents_where_there_is_no_first_stage():
     config["model"] = {k: v for k, v in model.items() if k not in ("context_dim", "transformer_depth")}
     system = make_system(config)
     drawn = pipeline.LatentDiffusion(system, random_params(system), 1.0).sample(
-        low_res_images=IMAGES, seeds=[0, 1], num_steps=2
+        low_res_images=[np.tile(image, (1, 2, 1)) for image in IMAGES], seeds=[0, 1], num_steps=2
     )
-    assert drawn.shape == (2, 16, 16, 3)
+    assert drawn.shape == (2, 16, 32, 3)  # a picture is as large as what it is made of
+
+
+def test_a_semantic_map_is_drawn_at_its_own_size():
+    """Convolutional sampling (Rombach et al. 2022, section 4.3.2): trained at 16 x 16, drawn at 24 x 40."""
+    model = {k: v for k, v in CONFIG["model"].items() if k not in ("context_dim", "transformer_depth")}
+    conditioning = dict(name="semantic", num_classes=3, num_stages=2)
+    system = make_system(dict(CONFIG, model=model | dict(in_channels=5), conditioning=conditioning))
+    maps = np.zeros((2, 24, 40), int)
+    maps[1, :, 20:] = 2
+    drawn = pipeline.LatentDiffusion(system, random_params(system), 1.5).sample(
+        segmentations=maps, seeds=[1, 1], num_steps=1
+    )
+    assert drawn.shape == (2, 24, 40, 3) and np.abs(drawn[0].astype(int) - drawn[1]).max() > 1
 
 
 def test_a_tokenizer_that_is_not_named_yet_is_missed_when_it_is_needed():

@@ -16,6 +16,7 @@ from ldm_jax.types import Array, Cond
 
 TAKES = ("images", "masks")
 EXAMPLE = {"images": "image", "masks": "mask"}
+SPATIAL = {"images": "image"}
 DROPS = ()
 ENCODES = ("masked_images",)
 CONVENTIONS = ("original", "stable_diffusion")
@@ -55,10 +56,10 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
     0.5 and more is to be filled in}.
 
     Returns: {'masked_images': [B, H, W, 3] float32 in [-1, 1], 'masks': [B, H, W, 1] float32 in {0, 1}}.
-    Raises: ValueError for another size than the model's images, a mask of another range, or an unknown convention.
+    Raises: ValueError for another size than the setting's image_shape, a mask of another range, or an unknown convention.
     """
     _check(setting.conditioner.convention)
-    size = (setting.image_size, setting.image_size)
+    size = tuple(setting.image_shape)
     images = pictures(given["images"], *size, "inpaint: images")
     masks = [np.asarray(mask, np.float32) for mask in given["masks"]]
     for mask in masks:
@@ -80,7 +81,7 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
 
 def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
     """As `inputs`, all zero. Guidance does not use it: the image is not dropped."""
-    shape = (batch_size, setting.image_size, setting.image_size)
+    shape = (batch_size, *setting.image_shape)
     return {"masked_images": np.zeros((*shape, 3), np.float32), "masks": np.zeros((*shape, 1), np.float32)}
 
 

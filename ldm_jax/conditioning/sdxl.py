@@ -104,7 +104,7 @@ class Conditioner(nn.Module):
 
 def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:
     """given: 'prompts' [B] strings, and perhaps 'original_sizes' and 'target_sizes' [B, 2] (height, width) in
-    pixels, setting.image_size by default; 'crops' [B, 2] (top, left), (0, 0); 'aesthetic_scores' [B], 6.0.
+    pixels, setting.image_shape by default; 'crops' [B, 2] (top, left), (0, 0); 'aesthetic_scores' [B], 6.0.
 
     Returns: {'tokens': [B, L] int32, 'keep': [B] float32 (1: there is a prompt, be it empty), 'sizes': [B, 6]
     float32 (original, crop, target), 'aesthetic_scores': [B] float32}.
@@ -113,7 +113,7 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
     tokens = text.inputs(given, setting)["tokens"]
     for tower in filter(None, (setting.conditioner.clip_l, setting.conditioner.clip_g)):
         text.check_ids(tokens, tower.get("vocab_size", setting.conditioner.vocab_size))
-    side = (setting.image_size, setting.image_size)
+    shape = tuple(setting.image_shape)
 
     def each(name, default):
         if given.get(name) is None:
@@ -123,7 +123,7 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
             raise ValueError(f"sdxl: {len(array)} {name}, expected one for each of the {len(tokens)} prompts")
         return array
 
-    sizes = [each("original_sizes", side), each("crops", (0, 0)), each("target_sizes", side)]
+    sizes = [each("original_sizes", shape), each("crops", (0, 0)), each("target_sizes", shape)]
     return {
         "tokens": tokens,
         "keep": np.ones(len(tokens), np.float32),
@@ -141,7 +141,7 @@ def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
         tokens = np.zeros((batch_size, length), np.int32)
     else:
         tokens = text.null_inputs(batch_size, setting)["tokens"]
-    sizes = np.tile(np.float32([*[setting.image_size] * 2, 0, 0, *[setting.image_size] * 2]), (batch_size, 1))
+    sizes = np.tile(np.float32([*setting.image_shape, 0, 0, *setting.image_shape]), (batch_size, 1))
     return {
         "tokens": tokens,
         "keep": np.zeros(batch_size, np.float32),

@@ -17,6 +17,7 @@ from ldm_jax.types import Array, Cond
 
 TAKES = ("segmentations",)
 EXAMPLE = {"segmentations": "semantic_mask"}
+SPATIAL = {"segmentations": "image"}
 DROPS = ()
 ENCODES = ()
 
@@ -50,9 +51,9 @@ class Conditioner(nn.Module):
 def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:
     """given {'segmentations': B maps [H, W] of integers in [0, num_classes)} -> {'segmentations': [B, H, W] int32}.
 
-    Raises: ValueError for another size than the model's images, or a class out of range.
+    Raises: ValueError for another size than the setting's image_shape, or a class out of range.
     """
-    size, number = (setting.image_size, setting.image_size), setting.conditioner.num_classes
+    size, number = tuple(setting.image_shape), setting.conditioner.num_classes
     maps = [np.asarray(labels) for labels in given["segmentations"]]
     for labels in maps:
         if labels.shape != size or not np.issubdtype(labels.dtype, np.integer):
@@ -68,4 +69,4 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
 
 def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
     """{'segmentations': [B, H, W] int32}, all zero. Guidance does not use it: the map is not dropped."""
-    return {"segmentations": np.zeros((batch_size, setting.image_size, setting.image_size), np.int32)}
+    return {"segmentations": np.zeros((batch_size, *setting.image_shape), np.int32)}

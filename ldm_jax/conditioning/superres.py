@@ -14,6 +14,7 @@ from ldm_jax.types import Array, Cond
 
 TAKES = ("low_res_images",)
 EXAMPLE = {"low_res_images": "low_res"}
+SPATIAL = {"low_res_images": "latent"}
 DROPS = ()
 ENCODES = ()
 

@@ -18,6 +18,7 @@ from ldm_jax.types import Array, Cond
 TAKES = ("low_res_images", "noise_levels", "seeds")
 OPTIONAL = ("noise_levels", "seeds")
 EXAMPLE = {"low_res_images": "low_res", "noise_levels": "noise_level", "seeds": "seed"}
+SPATIAL = {"low_res_images": "latent"}
 DROPS = ()
 ENCODES = ()
 

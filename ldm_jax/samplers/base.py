@@ -19,7 +19,7 @@ from ldm_jax.types import Array, EpsFn, PyTree
 class StepInfo(NamedTuple):
     """Where a sampling run is.
 
-    index: [] int32, 0 for the first (noisiest) step. t: [] int32, the timestep of x, or float32 where the run
+    index: [] int32, 0 for the first (noisiest) step that is run. t: [] int32, the timestep of x, or float32 where the run
     visits levels between timesteps (spacing 'linspace'). t_prev: [], as t, the timestep that the step leads to;
     -1 at the last step, past the end, where each sampler says what it leads to. key: [] or [B] typed key, made
     from the run's key and the index: see `step_noise`.
@@ -86,11 +86,11 @@ def _fold_in(keys: Array, data: Array | int) -> Array:
     return jax.vmap(fold)(keys) if keys.ndim else fold(keys)
 
 
-def step_infos(timesteps: Array, key: Array) -> StepInfo:
+def step_infos(timesteps: Array, key: Array, start: Array | int = 0) -> StepInfo:
     """One StepInfo per timestep, stacked: fields [S], int32 but for float timesteps; key [S] or [S, B].
 
     timesteps: [S] integers or floats in [0, T-1], in the order they are visited (descending). key: [] or [B]
-      typed key.
+      typed key. start: the place in timesteps that index counts from, negative before it (keys as at 0 there).
     Raises: ValueError if timesteps is not one-dimensional or is empty, or key is not a typed key of that
     shape.
     """
@@ -99,9 +99,10 @@ def step_infos(timesteps: Array, key: Array) -> StepInfo:
     timesteps = timesteps.astype(jnp.float32 if jnp.issubdtype(timesteps.dtype, jnp.floating) else jnp.int32)
     if timesteps.ndim != 1 or not timesteps.size:
         raise ValueError(f"timesteps: got shape {timesteps.shape}, expected [S] with S >= 1")
-    index = jnp.arange(timesteps.shape[0], dtype=jnp.int32)
+    index = jnp.arange(timesteps.shape[0], dtype=jnp.int32) - start
     t_prev = jnp.append(timesteps[1:], timesteps.dtype.type(-1))
-    return StepInfo(index, timesteps, t_prev, jax.vmap(partial(_fold_in, key))(index))
+    keys = jax.vmap(partial(_fold_in, key))(jnp.maximum(index, 0))
+    return StepInfo(index, timesteps, t_prev, keys)
 
 
 def step_noise(key: Array, shape: tuple[int, ...], purpose: str = "sampler") -> Array:
@@ -132,14 +133,25 @@ def batch_t(t: Array, x: Array) -> Array:
 
 
 def sample(
-    eps_fn: EpsFn, sampler: Sampler, x_T: Array, timesteps: Array, key: Array, edit: Edit = Edit()
+    eps_fn: EpsFn,
+    sampler: Sampler,
+    x_T: Array,
+    timesteps: Array,
+    key: Array,
+    edit: Edit = Edit(),
+    start: Array | int = 0,
 ) -> tuple[Array, PyTree, PyTree]:
     """Runs `sampler` from x_T through `timesteps`, with `edit` around each step, as one lax.scan.
 
-    x_T: [B, ...] float32. timesteps: [S] int32 or float32, descending. key: one typed key or one per example, [B].
+    x_T: [B, ...] float32, x at the first timestep that is visited. timesteps: [S] int32 or float32, descending. key: one typed
+      key or one per example, [B].
+    start: how many timesteps are passed over, 0 <= start <= S; what is left is a run of its own, whose first index is 0. A python
+      number shortens the scan; a traced int32 [] is one program for every start, whose passed steps cost nothing.
     Returns: x [B, ...] float32, the sampler's last state, the edit's last state.
     Raises: ValueError as `step_infos`. Everything but S and the shapes may be traced; jit where it is called.
     """
+    if isinstance(start, int) and start:
+        timesteps, start = timesteps[start:], 0
 
     def body(carry, info):
         x, state, edited = carry
@@ -148,4 +160,8 @@ def sample(
         edited, x = edit.after(edited, x, taps, info)
         return (x, state, edited), None
 
-    return lax.scan(body, (x_T, sampler.init(x_T), edit.init(x_T)), step_infos(timesteps, key))[0]
+    def body_from_start(carry, info):
+        return lax.cond(info.index < 0, lambda carry, info: (carry, None), body, carry, info)
+
+    step = body if isinstance(start, int) else body_from_start
+    return lax.scan(step, (x_T, sampler.init(x_T), edit.init(x_T)), step_infos(timesteps, key, start))[0]

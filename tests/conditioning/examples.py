@@ -7,6 +7,7 @@ import numpy as np
 from ldm_jax.conditioning import (
     class_label,
     clip,
+    colorize,
     depth,
     inpaint,
     layout,
@@ -20,6 +21,7 @@ from ldm_jax.conditioning import (
 from ldm_jax.conditioning.base import Setting
 
 LATENT_SHAPE, IMAGE_SIZE = (4, 4, 3), 16
+FACTOR, WIDE = 4, (16, 24)
 
 
 class Example(NamedTuple):
@@ -29,12 +31,15 @@ class Example(NamedTuple):
     setting: Setting
 
 
-def setting(conditioner, tokenizer=None) -> Setting:
-    return Setting(conditioner, tokenizer, LATENT_SHAPE, IMAGE_SIZE)
+def setting(conditioner, tokenizer=None, image_shape=(IMAGE_SIZE, IMAGE_SIZE)) -> Setting:
+    latent_shape = (image_shape[0] // FACTOR, image_shape[1] // FACTOR, LATENT_SHAPE[2])
+    return Setting(conditioner, tokenizer, latent_shape, image_shape)
 
 
 def _class_label() -> Example:
-    return Example({"class_labels": [1, 2]}, setting(class_label.Conditioner(num_classes=5, width=3)))
+    return Example(
+        {"class_labels": [1, {2: 0.5, 4: 0.25}]}, setting(class_label.Conditioner(num_classes=5, width=3))
+    )
 
 
 def _text() -> Example:
@@ -47,29 +52,36 @@ def _text() -> Example:
 
 def _layout() -> Example:
     conditioner = layout.Conditioner(
-        width=8, num_layers=1, vocab_size=27, max_length=5, num_heads=2, head_dim=4
+        width=8, num_layers=1, vocab_size=40, max_length=5, num_classes=2, num_heads=2, head_dim=4
     )
-    return Example({"layouts": [[0, 1, 2, 3, 4], [9, 1, 26, 0, 24]]}, setting(conditioner))
+    layouts = [{"boxes": [[0, 0, 0.5, 1]], "labels": [1]}, [9, 1, 26, 0, 24]]
+    return Example({"layouts": layouts}, setting(conditioner))
 
 
 def _semantic() -> Example:
-    maps = np.random.default_rng(0).integers(5, size=(2, IMAGE_SIZE, IMAGE_SIZE))
-    return Example({"segmentations": maps}, setting(semantic.Conditioner(num_classes=5)))
+    maps = np.random.default_rng(0).integers(5, size=(2, *WIDE))
+    return Example({"segmentations": maps}, setting(semantic.Conditioner(num_classes=5), image_shape=WIDE))
 
 
-def images(size: int) -> np.ndarray:
-    """Two of them, [2, size, size, 3] float32 in [-1, 1]."""
-    return np.random.default_rng(1).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
+def images(height: int, width: int | None = None) -> np.ndarray:
+    """Two of them, [2, height, width, 3] float32 in [-1, 1]; square unless a width is given."""
+    return np.random.default_rng(1).uniform(-1, 1, (2, height, width or height, 3)).astype(np.float32)
 
 
 def _superres() -> Example:
-    return Example({"low_res_images": images(LATENT_SHAPE[0])}, setting(superres.Conditioner()))
+    return Example({"low_res_images": images(4, 6)}, setting(superres.Conditioner(), image_shape=WIDE))
 
 
 def _inpaint() -> Example:
-    masks = np.zeros((2, IMAGE_SIZE, IMAGE_SIZE))
+    masks = np.zeros((2, *WIDE))
     masks[1, 3:9, 4:15] = 1
-    return Example({"images": images(IMAGE_SIZE), "masks": masks}, setting(inpaint.Conditioner()))
+    return Example(
+        {"images": images(*WIDE), "masks": masks}, setting(inpaint.Conditioner(), image_shape=WIDE)
+    )
+
+
+def _colorize() -> Example:
+    return Example({"images": images(*WIDE)}, setting(colorize.Conditioner(), image_shape=WIDE))
 
 
 def _retrieval() -> Example:
@@ -78,12 +90,12 @@ def _retrieval() -> Example:
 
 
 def _depth() -> Example:
-    return Example({"depths": images(9)[..., 0]}, setting(depth.Conditioner()))
+    return Example({"depths": images(9)[..., 0]}, setting(depth.Conditioner(), image_shape=WIDE))
 
 
 def _upscale() -> Example:
-    given = {"low_res_images": images(LATENT_SHAPE[0]), "noise_levels": [0, 200], "seeds": [7, 2**32 - 1]}
-    return Example(given, setting(upscale.Conditioner()))
+    given = {"low_res_images": images(4, 6), "noise_levels": [0, 200], "seeds": [7, 2**32 - 1]}
+    return Example(given, setting(upscale.Conditioner(), image_shape=WIDE))
 
 
 TOWER = {"width": 8, "num_layers": 2, "num_heads": 2}
@@ -112,6 +124,7 @@ def _sdxl() -> Example:
 EXAMPLES = {
     "class_label": _class_label,
     "clip": _clip,
+    "colorize": _colorize,
     "depth": _depth,
     "inpaint": _inpaint,
     "layout": _layout,

@@ -8,18 +8,17 @@ import pytest
 from ldm_jax.conditioning.base import drop, numbers
 from ldm_jax.find import find, names
 from ldm_jax.types import Cond
-from tests.conditioning.examples import EXAMPLES, IMAGE_SIZE, LATENT_SHAPE
+from tests.conditioning.examples import EXAMPLES, FACTOR
 
 
 def test_every_kind_of_conditioning_has_an_example():
     assert set(EXAMPLES) == set(names("conditioning"))
 
 
-def encoded(module, inputs):
+def encoded(module, inputs, setting):
     """The inputs with the images that the system would encode replaced by something of a latent's shape."""
-    factor = IMAGE_SIZE // LATENT_SHAPE[0]
     return {
-        k: np.resize(v[:, ::factor, ::factor], (len(v), *LATENT_SHAPE)) if k in module.ENCODES else v
+        k: np.resize(v[:, ::FACTOR, ::FACTOR], (len(v), *setting.latent_shape)) if k in module.ENCODES else v
         for k, v in inputs.items()
     }
 
@@ -42,9 +41,13 @@ def test_contract(name):
         assert (given[key].shape, given[key].dtype) == (null[key].shape, null[key].dtype)
         assert len(given[key]) == 2
     for key in module.ENCODES:
-        assert given[key].shape == (2, IMAGE_SIZE, IMAGE_SIZE, 3)
+        assert given[key].shape == (2, *example.setting.image_shape, 3)
 
-    given, null = encoded(module, given), encoded(module, null)
+    for name, unit in getattr(module, "SPATIAL", {}).items():
+        sides = {"image": example.setting.image_shape, "latent": example.setting.latent_shape[:2]}
+        assert np.shape(example.given[name])[1:3] == sides[unit]
+
+    given, null = (encoded(module, values, example.setting) for values in (given, null))
     conditioner = example.setting.conditioner
     variables = jax.eval_shape(conditioner.init, jax.random.key(0), given)
     rng = np.random.default_rng(0)
@@ -57,7 +60,7 @@ def test_contract(name):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         assert len(a) == 2 and np.isfinite(a).all() and np.isfinite(b).all()
     if cond.concat is not None:
-        assert cond.concat.shape[:3] == (2, *LATENT_SHAPE[:2])
+        assert cond.concat.shape[:3] == (2, *example.setting.latent_shape[:2])
     assert any(not np.allclose(a[0], a[1]) for a in jax.tree.leaves(cond)), "the condition counts for nothing"
 
     # Dropping the second example's condition: the first is as given, the second as without.
@@ -68,6 +71,11 @@ def test_contract(name):
     assert any(
         not np.allclose(a[1], b[1]) for a, b in zip(*map(jax.tree.leaves, (cond, cond_null)), strict=True)
     )
+
+
+def test_kinds_that_say_how_large_the_picture_is():
+    said = {name for name in names("conditioning") if getattr(find("conditioning", name), "SPATIAL", {})}
+    assert said == {"semantic", "superres", "upscale", "inpaint", "colorize"}
 
 
 def test_drop_wants_the_same_structure():

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from ldm_jax import pipeline
 from ldm_jax.conditioning import depth
+from ldm_jax.system import make_system
 from tests.conditioning.examples import setting
+from tests.test_pipeline import CONFIG, random_params
 
 
 @pytest.mark.parametrize("size", [(16, 16), (11, 30), (2, 3)])
@@ -28,3 +31,24 @@ def test_a_flat_map_is_far_everywhere_and_sizes_may_differ():
 def test_what_is_no_map(bad):
     with pytest.raises(ValueError, match=r"expected \(H, W\) and finite"):
         depth.inputs({"depths": [bad]}, setting(depth.Conditioner()))
+
+
+def test_a_model_of_text_and_depth_draws_from_a_users_map():
+    """The structure of Stable Diffusion 2's depth model: one channel more than the latent's."""
+    text = {k: v for k, v in CONFIG["conditioning"].items() if k != "name"}
+    parts = dict(conditioning={"text": text, "depth": {}}, model=CONFIG["model"] | dict(in_channels=3))
+    system = make_system(CONFIG | parts)
+    assert system.drops == ("tokens",)  # guidance leaves the map where it is
+    model = pipeline.LatentDiffusion(system, random_params(system), 1.5)
+
+    def draw(depths):
+        drawn = model.sample(["a circle"], [5], depths=depths, num_steps=2, guidance_scale=2.0)
+        return drawn.astype(int)
+
+    rows, columns = np.mgrid[:24, :40]
+    ramp = draw([columns])
+    assert ramp.shape == (1, 16, 16, 3)
+    assert np.abs(draw([columns * 7 - 300.0]) - ramp).max() <= 1  # of any unit: a map is brought to [-1, 1]
+    assert np.abs(draw([rows]) - ramp).max() > 10
+    with pytest.raises(ValueError, match="takes prompts, depths, got prompts"):
+        model.sample(["a circle"], [5])

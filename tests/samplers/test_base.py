@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.diffusion.schedule import make_schedule
+from ldm_jax.diffusion.timesteps import make_timesteps
+from ldm_jax.find import find, names
+from ldm_jax.samplers import ddim
 from ldm_jax.samplers.base import Edit, Sampler, sample, step_infos, step_noise
+from tests.samplers import oracle
 
 STEPS = np.array([9, 5, 1], np.int32)
 
@@ -71,6 +76,46 @@ def test_order_of_an_edit():
     )
     assert seen == ["before", "control", "network", "after"]  # one trace for three steps
     assert (x, state, edited) == (((1 * 2 + 9) * 2 + 5) * 2 + 1, 3, 2 * (2 + 22 + 54))
+
+
+SCHEDULE = make_schedule("linear", 1000, 0.00085, 0.012)
+EPS_FN = oracle.eps_fn(SCHEDULE, jnp.array([[1.0, -1.0], [-1.0, 1.0]]).reshape(2, 1, 1, 2))
+
+
+@pytest.mark.parametrize("name", names("samplers"))
+def test_a_traced_start_is_a_run_of_what_is_left(name):
+    """Of any sampler, also those that remember steps or take the first one differently; the noise is that of such a run too."""
+    sampler, keys = find("samplers", name).sampler(SCHEDULE), jax.random.split(jax.random.key(3), 2)
+    x, steps = jax.random.normal(jax.random.key(4), (2, 1, 1, 2)), make_timesteps("uniform", 1000, 7)
+    run = jax.jit(lambda start: sample(EPS_FN, sampler, x, steps, keys, start=start)[0])
+    expected = jax.jit(lambda: sample(EPS_FN, sampler, x, steps[3:], keys)[0])()
+    np.testing.assert_allclose(run(jnp.int32(3)), expected, rtol=2e-6, atol=2e-6)
+    np.testing.assert_array_equal(run(jnp.int32(7)), x)
+    assert run._cache_size() == 1
+
+
+def test_a_start_that_is_a_number_shortens_the_plain_scan():
+    def jaxpr(start, steps=STEPS):
+        x, key = jnp.zeros((1, 2)), jax.random.key(0)
+        run = lambda start: sample(  # noqa: E731
+            lambda x, t, control=None: (x, {}), ddim.sampler(SCHEDULE), x, steps, key, start=start
+        )[0]
+        return str(
+            jax.make_jaxpr(run)(start)
+            if isinstance(start, jax.Array)
+            else jax.make_jaxpr(lambda: run(start))()
+        )
+
+    assert "cond[" in jaxpr(jnp.int32(0)) and "cond[" not in jaxpr(0) + jaxpr(1)
+    assert jaxpr(1) == jaxpr(0, STEPS[1:])
+
+
+def test_indices_count_from_the_start():
+    infos = step_infos(STEPS, jax.random.key(0), 1)
+    np.testing.assert_array_equal(infos.index, [-1, 0, 1])
+    of_the_rest = step_infos(STEPS[1:], jax.random.key(0))
+    for ours, theirs in zip(infos, of_the_rest, strict=True):
+        assert (ours[1:] == theirs).all()
 
 
 @pytest.mark.parametrize(
