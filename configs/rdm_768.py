@@ -1,10 +1,12 @@
 r"""Retrieval-augmented text to image at 768 x 768.
 
-Run:     python train.py --config configs/rdm_768.py --config.data.root=PHOTOS --workdir runs/rdm_768
+Run:     python train.py --config configs/rdm_768.py --config.data.root=PHOTOS --config.data.embeddings=OWN --config.data.database=DATABASE \
+             --workdir runs/rdm_768
 Smoke:   python train.py --config configs/rdm_768.py:runlocal --workdir /tmp/rdm_768
 Source:  CompVis/latent-diffusion@a506df5 configs/retrieval-augmented-diffusion/768x768.yaml; Blattmann et al. 2022 (arXiv:2204.11824);
-         1,335,480,400 parameters. Batch size and steps are not published. Examples need a field `embeddings`, CLIP ViT-L/14's of
-         the nearest neighbours, of length 1, which a folder does not give.
+         1,335,480,400 parameters. Batch size, steps and the number of neighbours in training are not published; its script looks up 10.
+         OWN: CLIP ViT-L/14's embeddings of the pictures, one row for each in the order of their paths; DATABASE: those to look up
+         neighbours in, or leave it out to take OWN (data/neighbours.py says what such files are).
 Result:  no figure was published for this model. Its script samples with 50 DDIM steps at scale 5.
 """
 
@@ -38,6 +40,6 @@ def get_config(arg: str = "") -> ConfigDict:
         optimizer=dict(base_lr=1e-4, scale_lr=False),
         batch_size=64,
         total_steps=1_000_000,
-        data=base.folder("imagenet"),
+        data=base.folder("imagenet") | dict(name="neighbours", embeddings="", database="", k=10),
         sampling=dict(num_steps=50, guidance_scale=5.0),
     )

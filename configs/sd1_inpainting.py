@@ -7,7 +7,7 @@ Source:  runwayml/stable-diffusion@08ab4d3 configs/stable-diffusion/v1-inpaintin
          v1-2); 859,535,364 parameters, and 123,060,480 of CLIP ViT-L/14. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
          The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.
-         Everything is masked a quarter of the time; otherwise data.derive draws a rectangle.
+         Everything is masked a quarter of the time; its other masks are not published: strokes and rectangles here, as LaMa's.
 Result:  its model card has figures on Places at 512 x 512, which were not at hand to copy or to measure here.
 """
 
@@ -31,6 +31,6 @@ def get_config(arg: str = "") -> ConfigDict:
         optimizer=dict(base_lr=7.5e-5, scale_lr=False, schedule=base.warm_up(2500)),
         batch_size=2048,
         total_steps=440_000,
-        data=base.folder("imagenet", derive=dict(mask=dict(name="mask", full=0.25))),
+        data=base.folder("imagenet", derive=dict(mask=dict(name="mask", kind="mixed", full=0.25))),
         sampling=dict(num_steps=50, guidance_scale=7.5),
     )

@@ -7,7 +7,7 @@ Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/v2-inpain
          the base model); 865,925,124 parameters beside OpenCLIP ViT-H/14's. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
          The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.
-         The published model's masks are LaMa's; data.derive draws rectangles.
+         Masks are of LaMa's kind, strokes and rectangles, and everything a quarter of the time.
 Result:  no figure was published.
 """
 
@@ -31,6 +31,6 @@ def get_config(arg: str = "") -> ConfigDict:
         optimizer=dict(base_lr=5e-5, scale_lr=False),
         batch_size=2048,
         total_steps=200_000,
-        data=base.folder("imagenet", derive=dict(mask=dict(name="mask", full=0.25))),
+        data=base.folder("imagenet", derive=dict(mask=dict(name="mask", kind="mixed", full=0.25))),
         sampling=dict(num_steps=50, guidance_scale=9.0),
     )

@@ -9,32 +9,49 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ldm_jax.data import transforms
+from ldm_jax.data import masks, transforms
+from ldm_jax.data.degradation import degrade
+
+# What every derivation is tried on when a config is read.
+_TRIAL = np.zeros((256, 256, 3), np.float32)
 
 
 def mask(
-    image: np.ndarray, rng: np.random.Generator, *, full: float = 0.25, most: float = 0.75
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    kind: str = "rectangle",
+    full: float = 0.25,
+    most: float | None = None,
 ) -> np.ndarray:
-    """[H, W] float32 in {0, 1}, 1 = to be filled in: a rectangle, or with probability `full` everything.
+    """[H, W] float32 in {0, 1}, 1 = to be filled in: of one of the kinds in masks.py, or with probability `full` everything.
 
-    most: the longest side of the rectangle, relative to the image's. Source: everything is masked a quarter of the
-    time in the training of Stable Diffusion's inpainting model (its model card).
+    kind: 'rectangle', 'rectangles', 'strokes' or 'mixed' (rectangles and strokes as in the training of LaMa). most: the longest
+    side of rectangles, relative to the image's; None is masks.py's own. Source: everything is masked a quarter of the time in
+    the training of Stable Diffusion's inpainting model (its model card).
+
+    Raises: ValueError for an unknown kind, `full` outside [0, 1], or `most` for another kind than rectangles.
     """
+    if not 0 <= full <= 1:
+        raise ValueError(f"full is {full}, expected a probability in [0, 1]")
+    if most is not None and kind not in ("rectangle", "rectangles"):
+        raise ValueError(f"most is {most} for masks of kind {kind!r}, expected it for rectangles alone")
     height, width = image.shape[:2]
-    out = np.zeros((height, width), np.float32)
     if rng.random() < full:
-        return out + 1
-    h, w = (max(1, int(rng.uniform(0.1, most) * side)) for side in (height, width))
-    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-    out[top : top + h, left : left + w] = 1
-    return out
+        return masks.full(height, width, rng)
+    return masks.draw(kind, height, width, rng, **({} if most is None else dict(most=most)))
 
 
-def low_res(image: np.ndarray, rng: np.random.Generator, *, factor: int = 4) -> np.ndarray:
-    """[H / factor, W / factor, 3] float32 in [-1, 1]: bicubic (PIL's, anti-aliased), rounded to 8 bits as a file is."""
-    height, width = image.shape[:2]
+def low_res(
+    image: np.ndarray, rng: np.random.Generator, *, factor: int = 4, degradation: str = "bicubic"
+) -> np.ndarray:
+    """[H // factor, W // factor, 3] float32 in [-1, 1]: made small by one of degradation.DEGRADATIONS, in 8 bits as a file is.
+
+    degradation: 'bicubic' (PIL's, anti-aliased), 'bsrgan', 'bsrgan_light', or another downscaling filter.
+    Raises: ValueError as degradation.degrade.
+    """
     pixels = np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)
-    return transforms.to_float(transforms.resize(pixels, height // factor, width // factor, "bicubic"))
+    return transforms.to_float(degrade(pixels, rng, degradation, factor=factor))
 
 
 def grey(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -61,7 +78,8 @@ DERIVATIONS = {f.__name__: f for f in (mask, low_res, grey, integer, unit_vector
 def derivation(sections: Mapping[str, Mapping]) -> Callable[[np.ndarray, np.random.Generator], dict]:
     """(image [H, W, 3] float32 in [-1, 1], rng) -> {field: value}, in the order of `sections`.
 
-    Raises: ValueError for an unknown name or option.
+    Raises: ValueError for an unknown name or option, one that is missing, or a value that the derivation refuses: each is
+    tried once on a black image of 256 x 256 pixels.
     """
     made = {}
     for field, section in sections.items():
@@ -75,5 +93,9 @@ def derivation(sections: Mapping[str, Mapping]) -> Callable[[np.ndarray, np.rand
                 raise ValueError(
                     f"data.derive.{field}: {name!r} has no option {option!r}; it has: {', '.join(known)}"
                 )
+        try:
+            DERIVATIONS[name](_TRIAL, np.random.default_rng(0), **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"data.derive.{field}: {error}") from error
         made[field] = (DERIVATIONS[name], options)
     return lambda image, rng: {field: make(image, rng, **options) for field, (make, options) in made.items()}

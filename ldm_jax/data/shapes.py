@@ -23,26 +23,29 @@ class ShapesSource:
         class_label     int in [0, 24): the colour and shape of the largest object
         boxes           [n, 4] float32, (y0, x0, y1, x1) relative to the side of the image, in caption order
         labels          [n] int64 in [0, 24), the class of each object
+        layout          the same boxes and labels as conditioning on a layout takes them: boxes are (x0, y0, w, h)
         instance_mask   [64, 64] uint8, 0 background, i + 1 object i
         semantic_mask   [64, 64] uint8, 0 background, class + 1
         corners         [k, 2] float32, (y, x) relative to the side of the image, object after object
         corner_objects  [k] int64 in [0, n), the object that each corner belongs to
     """
 
-    def __init__(self, split: str, num_scenes: int, seed: int, annotations: bool):
+    def __init__(self, split: str, num_scenes: int, seed: int, annotations: bool, max_objects: int):
         self.split, self.num_scenes, self.seed, self.annotations = split, num_scenes, seed, annotations
+        self.max_objects = max_objects
 
     def __len__(self) -> int:
         return self.num_scenes
 
     def __repr__(self) -> str:
-        return f"shapes({self.split!r}, num_scenes={self.num_scenes}, seed={self.seed})"
+        few = "" if self.max_objects == world.MAX_OBJECTS else f", max_objects={self.max_objects}"
+        return f"shapes({self.split!r}, num_scenes={self.num_scenes}, seed={self.seed}{few})"
 
     def scene(self, index: int) -> world.Scene:
         """The scene behind example `index`. Raises: IndexError outside [0, len)."""
         if not 0 <= index < self.num_scenes:
             raise IndexError(f"scene {index} of {self!r}, expected 0 <= index < {self.num_scenes}")
-        return world.scene(int(index), self.split, self.seed)
+        return world.scene(int(index), self.split, self.seed, self.max_objects)
 
     def __getitem__(self, index: int) -> dict:
         scene = self.scene(index)
@@ -68,13 +71,22 @@ class ShapesSource:
         return digest.hexdigest()
 
 
-def annotations(scene: world.Scene) -> dict[str, np.ndarray]:
-    """The arrays of an example but for its image; shapes in ShapesSource."""
+def layout(scene: world.Scene) -> dict[str, list]:
+    """The boxes [[x0, y0, w, h], …] relative to the side of the image and the labels of a scene's objects, in caption
+    order: what conditioning/layout.py calls a layout."""
+    corners = [obj.box for obj in scene.objects]
+    boxes = [[float(v) / world.SIZE for v in (x0, y0, x1 - x0, y1 - y0)] for x0, y0, x1, y1 in corners]
+    return {"boxes": boxes, "labels": [world.class_label(obj) for obj in scene.objects]}
+
+
+def annotations(scene: world.Scene) -> dict:
+    """The fields of an example that say where its objects are; shapes in ShapesSource."""
     points = [world.corners(obj)[:, ::-1] for obj in scene.objects]
     boxes = [(y0, x0, y1, x1) for x0, y0, x1, y1 in (obj.box for obj in scene.objects)]
     return {
         "boxes": np.asarray(boxes, np.float32) / world.SIZE,
         "labels": np.asarray([world.class_label(obj) for obj in scene.objects], np.int64),
+        "layout": layout(scene),
         "instance_mask": world.instance_mask(scene),
         "semantic_mask": world.semantic_mask(scene),
         "corners": np.concatenate(points).astype(np.float32) / world.SIZE,
@@ -83,19 +95,27 @@ def annotations(scene: world.Scene) -> dict[str, np.ndarray]:
 
 
 def source(
-    split: str, *, num_scenes: int | None = None, seed: int = 0, annotations: bool = True
+    split: str,
+    *,
+    num_scenes: int | None = None,
+    seed: int = 0,
+    annotations: bool = True,
+    max_objects: int = world.MAX_OBJECTS,
 ) -> ShapesSource:
     """The scenes of 'train', 'test' or 'unseen'.
 
     num_scenes: how many; None is NUM_SCENES[split]. A longer split begins with the shorter one's scenes.
-    annotations: False leaves out boxes, masks and corners (image, caption and class_label stay), which is
+    annotations: False leaves out boxes, layout, masks and corners (image, caption and class_label stay), which is
         faster.
+    max_objects: 1 to 3; scenes of more are left out.
 
-    Raises: ValueError for an unknown split or num_scenes < 1.
+    Raises: ValueError for an unknown split, num_scenes < 1, or max_objects out of range.
     """
     if split not in world.SPLITS:
         raise ValueError(f"split {split!r} of shapes not found; there are: {', '.join(world.SPLITS)}")
     num_scenes = NUM_SCENES[split] if num_scenes is None else num_scenes
     if num_scenes < 1:
         raise ValueError(f"num_scenes of shapes is {num_scenes}, expected at least 1")
-    return ShapesSource(split, int(num_scenes), int(seed), annotations)
+    if not 1 <= max_objects <= world.MAX_OBJECTS:
+        raise ValueError(f"max_objects of shapes is {max_objects}, expected 1 to {world.MAX_OBJECTS}")
+    return ShapesSource(split, int(num_scenes), int(seed), annotations, max_objects)

@@ -155,9 +155,9 @@ def _background(rng: np.random.Generator) -> Background:
     return Background(texture, colour, amplitude, int(rng.integers(1 << 16)))
 
 
-def scene(index: int, split: str = "train", seed: int = 0) -> Scene:
+def scene(index: int, split: str = "train", seed: int = 0, max_objects: int = MAX_OBJECTS) -> Scene:
     """Scene `index` >= 0 of a split: 'train', 'test' (the same law, other scenes) or 'unseen' (each scene holds an
-    attribute pair or relation that training never shows).
+    attribute pair or relation that training never shows). max_objects: scenes of more are passed over.
 
     Raises: ValueError for another split.
     """
@@ -166,7 +166,9 @@ def scene(index: int, split: str = "train", seed: int = 0) -> Scene:
     rng = np.random.default_rng([seed, SPLITS[split], index])
     while True:
         objects = _place(rng, _kinds(rng))
-        if objects is not None and is_unseen(objects) == (split == "unseen"):
+        if objects is None or len(objects) > max_objects:
+            continue
+        if is_unseen(objects) == (split == "unseen"):
             return Scene(objects, _background(rng))
 
 

@@ -4,8 +4,10 @@ Decides which features become image, caption and class. Neither downloads nor pr
 which the error names. tensorflow_datasets is imported when a source is opened, not before.
 """
 
+import dataclasses
 import difflib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,21 @@ from ldm_jax.data import transforms
 
 
 class TfdsSource:
-    """Random access to a prepared data set. An example holds image [H, W, 3] uint8, and `caption` (str) and
-    `class_label` (int) where their keys are given."""
+    """Random access to a prepared data set. An example holds image [H, W, 3] uint8, and `caption` (str),
+    `class_label` (int) and `objects` (as the data set has them: {'bbox': [n, 4], 'label': [n], …}) where their
+    keys are given. object_names: those of the objects' labels, where the data set has them."""
 
-    def __init__(self, name: str, split: str, records: Any, keys: dict[str, str], content: str):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        records: Any,
+        keys: dict[str, str],
+        content: str,
+        object_names: list[str] | None = None,
+    ):
         self.name, self.split, self.records, self.keys, self.content = name, split, records, keys, content
+        self.object_names = object_names or []
 
     def __len__(self) -> int:
         return len(self.records)
@@ -34,7 +46,17 @@ class TfdsSource:
             example["caption"] = _text(_value(record, self.keys["caption"]))
         if "class_label" in self.keys:
             example["class_label"] = int(_value(record, self.keys["class_label"]))
+        if "objects" in self.keys:
+            example["objects"] = _value(record, self.keys["objects"])
         return example
+
+    def objects(self) -> Iterator[Any]:
+        """The `objects` of each example in order; no image is decoded, though each record is read whole."""
+        records = self.records
+        if dataclasses.is_dataclass(records):
+            records = dataclasses.replace(records, decoders=_undecoded(self.keys["image"]))
+        for index in range(len(records)):
+            yield _value(records[index], self.keys["objects"])
 
     def fingerprint(self) -> str:
         """Hex digest of name, configuration, version, split, and the lengths of the files on disk."""
@@ -46,6 +68,16 @@ def _value(record: Any, key: str) -> Any:
     for part in key.split("/"):
         record = record[part]
     return record
+
+
+def _undecoded(key: str) -> dict:
+    """What keeps TFDS from decoding the feature at `key`."""
+    import tensorflow_datasets as tfds
+
+    decoders = tfds.decode.SkipDecoding()
+    for part in reversed(key.split("/")):
+        decoders = {part: decoders}
+    return decoders
 
 
 def _image(pixels: np.ndarray) -> np.ndarray:
@@ -98,12 +130,13 @@ def source(
     image_key: str = "image",
     caption_key: str | None = None,
     label_key: str | None = None,
+    objects_key: str | None = None,
 ) -> TfdsSource:
     """A split of a prepared data set.
 
     split: a name, or a slice of one ('train[:90%]'). dataset: 'name', 'name/config' or 'name/config:version'.
     data_dir: where it was prepared; None is TFDS's own place.
-    image_key, caption_key, label_key: features, nested ones with slashes ('captions/text': the first
+    image_key, caption_key, label_key, objects_key: features, nested ones with slashes ('captions/text': the first
         caption).
 
     Raises: ValueError for an unknown data set (with the nearest names), split or feature; FileNotFoundError
@@ -120,8 +153,14 @@ def source(
         raise FileNotFoundError(
             f"tfds data set {dataset!r} is not prepared in {builder.data_dir}; run `{prepare}`"
         )
-    keys = {"image": image_key, "caption": caption_key, "class_label": label_key}
-    for field, option in (("image", "image_key"), ("caption", "caption_key"), ("class_label", "label_key")):
+    options = {
+        "image": "image_key",
+        "caption": "caption_key",
+        "class_label": "label_key",
+        "objects": "objects_key",
+    }
+    keys = dict(zip(options, (image_key, caption_key, label_key, objects_key), strict=True))
+    for field, option in options.items():
         if keys[field] is not None:
             _check_key(option, keys[field], builder.info.features, dataset)
     known = builder.info.splits
@@ -137,4 +176,13 @@ def source(
     keys = {field: key for field, key in keys.items() if key is not None}
     files = f"{known[split].shard_lengths} {known[split].num_bytes}"
     content = f"{builder.info.full_name} {split} {files} {sorted(keys.items())}"
-    return TfdsSource(dataset, split, builder.as_data_source(split=split), keys, content)
+    names = _object_names(builder.info.features, objects_key) if objects_key else []
+    return TfdsSource(dataset, split, builder.as_data_source(split=split), keys, content, names)
+
+
+def _object_names(features: Any, objects_key: str) -> list[str]:
+    """The names of the labels below the feature `objects_key`; [] where it has none."""
+    try:
+        return list(getattr(_value(features, f"{objects_key}/label"), "names", None) or [])
+    except (KeyError, TypeError):
+        return []

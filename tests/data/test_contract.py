@@ -1,6 +1,7 @@
 """Every source of the room, found by listing it, keeps the contract of pipeline.Source."""
 
 import inspect
+import json
 import subprocess
 import sys
 
@@ -16,10 +17,21 @@ SPLIT = "train"
 @pytest.fixture
 def options(request, tmp_path):
     """The options that a source cannot do without; a source that has none needs no entry."""
-    if request.param == "folder":
+    if request.param in ("folder", "neighbours"):
         for i in range(3):
             Image.new("RGB", (8, 6 + i), (i, i, i)).save(tmp_path / f"{i}.png")
             (tmp_path / f"{i}.txt").write_text(f"picture {i}")
+        if request.param == "folder":
+            return request.param, {"root": tmp_path}
+        np.save(tmp_path / "clip.npy", np.eye(3, 4, dtype=np.float32))
+        return request.param, {"root": tmp_path, "embeddings": tmp_path / "clip.npy", "k": 2}
+    if request.param == "layouts":
+        lines = []
+        for i in range(3):
+            Image.new("RGB", (8, 6 + i), (i, i, i)).save(tmp_path / f"{i}.png")
+            boxes = [[0, 0, 0.5, 0.5], [0.5, 0.25, 0.5, 0.75]]
+            lines.append(json.dumps({"file_name": f"{i}.png", "boxes": boxes, "labels": ["cat", "dog"]}))
+        (tmp_path / "layouts.jsonl").write_text("\n".join(lines))
         return request.param, {"root": tmp_path}
     if request.param == "tfds":
         data_dir = request.getfixturevalue("tiny_shapes")[1]

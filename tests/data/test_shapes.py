@@ -25,6 +25,13 @@ def test_boxes_bound_the_instances(examples):
             np.testing.assert_allclose(tight, box, atol=1.6)
 
 
+def test_the_layout_says_the_boxes_as_conditioning_takes_them(examples):
+    for _, example in examples:
+        x0, y0, w, h = np.asarray(example["layout"]["boxes"]).T
+        np.testing.assert_allclose(np.stack([y0, x0, y0 + h, x0 + w], 1), example["boxes"], atol=1e-7)
+        assert example["layout"]["labels"] == example["labels"].tolist()
+
+
 def test_masks_show_the_colours(examples):
     for scene, example in examples:
         for i, obj in enumerate(scene.objects):
