@@ -19,11 +19,11 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from ldm_jax import bundle, cli, grid, monitor
+from ldm_jax import boxes, bundle, cli, grid, monitor
 from ldm_jax.checkpoints import open_checkpoint
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import pipeline, transforms
-from ldm_jax.examples import check_example, conditions_of
+from ldm_jax.examples import check_example, conditions_of, needed_beside_moments
 from ldm_jax.models.autoencoder import check_size
 from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
@@ -42,6 +42,7 @@ from ldm_jax.training import (
 )
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
+from ldm_jax.warm_start import start_from
 from ldm_jax.workdir import check_config, check_workdir, has_checkpoints
 
 FLAGS = flags.FLAGS
@@ -337,11 +338,8 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
 
     params = system.init(init_key(config))
     if config.get("init_from"):
-        opened = open_checkpoint(config["init_from"]).bundle().params
-        check_params(
-            params, {name: opened.get(name, {}) for name in params}, f"init_from {config['init_from']!r}"
-        )
-        params = jax.tree.map(jnp.asarray, {name: opened[name] for name in params})
+        params, notes = start_from(params, open_checkpoint(config["init_from"]).bundle().params)
+        log.info("init_from %r: %s", config["init_from"], notes)
     options = config.get("loss", {})
     if options.get("learn_logvar"):
         params["logvar"] = jnp.full(
@@ -358,7 +356,8 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
 def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):
     """(source, scale factor): the factor that the config gives, or else 1 / std of the latents of the whole data set.
 
-    With data.precompute_latents the source then gives moments in the place of images. Both are kept in the workdir.
+    With data.precompute_latents the source then gives moments, and what the conditioning needs beside them. Both are kept in
+    the workdir.
     """
 
     def plain(example, rng):
@@ -393,7 +392,8 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
         before["scale_factor"],
     )
     if precompute:
-        source = latents.MomentsSource(source, np.load(path, mmap_mode="r"))
+        fields = needed_beside_moments(config, system)
+        source = latents.MomentsSource(source, np.load(path, mmap_mode="r"), fields)
     return source, before["scale_factor"]
 
 
@@ -412,7 +412,15 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any, condit
     def preview(state: TrainState) -> dict:
         params = dict(state.ema_params, first_stage=frozen["first_stage"])
         model = LatentDiffusion(system, params, frozen["scale_factor"])
-        return {"samples": grid.grid(model.sample(seeds=seeds, **given, **sampling), columns=4)}
+        # Not `sample`: it refuses masks of nothing and of everything, which training may draw, and puts known pixels back.
+        latents = model.sample_latents(given, seeds, **model.settle(**{"batch_size": 8, **sampling}))
+        samples = grid.to_uint8(model.decode(latents))
+        pictures = {"samples": grid.grid(samples, columns=4)}
+        if "layouts" in given:
+            names = config.get("class_names")
+            drawn = [boxes.draw(*pair, names) for pair in zip(samples, given["layouts"], strict=True)]
+            pictures["layouts"] = grid.grid(np.stack(drawn), columns=4)
+        return pictures
 
     return preview
 

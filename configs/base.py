@@ -4,8 +4,9 @@ The tables are those of the configuration files in CompVis/latent-diffusion@a506
 hyper-parameters of Rombach et al. 2022 (arXiv:2112.10752), tables 8 and 12 to 17, where the files are silent.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
+from ldm_jax.convert import sections
 from ldm_jax.data.shapes_world import WORDS
 
 
@@ -25,6 +26,11 @@ def _vq(channel_mult, z, n_embed, attention_levels=(), attn_type="vanilla"):
     section = _kl(channel_mult, z, attention_levels)
     return section | dict(name="vq", n_embed=n_embed, attn_type=attn_type)
 
+
+# Of the shapes world, 64 x 64 pixels.
+SHAPES_FIRST_STAGE = dict(
+    name="kl", channels=16, channel_mult=[1, 2, 2], num_res_blocks=1, z_channels=4, embed_dim=4, num_groups=8
+)
 
 # Trained on 256 x 256 pixels of OpenImages. The original names levels of attention by their size in pixels there.
 FIRST_STAGES = {
@@ -190,6 +196,90 @@ def diffusion(
     return c
 
 
+# ------------------------------------------------------------------------------------------- the shapes world
+
+
+# The UNet of configs/shapes_text.py, which the other tasks of the shapes world start from.
+SHAPES_UNET = dict(
+    in_channels=4,
+    out_channels=4,
+    channels=32,
+    channel_mult=[1, 4],
+    num_res_blocks=1,
+    conv_resample=False,
+    attention_levels=[1],
+    head_dim=32,
+    transformer_depth=1,
+    context_dim=128,
+    num_groups=16,
+)
+# Of the tasks whose condition is a picture of the same size: less is needed, and attention in the middle alone.
+SHAPES_SMALL_UNET = dict(
+    out_channels=4,
+    channels=32,
+    channel_mult=[1, 2],
+    num_res_blocks=2,
+    conv_resample=False,
+    head_dim=32,
+    num_groups=16,
+)
+
+
+def shapes(
+    name: str,
+    arg: str,
+    *,
+    conditioning: dict,
+    model: dict,
+    total_steps: int,
+    sampling: dict,
+    data: dict,
+    condition_dropout: float = 0.0,
+    first_stage_from: str = "shapes",
+    init_from: str | None = "shapes",
+) -> ConfigDict:
+    """A second stage on the shapes world, in the latents of the shipped first stage, small enough for two cores.
+
+    It predicts v: at the high noise levels, where the layout of a scene is decided, eps weighs errors of x_start by next
+    to nothing. data: options of the source `shapes` beyond its split. init_from: a model whose weights it begins with
+    (ldm_jax/warm_start.py).
+    """
+    c = _start(name, arg, "diffusion", 64)
+    c.data = (
+        dict(name="shapes", split="train", num_scenes=30_000, annotations=False, precompute_latents=True)
+        | data
+    )
+    c.first_stage_from = first_stage_from
+    c.init_from = config_dict.placeholder(str)  # None is from scratch
+    c.init_from = init_from
+    c.model = model
+    c.conditioning = conditioning
+    c.condition_dropout = condition_dropout
+    c.schedule = dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195)
+    c.prediction_type = "v"
+    c.stratified_timesteps = True
+    c.loss = dict(loss_type="l2")
+    c.optimizer = dict(
+        name="adamw",
+        base_lr=1e-3,
+        scale_lr=False,
+        b2=0.99,
+        clip_norm=1.0,
+        schedule=dict(name="warmup_cosine", num_steps=total_steps, warm_up_steps=200, final=0.05),
+    )
+    c.ema_decay = 0.9995
+    c.batch_size, c.total_steps = 32, total_steps
+    c.log_every, c.checkpoint_every, c.preview_every, c.keep = 50, 250, 1000, 2
+    c.sampling = sampling
+    if arg == "runlocal":
+        c.first_stage_from = c.init_from = None
+        c.first_stage = SHAPES_FIRST_STAGE
+        c.total_steps, c.batch_size, c.log_every, c.checkpoint_every, c.preview_every = 2, 4, 1, 2, 2
+        c.data.num_scenes = 16
+        c.sampling.num_steps = 2
+    return c
+
+
 # ------------------------------------------------------------------------------------------- the same, tiny
 
 TOKENIZER = dict(name="word_level", words=list(WORDS), max_length=20)  # its end marker is 3
@@ -208,7 +298,7 @@ TINY_CONDITIONING = {
 TINY_FIELDS = {
     "layout": dict(layout=dict(name="integer", below=8192, shape=[92])),
     "superres": dict(low_res=dict(name="low_res", factor=4)),
-    "inpaint": dict(mask=dict(name="mask")),
+    "inpaint": dict(mask=dict(name="mask", full=0.0)),
     "retrieval": dict(embeddings=dict(name="unit_vectors", shape=[11, 8])),
     "depth": dict(depth=dict(name="grey")),
     "upscale": dict(low_res=dict(name="low_res", factor=4), noise_level=dict(name="integer", below=351)),
@@ -244,19 +334,18 @@ def _shrink_model(c: ConfigDict) -> None:
         c.model.transformer_depth = min(depth, 2) if isinstance(depth, int) else [min(d, 2) for d in depth]
     if c.model.get("context_dim"):
         c.model.context_dim = 8
-    kinds = {c.conditioning.name: c.conditioning} if "name" in c.conditioning else c.conditioning
-    for kind, options in kinds.items():
+    shrunk = {}
+    for kind, options in sections.kinds(c.conditioning.to_dict()).items():
         c.data.derive = dict(c.data.get("derive", {})) | TINY_FIELDS.get(kind, {})
-        _shrink_conditioning(c, kind, options)
+        shrunk[kind] = _shrunk_conditioning(c, kind, options)
+    c.conditioning = sections.section(shrunk) or {}
 
 
-def _shrink_conditioning(c: ConfigDict, kind: str, options: ConfigDict) -> None:
-    for key in ("vocab_size", "tokenizer", "projection_dim"):
-        if key in options:
-            del options[key]
-    options.update(TINY_CONDITIONING.get(kind, {}))
+def _shrunk_conditioning(c: ConfigDict, kind: str, options: dict) -> dict:
+    of_its_tokens = ("vocab_size", "tokenizer", "projection_dim")
+    options = {k: v for k, v in options.items() if k not in of_its_tokens} | TINY_CONDITIONING.get(kind, {})
     if kind == "sdxl":
-        options.clip_g = dict(TINY_TOWER, projection_dim=8)
-        refiner = options.clip_l is None
-        options.clip_l = None if refiner else TINY_TOWER
+        refiner = options["clip_l"] is None
+        options |= dict(clip_g=dict(TINY_TOWER, projection_dim=8), clip_l=None if refiner else TINY_TOWER)
         c.model.context_dim, c.model.vector_dim = (8, 8 + 5 * 4) if refiner else (16, 8 + 6 * 4)
+    return options

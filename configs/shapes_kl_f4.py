@@ -9,6 +9,8 @@ Result:  PSNR 35.4 dB on 2,000 test scenes, of which the oracle reads every reco
 
 from ml_collections import ConfigDict
 
+from configs import base
+
 
 def get_config(arg: str = "") -> ConfigDict:
     if arg not in ("", "runlocal"):
@@ -19,15 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.image_size = 64
     c.dtype = "float32"
     c.data = dict(name="shapes", split="train", num_scenes=40_000, annotations=False)
-    c.first_stage = dict(
-        name="kl",
-        channels=16,
-        channel_mult=[1, 2, 2],
-        num_res_blocks=1,
-        z_channels=4,
-        embed_dim=4,
-        num_groups=8,
-    )
+    c.first_stage = base.SHAPES_FIRST_STAGE
     c.loss = dict(kl_weight=1e-6)
     c.optimizer = dict(
         name="adam",

@@ -21,20 +21,35 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
     derived = derive.derivation(config["data"].get("derive") or {})
 
     def conditions(example: dict, rng: np.random.Generator) -> tuple[dict, dict]:
-        if "moments" in example:
-            shown = {"moments": example["moments"]}
-        else:
-            shown = {"image": crop(example["image"], rng)}
-        fields = example | shown
+        fields = dict(example)
+        if "image" in example and hasattr(source, "cut"):  # what lies on the image is cut with it
+            fields |= source.cut(example, config["image_size"], rng)
+        elif "image" in example:
+            fields["image"] = crop(example["image"], rng)
+        shown = "moments" if "moments" in fields else "image"
         if "prompts" in system.takes and hasattr(source, "caption"):
             fields["caption"] = source.caption(example["index"], rng)
-        if "image" in shown:
-            fields |= derived(shown["image"], rng)
+        if "image" in fields:
+            fields |= derived(fields["image"], rng)
         if "seeds" in system.takes:
             fields["seed"] = int(rng.integers(2**32))
-        return shown, {name: fields[field] for name, field in system.example.items() if field in fields}
+        return {shown: fields[shown]}, {
+            name: fields[field] for name, field in system.example.items() if field in fields
+        }
 
     return conditions
+
+
+def _pictured(config: dict, system: System) -> list[str]:
+    """The fields of the conditioning that are an example's image, or made of it."""
+    made = {"image", *(config["data"].get("derive") or {})}
+    return [field for field in dict.fromkeys(system.example.values()) if field in made]
+
+
+def needed_beside_moments(config: dict, system: System) -> set[str]:
+    """The fields of an example that conditioning asks for where its latents are stored; the image only if it is looked at."""
+    fields = {field for field in system.example.values() if field not in (config["data"].get("derive") or {})}
+    return fields | ({"image"} if _pictured(config, system) else set())
 
 
 def check_example(config: dict, system: System, source: Any) -> None:
@@ -43,17 +58,21 @@ def check_example(config: dict, system: System, source: Any) -> None:
     data, example = config["data"], source[0]
     derived, kinds = set(data.get("derive") or {}), ", ".join(part.name for part in system.parts)
     fields = set(example) | derived | {"seed"} | ({"caption"} if hasattr(source, "caption") else set())
-    if data.get("precompute_latents"):  # then no image is drawn, and nothing that is drawn with it
-        fields -= derived | {"image"} | (set(example) - {"caption"} if hasattr(source, "caption") else set())
+    cuts = data.get("recipe", "none") != "none" or data.get("flip")
     for name, field in system.example.items():
         if name in system.optional or field in fields:
             continue
+        raise ValueError(f"conditioning {kinds!r} needs a {field} for each image, and {source!r} has none")
+    if data.get("precompute_latents") and hasattr(source, "cut"):
+        raise ValueError(f"data.precompute_latents: {source!r} cuts its images anew each time; leave it out")
+    if data.get("precompute_latents") and cuts and _pictured(config, system):
         raise ValueError(
-            f"conditioning {kinds!r} needs a {field} for each image, and {source!r} has none"
-            + (" (data.precompute_latents leaves images out)" if data.get("precompute_latents") else "")
+            f"data.precompute_latents: {kinds!r} needs {', '.join(_pictured(config, system))} of the image that the latents are of, "
+            "and the recipe or flip cuts it anew: take recipe 'none' and no flip"
         )
     for field in (set(system.example.values()) & set(example)) - derived - {"image"}:
-        if np.ndim(example[field]) > 1 and (data.get("recipe", "none") != "none" or data.get("flip")):
+        lies_on_it = isinstance(example[field], dict) and not hasattr(source, "cut")
+        if cuts and (lies_on_it or np.shape(example[field])[:2] == np.shape(example.get("image"))[:2] != ()):
             raise ValueError(
                 f"data.recipe cuts images and not their {field}, which {kinds!r} needs: take recipe 'none' and no flip"
             )

@@ -15,7 +15,7 @@ KEYS = {
     "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "init_from", "scale_factor", "loss", "discriminator",
     "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
     "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps", "sampling",
-    "evaluate_every", "evaluate",
+    "evaluate_every", "evaluate", "class_names",
 }  # fmt: skip
 POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
 
@@ -50,7 +50,7 @@ def check_workdir(workdir: Path, config: dict) -> None:
     Raises: ValueError that names the first key that differs.
     """
     free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
-    free |= {"evaluate_every", "evaluate"}
+    free |= {"evaluate_every", "evaluate", "class_names"}
     rate = {"base_lr", "scale_lr", "schedule"}
 
     def fixed(config: dict) -> dict:

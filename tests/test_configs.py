@@ -13,6 +13,7 @@ from PIL import Image
 
 import train
 from ldm_jax import grid, pipeline
+from ldm_jax.convert import sections
 from ldm_jax.examples import conditions_of
 from ldm_jax.system import make_first_stage, make_system
 from ldm_jax.workdir import check_config
@@ -68,6 +69,10 @@ SECOND_STAGES = dict(
     sdxl_turbo=("kl_f8", 2_567_463_684, CLIP_L + OPENCLIP_G),
 )
 
+SHAPES_TASKS = {
+    f"shapes_{task}" for task in ("class", "layout", "semantic", "superres", "inpaint", "colorize")
+}
+
 
 def get(path: pathlib.Path, arg: str = "") -> dict:
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -91,7 +96,7 @@ def second_stage_counts(parts: str) -> dict[str, int]:
 
 
 def test_the_whole_zoo_is_here():
-    own = {"shapes_kl_f4", "shapes_text", "folder_kl_f4", "folder_ldm4"}
+    own = {"shapes_kl_f4", "shapes_text", "folder_kl_f4", "folder_ldm4"} | SHAPES_TASKS
     assert {p.stem for p in CONFIGS} >= FIRST_STAGES.keys() | SECOND_STAGES.keys() | own
 
 
@@ -166,7 +171,8 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     if config["task"] == "first_stage":
         assert pictures == ["reconstructions_00000002.png"]
         return
-    assert pictures == ["samples_00000002.png"]
+    shown_layouts = {"layouts_00000002.png"} if "layout" in sections.kinds(config["conditioning"]) else set()
+    assert set(pictures) == {"samples_00000002.png"} | shown_layouts
     model, source = pipeline.load(str(workdir)), train.open_source(config)
     conditions = conditions_of(config, model.system, source, train.image_transform(config))
     given: dict[str, list] = {}
@@ -174,7 +180,8 @@ def run(config: dict, workdir: pathlib.Path) -> None:
         for name, value in conditions({"index": i, **source[i]}, np.random.default_rng(i))[1].items():
             given.setdefault(name, []).append(value)
     given.pop("seeds", None)
-    images = model.sample(seeds=range(8), **given, **config["sampling"])
+    settings = model.settle(**config["sampling"])
+    images = grid.to_uint8(model.decode(model.sample_latents(given, range(8), batch_size=8, **settings)))
     assert images.shape == (8, config["image_size"], config["image_size"], 3)
     shown = np.asarray(Image.open(workdir / "images" / "samples_00000002.png"))
     assert np.abs(grid.grid(images, columns=4).astype(int) - shown).max() <= 1

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ldm_jax.examples import check_example, conditions_of
+from ldm_jax.examples import check_example, conditions_of, needed_beside_moments
 from ldm_jax.system import make_system
+from ldm_jax.training.latents import MomentsSource
 from tests.test_pipeline import CONFIG
 from tests.test_system import HYBRID
 
@@ -52,9 +53,9 @@ def test_what_is_derived_and_what_is_random_reaches_the_conditioning():
         (dict(name="superres"), {}, {}, "'superres' needs a low_res"),
         (
             dict(name="superres"),
-            dict(precompute_latents=True, derive=dict(low_res=dict(name="low_res"))),
+            dict(precompute_latents=True, flip=0.5, derive=dict(low_res=dict(name="low_res"))),
             {},
-            "precompute_latents leaves images out",
+            "'superres' needs low_res of the image that the latents are of, and the recipe or flip cuts it anew",
         ),
         (
             dict(name="semantic", num_classes=3),
@@ -74,3 +75,43 @@ def test_what_data_lack(conditioning, data, example, said):
     config, system = of(conditioning, **data)
     with pytest.raises(ValueError, match=said):
         check_example(config, system, [dict(image=IMAGE) | example])
+
+
+class Read(list):
+    """A source that counts how often it is read."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "derive", "fields", "given"),
+    [
+        (dict(name="class_label", num_classes=3, width=8), {}, {"class_label"}, {"class_labels"}),
+        (dict(name="superres"), dict(low_res=dict(name="low_res")), {"image"}, {"low_res_images"}),
+        (dict(name="inpaint"), MASK, {"image"}, {"images", "masks"}),
+    ],
+)
+def test_stored_latents_come_with_what_the_conditioning_needs(conditioning, derive, fields, given):
+    config, system = of(conditioning, precompute_latents=True, derive=derive)
+    source = Read([dict(image=IMAGE, class_label=1)])
+    assert needed_beside_moments(config, system) >= fields
+    stored = MomentsSource(source, np.ones((1, 4, 4, 2), np.float32), needed_beside_moments(config, system))
+    assert set(stored[0]) == {"moments"} | fields
+    shown, told = conditions_of(config, system, stored, crop)(
+        {"index": 0, **stored[0]}, np.random.default_rng(0)
+    )
+    assert set(shown) == {"moments"} and set(told) == given
+
+
+def test_a_source_of_captions_alone_is_not_read_where_latents_are_stored():
+    class Said(Read):
+        def caption(self, index, rng=None):
+            return "a"
+
+    source = Said([dict(image=IMAGE, caption="a")])
+    stored = MomentsSource(source, np.ones((1, 4, 4, 2), np.float32), {"caption"})
+    assert set(stored[0]) == {"moments"} and source.reads == 0

@@ -91,19 +91,22 @@ def precompute(
 
 
 class MomentsSource:
-    """A source whose examples hold `moments` [h,w,2c] float32 in the place of `image`; all else comes from `source`.
+    """A source whose examples hold `moments` [h,w,2c] float32, and of what `source` gives the fields in `fields` only.
 
-    Random captions and the fingerprint are the source's own, so its images are never drawn.
+    Random captions and the fingerprint are the source's own. An example is read only if one of its fields is asked for that
+    a random caption does not stand for.
     """
 
-    def __init__(self, source, moments: np.ndarray):
+    def __init__(self, source, moments: np.ndarray, fields: Iterable[str] = ()):
         if len(source) != len(moments):
             raise ValueError(
                 f"{len(moments)} stored latents, expected {len(source)}, one per example of {source!r}"
             )
         self.source, self.moments = source, moments
+        self.fields = set(fields)
         if hasattr(source, "caption"):
             self.caption = source.caption
+            self.fields -= {"caption"}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -113,9 +116,9 @@ class MomentsSource:
 
     def __getitem__(self, index: int) -> dict:
         moments = {"moments": np.asarray(self.moments[index])}
-        if hasattr(self, "caption"):
+        if not self.fields:
             return moments
-        return moments | {k: v for k, v in self.source[index].items() if k != "image"}
+        return moments | {k: v for k, v in self.source[index].items() if k in self.fields}
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()

@@ -1,0 +1,37 @@
+r"""Layout to image on the shapes world: objects of given classes in given boxes.
+
+Run:     python train.py --config configs/shapes_layout.py --workdir runs/shapes_layout
+Smoke:   python train.py --config configs/shapes_layout.py:runlocal --workdir /tmp/shapes_layout
+Source:  Rombach et al. 2022, section 4.3.1 and table 15, in small: a grid of 31 x 31 points, up to three objects. It starts from
+         the shipped text model.
+Result:  TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from ldm_jax.data.shapes_world import CLASS_NAMES
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = base.shapes(
+        "shapes_layout",
+        arg,
+        conditioning=dict(
+            name="layout",
+            vocab_size=1024,
+            num_classes=len(CLASS_NAMES),
+            width=128,
+            num_layers=2,
+            max_length=11,
+            num_heads=4,
+            head_dim=32,
+        ),
+        condition_dropout=0.1,
+        model=base.SHAPES_UNET,
+        data=dict(annotations=True),
+        total_steps=4000,
+        sampling=dict(num_steps=50, guidance_scale=2.0),
+    )
+    c.class_names = list(CLASS_NAMES)
+    return c

@@ -1,0 +1,27 @@
+r"""Semantic map to image on the shapes world; sampled at any size.
+
+Run:     python train.py --config configs/shapes_semantic.py --workdir runs/shapes_semantic
+Smoke:   python train.py --config configs/shapes_semantic.py:runlocal --workdir /tmp/shapes_semantic
+Source:  Rombach et al. 2022, section 4.3.2 (the map, rescaled and mapped to 3 channels, beside the latent), in small.
+Result:  TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from ldm_jax.data.shapes_world import CLASS_NAMES
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = base.shapes(
+        "shapes_semantic",
+        arg,
+        conditioning=dict(name="semantic", num_classes=1 + len(CLASS_NAMES), num_stages=2, out_channels=8),
+        model=dict(base.SHAPES_SMALL_UNET, in_channels=4 + 8),
+        data=dict(annotations=True),
+        total_steps=2000,
+        sampling=dict(num_steps=50),
+        init_from=None,
+    )
+    c.class_names = ["background", *CLASS_NAMES]
+    return c

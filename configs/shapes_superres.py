@@ -1,0 +1,25 @@
+r"""Super-resolution on the shapes world, 16 x 16 to 64 x 64 pixels.
+
+Run:     python train.py --config configs/shapes_superres.py --workdir runs/shapes_superres
+Smoke:   python train.py --config configs/shapes_superres.py:runlocal --workdir /tmp/shapes_superres
+Source:  Rombach et al. 2022, section 4.4 (the low-resolution image beside the latent, bicubic degradation), in small.
+Result:  TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = base.shapes(
+        "shapes_superres",
+        arg,
+        conditioning=dict(name="superres"),
+        model=dict(base.SHAPES_SMALL_UNET, in_channels=4 + 3),
+        data=dict(derive=dict(low_res=dict(name="low_res", factor=4))),
+        total_steps=2000,
+        sampling=dict(num_steps=50),
+        init_from=None,
+    )
+    return c
