@@ -1,9 +1,12 @@
 """Draws pictures with a latent diffusion model:
 
     python sample.py --prompt "a small red circle above a large blue square" --seeds 0-7 --out samples
+    python sample.py --checkpoint X --task inpaint --image photos --mask masks --out filled
+    python sample.py --checkpoint X --jobs jobs.jsonl
 
-writes samples/<seed>.png and samples/grid.png, each with its settings as text chunks. `--checkpoint` takes a shipped model's
-name, a bundle, a training workdir, a .ckpt or .safetensors file of the original's, or a diffusers folder.
+writes samples/<seed>.png, or filled/<name of the input>.png, and grid.png, each with its settings as text chunks. Inputs are
+files or folders of files; docs/tasks.md says what each task takes. `--checkpoint` takes a shipped model's name, a bundle, a
+training workdir, a .ckpt or .safetensors file of the original's, or a diffusers folder.
 """
 
 import argparse
@@ -13,6 +16,11 @@ from pathlib import Path
 
 from ldm_jax import cli
 from ldm_jax.diffusion.timesteps import SPACINGS
+
+PROMPT = "a small red circle above a large blue square"
+FILES = ("image", "mask", "map", "layout", "depth", "embeddings")
+GIVEN = ("prompt", "negative_prompt", "class_label", *FILES, "strength", "noise_level", "size")
+GRID_PIXELS = 10**8  # of the pictures that the grid shows
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -33,12 +41,41 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--prompt", help='what to draw; default "a small red circle above a large blue square" (text models)')
+    add(
+        "--task",
+        help="text, class, layout, semantic, superres, inpaint, img2img, colorize, depth or retrieval; "
+        "by default what the model and what is given are for",
+    )
+    add("--prompt", help=f'what to draw; default "{PROMPT}" (text models)')
     add("--negative_prompt", help="what guidance leads away from, in the place of the empty prompt")
-    add("--class_label", type=int, help="the class to draw (class models)")
-    add("--seeds", default="0-7", help="one picture each: 0-7, or 1,5,9-12 (default %(default)s)")
+    add(
+        "--class_label",
+        help='the class to draw: its number, its name, or "one:0.5,another:0.5" (class models)',
+    )
+    add("--seeds", help="one picture each: 0-7, or 1,5,9-12 (default 0-7; 0 where there are files)")
     add("--batch_size", type=int, default=4, help="pictures drawn at once (default %(default)s)")
     add("--out", default="samples", help="folder for the pictures (default %(default)s)")
+    add = parser.add_argument_group(
+        "inputs; each a file, or a folder of files that belong together by their names"
+    ).add_argument
+    add("--image", help="pictures to start from, enlarge, colour or fill in")
+    add("--mask", help="white where the image is to be filled in; by default x_mask.png beside x.png")
+    add("--map", help="label maps: a pixel's value (palette: index) is its class; PNG or .npy")
+    add(
+        "--layout", help='.json of {"boxes": [[x0, y0, w, h], ...], "labels": [...]}, relative to the picture'
+    )
+    add("--depth", help="depth maps, near is large: grey PNG of 8 or 16 bits, or .npy")
+    add("--embeddings", help=".npy of embeddings [how many, width] (retrieval models)")
+    add("--jobs", help="a file of JSON lines, a job each; other inputs are what lines do not say")
+    add("--strength", type=float, help="how much of an image is drawn anew, 0 to 1 (img2img; default 0.75)")
+    add("--noise_level", type=int, help="of the noise that an upscaler adds to the image")
+    add("--size", help="height x width in pixels, such as 64x128; default the image's, or the model's own")
+    add(
+        "--fit",
+        default="none",
+        help="images of another size than --size, or the model's: resize, crop or none (default: drawn as large as they are)",
+    )
+    add("--tile", type=int, help="side in pixels of the tiles in which large pictures are drawn")
     add = parser.add_argument_group(
         "the sampler; what is not given is what the model's makers recommend"
     ).add_argument
@@ -57,41 +94,104 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     # Config: what was asked for.
     args = make_parser().parse_args(argv)
+    given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
+    alike = args.jobs is None and not any(
+        name in given for name in FILES
+    )  # pictures that differ in seeds alone
+    args.seeds = args.seeds if args.seeds is not None else "0-7" if alike else "0"
     seeds = parse_seeds(args.seeds)
     if args.batch_size < 1:
         raise ValueError(f"--batch_size is {args.batch_size}, expected at least 1")
 
     # Model.
     start = time.time()
-    from ldm_jax import checkpoints, grid, pipeline
+    from ldm_jax import checkpoints, pipeline, tasks
 
     model = pipeline.load(args.checkpoint, **checkpoints.options_from(args)._asdict())
-    given = {}
-    if "prompts" in model.system.takes:
-        given["prompts"] = [args.prompt or "a small red circle above a large blue square"]
     for name in ("prompt", "negative_prompt"):
-        if getattr(args, name) is not None and not given:
+        if name in given and "prompts" not in model.system.takes:
             raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
-    if args.negative_prompt is not None:
-        given["negative_prompts"] = [args.negative_prompt]
-    if args.class_label is not None:
-        given["class_labels"] = [args.class_label]
     settings = model.settle(
         num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta, spacing=args.spacing,
         final_alpha=args.final_alpha,
     )  # fmt: skip
 
+    # Data: one job for each picture.
+    task, jobs, failures = find_jobs(args, given, seeds, model)
+    for failure in failures:
+        print(f"{failure.where}: {failure.error}", file=sys.stderr)
+
     # Pictures.
-    bar(0, len(seeds))
-    images = model.sample(seeds=seeds, **given, **settings, batch_size=args.batch_size, progress=bar)
-    out = Path(args.out)
-    texts = {name.rstrip("s"): values[0] for name, values in given.items()}
-    texts |= {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
+    results = tasks.run(
+        model, jobs, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings
+    )
+    texts = {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
     texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
-    for seed, image in zip(seeds, images, strict=True):
-        grid.write_png(out / f"{seed}.png", image, dict(texts, seed=seed))
-    grid.write_png(out / "grid.png", grid.grid(images), dict(texts, seeds=args.seeds))
-    print(f"{len(seeds)} pictures and grid.png in {out}, {time.time() - start:.1f} s")
+    drawn, failed = draw(results, jobs, args, texts, alike, model.config.get("class_names"))
+    failed += len(failures)
+    print(f"{drawn} pictures{' and grid.png' if drawn else ''} in {args.out}, {time.time() - start:.1f} s")
+    if failed:
+        raise ValueError(f"{failed} of {drawn + failed} jobs failed, for the reasons above")
+
+
+def find_jobs(args: argparse.Namespace, given: dict, seeds: list[int], model) -> tuple:
+    """(the task, or None where each line's own fields say it, the jobs, and what could not be made a job)."""
+    from ldm_jax import jobs, tasks
+
+    if args.task is not None:
+        tasks.check_task(model.system, args.task)
+    if args.jobs is not None:
+        return args.task, *jobs.of_lines(args.jobs, given, seeds)
+    task = args.task or tasks.find_task(model.system, given)
+    if task == "text":
+        given = dict(prompt=PROMPT) | given
+    return task, *jobs.of_flags(given, seeds, with_masks=task == "inpaint")
+
+
+def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool, names: list | None):
+    """Writes the pictures as they come, those of layouts with their boxes beside them, and the grid of as many as GRID_PIXELS.
+
+    texts: what all have in common. names: of the model's classes. Returns: how many were drawn, and how many failed, which is
+    said on standard error. Raises: the error of one of jobs that are alike.
+    """
+    from ldm_jax import boxes, grid, labels
+
+    order = {job.name: i for i, job in enumerate(jobs)}
+    out, shown, drawn, failed, pixels = Path(args.out), {}, 0, 0, 0
+    if jobs:
+        bar(0, len(jobs))
+    for job, result in results:
+        if isinstance(result, ValueError):
+            if alike:
+                raise result
+            failed += 1
+            print(f"\r{f'{job.where}: {result}':<100}", file=sys.stderr)
+        else:
+            drawn += 1
+            pixels += result.shape[0] * result.shape[1]
+            grid.write_png(out / f"{job.name}.png", result, dict(job.given, **texts, seed=job.seed))
+            if "layout" in job.given:
+                layout = labels.layout(job.given["layout"], names)
+                grid.write_png(out / f"{job.name}_boxes.png", boxes.draw(result, layout, names))
+            if pixels <= GRID_PIXELS or not shown:
+                shown[order[job.name]] = result
+        bar(drawn + failed, len(jobs))
+    if shown:
+        images = same_size([shown[i] for i in sorted(shown)])
+        common = {k: v for k, v in jobs[0].given.items() if all(job.given.get(k) == v for job in jobs)}
+        grid.write_png(out / "grid.png", grid.grid(images), dict(common, **texts, seeds=args.seeds))
+    return drawn, failed
+
+
+def same_size(images: list):
+    """[N, H, W, 3] uint8: pictures [h, w, 3] of several sizes, the smaller ones on white."""
+    import numpy as np
+
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    out = np.full((len(images), height, width, 3), 255, np.uint8)
+    for canvas, image in zip(out, images, strict=True):
+        canvas[: image.shape[0], : image.shape[1]] = image
+    return out
 
 
 def bar(done: int, total: int) -> None:

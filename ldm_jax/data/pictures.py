@@ -1,0 +1,171 @@
+"""Picture files of a user: photographs, masks, label maps and depth maps as arrays, and their fitting to a size.
+
+Decides what the pixels of a file mean in each of the four roles, and that whatever cannot be read is one sentence that
+names the file. Colours become RGB in transforms.to_rgb alone. It knows no model and no task.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ldm_jax.data import transforms
+from ldm_jax.data.folder import EXTENSIONS
+
+FITS = ("none", "resize", "crop")
+ARRAYS = (".npy",)
+# How Pillow spreads the values of grey PNGs of 2 and 4 bits over 0 to 255, by the name of its unpacker.
+_SPREAD = {"L;2": 85, "L;4": 17}
+_WHOLE = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """[H, W, 3] uint8, as a photo program shows it: turned as its EXIF data says, transparency on white, 16 bits scaled,
+    palettes, greys and CMYK as RGB (transforms.to_rgb); of an animation, the first frame.
+
+    Raises: ValueError in one sentence for a file that is absent, no image, or damaged.
+    """
+    return _open(path, "image", transforms.to_rgb)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """[H, W] bool, True where a picture is to be filled in: where the mask is white, at least half as bright as white.
+
+    What is transparent in a mask is not painted, hence kept. A .npy holds booleans or numbers in [0, 1].
+    Raises: ValueError as read_picture, or for other numbers.
+    """
+
+    def convert(picture: Image.Image) -> np.ndarray:
+        if picture.has_transparency_data:
+            picture = ImageOps.exif_transpose(picture).convert("RGBA")
+            black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+            picture = Image.alpha_composite(black, picture).convert("RGB")
+        return np.asarray(Image.fromarray(transforms.to_rgb(picture)).convert("L")) >= 128
+
+    return as_mask(load_array(path, "mask")) if _is_array(path) else _open(path, "mask", convert)
+
+
+def as_mask(mask: np.ndarray) -> np.ndarray:
+    """[H, W] booleans, or numbers in [0, 1] of which 0.5 and more counts, as bool. Raises: ValueError for others."""
+    mask = np.asarray(mask)
+    fits = mask.ndim == 2 and (mask.dtype == bool or np.issubdtype(mask.dtype, np.number))
+    if not fits or not ((mask >= 0) & (mask <= 1)).all():
+        raise ValueError(
+            f"the mask is {mask.dtype} of shape {mask.shape}, expected (height, width) and values from 0 to 1, "
+            "1 where the image is to be filled in"
+        )
+    return mask >= 0.5
+
+
+def read_map(path: str | Path) -> np.ndarray:
+    """[H, W] int32: the class of each pixel, which is the pixel's value, in a palette picture its index.
+
+    A PNG of 1 to 16 bits or another lossless format, grey or with a palette, or a .npy of integers.
+    Raises: ValueError as read_picture, for JPEG, which changes values, and for colours, which are no classes.
+    """
+
+    def convert(picture: Image.Image) -> np.ndarray:
+        if picture.format in ("JPEG", "MPO"):
+            raise ValueError("it is a JPEG, which changes pixels, expected a PNG or .npy")
+        return _values(picture, "class")
+
+    values = load_array(path, "map") if _is_array(path) else _open(path, "map", convert)
+    if values.ndim != 2 or not (values.dtype == bool or np.issubdtype(values.dtype, np.integer)):
+        raise ValueError(
+            f"map {path}: got {values.dtype} of shape {values.shape}, expected integers (height, width)"
+        )
+    return values.astype(np.int32)
+
+
+def read_depth(path: str | Path) -> np.ndarray:
+    """[H, W] float32, in the file's own unit: a grey picture of 8 or 16 bits or of floating point, or a .npy.
+
+    Raises: ValueError as read_picture, or for colours.
+    """
+    if _is_array(path):
+        return load_array(path, "depth map")
+    return _open(path, "depth map", lambda picture: _values(picture, "depth").astype(np.float32))
+
+
+def fit(picture: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+    """A picture [H, W, 3] uint8, or mask, map or depth [H, W], as [height, width, …].
+
+    how: 'resize' stretches it, 'crop' takes the largest piece of that shape in the middle first, 'none' leaves it.
+    Pictures are resized by Lanczos' filter, the others by the nearest pixel. Raises: ValueError for another `how`.
+    """
+    if how not in FITS:
+        raise ValueError(f"fit {how!r} not found; there are: {', '.join(FITS)}")
+    if how == "none":
+        return picture
+    rows, columns = picture.shape[:2]
+    if how == "crop":
+        tall, wide = min(rows, columns * height / width), min(columns, rows * width / height)
+        tall, wide = max(1, round(tall)), max(1, round(wide))
+        top, left = (rows - tall) // 2, (columns - wide) // 2
+        picture, rows, columns = picture[top : top + tall, left : left + wide], tall, wide
+    if picture.ndim == 3:
+        return transforms.resize(np.ascontiguousarray(picture), height, width, "lanczos")
+    nearest = [
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in ((height, rows), (width, columns))
+    ]
+    return picture[np.ix_(*nearest)]
+
+
+def files_in(folder: str | Path, suffixes: tuple[str, ...] = (*EXTENSIONS, *ARRAYS)) -> list[Path]:
+    """The files of a folder with one of these suffixes, sorted by name; hidden ones and sub-folders are left out.
+
+    Raises: ValueError for a folder without one.
+    """
+    found = [f for f in Path(folder).iterdir() if f.suffix.lower() in suffixes and f.is_file()]
+    found = sorted((f for f in found if not f.name.startswith(".")), key=lambda f: f.name)
+    if not found:
+        raise ValueError(f"folder {str(folder)!r} holds no files {', '.join(suffixes)}")
+    return found
+
+
+def _open(path: str | Path, what: str, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    _check_there(path, what)
+    try:
+        with Image.open(path) as picture:
+            return convert(picture)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{what} {path} is no image that Pillow knows") from None
+    except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise nearly anything
+        raise ValueError(f"{what} {path} cannot be read: {error}") from error
+
+
+def load_array(path: str | Path, what: str) -> np.ndarray:
+    """The array of a .npy file. what: its role, for messages. Raises: ValueError if it is absent or no array of numbers."""
+    _check_there(path, what)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{what} {path} cannot be read as a .npy of numbers: {error}") from None
+
+
+def _check_there(path: str | Path, what: str) -> None:
+    if not Path(path).is_file():
+        kind = "is a folder, expected a file" if Path(path).is_dir() else "is not there"
+        raise ValueError(f"{what} {path} {kind}")
+
+
+def _is_array(path: str | Path) -> bool:
+    return Path(path).suffix.lower() in ARRAYS
+
+
+def _values(picture: Image.Image, what: str) -> np.ndarray:
+    """[H, W]: one number a pixel. Of a grey picture that was saved with colours or opacity, the one that it had."""
+    spread = _SPREAD.get(picture.tile[0][3], 1) if picture.tile and picture.mode == "L" else 1
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in _WHOLE or picture.mode == "F":
+        return np.asarray(picture) // spread if spread > 1 else np.asarray(picture)
+    if picture.mode not in ("LA", "RGB", "RGBA"):
+        raise ValueError(f"its pixels are {picture.mode}, expected one {what} a pixel")
+    channels = np.asarray(picture)
+    if picture.mode in ("LA", "RGBA") and not (channels[..., -1] == 255).all():
+        raise ValueError(f"it is transparent in places, expected one {what} a pixel")
+    colours = channels[..., : 1 if picture.mode == "LA" else 3]
+    if (colours != colours[..., :1]).any():
+        raise ValueError(f"it has colours, expected one {what} a pixel: grey or a palette")
+    return colours[..., 0]

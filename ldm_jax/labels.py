@@ -1,0 +1,111 @@
+"""Class labels and layouts as people write them: by number or by a name of the model's config, mixed, in a JSON file.
+
+Decides how names become numbers. What a label or a box may be, the kind of conditioning checks itself.
+"""
+
+import difflib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm_jax.conditioning import layout as layouts
+
+log = logging.getLogger(__name__)
+
+
+def class_label(value: Any, names: Sequence[str] | None = None) -> Any:
+    """An int, or a mixture {int: weight} of several classes.
+
+    value: a number, a name, 'red circle:0.5,blue square:0.5', or a mapping {number or name: weight}. names: of all classes,
+    in the order of their numbers. Raises: ValueError for an unknown name or a weight that is no number.
+    """
+    if isinstance(value, Mapping):
+        return {number(label, names): weight for label, weight in value.items()}
+    known = [name.lower() for name in names or ()]
+    if not isinstance(value, str) or value.strip().lower() in known or not set(value) & {",", ":"}:
+        return number(value, names)
+    mixture: dict[int, float] = {}
+    for part in value.split(","):
+        name, colon, weight = part.rpartition(":")
+        try:
+            label, share = number(name if colon else weight, names), float(weight) if colon else 1.0
+        except ValueError as error:
+            raise ValueError(
+                f"class_label {value!r}: {error}; a mixture is written class:weight,class:weight"
+            ) from None
+        mixture[label] = mixture.get(label, 0.0) + share
+    return mixture
+
+
+def number(value: Any, names: Sequence[str] | None = None) -> Any:
+    """The number of a class that is given by its name, or by its number as text; anything else as it is.
+
+    Raises: ValueError for an unknown name.
+    """
+    if not isinstance(value, str):
+        return value
+    text, names = " ".join(value.split()).lower(), list(names or ())
+    known = [name.lower() for name in names]
+    if text in known:
+        return known.index(text)
+    if text.isdigit():
+        return int(text)
+    if not names:
+        raise ValueError(
+            f"class {value!r} is no number, and this model's config names no classes (class_names)"
+        )
+    near = difflib.get_close_matches(text, known, 3, 0.0)
+    raise ValueError(
+        f"class {value!r} not found among the {len(names)} of this model, such as "
+        f"{', '.join(repr(names[known.index(name)]) for name in near)}"
+    )
+
+
+def layout(value: Any, names: Sequence[str] | None = None) -> Any:
+    """A layout (conditioning/layout.py) whose labels are numbers.
+
+    value: the path of a JSON file, the dict that is in one, or tokens, which stay. Raises: ValueError for a file that is
+    absent or no JSON object, or an unknown name.
+    """
+    if isinstance(value, str | Path):
+        value = _read_json(Path(value))
+    if not isinstance(value, Mapping) or not isinstance(value.get("labels"), list | tuple):
+        return value
+    return dict(value, labels=[number(label, names) for label in value["labels"]])
+
+
+def within_room(system: Any, value: Any, names: Sequence[str] | None, where: str) -> Any:
+    """The layout with as many objects as the model has room for, the first ones; the log names those left out of `where`."""
+    part = next((part for part in system.parts if part.name == "layout"), None)
+    if part is None or not isinstance(value, Mapping) or not isinstance(value.get("boxes"), list | tuple):
+        return value
+    conditioner, count = part.conditioner, len(value["boxes"])
+    room = layouts.max_objects(conditioner.vocab_size, conditioner.max_length, conditioner.num_classes)
+    each = {
+        key: given for key, given in value.items() if isinstance(given, list | tuple) and len(given) == count
+    }
+    if count <= room or "labels" not in each:
+        return value
+
+    def called(i: int) -> str:
+        label = value["labels"][i]
+        named = names and isinstance(label, int) and 0 <= label < len(names)
+        return f"{i} ({names[label] if named else label})"
+
+    dropped = ", ".join(called(i) for i in range(room, count))
+    log.warning("%s: %d objects, this model has room for %d; left out: %s", where, count, room, dropped)
+    return dict(value) | {key: list(given)[:room] for key, given in each.items() if key != "crop"}
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"layout {path} is not there")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"layout {path} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f'layout {path} holds no object, expected {{"boxes": …, "labels": …}}')
+    return value
