@@ -6,11 +6,13 @@
     python -m ldm_jax.evaluate --images PHOTOS --write_stats PHOTOS.npz
 
 samples (50,000 by default), measures, and writes RESULT/result.json and RESULT/index.html; run again, it goes on where it was
-stopped. Weights of Inception, CLIP and LPIPS are the user's own files (docs/evaluation.md). On the shapes world:
+stopped. Weights of Inception, CLIP and LPIPS are the user's own files (docs/evaluation.md). On held-out scenes of the shapes
+world (evaluate_tasks.py):
 
     python -m ldm_jax.evaluate shapes --num_samples 512        how often the text model draws what it is told, by kind of prompt
     python -m ldm_jax.evaluate first_stage --num_samples 2000  PSNR of the autoencoder, and how many the oracle still reads right
     python -m ldm_jax.evaluate oracle --num_samples 2000       how many rendered test scenes the oracle reads right
+    python -m ldm_jax.evaluate TASK --checkpoint X             class, layout, semantic, superres, inpaint, img2img or colorize
 """
 
 import argparse
@@ -18,116 +20,7 @@ import json
 import sys
 import time
 
-import numpy as np
-
 from ldm_jax import cli
-
-
-def evaluate_shapes(args: argparse.Namespace) -> dict:
-    from ldm_jax import pipeline
-    from ldm_jax.evaluation import shapes
-
-    model = pipeline.load(args.checkpoint, ema=not args.raw)
-    if "prompts" not in model.system.takes:
-        raise ValueError(f"{args.checkpoint} is not a text model")
-    total = max(1, args.num_samples // len(shapes.KINDS)) * len(shapes.KINDS)
-    report, drawn = cli.progress("pictures", total), []
-
-    def draw(prompts, seeds):
-        before = sum(map(len, drawn))
-        images = model.sample(
-            prompts, seeds, num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler,
-            batch_size=args.batch_size, progress=lambda done, _: report(before + done),
-        )  # fmt: skip
-        drawn.append(images)
-        return images
-
-    found = shapes.accuracies(draw, args.num_samples)
-    found |= _shapes_fid(np.concatenate(drawn))
-    return dict(found, num_samples=total, steps=args.steps, sampler=args.sampler, checkpoint=args.checkpoint)
-
-
-def _shapes_fid(images: np.ndarray) -> dict:
-    """{'shapes_fid': …} of pictures of all kinds of prompt; None where they are too few for it."""
-    from ldm_jax import measuring
-    from ldm_jax.evaluation import features
-    from ldm_jax.evaluation.fid import fid
-    from ldm_jax.evaluation.images import ArrayImages
-
-    reference = measuring.shapes_reference().gaussians["pool"]
-    if len(images) <= len(reference.mean):
-        return {"shapes_fid": None}
-    found = features.collect(ArrayImages(images), measuring.shapes())
-    return {"shapes_fid": fid(found.moments["pool"].gaussian(), reference)}
-
-
-def _scenes(num_samples: int):
-    from ldm_jax.data import shapes_world
-
-    return np.stack([shapes_world.render(shapes_world.scene(i, "test")) for i in range(num_samples)])
-
-
-def evaluate_first_stage(args: argparse.Namespace) -> dict:
-    import jax
-
-    from ldm_jax import checkpoints, grid
-    from ldm_jax.data.transforms import to_float
-    from ldm_jax.evaluation import shapes
-    from ldm_jax.evaluation.psnr import psnr
-    from ldm_jax.system import make_first_stage
-
-    opened = checkpoints.open_checkpoint(args.checkpoint, checkpoints.Options(ema=not args.raw)).bundle()
-    module = make_first_stage(opened.config["first_stage"]).module
-    params = opened.params["first_stage"]
-    reconstruct = jax.jit(lambda p, x: module.apply({"params": p}, x, sample_posterior=False)[0])
-    images, report = _scenes(args.num_samples), cli.progress("reconstructions", args.num_samples)
-    out = []
-    for start in range(0, len(images), args.batch_size):
-        part = np.resize(images[start : start + args.batch_size], (args.batch_size, *images.shape[1:]))
-        out.append(grid.to_uint8(np.asarray(reconstruct(params, to_float(part))))[: len(images) - start])
-        report(min(start + args.batch_size, len(images)))
-    out = np.concatenate(out)
-    read = shapes.read_rate(iter(out))
-    return dict(
-        psnr=float(psnr(images, out).mean()),
-        oracle_right=read,
-        num_samples=len(images),
-        checkpoint=args.checkpoint,
-    )
-
-
-def evaluate_oracle(args: argparse.Namespace) -> dict:
-    from ldm_jax.evaluation import shapes
-
-    return dict(oracle_right=shapes.read_rate(iter(_scenes(args.num_samples))), num_samples=args.num_samples)
-
-
-TASKS = {"shapes": evaluate_shapes, "first_stage": evaluate_first_stage, "oracle": evaluate_oracle}
-
-
-def shapes_parser() -> argparse.ArgumentParser:
-    """Of the tasks of the shapes world."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("task", choices=list(TASKS))
-    add("--num_samples", type=int, default=512, help="in all (default %(default)s)")
-    add(
-        "--checkpoint",
-        default="shapes",
-        help="shipped model, bundle folder or training workdir (default %(default)s)",
-    )
-    add(
-        "--raw",
-        action="store_true",
-        help="of a training workdir, the raw weights and not their running average",
-    )
-    add("--steps", type=int, default=50, help="sampling steps (default %(default)s)")
-    add("--sampler", default="ddim", help="a file of ldm_jax/samplers (default %(default)s)")
-    add("--guidance_scale", type=float, help="1 is off; default: what the model recommends")
-    add("--batch_size", type=int, default=16, help="pictures at once (default %(default)s)")
-    return parser
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,10 +56,13 @@ def parser() -> argparse.ArgumentParser:
     drawing("--guidance_scale", type=float, help="1 is off; default: what the model recommends")
     drawing("--eta", type=float, help="0 is deterministic; default: the sampler's own")
     drawing("--prompts", help="a text file, one in each line; with --images, one for each, sorted by path")
-    drawing("--raw", action="store_true", help="raw weights, not their running average")
-    drawing("--config", help="a config of ours, for a checkpoint that does not say enough")
-    drawing("--original_config", help="the original's YAML, likewise")
-    drawing("--tokenizer", help="vocabulary file or folder of a text model")
+    told = parser.add_argument_group("what a checkpoint does not say of itself").add_argument
+
+    def add_told(flag: str, **options) -> None:
+        if flag != "--first_stage":  # here the name of what is measured
+            told(flag, **options)
+
+    cli.add_checkpoint_arguments(add_told)
     pixels = parser.add_argument_group("pixels").add_argument
     pixels(
         "--resize",
@@ -227,15 +123,11 @@ def command(argv: list[str]) -> dict:
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     start = time.time()
-    if argv and argv[0] in TASKS:
-        args = shapes_parser().parse_args(argv)
-        for name in ("num_samples", "batch_size"):
-            if getattr(args, name) < 1:
-                raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1")
-        result = TASKS[args.task](args)
+    if argv and not argv[0].startswith("-"):
+        from ldm_jax import evaluate_tasks
+
+        result = evaluate_tasks.run(argv)
     else:
-        if argv and not argv[0].startswith("-"):
-            raise ValueError(f"task {argv[0]!r} not found; there are: {', '.join(TASKS)}, or options alone")
         result = command(argv)
     print(json.dumps(dict(result, seconds=round(time.time() - start, 1))))
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from ldm_jax import bundle, draw_samples, evaluate, measuring
+from ldm_jax import bundle, checkpoints, draw_samples, evaluate, measure_command, measuring
 from ldm_jax.data.shapes_oracle import score
 from ldm_jax.evaluation import features, moments, shapes, store
 from ldm_jax.evaluation.features import Extractor
@@ -315,6 +316,21 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(argv, said, folders, tm
     with pytest.raises(ValueError, match=said) as error:
         evaluate.main([places.get(part, part) for part in argv])
     assert "\n" not in str(error.value)
+
+
+def test_what_a_checkpoint_does_not_say_can_be_said(monkeypatch):
+    """With the flags of every command; but --first_stage is what is measured here, not a part of the checkpoint."""
+    asked = []
+    monkeypatch.setattr(
+        checkpoints,
+        "open_checkpoint",
+        lambda name, options: asked.append((name, options)) or SimpleNamespace(bundle=dict),
+    )
+    flags = ["--raw", "--variant", "fp16", "--prediction_type", "v", "--tokenizer", "words.json"]
+    args = evaluate.parser().parse_args(["--first_stage", "vae", "--images", "photos", *flags])
+    measure_command.open_bundle(args, args.first_stage)
+    options = checkpoints.Options(ema=False, variant="fp16", prediction_type="v", tokenizer="words.json")
+    assert asked == [("vae", options)]
 
 
 def test_weights_that_are_not_there(monkeypatch, tmp_path, folders):
