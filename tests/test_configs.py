@@ -96,7 +96,7 @@ def second_stage_counts(parts: str) -> dict[str, int]:
 
 
 def test_the_whole_zoo_is_here():
-    own = {"shapes_kl_f4", "shapes_text", "folder_kl_f4", "folder_ldm4"} | SHAPES_TASKS
+    own = {"shapes_kl_f4", "shapes_text", "folder_kl_f4", "folder_ldm4", "folder_superres"} | SHAPES_TASKS
     assert {p.stem for p in CONFIGS} >= FIRST_STAGES.keys() | SECOND_STAGES.keys() | own
 
 
