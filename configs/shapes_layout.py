@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
             head_dim=32,
         ),
         condition_dropout=0.1,
-        model=base.SHAPES_UNET,
+        model=dict(base.SHAPES_UNET, coordinates=True),
         data=dict(annotations=True),
         total_steps=4000,
         sampling=dict(num_steps=50, guidance_scale=2.0),

@@ -96,6 +96,8 @@ def bundle_parts(checkpoint: Checkpoint) -> dict[str, dict]:
 
 def compvis_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     """The original's one file: UNet, first stage, conditioner and the buffers of its schedule; or a first stage alone."""
+    if checkpoint.config.get("model", {}).get("coordinates"):
+        raise ValueError("model.coordinates is True, expected False in the original's layout; write a bundle")
     params, config = checkpoint.params, checkpoint.config
     first_stage = params.get("first_stage", {})
     tensors = layout.lazy_to_torch(first_stage, compvis_first_stage.autoencoder_entries(first_stage))

@@ -413,6 +413,7 @@ def _check_expressible(model: Mapping[str, Any], conditional: bool) -> None:
         "conv_resample": True,
         "n_embed": None,
         "disable_middle_self_attention": False,
+        "coordinates": False,
     }.items():
         if model.get(field, only) != only:
             refuse("model", field, model[field], f"{only} in diffusers")

@@ -60,6 +60,8 @@ class UNet(nn.Module):
     disable_middle_self_attention: the same for the middle.
     new_attention_order: channel order of AttentionBlock's qkv.
     n_embed: the head gives n_embed codebook logits instead of out_channels.
+    coordinates: two more input channels, in which every cell finds its own place (Liu et al. 2018, CoordConv,
+      arXiv:1807.03247): y and x from -1 to 1. Without them, cells know of it by the padding at the border alone.
     remat: recompute residual and attention blocks in the backward pass.
     dtype: of the computation; parameters, group norm statistics and softmax are float32.
     A fresh UNet gives exactly 0 (without n_embed): its last convolution starts at zero, as all branches do.
@@ -90,6 +92,7 @@ class UNet(nn.Module):
     new_attention_order: bool = False
     n_embed: int | None = None
     num_groups: int = 32
+    coordinates: bool = False
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -137,6 +140,8 @@ class UNet(nn.Module):
             return self._attention(name, h, level, sites, cond.context, control)
 
         x_in = x if cond.concat is None else jnp.concatenate([x, cond.concat.astype(x.dtype)], axis=-1)
+        if self.coordinates:
+            x_in = jnp.concatenate([x_in, coordinates(x_in)], axis=-1)
         h = Conv(self.channels, dtype=self.dtype, name="conv_in")(x_in)
         skips = [h]
         for level in range(levels):
@@ -315,6 +320,13 @@ class UNet(nn.Module):
                     f"UNet: cond.context has shape {c.shape}, expected ({b}, L, {self.context_dim}) or one such "
                     "per cross-attention site"
                 )
+
+
+def coordinates(x: Array) -> Array:
+    """[B, h, w, 2] of x [B, h, w, c]: (y, x) of each cell's centre, from -1 to 1."""
+    b, h, w, _ = x.shape
+    y, x_ = jnp.meshgrid((2 * jnp.arange(h) + 1) / h - 1, (2 * jnp.arange(w) + 1) / w - 1, indexing="ij")
+    return jnp.broadcast_to(jnp.stack([y, x_], axis=-1).astype(x.dtype), (b, h, w, 2))
 
 
 def _at(value, level: int):

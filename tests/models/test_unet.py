@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.control import Control
-from ldm_jax.models.unet import UNet, apply_unet, site_table
+from ldm_jax.models.unet import UNet, apply_unet, coordinates, site_table
 from ldm_jax.types import Cond
 
 # these programs run once: compiling them well would take longer than running them badly
@@ -246,3 +246,24 @@ def test_errors(fields, cond, message):
     with pytest.raises(ValueError, match=message):
         unet = UNet(**(SMALL | fields))
         jax.eval_shape(lambda: unet.init(jax.random.key(0), X, T, cond))
+
+
+def test_coordinates_tell_each_cell_its_place():
+    """Two channels more, from -1 to 1 whatever the size; with their weights zero, the network without them."""
+    unet = UNet(**TINY | dict(coordinates=True))
+    plain = UNet(**TINY)
+    params = random_params(plain, X, T, COND)
+    kernel = params["conv_in"]["kernel"]
+    extended = dict(params, conv_in=dict(params["conv_in"]))
+
+    def run(more):
+        extended["conv_in"]["kernel"] = jnp.concatenate([kernel, more], axis=2)
+        return np.asarray(jit(apply_unet, static_argnums=0)(unet, extended, X, T, COND)[0])
+
+    more = jnp.zeros((3, 3, 2, kernel.shape[-1]))
+    without = np.asarray(jit(apply_unet, static_argnums=0)(plain, params, X, T, COND)[0])
+    np.testing.assert_allclose(run(more), without, rtol=1e-6, atol=1e-6)
+    assert np.abs(run(more.at[1, 1].set(1.0)) - without).max() > 1e-3
+    y, x = np.moveaxis(np.asarray(coordinates(jnp.zeros((1, 2, 4, 3))))[0], -1, 0)
+    np.testing.assert_allclose(y, [[-0.5] * 4, [0.5] * 4])
+    np.testing.assert_allclose(x, [[-0.75, -0.25, 0.25, 0.75]] * 2)
