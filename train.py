@@ -64,6 +64,9 @@ class Job(NamedTuple):
     batches: Callable[[int], Iterator]  # start_step -> host batches of this process
     preview: Callable[[TrainState], dict[str, np.ndarray]]  # pictures of the state, uint8
     learning_rate: Callable[[int], Any]  # of an optimizer step
+    class_names: list[str] | None = (
+        None  # of the labels that the model is conditioned on, where the data have names
+    )
 
 
 def main(argv):
@@ -85,6 +88,8 @@ def train(config: dict, workdir: Path) -> TrainState:
     check_config(config)
     check_workdir(workdir, config)
     job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir)
+    if job.class_names and not config.get("class_names"):
+        config = dict(config, class_names=job.class_names)
     checkpoint.write_json(workdir / "config.json", config)
 
     # Resume: the newest readable checkpoint in the workdir, else the fresh state.
@@ -325,6 +330,8 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
     check_sampling(config.get("sampling", {}), system.schedule.num_timesteps)
     if system.tokenizer is not None:
         system.tokenizer.save(str(workdir / "tokenizer.json"))
+    labelled = {"class_labels", "layouts"} & set(system.takes)
+    class_names = list(getattr(source, "class_names", ())) if labelled else None
     source, scale_factor = measure_latents(config, workdir, system, frozen, source, crop)
     frozen["scale_factor"] = jnp.float32(scale_factor)
 
@@ -338,7 +345,8 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
 
     params = system.init(init_key(config))
     if config.get("init_from"):
-        params, notes = start_from(params, open_checkpoint(config["init_from"]).bundle().params)
+        opened = open_checkpoint(config["init_from"]).bundle().params
+        params, notes = start_from(params, opened, config.get("freeze") or ())
         log.info("init_from %r: %s", config["init_from"], notes)
     options = config.get("loss", {})
     if options.get("learn_logvar"):
@@ -350,7 +358,8 @@ def diffusion_job(config: dict, workdir: Path) -> Job:
     step = diffusion_step.make_step(diffusion_objective(config, system), tx, config.get("ema_decay", 0.9999))
     state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
     preview = preview_of(config, system, frozen, source, conditions)
-    return Job(state, step, frozen, batches_of(config, source, transform), preview, learning_rate)
+    batches = batches_of(config, source, transform)
+    return Job(state, step, frozen, batches, preview, learning_rate, class_names)
 
 
 def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):

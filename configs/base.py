@@ -296,7 +296,6 @@ TINY_CONDITIONING = {
 }
 # Where the shapes world has no such annotation, something of its shape.
 TINY_FIELDS = {
-    "layout": dict(layout=dict(name="integer", below=8192, shape=[92])),
     "superres": dict(low_res=dict(name="low_res", factor=4)),
     "inpaint": dict(mask=dict(name="mask", full=0.0)),
     "retrieval": dict(embeddings=dict(name="unit_vectors", shape=[11, 8])),

@@ -13,7 +13,7 @@ from ldm_jax.data.shapes_world import CLASS_NAMES
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = base.shapes(
+    return base.shapes(
         "shapes_class",
         arg,
         conditioning=dict(name="class_label", num_classes=len(CLASS_NAMES), width=128),
@@ -23,5 +23,3 @@ def get_config(arg: str = "") -> ConfigDict:
         total_steps=2500,
         sampling=dict(num_steps=50, guidance_scale=2.0),
     )
-    c.class_names = list(CLASS_NAMES)
-    return c

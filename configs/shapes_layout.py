@@ -14,7 +14,7 @@ from ldm_jax.data.shapes_world import CLASS_NAMES
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = base.shapes(
+    return base.shapes(
         "shapes_layout",
         arg,
         conditioning=dict(
@@ -33,5 +33,3 @@ def get_config(arg: str = "") -> ConfigDict:
         total_steps=4000,
         sampling=dict(num_steps=50, guidance_scale=2.0),
     )
-    c.class_names = list(CLASS_NAMES)
-    return c

@@ -12,7 +12,7 @@ from configs import base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = base.shapes(
+    return base.shapes(
         "shapes_superres",
         arg,
         conditioning=dict(name="superres"),
@@ -22,4 +22,3 @@ def get_config(arg: str = "") -> ConfigDict:
         sampling=dict(num_steps=50),
         init_from=None,
     )
-    return c

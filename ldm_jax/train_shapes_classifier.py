@@ -4,7 +4,7 @@
 
 leaves weights.safetensors (float16), classifier.json (how it was made, how often it is right) and reference.npz, the
 statistics that shapes-FID compares with. It learns from the splits `train` and `unseen`, since it has to know the pairs
-that a model must not see, and is scored on `test`. Two cores take minutes.
+that a model must not see, and is scored on `test`. Two cores take well under an hour.
 """
 
 import argparse

@@ -7,7 +7,7 @@ Stable Diffusion's inpainting and depth models began with the weights of the tex
 an option and other parameters that do not fit are an error; here the first ones are kept, and what does not fit is told.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ FIRST_CONVOLUTION = ("unet", "conv_in", "kernel")  # [k, k, channels of x and th
 SHOWN = 3  # names in the notes
 
 
-def start_from(params: PyTree, opened: PyTree) -> tuple[PyTree, str]:
+def start_from(params: PyTree, opened: PyTree, needed: Sequence[str] = ()) -> tuple[PyTree, str]:
     """(params with what `opened` has under the same names and shapes, one line that says what was taken).
 
     params: fresh, {'unet': …, 'conditioner': …} of arrays; its structure, shapes and dtypes are kept.
@@ -30,7 +30,8 @@ def start_from(params: PyTree, opened: PyTree) -> tuple[PyTree, str]:
     the others are zero, so that the model predicts what the other one does, whatever the added channels hold.
     A model with several kinds of conditioning has a level of names more, their kinds'; across it a parameter counts as
     the same if there is one alone that does.
-    Raises: ValueError if nothing of `opened` fits.
+    needed: parts, such as 'conditioner' or 'conditioner/clip', of which nothing may be left fresh: those that are frozen.
+    Raises: ValueError if nothing of `opened` fits, or something is missing that is needed.
     """
     fresh, given = flatten(params), {path: as_tensor(leaf) for path, leaf in flatten(opened).items()}
     started, taken, extended, left = {}, 0, [], []
@@ -50,6 +51,12 @@ def start_from(params: PyTree, opened: PyTree) -> tuple[PyTree, str]:
         raise ValueError(
             f"nothing to start from: none of the {len(fresh)} parameters, such as {', '.join(map(_name, list(fresh)[:SHOWN]))}, "
             f"fits one of the {len(given)} given, such as {', '.join(map(_name, list(given)[:SHOWN])) or 'none'}"
+        )
+    missing = [name for name in left if any(name.startswith(f"{part}/") for part in needed)]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} frozen parameters, such as {', '.join(missing[:SHOWN])}, are not in what the model starts from, and "
+            "would stay random; expected all of them"
         )
     return _like(params, started), _told(taken, extended, left)
 

@@ -14,6 +14,7 @@ from PIL import Image
 import train
 from ldm_jax import grid, pipeline
 from ldm_jax.convert import sections
+from ldm_jax.data.shapes_world import CLASS_NAMES
 from ldm_jax.examples import conditions_of
 from ldm_jax.system import make_first_stage, make_system
 from ldm_jax.workdir import check_config
@@ -174,6 +175,8 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     shown_layouts = {"layouts_00000002.png"} if "layout" in sections.kinds(config["conditioning"]) else set()
     assert set(pictures) == {"samples_00000002.png"} | shown_layouts
     model, source = pipeline.load(str(workdir)), train.open_source(config)
+    named = {"class_labels", "layouts"} & set(model.system.takes)
+    assert model.config.get("class_names") == (list(CLASS_NAMES) if named else config.get("class_names"))
     conditions = conditions_of(config, model.system, source, train.image_transform(config))
     given: dict[str, list] = {}
     for i in range(8):

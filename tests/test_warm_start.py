@@ -128,3 +128,15 @@ def test_only_what_fits_is_read_and_dtypes_are_the_fresh_ones():
 def test_nothing_at_all_that_fits_is_an_error(opened):
     with pytest.raises(ValueError, match="nothing to start from: none of the 1 parameters, such as unet/a"):
         start_from(tree(**{"unet/a": (2,)}), opened)
+
+
+def test_what_is_frozen_may_not_stay_random():
+    fresh = {"unet": {"a": np.zeros(2, np.float32)}, "conditioner": {"clip": {"b": np.zeros(3, np.float32)}}}
+    opened = {"unet": {"a": np.ones(2)}}
+    assert "1 left fresh: conditioner/clip/b" in start_from(fresh, opened)[1]
+    with pytest.raises(
+        ValueError,
+        match="1 frozen parameters, such as conditioner/clip/b, are not in what the model starts from",
+    ):
+        start_from(fresh, opened, ["conditioner/clip"])
+    start_from(fresh, opened | {"conditioner": {"clip": {"b": np.ones(3)}}}, ["conditioner/clip"])

@@ -33,6 +33,7 @@ class ShapesSource:
     def __init__(self, split: str, num_scenes: int, seed: int, annotations: bool, max_objects: int):
         self.split, self.num_scenes, self.seed, self.annotations = split, num_scenes, seed, annotations
         self.max_objects = max_objects
+        self.class_names = list(world.CLASS_NAMES)
 
     def __len__(self) -> int:
         return self.num_scenes
