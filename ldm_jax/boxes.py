@@ -1,8 +1,8 @@
-"""Layouts as pictures: boxes with the names of what they hold, on a picture or on white.
+"""Layouts as pictures: boxes with the names of what they hold.
 
 Decides colours, letters and lines. What a layout is: conditioning/layout.py. Source: what the original's plot of a layout shows
-(plot of ObjectsBoundingBoxConditionalBuilder in taming-transformers): a colour for each object, its class and flags, and the crop
-in grey; drawn with PIL.
+(plot of ObjectsBoundingBoxConditionalBuilder in taming-transformers): a colour for each object, its class and flags; drawn
+with PIL on the picture itself, where the original has a white canvas with the crop in grey.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from ldm_jax.conditioning.layout import FLAGS, WHOLE
 
 # matplotlib's tab10
 COLOURS = (
@@ -24,9 +26,6 @@ COLOURS = (
     (188, 189, 34),
     (23, 190, 207),
 )
-GREY = (150, 150, 150)
-FLAGS = ("group", "occluded", "depiction", "inside")
-WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 def caption(layout: Mapping[str, Any], number: int, names: Sequence[str] | None) -> str:
@@ -37,9 +36,7 @@ def caption(layout: Mapping[str, Any], number: int, names: Sequence[str] | None)
     return f"{name} ({','.join(told)})" if told else name
 
 
-def _canvas(image: np.ndarray | None, size: int) -> Image.Image:
-    if image is None:
-        return Image.new("RGB", (size, size), (255, 255, 255))
+def _canvas(image: np.ndarray, size: int) -> Image.Image:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(
             f"boxes: the image is {image.dtype} of shape {image.shape}, expected uint8 [H, W, 3]"
@@ -71,12 +68,12 @@ def _write(
 
 
 def draw(
-    image: np.ndarray | None, layout: Mapping[str, Any], names: Sequence[str] | None = None, size: int = 512
+    image: np.ndarray, layout: Mapping[str, Any], names: Sequence[str] | None = None, size: int = 512
 ) -> np.ndarray:
     """[H', W', 3] uint8 with a longer side of `size` pixels: the boxes of a layout with their names.
 
     image: [H, W, 3] uint8 of any size, what the layout's crop shows of the picture; boxes are cut off at its edge, and objects
-    beyond it are left out. None: a white square for the whole picture, with the crop as a grey rectangle.
+    beyond it are left out.
     names: of the labels; None writes their numbers.
 
     Raises: ValueError for another kind of image, or size < 32.
@@ -86,12 +83,9 @@ def draw(
     canvas = _canvas(image, size)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(10, size // 28))
     crop = WHOLE if layout.get("crop") is None else layout["crop"]
-    frame, line = (WHOLE if image is None else crop), max(2, size // 160)
-    if image is None and tuple(crop) != WHOLE:
-        pen.rectangle(_extent(crop, WHOLE, canvas), outline=GREY, width=line)
-    shown = []
+    shown, line = [], max(2, size // 160)
     for number, box in enumerate(layout["boxes"]):
-        extent, colour = _extent(box, frame, canvas), COLOURS[number % len(COLOURS)]
+        extent, colour = _extent(box, crop, canvas), COLOURS[number % len(COLOURS)]
         if extent[0] < extent[2] and extent[1] < extent[3]:
             pen.rectangle(extent, outline=colour, width=line)
             shown.append((extent[:2], caption(layout, number, names), colour))

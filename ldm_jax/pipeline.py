@@ -89,8 +89,8 @@ class LatentDiffusion:
         for strength < 1 alone. There, and in models that take images and masks, known pixels of the result are the given
         bytes (floats: the nearest ones).
         tile: side in pixels, a multiple of system.cell, of the overlapping tiles in which pictures larger than that are encoded,
-        denoised and decoded, in about the memory of one; None: in one piece. The first stage answers as it would untiled
-        (tiled_first_stage.py), the network does not see past a tile (tiled.py).
+        denoised and decoded; None: in one piece. The network runs in the memory of one tile and does not see past it (tiled.py); the
+        first stage answers as it would untiled, in the memory of a few and of its coarsest level (tiled_first_stage.py).
 
         Returns: [N, H, W, 3] uint8. Raises: ValueError for a value that is out of range or not known.
         """

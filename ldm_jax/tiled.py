@@ -1,8 +1,8 @@
-"""Large pictures tile by tile: encode, denoise and decode whose memory is that of one tile, blended where tiles overlap.
+"""Large pictures tile by tile: where tiles lie, and denoising one after the other, blended where they overlap.
 
-Decides where tiles lie, how their pixels are weighted, and how what they give is blended. Knows no network: it is handed
-functions, calls each with arrays of one shape only, and never looks inside. All lengths are in latent cells, so that one
-geometry serves the three stages.
+Decides where tiles lie, how their cells are weighted or owned, and how what they give is put together. Knows no network: it is
+handed functions, calls each with arrays of one shape only, and never looks inside. All lengths are in latent cells, so that one
+geometry serves denoising and the first stage (tiled_first_stage.py, whose tiles are not blended).
 Source: the patches of Rombach et al. 2022 (arXiv:2112.10752) section 4.3.2 as CompVis/latent-diffusion@a506df5
 ldm/models/diffusion/ddpm.py has them (`split_input_params`). Unlike there, the border is covered for every size, and tiles,
 pictures and factors need be neither square nor equal.
@@ -68,11 +68,6 @@ class Geometry(NamedTuple):
             total[y : y + self.height, x : x + self.width] += weight
         return total
 
-    def shares(self, height: int, width: int) -> np.ndarray:
-        """[tiles, height and width of a tile] float32: the weights in their total, exactly 1 where there is no other tile."""
-        weight, total = weights(self.height, self.width), self.total(height, width)
-        return np.stack([weight / self.window(total, k) for k in range(len(self.places))])
-
     def window(self, picture: np.ndarray, k: int) -> np.ndarray:
         """Tile k of a picture [H, W, ...], a view."""
         y, x = self.places[k]
@@ -105,75 +100,28 @@ def _depth(start: int, tile: int, length: int) -> np.ndarray:
     return np.minimum(cells if start else far, cells[::-1] if start + tile < length else far)
 
 
-def decode(
-    decode_fn: Callable, latents: Array, *, tile: int, overlap: int, factor: int, batch_size: int = 4
-) -> np.ndarray:
-    """Latents [B, h, w, c] -> images [B, h factor, w factor, C] float32, decoded in tiles.
-
-    decode_fn: [n, min(tile, h), min(tile, w), c] float32 -> [n, (that) factor, (that) factor, C], called with one n alone, at most
-      batch_size, so that it compiles once.
-    tile, overlap: in latent cells. One tile is decode_fn itself, bit for bit.
-    A convolutional decode_fn gives what it would untiled wherever no tile's border inside of the picture is within its reach. Norms
-    and attention see one tile: with the shipped autoencoder on 192 x 256 pixels the difference to untiled is 3 of 255 in the mean
-    and up to 122 in tiles of 16 cells, 2 and up to 47 in tiles of 32. tiled_first_stage.py does not have it, but takes longer.
-    Raises: ValueError as `tiles`, and for what decode_fn gives in another size.
-    """
-    latents = np.asarray(latents, np.float32)
-    height, width = latents.shape[1:3]
-    cut = geometry(height, width, tile, overlap)
-    return in_tiles(decode_fn, latents, cut, cut.times(factor), (height * factor, width * factor), batch_size)
-
-
-def encode(
-    encode_fn: Callable, images: Array, *, tile: int, overlap: int, factor: int, batch_size: int = 4
-) -> np.ndarray:
-    """Images [B, H, W, C] -> what encode_fn makes of them, [B, H / factor, W / factor, c] float32, in tiles.
-
-    encode_fn: [n, th factor, tw factor, C] float32 -> [n, th, tw, c] with th, tw = min(tile, H / factor), min(tile, W / factor):
-      posterior modes or moments (the original's distributions cannot be blended, so its tiled encode fails for KL). Called as
-      `decode` calls its own.
-    tile, overlap: in latent cells (the original's encode counts them in pixels).
-    Raises: ValueError as `decode`, and for H or W that factor does not divide.
-    """
-    images = np.asarray(images, np.float32)
-    height, width = images.shape[1:3]
-    if height % factor or width % factor:
-        raise ValueError(f"images: got {height} x {width} pixels, expected multiples of {factor}")
-    size = (height // factor, width // factor)
-    cut = geometry(*size, tile, overlap)
-    return in_tiles(encode_fn, images, cut.times(factor), cut, size, batch_size)
-
-
 def in_tiles(
     fn: Callable,
     values: np.ndarray,
     cut: Geometry,
     paste: Geometry,
     size: tuple[int, int],
+    shares: np.ndarray,
     batch_size: int,
-    shares: np.ndarray | None = None,
 ) -> np.ndarray:
     """sum(share fn(tile)), [B, *size, C] float32: tiles are cut from values [B, H, W, c] by `cut` and put down by `paste`.
 
-    fn and batch_size: as in `decode`. shares: [tiles, height and width of `paste`], which sum to 1 at each cell; None: the shares
-    of `weights` in their sum.
-    Raises: ValueError for a batch_size below 1, and for a tile that fn gives in another size.
+    fn: [n, height, width of cut, c] -> [n, height, width of paste, C], called with one n alone, at most batch_size, so that it
+      compiles once and holds no more on the device; values and the result are the host's.
+    shares: [tiles, height and width of `paste`], which sum to 1 at each cell.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-    shares = paste.shares(*size) if shares is None else shares
     jobs = [(i, k) for i in range(len(values)) for k in range(len(cut.places))]
     number, out = min(batch_size, len(jobs)), None
     for start in range(0, len(jobs), number):
         now = jobs[start : start + number]
         padded = now + now[-1:] * (number - len(now))  # of the same shape as the others
-        given = np.stack([cut.window(values[i], k) for i, k in padded])
-        made = np.asarray(fn(given), np.float32)
-        if made.shape[:3] != (number, paste.height, paste.width):
-            raise ValueError(
-                f"a tile of {cut.height} x {cut.width} became {list(made.shape)}, expected "
-                f"[{number}, {paste.height}, {paste.width}, channels]"
-            )
+        made = np.asarray(fn(np.stack([cut.window(values[i], k) for i, k in padded])), np.float32)
+        assert made.shape[:3] == (number, paste.height, paste.width), made.shape
         if out is None:
             out = np.zeros((len(values), *size, made.shape[-1]), np.float32)
         for (i, k), one in zip(now, made[: len(now)], strict=True):

@@ -1,9 +1,10 @@
 """A first stage in tiles that answers as it would untiled: its norms and its attention see the whole picture.
 
 A GroupNorm of a tile has the tile's statistics and not the picture's, and the attention in the middle does not see past the
-tile. Blending cannot undo that (tiled.py says by how much). Here the coarse part, the resolution of the attention, runs whole
-(its queries some at a time), and only the fine part, convolutions and norms, runs in tiles: one norm after the other is measured
-over all tiles, each under the statistics of those before it. The price is time: a pass over the tiles for each norm of the fine part.
+tile. Blending by the original's weights cannot undo that: the shipped autoencoder's decoded pixels differ from the untiled by up
+to 122 of 255 in tiles of 16 cells. Here the coarse part, the resolution of the attention, runs whole (its queries some at a time),
+and only the fine part, convolutions and norms, runs in tiles: one norm after the other is measured over all tiles, each under the
+statistics of those before it. The price is time: a pass over the tiles for each norm of the fine part.
 With the shipped autoencoder on 188 x 244 pixels in tiles of 16 or 24 cells, the largest difference to untiled of any pixel is, in
 255ths, 6 at an overlap of 4 (at the seams; 0.05 two cells away from them), 0.06 at 6 and less than 0.0005 at 8.
 
@@ -28,7 +29,7 @@ from ldm_jax.system import FirstStage
 from ldm_jax.types import Array, PyTree
 
 TOWERS = {"encode": "encoder", "decode": "decoder"}
-MAX_LOGITS = 2**24  # of attention at a time: 64 MiB
+MAX_LOGITS = 2**22  # of attention at a time: 16 MiB, and as much for their softmax
 
 
 class Child(NamedTuple):
@@ -45,11 +46,15 @@ class TiledFirstStage:
 
     tile, overlap: in latent cells. An overlap of None is the convolutions' reach on both sides, 4 num_res_blocks + 6 cells at
       most, but no more than half a tile. batch_size: how many tiles are computed at a time.
-    Memory on the device: the fine part's for batch_size tiles, and the coarse part's for the picture, which has 1 / factor^2 of
-    its positions (a first stage with attention at the pixels' own resolution is all coarse).
+    Memory on the device: the fine part's is bounded by batch_size tiles, whatever the picture. The coarse part's grows with the
+    picture: less than eight float32 arrays of its cells x channels (its positions are 1 / factor^2 of the pixels where attention
+    is at the latents' resolution; a first stage with attention at the pixels' own is all coarse), or 8 MAX_LOGITS bytes more where
+    those are small. With the shipped autoencoder on 2048 x 2048 pixels in tiles of 64 cells XLA's temporary memory is 192 MiB
+    (coarse) and 128 MiB (fine) to decode, 224 and 64 to encode; untiled 1792 and 768, the logits of attention not counted.
+    On the host: the picture, and what the coarse part takes or gives.
     Time: about (norms of the fine part) / 2 + 1 passes over the tiles, and attention's, which is quadratic in the cells, tiled or not.
     A picture that one tile covers is passed to the first stage itself, and so is any with the identity.
-    Raises: ValueError as tiled.tiles.
+    Raises: ValueError as tiled.tiles, and for a batch_size below 1.
     """
 
     def __init__(
@@ -60,6 +65,8 @@ class TiledFirstStage:
             # position far, which are half a cell, a quarter, ...: less than 2 num_res_blocks + 3 cells together.
             overlap = min(4 * getattr(first_stage.module, "num_res_blocks", 0) + 6, tile // 2)
         tiled.tiles(tile, tile, overlap)
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
         self.first_stage, self.tile, self.overlap, self.batch_size = first_stage, tile, overlap, batch_size
         self._encode = jax.jit(lambda params, images: first_stage.encode(params, images))
         self._decode = jax.jit(lambda params, z: first_stage.decode(params, z))
@@ -155,7 +162,7 @@ class TiledFirstStage:
             partial(part, statistics=statistics),
             tuple(length * paste.height // cut.height for length in values.shape[1:3]),
         )
-        return tiled.in_tiles(part, values, cut, paste, size, self.batch_size, shares)
+        return tiled.in_tiles(part, values, cut, paste, size, shares, self.batch_size)
 
     def _batches(self, values: np.ndarray, cut: tiled.Geometry) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(tiles [n, th, tw, C], which they are [n]), all of one n; the last are filled up with the last tile."""

@@ -1,4 +1,4 @@
-"""Tiles: they cover every size, their weights are a partition of unity, and what they give is what the whole would."""
+"""Tiles: they cover every size, each cell belongs to one, and what they give is what the whole would."""
 
 import jax
 import jax.numpy as jnp
@@ -80,15 +80,13 @@ def test_weights_are_the_originals():
 
 
 @pytest.mark.parametrize(("length", "tile", "overlap"), LENGTHS)
-def test_shares_and_owners_are_partitions_of_unity(length, tile, overlap):
+def test_every_cell_has_one_owner(length, tile, overlap):
     height, width = length, 9
     cut = tiled.geometry(height, width, tile, overlap)
-    for parts in (cut.shares(height, width), cut.owned(height, width)):
-        total = np.zeros((height, width))
-        for k, part in enumerate(parts):
-            cut.window(total, k)[...] += part
-        np.testing.assert_allclose(total, 1, atol=1e-6)
-    assert set(np.unique(cut.owned(height, width))) <= {0.0, 1.0}
+    total, owned = np.zeros((height, width)), cut.owned(height, width)
+    for k, part in enumerate(owned):
+        cut.window(total, k)[...] += part
+    assert (total == 1).all() and set(np.unique(owned)) <= {0.0, 1.0}
 
 
 def test_a_cell_belongs_to_the_tile_that_holds_it_deepest():
@@ -101,71 +99,32 @@ def test_a_cell_belongs_to_the_tile_that_holds_it_deepest():
 )
 def test_the_identity_gives_back_what_was_put_in(height, width, tile, overlap):
     latents = noise(2, height, width, 3)
-    out = tiled.decode(lambda z: z, latents, tile=tile, overlap=overlap, factor=1)
-    np.testing.assert_allclose(out, latents, atol=1e-6)
-    np.testing.assert_allclose(
-        tiled.encode(lambda x: x, latents, tile=tile, overlap=overlap, factor=1), latents, atol=1e-6
-    )
     model_fn = tiled.tile_model_fn(lambda x, t, cond, control: (x, {}), tile=tile, overlap=overlap)
     out, taps = jax.jit(lambda x: model_fn(x, jnp.zeros(2, jnp.int32), Cond()))(latents)
     assert taps == {}
     np.testing.assert_allclose(out, latents, atol=1e-6)
 
 
-def test_factor_and_channels_of_decode_and_encode():
-    """Cells become 4 x 4 pixels of two channels of their own, and back by the mean: pointwise, so exact everywhere."""
-    latents = noise(1, 11, 19, 1)
+def test_tiles_are_put_down_larger_or_smaller_than_they_were_cut():
+    """Cells become 4 x 4 pixels of two channels of their own, and back by the mean: pointwise, so exact; calls have one shape."""
+    latents, cut, seen = noise(2, 11, 19, 1), tiled.geometry(11, 19, 8, 3), set()
+    pixels, owned = cut.times(4), cut.owned(11, 19)
 
-    def decode_fn(z):
+    def enlarge(z):
+        seen.add(z.shape)
         return np.concatenate([z, 2 * z], -1).repeat(4, 1).repeat(4, 2)
 
-    def encode_fn(x):
+    def shrink(x):
         n, height, width, c = x.shape
         return x.reshape(n, height // 4, 4, width // 4, 4, c).mean((2, 4))
 
-    images = tiled.decode(decode_fn, latents, tile=8, overlap=3, factor=4)
-    np.testing.assert_allclose(images, decode_fn(latents), atol=1e-6)
-    back = tiled.encode(encode_fn, images, tile=8, overlap=3, factor=4)
-    np.testing.assert_allclose(back, np.concatenate([latents, 2 * latents], -1), atol=1e-6)
-
-
-def test_a_convolution_is_exact_away_from_seams_and_finite_everywhere():
-    latents, decode_fn = noise(2, 21, 34, 2), jax.jit(lambda z: blur(z, 2).repeat(2, 1).repeat(2, 2))
-    out = tiled.decode(decode_fn, latents, tile=12, overlap=6, factor=2)
-    difference = np.abs(out - np.asarray(decode_fn(latents))).max((0, 3))
-    away = far(21, 34, tiled.geometry(21, 34, 12, 6), 2).repeat(2, 0).repeat(2, 1)
-    assert np.isfinite(out).all() and 0.1 < away.mean() < 1
-    assert difference[away].max() < 1e-4 < difference[~away].max()
-
-
-def test_one_tile_is_the_function_itself():
-    latents = noise(3, 6, 9, 2)
-    out = tiled.decode(blur, latents, tile=9, overlap=2, factor=1, batch_size=3)
-    np.testing.assert_array_equal(out, blur(latents))
-
-
-def test_a_2048_x_2048_decode_sees_tiles_of_one_shape_only():
-    """What is alive on the device is bounded by the tiles of one call, whatever the size of the picture."""
-    seen = set()
-
-    def decode_fn(z):
-        seen.add(z.shape)
-        return z[..., :3].repeat(8, 1).repeat(8, 2)
-
-    out = tiled.decode(decode_fn, np.ones((1, 256, 256, 4)), tile=40, overlap=8, factor=8, batch_size=3)
-    assert out.shape == (1, 2048, 2048, 3) and out.dtype == np.float32
-    assert seen == {(3, 40, 40, 4)}
-    np.testing.assert_allclose(out, 1, atol=1e-6)
-
-
-def test_what_is_refused():
-    images = np.zeros((1, 10, 12, 3))
-    with pytest.raises(ValueError, match="10 x 12 pixels, expected multiples of 4"):
-        tiled.encode(lambda x: x, images, tile=2, overlap=1, factor=4)
-    with pytest.raises(ValueError, match="became"):
-        tiled.decode(lambda z: z, images, tile=4, overlap=1, factor=2)
-    with pytest.raises(ValueError, match="batch_size"):
-        tiled.decode(lambda z: z, images, tile=4, overlap=1, factor=1, batch_size=0)
+    expected = np.concatenate([latents, 2 * latents], -1)
+    shares = owned.repeat(4, 1).repeat(4, 2)
+    images = tiled.in_tiles(enlarge, latents, cut, pixels, (44, 76), shares, 5)
+    np.testing.assert_array_equal(images, expected.repeat(4, 1).repeat(4, 2))
+    assert images.dtype == np.float32 and seen == {(5, 8, 8, 1)}
+    back = tiled.in_tiles(shrink, images, pixels, cut, (11, 19), owned, 3)
+    np.testing.assert_allclose(back, expected, atol=1e-6)
 
 
 def network(x, t, cond, control):

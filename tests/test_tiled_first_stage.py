@@ -65,6 +65,62 @@ def test_other_arrangements_of_attention(options):
     np.testing.assert_allclose(tiles.decode(params, z), expected, atol=1e-4 * np.abs(expected).max())
 
 
+def abstract(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def temporary(lowered):
+    """MiB that XLA holds between what it is given and what it returns."""
+    return lowered.compile().memory_analysis().temp_size_in_bytes / 2**20
+
+
+def recorded(part, seen, held, finest):
+    """In the place of TiledFirstStage's compiled parts: nothing is computed, and zeros are returned.
+
+    seen: every shape of what a part is given is added. held: temporary MiB by that shape are appended, of the parts that make a
+    result and of the one that measures the child `finest`.
+    """
+    outputs = {}
+
+    def instead(params, value, *, statistics=None, owned=None, measured=None, **rest):
+        seen.add(value.shape)
+        if (value.shape, measured) not in outputs:
+            arrays = abstract(dict(statistics=statistics, owned=owned))
+            lowered = part.lower(*abstract((params, value)), **arrays, measured=measured, **rest)
+            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), lowered.out_info)
+            outputs[value.shape, measured] = zeros
+            if measured in (None, finest):
+                held.setdefault(value.shape, []).append(temporary(lowered))
+        return outputs[value.shape, measured]
+
+    return instead
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "coarse", "fine", "finest", "times"),
+    [
+        ("decode", (1, 512, 512, 4), (1, 512, 512, 4), (4, 64, 64, 32), "up_0_block_0", 5),
+        ("encode", (1, 2048, 2048, 3), (1, 512, 512, 32), (4, 256, 256, 3), "down_0_block_0", 2.5),
+    ],
+)
+def test_memory_of_2048_x_2048_pixels(monkeypatch, method, given, coarse, fine, finest, times):
+    """Tiles of one shape and the coarse part's whole are all that is computed on; nothing here runs, XLA says what it would hold.
+
+    `times`: by how much the untiled needs more, though XLA for the CPU does not count the logits of its attention.
+    """
+    first_stage, params = shipped()
+    tiles, seen, held = TiledFirstStage(first_stage, tile=64), set(), {}
+    monkeypatch.setattr(tiles, "_part", recorded(tiles._part, seen, held, finest))
+    out = getattr(tiles, method)(params, np.zeros(given, np.float32))
+    assert out.shape == ((1, 2048, 2048, 3) if method == "decode" else (1, 512, 512, 8))
+    assert seen == {coarse, fine}
+    channels, mib = 32, 2**20  # the most that the shipped autoencoder has
+    assert max(held[fine]) < 5 * (4 * 256**2) * channels * 4 / mib  # four tiles' pixels
+    assert max(held[coarse]) < 8 * 512**2 * channels * 4 / mib
+    whole = jax.jit(getattr(first_stage, method)).lower(abstract(params), abstract(np.empty(given, "f4")))
+    assert temporary(whole) > times * max(*held[fine], *held[coarse])
+
+
 def test_one_tile_and_the_identity_are_the_first_stage_itself():
     first_stage, params = tiny()
     z = np.random.default_rng(0).normal(size=(1, 4, 6, 2)).astype(np.float32)
@@ -77,6 +133,8 @@ def test_one_tile_and_the_identity_are_the_first_stage_itself():
 
 def test_what_is_refused():
     first_stage, _ = tiny()
+    with pytest.raises(ValueError, match="batch_size: got 0"):
+        TiledFirstStage(first_stage, tile=8, batch_size=0)
     with pytest.raises(ValueError, match="overlap < tile"):
         TiledFirstStage(first_stage, tile=8, overlap=8)
     with pytest.raises(ValueError, match="9 x 8, expected multiples"):

@@ -301,9 +301,10 @@ def _cropped(image: np.ndarray, factor: int) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"the image is {image.dtype} of shape {image.shape}, expected uint8 [H, W, 3]")
     height, width = image.shape[:2]
-    if factor != int(factor) or not 1 <= factor <= min(height, width):
+    whole = isinstance(factor, int | np.integer) and not isinstance(factor, bool)
+    if not whole or not 1 <= factor <= min(height, width):
         raise ValueError(
-            f"factor is {factor}, expected a whole number from 1 to the shorter side of the image, which is {height} x {width}"
+            f"factor is {factor!r}, expected an int from 1 to the shorter side of the image, which is {height} x {width}"
         )
     return image[: height - height % factor, : width - width % factor]
 
@@ -317,7 +318,7 @@ def bsrgan(image: np.ndarray, rng: np.random.Generator, *, factor: int = 4) -> n
     """[H, W, 3] uint8 -> [H // factor, W // factor, 3] uint8: two blurs, noise of up to 25 / 255, JPEGs down to quality 30.
 
     The rows and columns beyond a multiple of the factor are cut off. Halving first is for a factor of 4 alone.
-    Raises: ValueError for another dtype or shape, or a factor that is no whole number from 1 to the shorter side.
+    Raises: ValueError for another dtype or shape, or a factor that is no int from 1 to the shorter side.
     """
     return _chain(image, rng, factor, BSRGAN)
 

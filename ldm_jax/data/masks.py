@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 LAMA = {"rectangles": 0.5, "strokes": 0.5}
-STABLE_DIFFUSION = {"rectangles": 0.375, "strokes": 0.375, "full": 0.25}
 
 
 def _check(height: int, width: int) -> None:
@@ -127,8 +126,8 @@ def mixed(
 ) -> np.ndarray:
     """[H, W] float32: of one of the kinds, as often as its weight says (in any unit).
 
-    LAMA, the default, has rectangles and strokes as often as each other; STABLE_DIFFUSION, by the inpainting model's card,
-    a quarter of full masks beside.
+    LAMA, the default, has rectangles and strokes as often as each other. Stable Diffusion's inpainting model, by its card, saw a
+    quarter of full masks beside: dict(rectangles=3, strokes=3, full=2).
     Raises: ValueError for an unknown kind, a negative weight, or no weight above 0.
     """
     _check_kinds(weights)

@@ -26,12 +26,12 @@ class Neighbours:
     """A data base of embeddings.
 
     embeddings: [N, D] float32, each of length 1. img_id: [N], the picture that each is of (its row where the file does
-    not say). patch_coords: [N, ...], where in it, or None. search: which of SEARCHES compares them.
+    not say). search: which of SEARCHES compares them.
     """
 
     def __init__(self, path: str | Path, search: str | None = None):
-        """path: a .npz with `embedding` [N, D] of floats and perhaps img_id [N] and patch_coords [N, ...], a .npy that is
-        the first, or a folder of such .npz files, which are joined in the order of their names.
+        """path: a .npz with `embedding` [N, D] of floats and perhaps img_id [N] (other arrays, as the original's
+        patch_coords, are not read), a .npy that is the first, or a folder of such .npz files, joined in the order of their names.
         search: a key of SEARCHES; None takes the first that is installed.
 
         Raises: ValueError for a file that is not there, has no `embedding`, or has a row that is zero or not finite.
@@ -39,7 +39,6 @@ class Neighbours:
         self.path, found = path, _load(path)
         self.embeddings = found["embedding"]
         self.img_id = found.get("img_id", np.arange(len(self)))
-        self.patch_coords = found.get("patch_coords")
         self.search, self._search = _make_search(self.embeddings, search)
         log.info("%r", self)
 
@@ -94,7 +93,7 @@ class Neighbours:
 
 
 def _load(path: str | Path) -> dict[str, np.ndarray]:
-    """{'embedding': [N, D] float32 of length 1, and 'img_id' and 'patch_coords' where every file of `path` has them}."""
+    """{'embedding': [N, D] float32 of length 1, and 'img_id' where every file of `path` has it}."""
     parts = [_read(file) for file in _files(Path(path).expanduser())]
     widths = sorted({part["embedding"].shape[1] for part in parts})
     if len(widths) > 1:
@@ -123,7 +122,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if isinstance(opened, np.ndarray):
                 found = {"embedding": opened}
             else:
-                known = ("embedding", "img_id", "patch_coords")
+                known = ("embedding", "img_id")
                 found = {name: opened[name] for name in known if name in opened.files}
                 if "embedding" not in found:
                     raise ValueError(

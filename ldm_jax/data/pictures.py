@@ -17,6 +17,7 @@ FITS = ("none", "resize", "crop")
 ARRAYS = (".npy",)
 # How Pillow spreads the values of grey PNGs of 2 and 4 bits over 0 to 255, by the name of its unpacker.
 _SPREAD = {"L;2": 85, "L;4": 17}
+LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")  # formats, by Pillow's names, that may change values
 _WHOLE = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -62,12 +63,13 @@ def read_map(path: str | Path) -> np.ndarray:
     """[H, W] int32: the class of each pixel, which is the pixel's value, in a palette picture its index.
 
     A PNG of 1 to 16 bits or another lossless format, grey or with a palette, or a .npy of integers.
-    Raises: ValueError as read_picture, for JPEG, which changes values, and for colours, which are no classes.
+    Raises: ValueError as read_picture, for formats that change values (LOSSY), for colours, which are no classes, and for
+    numbers that int32 does not hold.
     """
 
     def convert(picture: Image.Image) -> np.ndarray:
-        if picture.format in ("JPEG", "MPO"):
-            raise ValueError("it is a JPEG, which changes pixels, expected a PNG or .npy")
+        if picture.format in LOSSY:
+            raise ValueError(f"its format is {picture.format}, which changes pixels, expected a PNG or .npy")
         return _values(picture, "class")
 
     values = load_array(path, "map") if _is_array(path) else _open(path, "map", convert)
@@ -75,17 +77,24 @@ def read_map(path: str | Path) -> np.ndarray:
         raise ValueError(
             f"map {path}: got {values.dtype} of shape {values.shape}, expected integers (height, width)"
         )
+    limits = np.iinfo(np.int32)
+    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+        raise ValueError(f"map {path}: got {values.min()} to {values.max()}, expected numbers of classes")
     return values.astype(np.int32)
 
 
 def read_depth(path: str | Path) -> np.ndarray:
     """[H, W] float32, in the file's own unit: a grey picture of 8 or 16 bits or of floating point, or a .npy.
 
-    Raises: ValueError as read_picture, or for colours.
+    Raises: ValueError as read_picture, or for colours, or a palette, whose indices are no depths.
     """
-    if _is_array(path):
-        return load_array(path, "depth map")
-    return _open(path, "depth map", lambda picture: _values(picture, "depth").astype(np.float32))
+
+    def convert(picture: Image.Image) -> np.ndarray:
+        if picture.mode == "P":
+            raise ValueError("it has a palette, whose indices are no depths, expected grey")
+        return _values(picture, "depth").astype(np.float32)
+
+    return load_array(path, "depth map") if _is_array(path) else _open(path, "depth map", convert)
 
 
 def fit(picture: np.ndarray, height: int, width: int, how: str) -> np.ndarray:

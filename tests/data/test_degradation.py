@@ -372,8 +372,11 @@ def test_the_picture_stays_in_its_place(chain, most):
     [
         (FLOATS, "bsrgan", 4, r"the image is float32 of shape \(48, 40, 3\), expected uint8 \[H, W, 3\]"),
         (PIXELS[..., 0], "bicubic", 4, r"the image is uint8 of shape \(48, 40\), expected uint8"),
-        (PIXELS, "bsrgan", 0, "factor is 0, expected a whole number from 1"),
-        (PIXELS, "bsrgan_light", 2.5, "factor is 2.5, expected a whole number"),
+        (PIXELS, "bsrgan", 0, "factor is 0, expected an int from 1"),
+        (PIXELS, "bsrgan_light", 2.5, "factor is 2.5, expected an int from 1"),
+        (PIXELS, "bsrgan", 1.0, "factor is 1.0, expected an int from 1"),
+        (PIXELS, "bicubic", True, "factor is True, expected an int from 1"),
+        (PIXELS, "bicubic", "x", "factor is 'x', expected an int from 1"),
         (PIXELS, "cv_area", 41, "factor is 41, .* which is 48 x 40"),
         (PIXELS, "bsrgn", 4, "degradation 'bsrgn' not found; there are: bsrgan, bsrgan_light, pil_nearest"),
     ],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax.conditioning import layout
 from ldm_jax.data import layouts, tfds
 
 TWO = {"boxes": [[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.5, 0.25]], "labels": [3, 7], "group": [True, False]}
@@ -21,6 +22,10 @@ def boxed(height: int, width: int, box) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------- single layouts
+
+
+def test_the_flags_are_those_that_become_tokens():
+    assert layouts.FLAGS == layout.FLAGS  # said twice: data may not import conditioning
 
 
 def test_small_objects_do_not_count():

@@ -98,7 +98,7 @@ def test_strokes_and_their_number_and_turns():
 
 
 def test_a_mixture_has_its_weights():
-    drawn = many("mixed", 400, 24, 24, weights=masks.STABLE_DIFFUSION)
+    drawn = many("mixed", 400, 24, 24, weights=dict(rectangles=3, strokes=3, full=2))
     assert abs(np.mean([m.all() for m in drawn]) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
     ones = many("mixed", 400, 24, 24, weights=dict(rectangle=3, strokes=1))
     # A stroke is hardly ever the rectangle around it.

@@ -150,10 +150,16 @@ def test_maps_that_are_none(tmp_path):
     saved(tmp_path / "colours.png", IMAGE)
     saved(tmp_path / "grey.jpg", IMAGE[..., 0])
     saved(tmp_path / "clear.png", np.concatenate([IMAGE[..., :1]] * 3 + [IMAGE[..., :1]], -1))
+    saved(tmp_path / "grey.webp", IMAGE)
     np.save(tmp_path / "float.npy", np.zeros((2, 2)))
+    np.save(tmp_path / "large.npy", np.array([[2**32 + 1]]))
+    np.save(tmp_path / "unsigned.npy", np.array([[2**64 - 1]], np.uint64))
     for name, said in (
         ("colours.png", "has colours"),
-        ("grey.jpg", "is a JPEG"),
+        ("grey.jpg", "format is JPEG"),
+        ("grey.webp", "format is WEBP"),
+        ("large.npy", "got 4294967297 to 4294967297"),
+        ("unsigned.npy", "got 18446744073709551615"),
         ("clear.png", "transparent"),
         ("float.npy", "expected integers"),
     ):
@@ -171,6 +177,8 @@ def test_depths(tmp_path):
     np.testing.assert_array_equal(pictures.read_depth(png(tmp_path / "16.png", values, 16)), values)
     with pytest.raises(ValueError, match="has colours"):
         pictures.read_depth(saved(tmp_path / "c.png", IMAGE))
+    with pytest.raises(ValueError, match="has a palette, whose indices are no depths"):
+        pictures.read_depth(saved(tmp_path / "p.png", IMAGE[..., 0], "P"))
 
 
 def test_fit():
