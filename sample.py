@@ -10,6 +10,7 @@ training workdir, a .ckpt or .safetensors file of the original's, or a diffusers
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -43,10 +44,13 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--task",
-        help="text, class, layout, semantic, superres, inpaint, img2img, colorize, depth or retrieval; "
+        help="unconditional, text, class, layout, semantic, superres, inpaint, img2img, colorize, depth or retrieval; "
         "by default what the model and what is given are for",
     )
-    add("--prompt", help=f'what to draw; default "{PROMPT}" (text models)')
+    add(
+        "--prompt",
+        help=f'what to draw (text models); default "{PROMPT}" for the task text without --jobs, elsewhere the empty prompt',
+    )
     add("--negative_prompt", help="what guidance leads away from, in the place of the empty prompt")
     add(
         "--class_label",
@@ -121,13 +125,15 @@ def main(argv: list[str] | None = None) -> None:
     for failure in failures:
         print(f"{failure.where}: {failure.error}", file=sys.stderr)
 
+    check_out(args.out, jobs)
+
     # Pictures.
     results = tasks.run(
         model, jobs, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings
     )
     texts = {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
     texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
-    drawn, failed = draw(results, jobs, args, texts, alike, model.config.get("class_names"))
+    drawn, failed = draw(results, jobs, args, texts, alike, model)
     failed += len(failures)
     print(f"{drawn} pictures{' and grid.png' if drawn else ''} in {args.out}, {time.time() - start:.1f} s")
     if failed:
@@ -148,13 +154,29 @@ def find_jobs(args: argparse.Namespace, given: dict, seeds: list[int], model) ->
     return task, *jobs.of_flags(given, seeds, with_masks=task == "inpaint")
 
 
-def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool, names: list | None):
+def check_out(out: str, jobs: list) -> None:
+    """Raises: ValueError if a picture in the folder `out` would be written over a file of a job."""
+    from ldm_jax.jobs import FILES
+
+    names = ["grid", *(job.name for job in jobs)]
+    names += [f"{job.name}_boxes" for job in jobs if "layout" in job.given]
+    written = {os.path.realpath(f"{out}/{name}.png") for name in names}
+    for job in jobs:
+        for field in FILES:
+            file = job.given.get(field)
+            if isinstance(file, str) and os.path.realpath(file) in written:
+                raise ValueError(
+                    f"--out {out}: a picture would be written over {file}, the {field} of job {job.name!r}, expected another folder"
+                )
+
+
+def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool, model):
     """Writes the pictures as they come, those of layouts with their boxes beside them, and the grid of as many as GRID_PIXELS.
 
-    texts: what all have in common. names: of the model's classes. Returns: how many were drawn, and how many failed, which is
+    texts: what all have in common. Returns: how many were drawn, and how many failed, which is
     said on standard error. Raises: the error of one of jobs that are alike.
     """
-    from ldm_jax import boxes, grid, labels
+    from ldm_jax import grid
 
     order = {job.name: i for i, job in enumerate(jobs)}
     out, shown, drawn, failed, pixels = Path(args.out), {}, 0, 0, 0
@@ -171,8 +193,7 @@ def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool
             pixels += result.shape[0] * result.shape[1]
             grid.write_png(out / f"{job.name}.png", result, dict(job.given, **texts, seed=job.seed))
             if "layout" in job.given:
-                layout = labels.layout(job.given["layout"], names)
-                grid.write_png(out / f"{job.name}_boxes.png", boxes.draw(result, layout, names))
+                write_boxes(out / f"{job.name}_boxes.png", result, job, model)
             if pixels <= GRID_PIXELS or not shown:
                 shown[order[job.name]] = result
         bar(drawn + failed, len(jobs))
@@ -181,6 +202,19 @@ def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool
         common = {k: v for k, v in jobs[0].given.items() if all(job.given.get(k) == v for job in jobs)}
         grid.write_png(out / "grid.png", grid.grid(images), dict(common, **texts, seeds=args.seeds))
     return drawn, failed
+
+
+def write_boxes(path: Path, image, job, model) -> None:
+    """Writes the picture with the boxes that the model was told of, or says why its layout has none to show."""
+    from ldm_jax import boxes, grid, labels
+
+    names = model.config.get("class_names")
+    try:
+        layout = labels.told(model.system, job.given["layout"], names)
+    except ValueError as error:
+        print(f"\r{f'{job.where}: no {path.name}: {error}':<100}", file=sys.stderr)
+    else:
+        grid.write_png(path, boxes.draw(image, layout, names))
 
 
 def same_size(images: list):

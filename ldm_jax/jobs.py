@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ldm_jax.data import pictures
 from ldm_jax.data.folder import EXTENSIONS
+from ldm_jax.pipeline import MAX_SEED
 
 # What a job may say. Those of FILES are paths, or in python the arrays themselves (and a layout also its dict).
 FILES = {
@@ -24,7 +25,6 @@ FILES = {
 TEXTS = ("prompt", "negative_prompt")
 NUMBERS = ("strength",)
 WHOLE_NUMBERS = ("seed", "noise_level")
-MAX_SEED = 2**32 - 1
 FIELDS = ("name", "seed", *TEXTS, "class_label", *FILES, "strength", "noise_level", "size")
 _OF_JOB = ("name", "seed")
 
@@ -153,8 +153,8 @@ def of_flags(
 
     given: fields of FIELDS; those of FILES may be folders. Of the files of a job the first in the order of FILES leads,
     a folder before a single file, a mask never; of the other folders it takes the file with the leading one's stem, x.png or
-    x_mask.png. with_masks: the task wants masks. Then x_mask.png beside x.png is no image of its own; without `mask` it is
-    the mask of x.png, as in CompVis/latent-diffusion@a506df5 scripts/inpaint.py.
+    x_mask.png. with_masks: the task wants masks. Then x_mask.png beside x.png is no image of its own; without `mask`, or where
+    that is the images' own folder, it is the mask of x.png, as in CompVis/latent-diffusion@a506df5 scripts/inpaint.py.
     Returns: jobs, and failures for files without a partner.
     Raises: ValueError for a folder that holds none.
     """
@@ -165,9 +165,10 @@ def of_flags(
         return jobs, []
     leaders = [n for n in FILES if n in files and n != "mask"] or ["mask"]
     leader = min(leaders, key=lambda name: not files[name].is_dir())
-    beside = with_masks and "mask" not in files and "image" in files
-    if beside:
-        files["mask"] = files["image"] if files["image"].is_dir() else files["image"].parent
+    beside = False
+    if with_masks and "image" in files:
+        home = files["image"] if files["image"].is_dir() else files["image"].parent
+        beside = files.setdefault("mask", home).resolve() == home.resolve()
     found = _files(files[leader], leader)
     if with_masks and leader == "image" and files["image"].is_dir():
         stems = {file.stem for file in found}

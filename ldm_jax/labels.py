@@ -18,15 +18,25 @@ log = logging.getLogger(__name__)
 def class_label(value: Any, names: Sequence[str] | None = None) -> Any:
     """An int, or a mixture {int: weight} of several classes.
 
-    value: a number, a name, 'red circle:0.5,blue square:0.5', or a mapping {number or name: weight}. names: of all classes,
-    in the order of their numbers. Raises: ValueError for an unknown name or a weight that is no number.
+    value: a number, a name, 'red circle:0.5,blue square:0.5', or a mapping {number or name: weight}; weights of one class are
+    summed. names: of all classes, in the order of their numbers.
+    Raises: ValueError for an unknown name or a weight that is no number.
     """
+    mixture: dict[int, float] = {}
     if isinstance(value, Mapping):
-        return {number(label, names): weight for label, weight in value.items()}
+        for name, weight in value.items():
+            try:
+                share = float(weight)
+            except (TypeError, ValueError, OverflowError):
+                raise ValueError(
+                    f"class_label: {name!r} has the weight {weight!r}, expected a number"
+                ) from None
+            label = number(name, names)
+            mixture[label] = mixture.get(label, 0.0) + share
+        return mixture
     known = [name.lower() for name in names or ()]
     if not isinstance(value, str) or value.strip().lower() in known or not set(value) & {",", ":"}:
         return number(value, names)
-    mixture: dict[int, float] = {}
     for part in value.split(","):
         name, colon, weight = part.rpartition(":")
         try:
@@ -76,12 +86,34 @@ def layout(value: Any, names: Sequence[str] | None = None) -> Any:
     return dict(value, labels=[number(label, names) for label in value["labels"]])
 
 
-def within_room(system: Any, value: Any, names: Sequence[str] | None, where: str) -> Any:
-    """The layout with as many objects as the model has room for, the first ones; the log names those left out of `where`."""
-    part = next((part for part in system.parts if part.name == "layout"), None)
-    if part is None or not isinstance(value, Mapping) or not isinstance(value.get("boxes"), list | tuple):
+def _conditioner(system: Any) -> Any:
+    return next((part.conditioner for part in system.parts if part.name == "layout"), None)
+
+
+def told(system: Any, value: Any, names: Sequence[str] | None) -> dict[str, Any]:
+    """The layout that a model is told of by `value`, as a dict: no object that there is no room for, tokens read back.
+
+    Raises: ValueError as `layout`; for tokens that no layout has, or whose crop is empty.
+    """
+    value = within_room(system, layout(value, names), names, where=None)
+    if isinstance(value, Mapping):
+        return dict(value)
+    sizes = {
+        name: getattr(_conditioner(system), name) for name in ("vocab_size", "max_length", "num_classes")
+    }
+    value = layouts.objects(value, **sizes)
+    if min(value["crop"][2:]) <= 0:
+        raise ValueError(f"layout: crop is {value['crop']}, expected w and h above 0")
+    return value
+
+
+def within_room(system: Any, value: Any, names: Sequence[str] | None, where: str | None) -> Any:
+    """The layout with as many objects as the model has room for, the first ones; the log names those left out of `where`,
+    unless that is None."""
+    conditioner, boxes = _conditioner(system), value.get("boxes") if isinstance(value, Mapping) else None
+    if conditioner is None or not isinstance(boxes, list | tuple):
         return value
-    conditioner, count = part.conditioner, len(value["boxes"])
+    count = len(boxes)
     room = layouts.max_objects(conditioner.vocab_size, conditioner.max_length, conditioner.num_classes)
     each = {
         key: given for key, given in value.items() if isinstance(given, list | tuple) and len(given) == count
@@ -94,8 +126,9 @@ def within_room(system: Any, value: Any, names: Sequence[str] | None, where: str
         named = names and isinstance(label, int) and 0 <= label < len(names)
         return f"{i} ({names[label] if named else label})"
 
-    dropped = ", ".join(called(i) for i in range(room, count))
-    log.warning("%s: %d objects, this model has room for %d; left out: %s", where, count, room, dropped)
+    if where is not None:
+        dropped = ", ".join(called(i) for i in range(room, count))
+        log.warning("%s: %d objects, this model has room for %d; left out: %s", where, count, room, dropped)
     return dict(value) | {key: list(given)[:room] for key, given in each.items() if key != "crop"}
 
 
@@ -104,6 +137,8 @@ def _read_json(path: Path) -> dict:
         raise ValueError(f"layout {path} is not there")
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"layout {path} cannot be read: {error}") from None
     except ValueError as error:
         raise ValueError(f"layout {path} is no JSON: {error}") from None
     if not isinstance(value, dict):

@@ -45,7 +45,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "unconditional": Task(),
-    "text": Task(("prompt",), takes="prompts"),
+    "text": Task(may=("prompt",), takes="prompts"),
     "class": Task(("class_label",), takes="class_labels"),
     "layout": Task(("layout",), takes="layouts"),
     "semantic": Task(("map",), takes="segmentations"),
@@ -59,7 +59,7 @@ TASKS = {
 
 
 def can(system: Any, name: str) -> bool:
-    """Whether a model does the task. Any without conditions of its own made of images does img2img, and inpaint by blending."""
+    """Whether a model does the task. Any whose conditions are no images does img2img, and inpaint by blending."""
     needed = {n for n in system.takes if n not in system.optional and n != "seeds"}
     if name == "unconditional":
         return not needed
@@ -112,6 +112,12 @@ class Ready(NamedTuple):
         names = tuple(sorted(self.conditions))
         return self.image_shape, self.strength, self.negative_prompt is None, names, length
 
+    @property
+    def program(self) -> tuple:
+        """Batches of one size and one program compile nothing anew: the strength is an argument, save for 1."""
+        shape, _, _, names, length = self.group
+        return shape, self.strength in (None, 1), names, length
+
 
 def run(
     model: Any,
@@ -130,9 +136,10 @@ def run(
     task: one of TASKS; None finds the one that the model does with the fields a job has.
     fit: one of pictures.FITS, what happens to images, masks and maps of another size than asked for: the job's `size`, or
     the model's own. 'none' draws pictures of the image's size. tile, settings: as LatentDiffusion.sample.
-    Jobs of equal shape and strength are drawn together, batch_size at once, in the order in which their batches are full;
-    files are read when a batch is made of them. Raises: ValueError for an unknown task or fit, a batch size below 1, and what
-    LatentDiffusion.sample says of the settings.
+    Jobs of equal shape and strength are drawn together, batch_size at once, in the order in which their batches are full.
+    Files are read job by job as pictures are asked for; fewer than _WAITING batches' jobs wait, read, for others like them.
+    Raises: ValueError at once for an unknown task or fit, one that the model cannot do, and a batch size below 1; while
+    drawing, what LatentDiffusion.sample says of the settings.
     """
     if task is not None:
         check_task(model.system, task)
@@ -140,14 +147,20 @@ def run(
         raise ValueError(f"fit {fit!r} not found; there are: {', '.join(pictures.FITS)}")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    return _run(model, jobs, task, batch_size, fit, tile, settings)
+
+
+def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, settings: Mapping) -> Iterator:
+    """As `run`, its arguments checked."""
     waiting: dict[tuple, list[tuple[Job, Ready]]] = {}
     full: set[tuple] = set()
 
     def draw(group: tuple) -> Iterator:
         batch = waiting.pop(group)
+        program = batch[0][1].program
         if len(batch) == batch_size:
-            full.add(group)
-        yield from _draw(model, batch, batch_size if group in full else len(batch), tile, settings)
+            full.add(program)
+        yield from _draw(model, batch, batch_size if program in full else len(batch), tile, settings)
 
     for number, given in enumerate(jobs):
         job = given
@@ -222,6 +235,8 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
     size = None if given.get("size") is None else _size(given["size"])
     arrays = _read(given)
     shape, arrays = _fitted(system, name, arrays, size, fit)
+    if "mask" in arrays:
+        _check_mask(arrays["mask"], fit)
     conditions = {}
     if "prompts" in system.takes:
         conditions["prompts"] = given.get("prompt", "")
@@ -279,13 +294,6 @@ def _read(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         shape = arrays["image"].shape[:2] if "image" in arrays else mask.shape
         if mask.shape != shape:
             raise ValueError(f"the mask is {_by(mask.shape)} and its image {_by(shape)}, expected one size")
-        if mask.all() or not mask.any():
-            which, reason = (
-                ("all", "nothing is known") if mask.all() else ("none", "nothing is to be filled in")
-            )
-            raise ValueError(
-                f"the mask marks {which} of the image, so {reason}; 1 or white marks what is filled in"
-            )
     if "map" in given:
         arrays["map"] = _array(given["map"], pictures.read_map)
     if "depth" in given:
@@ -298,13 +306,27 @@ def _read(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _check_mask(mask: np.ndarray, fit: str) -> None:
+    """mask: fitted, which may have taken its hole away. Raises: ValueError for one that marks all of the image, or none."""
+    if mask.any() and not mask.all():
+        return
+    which, reason = ("all", "nothing is known") if mask.all() else ("none", "nothing is to be filled in")
+    after = "" if fit == "none" else f" after fit {fit!r}"
+    raise ValueError(
+        f"the mask marks {which} of the image{after}, so {reason}; 1 or white marks what is filled in"
+    )
+
+
 def _picture(value: Any) -> np.ndarray:
     if isinstance(value, str | Path):
         return pictures.read_picture(value)
     image = transforms.to_rgb(value) if isinstance(value, Image.Image) else np.asarray(value)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(f"image is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3)")
-    return image
+    grey = image[..., None] if image.ndim == 2 else image
+    if image.dtype != np.uint8 or grey.ndim != 3 or grey.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"image is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3), or grey (height, width)"
+        )
+    return np.repeat(grey, 3, axis=-1) if grey.shape[-1] == 1 else image
 
 
 def _array(value: Any, read: Any, check: Any = np.asarray) -> np.ndarray:
@@ -318,7 +340,7 @@ def _fitted(
     times = system.first_stage.factor if name == "superres" else 1
     leading = next((field for field in ("image", "map") if field in arrays), None)
     if leading is None:
-        return (None if size is None else tuple(system.check_shape(size))), arrays
+        return (None if size is None else tuple(system.check_shape(size, "size"))), arrays
     wanted = system.image_shape if size is None else size
     shape = tuple(times * side for side in arrays[leading].shape[:2])
     if fit == "none":
@@ -332,21 +354,27 @@ def _fitted(
             return tuple(system.check_shape(shape, what)), arrays
         except ValueError as error:
             raise ValueError(f"{error}{hint}") from None
-    shape = tuple(system.check_shape(wanted))
-    fields = [field for field in ("image", "mask", "map") if field in arrays]
+    shape = tuple(system.check_shape(wanted, "size"))
+    fields = [field for field in ("image", "mask", "map", "depth") if field in arrays]
+    for field in fields:
+        if not arrays[field].size:
+            raise ValueError(f"{field} has shape {arrays[field].shape}, expected at least one pixel")
+    if "depth" in arrays:  # of any size, of what the image shows
+        arrays = arrays | {"depth": pictures.fit(arrays["depth"], *arrays[leading].shape[:2], "resize")}
     fitted = {field: pictures.fit(arrays[field], *(side // times for side in shape), fit) for field in fields}
     return shape, arrays | fitted
 
 
 def _size(value: Any) -> tuple[int, int]:
     """(height, width) of a pair, of one number, or of '64x128' as in 'height x width'. Raises: ValueError for others."""
-    parts = value.lower().split("x") if isinstance(value, str) else np.atleast_1d(value).tolist()
     try:
+        parts = value.lower().split("x") if isinstance(value, str) else np.atleast_1d(value).tolist()
         sides = [int(part) for part in parts]
-    except (TypeError, ValueError):
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise ValueError(f"size is {value!r}, expected height x width in pixels, such as 64x128")
+        whole = all(isinstance(part, str) or side == part for side, part in zip(sides, parts, strict=True))
+    except (TypeError, ValueError, OverflowError):  # infinity is the last
+        sides, whole = [], False
+    if not whole or len(sides) not in (1, 2) or min(sides) < 1:
+        raise ValueError(f"size is {value!r}, expected height x width in whole pixels, such as 64x128")
     return sides[0], sides[-1]
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 import sample as script
 from ldm_jax import bundle, pipeline, tasks
+from ldm_jax.conditioning import layout as layouts
 from tests import tiny_models
 
 CONFIG = dict(
@@ -51,6 +52,12 @@ def loaded(text_model, monkeypatch):
     """sample.py gets the text model, whatever --checkpoint says, so that it compiles each program once."""
     monkeypatch.setattr(pipeline, "load", lambda *args, **options: text_model)
     return text_model
+
+
+@pytest.fixture(scope="module")
+def layout_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("layout") / "model"
+    return pipeline.load(save_model(path, conditioning=LAYOUT, class_names=["ant", "bee"]))
 
 
 def picture(path):
@@ -119,8 +126,8 @@ def test_a_folder_of_pictures_and_masks(tmp_path, capsys):
     assert "b.png: the mask is 16 x 16 and its image 16 x 24" in said
 
 
-def test_layouts_and_their_boxes(tmp_path, capsys):
-    checkpoint = save_model(tmp_path / "model", conditioning=LAYOUT, class_names=["ant", "bee"])
+def test_layouts_and_their_boxes(layout_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "load", lambda *args, **options: layout_model)
     (tmp_path / "good.json").write_text(
         json.dumps(dict(boxes=[[0, 0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]], labels=["bee", 0]))
     )
@@ -128,13 +135,56 @@ def test_layouts_and_their_boxes(tmp_path, capsys):
     (tmp_path / "unknown.json").write_text(json.dumps(dict(boxes=[[0, 0, 1, 1]], labels=["cat"])))
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="2 of 3 jobs failed"):
-        script.main(
-            ["--checkpoint", checkpoint, "--task", "layout", "--layout", str(tmp_path), "--out", str(out)]
-        )
+        script.main(["--task", "layout", "--layout", str(tmp_path), "--out", str(out)])
     assert sorted(p.name for p in out.iterdir()) == ["good.png", "good_boxes.png", "grid.png"]
     assert picture(out / "good_boxes.png").shape == (512, 512, 3)
     said = capsys.readouterr().err
     assert "bad.json: layout: box 0" in said and "unknown.json: class 'cat' not found" in said
+
+
+def test_boxes_of_what_the_model_was_told(layout_model, tmp_path, monkeypatch, capsys):
+    """Of five objects it has room for three; tokens are drawn as the layout that they say."""
+    monkeypatch.setattr(pipeline, "load", lambda *args, **options: layout_model)
+    kept = dict(boxes=[[0, 0, 0.5, 0.5]] * 3, labels=[0, 1, 0])
+    many = dict(boxes=kept["boxes"] + [[0.5, 0.5, 0.5, 0.5]] * 2, labels=[0, 1, 0, 1, 1])
+    tokens = layouts.tokens(kept, vocab_size=64, num_classes=2, max_length=11).tolist()
+    lines = dict(many=many, kept=kept, tokens=tokens, none=[63] * 11)
+    (tmp_path / "jobs.jsonl").write_text(
+        "\n".join(json.dumps(dict(layout=layout, name=name)) for name, layout in lines.items())
+    )
+    out = tmp_path / "out"
+    script.main(["--batch_size", "1", "--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(out)])
+    np.testing.assert_array_equal(picture(out / "many_boxes.png"), picture(out / "kept_boxes.png"))
+    assert (out / "tokens_boxes.png").exists()
+    assert (out / "none.png").exists() and not (out / "none_boxes.png").exists()
+    said = capsys.readouterr()
+    assert "line 4: no none_boxes.png: layout: token 63 in the place of a point" in said.err
+    assert "4 pictures" in said.out
+
+
+def test_inputs_are_not_written_over(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "run", lambda *args, **options: pytest.fail("something was drawn"))
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    before = (tmp_path / "photo.png").read_bytes()
+    Image.fromarray(PHOTO).save(tmp_path / "grid.png")
+    (tmp_path / "sub").mkdir()
+    for image in ("photo.png", "grid.png", ""):
+        with pytest.raises(ValueError, match=r"written over .*(photo|grid)\.png, the image of job") as error:
+            script.main(["--image", str(tmp_path / image), "--out", str(tmp_path / "sub" / "..")])
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "photo.png").read_bytes() == before
+
+
+def test_the_default_prompt_is_of_the_command_line_alone(loaded, tmp_path, monkeypatch):
+    asked = []
+    real = tasks.run
+    monkeypatch.setattr(
+        tasks, "run", lambda model, jobs, *a, **o: asked.extend(jobs) or real(model, [], *a, **o)
+    )
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(dict(seed=5)))
+    script.main(["--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out")])
+    script.main(["--seeds", "1", "--out", str(tmp_path / "out")])
+    assert [(job.seed, job.given) for job in asked] == [(5, {}), (1, dict(prompt=script.PROMPT))]
 
 
 def test_what_flags_refuse(loaded, tmp_path):

@@ -1,7 +1,10 @@
 """What a job becomes, against a model that writes down what it is asked; which jobs a user's files make; what is refused."""
 
+import ast
 import json
 import logging
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,6 +102,30 @@ def test_a_prompt_and_its_settings():
     assert call == dict(prompts=["a"], negative_prompts=["b"], seeds=[3], image_shape=(8, 24), num_steps=7)
 
 
+def test_a_prompt_that_is_not_given_is_the_empty_one():
+    call = done(FakeModel("prompts"), dict(seed=5))
+    assert call["prompts"] == [""] and call["seeds"] == [5]
+    assert done(FakeModel("prompts"), dict(size=[64.0, 32]))["image_shape"] == (64, 32)
+
+
+def test_grey_pictures_without_channels():
+    grey = PHOTO[..., 0]
+    for array in (grey, grey[..., None]):
+        (image,) = done(FakeModel("images"), dict(image=array))["images"]
+        np.testing.assert_array_equal(image, np.stack([grey] * 3, -1))
+
+
+def test_a_depth_map_is_fitted_with_its_image():
+    """Half as large as the image; the middle of both is shown."""
+    depth = np.repeat([[0, 0, 1, 2, 2, 3, 0, 0]], 4, axis=0)
+    image = np.repeat(depth.repeat(4, 0).repeat(4, 1)[..., None], 3, -1).astype(np.uint8)
+    call = done(FakeModel("prompts", "depths"), dict(depth=depth, image=image), fit="crop")
+    np.testing.assert_array_equal(call["depths"][0], call["init_images"][0][..., 0])
+    assert sorted(set(call["depths"][0].ravel())) == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"depth has shape \(0, 4\)"):
+        done(FakeModel("prompts", "depths"), dict(depth=depth[:0, :4], image=image), fit="crop")
+
+
 def test_an_image_to_start_from():
     call = done(FakeModel("prompts"), dict(image=PHOTO))
     assert call["prompts"] == [""] and call["strength"] == 0.75 and call["image_shape"] == (16, 16)
@@ -177,7 +204,7 @@ def test_pictures_of_pil_and_layouts_and_mixtures():
     "value, expected",
     [
         (2, 2), ("2", 2), ("red square", 2), ({"red square": 1.5, 0: -0.5}, {2: 1.5, 0: -0.5}),
-        ("0:1,0:1", {0: 2.0}), ("tench, Tinca tinca", 1), ("0, 1", {0: 1.0, 1: 1.0}),
+        ("0:1,0:1", {0: 2.0}), ({"red circle": 0.5, "0": 0.5, 0: 0.25}, {0: 1.25}), ("tench, Tinca tinca", 1), ("0, 1", {0: 1.0, 1: 1.0}),
     ],
 )  # fmt: skip
 def test_class_labels_as_people_write_them(value, expected):
@@ -196,12 +223,16 @@ def test_jobs_of_one_shape_are_drawn_together_and_padded_once_compiled():
     drawn = {job.name: picture for job, picture in tasks.run(model, given, batch_size=2)}
     for i in range(8):
         assert (drawn[f"j{i}"] == i).all() and drawn[f"j{i}"].shape == (16, 32 if i in (1, 4) else 16, 3)
-    assert [call["seeds"] for call in model.calls] == [[0, 2], [1, 4], [3, 5], [7, 7], [6]] or [
-        call["seeds"] for call in model.calls
-    ] == [[0, 2], [1, 4], [3, 5], [6], [7, 7]]
+    # the program of strength 0.75 draws 0.5 as well
+    drawn_together = sorted(call["seeds"] for call in model.calls)
+    assert drawn_together == [[0, 2], [1, 4], [3, 5], [6, 6], [7, 7]]
+    model = FakeModel()  # that of strength 1 starts from noise, and is another
+    given = [dict(image=PHOTO, strength=s, seed=i) for i, s in enumerate((0.6, 0.6, 0.5, 1))]
+    list(tasks.run(model, given, batch_size=2))
+    assert [call["seeds"] for call in model.calls] == [[0, 1], [2, 2], [3]]
 
 
-def test_files_are_read_when_their_batch_is_made(tmp_path, monkeypatch):
+def test_no_more_files_are_read_than_are_asked_for(tmp_path, monkeypatch):
     read, real = [], tasks.pictures.read_picture
     monkeypatch.setattr(tasks.pictures, "read_picture", lambda path: read.append(path) or real(path))
     path = save(tmp_path / "x.png", PHOTO)
@@ -233,6 +264,28 @@ def test_a_bad_job_stops_none_of_the_others():
     assert {job.seed for job, r in results if not isinstance(r, ValueError)} == {0, 2, 3}
 
 
+def test_a_hole_that_fitting_takes_away_is_one_bad_job():
+    wide = np.tile(PHOTO, (1, 2, 1))
+    away = np.zeros((16, 32), bool)
+    away[:, :4] = True
+    given = [dict(image=PHOTO, mask=HOLE, seed=1), dict(image=wide, mask=away)]
+    for takes in ((), ("images", "masks")):
+        (_, error), (job, _) = sorted(
+            tasks.run(FakeModel(*takes), given, fit="crop"), key=lambda r: r[0].seed
+        )
+        assert job.seed == 1 and "marks none of the image after fit 'crop'" in str(error)
+        assert "fill_masks" not in str(error)
+
+
+def test_layouts_of_which_parts_are_no_lists_are_bad_jobs():
+    system = real_system(
+        "layout", layout, vocab_size=1024, num_classes=3, width=8, num_layers=1, max_length=11
+    )
+    good = dict(boxes=[[0, 0, 0.5, 0.5]], labels=[0])
+    for bad in (dict(labels=3), dict(labels=None), dict(boxes=None), dict(boxes=[[10**400, 0, 1, 1]])):
+        assert "layout: " in refusal(system, [dict(layout=good), dict(layout=good | bad)])
+
+
 def test_an_error_of_the_settings_is_raised():
     model = FakeModel("class_labels")
     model.sample = lambda **arguments: (_ for _ in ()).throw(ValueError("sampler 'dimm' not found"))
@@ -249,7 +302,22 @@ def test_an_error_of_the_settings_is_raised():
         ((), dict(prompt="x"), None, "takes size, got prompt"),
         (("prompts",), dict(image=PHOTO), "inpaint", "needs mask, got image"),
         (("class_labels",), dict(image=PHOTO), "img2img", "needs class_label"),
-        (("prompts",), {}, None, "needs prompt, got nothing"),
+        (
+            (),
+            dict(size=[float("inf"), 64]),
+            None,
+            r"size is \[inf, 64\], expected height x width in whole pixels",
+        ),
+        ((), dict(size=[64.7, 64]), None, r"size is \[64.7, 64\], expected"),
+        ((), dict(size=[[64], [64, 64]]), None, r"size is .*, expected height x width"),
+        ((), dict(size=[60, 128]), None, "^size: got 60 x 128"),
+        ((), dict(image=PHOTO[..., :2]), None, r"image is uint8 of shape \(16, 16, 2\)"),
+        (
+            ("class_labels",),
+            dict(class_label={"0": None}),
+            None,
+            "'0' has the weight None, expected a number",
+        ),
         ((), dict(image=PHOTO, mask=HOLE[:8]), None, "mask is 8 x 16 and its image 16 x 16"),
         ((), dict(image=PHOTO, mask=HOLE & False), None, "marks none.*nothing is to be filled in"),
         ((), dict(image=PHOTO, mask=HOLE | True), None, "marks all.*nothing is known"),
@@ -285,9 +353,10 @@ def test_options_of_a_run_that_are_none():
     for options, said in (
         (dict(fit="squash"), "'squash' not found"),
         (dict(batch_size=0), "batch_size is 0"),
+        (dict(task="paint"), "'paint' not found"),
     ):
-        with pytest.raises(ValueError, match=said):
-            list(tasks.run(FakeModel(), [{}], **options))
+        with pytest.raises(ValueError, match=said):  # at the call, not at the first picture
+            tasks.run(FakeModel(), [{}], **options)
     with pytest.raises(ValueError, match="names no classes"):
         done(FakeModel("class_labels", config=dict(x=1)), dict(class_label="dog"))
 
@@ -346,6 +415,18 @@ def test_objects_for_which_there_is_no_room_are_named(caplog):
     )
     assert kept == dict(boxes=[[0, 0, 0.5, 0.5]] * 3, labels=[0, 1, 2], group=[True] * 3, crop=[0, 0, 1, 1])
     assert labels.within_room(system, kept, NAMES, "a.json") == kept
+    caplog.clear()
+    assert labels.told(system, many, NAMES) == kept and not caplog.text
+
+
+def test_tokens_are_read_back():
+    sizes = dict(vocab_size=1024, num_classes=3, max_length=11)
+    system = real_system("layout", layout, width=8, num_layers=1, **sizes)
+    tokens = layout.tokens(dict(boxes=[[0, 0, 0.5, 1]], labels=[2], group=[True]), **sizes)
+    told = labels.told(system, tokens.tolist(), NAMES)
+    assert told["boxes"] == [[0, 0, 0.5, 1]] and told["labels"] == [2] and told["group"] == [True]
+    with pytest.raises(ValueError, match="crop is .*, expected w and h above 0"):
+        labels.told(system, [*tokens[:-1].tolist(), 0], NAMES)
 
 
 def test_labels_of_a_class_out_of_range_and_pictures_that_are_too_small():
@@ -418,6 +499,15 @@ def test_images_and_masks_of_one_folder(folder):
     assert [job.name for job in found] == ["a", "a_mask", "b", "b_mask", "c"]
 
 
+def test_a_folder_given_twice_holds_masks_beside_images(folder):
+    beside, _ = jobs.of_flags(dict(image=folder), [0], with_masks=True)
+    twice, failures = jobs.of_flags(dict(image=folder, mask=folder / "masks" / ".."), [0], with_masks=True)
+    assert [Path(job.given["mask"]).name for job in twice] == ["a_mask.png", "b_mask.png"]
+    assert [job.name for job in twice] == [job.name for job in beside] and len(failures) == 1
+    (alone,), _ = jobs.of_flags(dict(image=folder / "a.png", mask=folder), [0], with_masks=True)
+    assert alone.given["mask"] == str(folder / "a_mask.png")
+
+
 def test_images_and_masks_of_two_folders(folder):
     found, failures = jobs.of_flags(dict(image=folder, mask=folder / "masks"), [0], with_masks=True)
     pairs = {job.name: job.given["mask"] for job in found}
@@ -441,3 +531,27 @@ def test_single_files_seeds_and_names(folder):
     assert [j.name for j in found] == ["a", "a_2", "a_mask", "b", "b_mask", "c", "grid_2"]
     with pytest.raises(ValueError, match="holds no files .json"):
         jobs.of_flags(dict(layout=folder), [0])
+
+
+def test_the_examples_of_the_docs_draw():
+    """tasks.run is a generator: an example that does not run through it draws nothing. Each example is python."""
+    text = (Path(__file__).parent.parent / "docs/tasks.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) > 8
+    for block in blocks:
+        calls = block.count("tasks.run(")
+        consumed = [
+            node.iter if isinstance(node, ast.For) else node.args[0]
+            for node in ast.walk(ast.parse(block))
+            if isinstance(node, ast.For)
+            or (isinstance(node, ast.Call) and ast.unparse(node.func) == "list" and node.args)
+        ]
+        assert sum(ast.unparse(node).startswith("tasks.run(") for node in consumed) == calls, block
+
+
+def test_the_docs_and_the_help_name_every_task():
+    root = Path(__file__).parent.parent
+    table = (root / "docs/tasks.md").read_text(encoding="utf-8")
+    help_text = (root / "sample.py").read_text(encoding="utf-8").partition('"--task",')[2][:200]
+    for name in tasks.TASKS:
+        assert f"\n| `{name}` |" in table and name in help_text

@@ -81,7 +81,7 @@ def _box(values: Any, what: str) -> np.ndarray:
     """[4] float64 (x0, y0, x1, y1) of values (x0, y0, w, h), what reaches over by less than TOLERANCE cut off."""
     try:
         box = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         box = np.empty(0)
     if box.shape == (4,):
         corners = np.concatenate([box[:2], box[:2] + box[2:]])
@@ -110,7 +110,10 @@ def _modifiers(layout: Mapping[str, Any], count: int) -> np.ndarray:
     for bit, flag in enumerate(FLAGS):
         if layout.get(flag) is None:
             continue
-        given = np.asarray(layout[flag])
+        try:
+            given = np.asarray(layout[flag])
+        except ValueError:  # lists of several lengths
+            given = np.empty(0)
         if given.shape != (count,) or not np.isin(given, (0, 1)).all():
             raise ValueError(f"layout: {flag} is {layout[flag]!r}, expected {count} times true or false")
         out |= given.astype(np.int64) << bit
@@ -138,8 +141,8 @@ def tokens(
     round(y * (n - 1)) * n + round(x * (n - 1)) of its two corners on the grid of n x n points, halves rounded to even. `none`
     is vocab_size - 1. Objects beyond those that there is room for are left out, and the log says which.
 
-    Raises: ValueError for sizes that do not fit (`max_objects`), a box outside the picture, an unknown label or key, flags
-    of another length, or no objects.
+    Raises: ValueError for sizes that do not fit (`max_objects`), boxes or labels that are no lists, a box outside the picture,
+    an unknown label or key, flags of another length, or no objects.
     """
     room = max_objects(vocab_size, max_length, num_classes)
     unknown = set(layout) - set(KEYS)
@@ -148,6 +151,9 @@ def tokens(
             f"layout: got {', '.join(map(repr, layout)) or 'nothing'}, expected boxes and labels, "
             f"and maybe {', '.join(KEYS[2:])}"
         )
+    for key in ("boxes", "labels"):
+        if not isinstance(layout[key], list | tuple | np.ndarray):
+            raise ValueError(f"layout: {key} is {layout[key]!r}, expected a list")
     boxes, labels = list(layout["boxes"]), list(layout["labels"])
     if len(boxes) != len(labels) or not boxes:
         raise ValueError(
