@@ -3,7 +3,8 @@ r"""Class to image on the shapes world: one object of the colour and shape that 
 Run:     python train.py --config configs/shapes_class.py --workdir runs/shapes_class
 Smoke:   python train.py --config configs/shapes_class.py:runlocal --workdir /tmp/shapes_class
 Source:  Rombach et al. 2022, section 4.3.2, in small; guidance as in Ho and Salimans 2022. It starts from the shipped text model.
-Result:  TODO
+Result:  3,293,316 parameters. After 1,500 steps from the shipped text model (at its step 8,750), 27 minutes on two busy cores: the oracle sees the
+         class in 96 % of 100 pictures (`python -m ldm_jax.evaluate class`).
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +21,6 @@ def get_config(arg: str = "") -> ConfigDict:
         condition_dropout=0.1,
         model=base.SHAPES_UNET,
         data=dict(num_scenes=20_000, max_objects=1),
-        total_steps=2500,
+        total_steps=1500,
         sampling=dict(num_steps=50, guidance_scale=2.0),
     )

@@ -3,7 +3,8 @@ r"""Inpainting on the shapes world: the masked image's latent and the mask besid
 Run:     python train.py --config configs/shapes_inpaint.py --workdir runs/shapes_inpaint
 Smoke:   python train.py --config configs/shapes_inpaint.py:runlocal --workdir /tmp/shapes_inpaint
 Source:  Rombach et al. 2022, section 4.5, in small, with Stable Diffusion's convention of channels.
-Result:  TODO
+Result:  2,767,172 parameters. After 2,400 steps, 33 minutes on two busy cores: 61 % of 100 scenes completed right, 46 % of those whose hole hides something:
+         far from trained, it does not yet carry the background on (`python -m ldm_jax.evaluate inpaint`).
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
         conditioning=dict(name="inpaint", convention="stable_diffusion"),
         model=dict(base.SHAPES_SMALL_UNET, channel_mult=[1, 4], in_channels=4 + 5),
         data=dict(derive=dict(mask=dict(name="mask", full=0.05))),
-        total_steps=3000,
+        total_steps=2400,
         sampling=dict(num_steps=50),
         init_from=None,
     )

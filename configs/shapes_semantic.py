@@ -3,7 +3,8 @@ r"""Semantic map to image on the shapes world; sampled at any size.
 Run:     python train.py --config configs/shapes_semantic.py --workdir runs/shapes_semantic
 Smoke:   python train.py --config configs/shapes_semantic.py:runlocal --workdir /tmp/shapes_semantic
 Source:  Rombach et al. 2022, section 4.3.2 (the map, rescaled and mapped to 3 channels, beside the latent), in small.
-Result:  TODO
+Result:  875,948 parameters. After 900 steps, 6 minutes on two cores: 98.5 % of the pixels of 64 scenes re-segmented as asked, 89 % of those of objects;
+         98.7 % and 91 % at twice the width (`python -m ldm_jax.evaluate semantic`).
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
         conditioning=dict(name="semantic", num_classes=1 + len(CLASS_NAMES), num_stages=2, out_channels=8),
         model=dict(base.SHAPES_SMALL_UNET, in_channels=4 + 8),
         data=dict(annotations=True),
-        total_steps=2000,
+        total_steps=900,
         sampling=dict(num_steps=50),
         init_from=None,
     )

@@ -313,7 +313,10 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
         ),
         (dict(first_stage=dict(name="kk")), "first_stage 'kk' not found; there are: kl, vq, identity"),
         (dict(optimizer=dict(name="sgdd", base_lr=1.0)), "optimizer 'sgdd' not found"),
-        (dict(data=dict(name="shape")), "data source 'shape' not found; there are: folder, layouts, neighbours, shapes, tfds"),
+        (
+            dict(data=dict(name="shape")),
+            "data source 'shape' not found; there are: folder, layouts, neighbours, shapes, tfds",
+        ),
         (dict(data=dict(name="shapes", sed=3)), "data 'shapes' has no option 'sed'"),
         (dict(data=dict(name="folder", root="/nowhere")), "/nowhere"),
         (dict(colour="red"), "unknown key 'colour'"),
