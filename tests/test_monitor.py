@@ -35,6 +35,7 @@ def config(**changes) -> dict:
     return given | dict(total_steps=3, checkpoint_every=3, log_every=3, preview_every=3) | changes
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_on_fixed_seeds_and_prompts(tmp_path, monkeypatch):
     writer = Writer()
     monkeypatch.setattr(train, "metric_writer", lambda workdir: writer)

@@ -52,7 +52,10 @@ def drawn(model, negative_prompts=None, **settings) -> np.ndarray:
     return np.clip((model.decode(latents) + 1) / 2, 0, 1)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler",
+    [s if s in ("ddim", "dpm_solver") else pytest.param(s, marks=pytest.mark.slow) for s in SAMPLERS],
+)
 def test_the_same_picture(both, sampler):
     ours, theirs = both
     name, options = SAMPLERS[sampler]

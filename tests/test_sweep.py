@@ -21,6 +21,7 @@ def checkpoint(tmp_path_factory) -> str:
 FEW = ["--num_images", "4", "--batch_size", "4", "--allow_few", "--bootstrap", "0"]
 
 
+@pytest.mark.slow
 def test_a_sweep_draws_the_trade_off_and_goes_on(checkpoint, tmp_path, capsys, monkeypatch):
     argv = [
         "--checkpoint",

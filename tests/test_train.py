@@ -60,6 +60,7 @@ def first_stage_run(photographs, tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_two_stages_on_photographs(photographs, first_stage_run, tmp_path):
     assert (first_stage_run / "images" / "reconstructions_00000002.png").exists()
     config = folder_config("folder_ldm4", photographs, first_stage_from=str(first_stage_run))
@@ -100,6 +101,7 @@ def test_three_hundred_steps_halve_the_reconstruction_loss(photographs, tmp_path
     assert np.mean(losses[-20:]) <= 0.5 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_a_codebook_and_classes_with_a_learned_logvar(tmp_path):
     """The other first stage, the other conditioning, accumulated gradients: what the shipped model does not use."""
     config = tiny(

@@ -164,5 +164,7 @@ def test_collate_names_the_ragged_key():
 
 
 def test_unknown_source_lists_those_there_are():
-    with pytest.raises(ValueError, match="'imagenot' not found; there are: folder, shapes, tfds"):
+    with pytest.raises(
+        ValueError, match="'imagenot' not found; there are: folder, layouts, neighbours, shapes, tfds"
+    ):
         pipeline.open_source("imagenot", "train")
