@@ -144,7 +144,7 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
 
     workdir = Path(workdir)
     config = json.loads((workdir / "config.json").read_text())
-    checkpoints = checkpoint.manager(workdir)
+    checkpoints = checkpoint.manager(workdir, only_reading=True)
     restored = checkpoint.restore(checkpoints)
     checkpoints.close()
     if restored is None:

@@ -59,6 +59,12 @@ def set_up_logging() -> None:
     )
 
 
+def show_warnings_only() -> None:
+    """No progress any more: what the other processes of a run do, beside the one that reports it."""
+    for name in ("train", "ldm_jax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def progress(label: str, total: int, before: int = 0) -> Callable[[int], None]:
     """Returns report(done): one line on standard error, rewritten, with the time that is left. before: done already."""
     start = time.time()

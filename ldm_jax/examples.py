@@ -9,31 +9,33 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.data import derive
+from ldm_jax.data.latents import TEXT
 from ldm_jax.system import System
 
 
 def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> Callable:
     """(example, rng) -> (its image or moments, {name: what a user would give for this picture}).
 
-    What is given comes from the fields of the example, from those that data.derive makes of its image, from `seed`, a new
+    With the moments come the outputs of the text encoder where they are stored, and the mirror image's where the source picks
+    them. What is given comes from the fields of the example, from those that data.derive makes of its image, from `seed`, a new
     number each time, and from the source's random captions where it has them.
     """
     derived = derive.derivation(config["data"].get("derive") or {})
 
     def conditions(example: dict, rng: np.random.Generator) -> tuple[dict, dict]:
-        fields = dict(example)
+        fields = source.pick(example, rng) if hasattr(source, "pick") else dict(example)
         if "image" in example and hasattr(source, "cut"):  # what lies on the image is cut with it
             fields |= source.cut(example, config["image_size"], rng)
         elif "image" in example:
             fields["image"] = crop(example["image"], rng)
-        shown = "moments" if "moments" in fields else "image"
+        shown = ("moments", *TEXT) if "moments" in fields else ("image",)
         if "prompts" in system.takes and hasattr(source, "caption"):
             fields["caption"] = source.caption(example["index"], rng)
         if "image" in fields:
             fields |= derived(fields["image"], rng)
         if "seeds" in system.takes:
             fields["seed"] = int(rng.integers(2**32))
-        return {shown: fields[shown]}, {
+        return {name: fields[name] for name in shown if name in fields}, {
             name: fields[field] for name, field in system.example.items() if field in fields
         }
 

@@ -49,16 +49,20 @@ def read_options(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def every(config: Mapping[str, Any], workdir: Path) -> Callable[[Any, int, TrainState], bool]:
-    """(writer, steps done, state on the devices) -> whether it was time to evaluate; then the scalars are written.
+    """(writer, steps done, state on the devices) -> whether it was time to evaluate; then the scalars are written. All
+    processes have to ask.
 
     Raises: ValueError as `make`.
     """
     evaluate, total = make(config, workdir), config["total_steps"]
 
     def due(writer: Any, done: int, state: TrainState) -> bool:
-        if evaluate is None or (done != total and done % config["evaluate_every"]):
+        if not config.get("evaluate_every") or (done != total and done % config["evaluate_every"]):
             return False
-        found = evaluate(parallel.unreplicate(state).ema_params)
+        params = parallel.fetch(state.ema_params)
+        if evaluate is None:  # the first process does
+            return True
+        found = evaluate(params)
         writer.write_scalars(done, found)
         log.info("step %d  %s", done, "  ".join(f"{k.split('/')[1]} {v:.4g}" for k, v in found.items()))
         return True

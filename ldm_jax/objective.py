@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ldm_jax import stored_text
 from ldm_jax.conditioning.base import drop
+from ldm_jax.data.latents import TEXT
 from ldm_jax.diffusion.loss import diffusion_loss
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.system import System, call
@@ -26,6 +28,7 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     """
 
     null = system.null_inputs(1)
+    drops_out = has_dropout(system)
 
     def encode(frozen, batch, keys):
         moments = (
@@ -37,13 +40,23 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
             return diffusion_step.sample_latents(moments, keys, frozen["scale_factor"])
         return moments * frozen["scale_factor"]
 
-    def predict(params, frozen, x_t, t, batch, key):
-        network_key, conditioner_key = jax.random.split(key)
-        inputs = {k: batch[k] for k in null}
+    def network(params, x_t, t, inputs, key=None):
+        network_key, conditioner_key = (None, None) if key is None else jax.random.split(key)
+        cond = stored_text.condition(system, params, inputs, null, key is None, conditioner_key)
+        return apply_unet(system.unet, params["unet"], x_t, t, cond, dropout_key=network_key)[0]
+
+    def predict(params, frozen, x_t, t, batch, keys):
+        inputs = {k: batch[k] for k in (*null, *TEXT) if k in batch}
         inputs = system.encode_inputs(frozen["first_stage"], frozen["scale_factor"], inputs)
         params = _stop_gradients(params, config.get("freeze") or ())
-        cond = system.condition(params, inputs, deterministic=False, key=conditioner_key)
-        return apply_unet(system.unet, params["unet"], x_t, t, cond, dropout_key=network_key)[0]
+        if not drops_out:
+            return network(params, x_t, t, inputs)
+
+        def alone(*example):  # with its own key: its dropout may not depend on which others its device has
+            *example, key = example
+            return network(params, *jax.tree.map(lambda x: x[None], example), key)[0]
+
+        return jax.vmap(alone)(x_t, t, inputs, keys)
 
     def drop_condition(batch, keys):
         if not system.drops or not config.get("condition_dropout"):
@@ -69,6 +82,12 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
         stratify=config["batch_size"] if config.get("stratified_timesteps") else 0,
         logvar=fixed,
     )
+
+
+def has_dropout(system: System) -> bool:
+    """Whether the network or what it is conditioned on leaves out anything at random."""
+    modules = [system.unet, *(part.conditioner for part in system.parts)]
+    return any(getattr(m, name, 0.0) for m in modules for name in ("dropout", "embedding_dropout"))
 
 
 def _is_below(path: tuple, prefixes: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ KEYS = {
     "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "init_from", "scale_factor", "loss", "discriminator",
     "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
     "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps", "sampling",
-    "evaluate_every", "evaluate", "class_names",
+    "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
 POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
 
@@ -34,7 +34,20 @@ def check_config(config: dict) -> None:
     for key in POSITIVE:
         if config[key] < 1:
             raise ValueError(f"config.{key} is {config[key]}, expected at least 1")
+    at_once = config.get("steps_per_dispatch", 1)
+    if at_once < 1:
+        raise ValueError(f"config.steps_per_dispatch is {at_once}, expected at least 1")
+    for key in (*POSITIVE[:-1], "evaluate_every"):
+        if (config.get(key) or 0) % at_once:
+            raise ValueError(
+                f"config.{key} is {config[key]}, expected a multiple of steps_per_dispatch, {at_once}"
+            )
+
+
+def check_devices(config: dict) -> None:
+    """Raises: ValueError where the config does not go with the devices that there are."""
     parallel.check_batch_size(config["batch_size"], jax.device_count())
+    parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -45,12 +58,12 @@ def has_checkpoints(workdir: Path) -> bool:
 
 def check_workdir(workdir: Path, config: dict) -> None:
     """Compares the config with that of the checkpoints in the workdir, if there are any. How long a run is, how chatty
-    it is and how fast it learns may change from one start to the next.
+    it is, how fast it learns and how it is spread over devices may change from one start to the next.
 
     Raises: ValueError that names the first key that differs.
     """
     free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
-    free |= {"evaluate_every", "evaluate", "class_names"}
+    free |= {"evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch"}
     rate = {"base_lr", "scale_lr", "schedule"}
 
     def fixed(config: dict) -> dict:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import train
-from ldm_jax import grid, pipeline
+from ldm_jax import dry_run, grid, pipeline
 from ldm_jax.convert import sections
 from ldm_jax.data.shapes_world import CLASS_NAMES
 from ldm_jax.examples import conditions_of
@@ -105,7 +105,7 @@ def test_the_whole_zoo_is_here():
 def test_shapes_and_counts_resolve(path, monkeypatch):
     config = get(path, "runlocal")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    resolved = train.dry_run(config)
+    resolved = dry_run.resolved(config)
     assert resolved["parameters"].get("unet", 1) > 0
     full = get(path)
     assert set(full) - set(config) <= {"first_stage", "first_stage_from"}

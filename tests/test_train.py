@@ -16,7 +16,7 @@ from PIL import Image
 import train
 from ldm_jax import bundle, pipeline, workdir
 from ldm_jax.checkpoints import open_checkpoint
-from ldm_jax.training import checkpoint, parallel
+from ldm_jax.training import checkpoint
 from tests import tiny_diffusion, tiny_first_stage
 from tests.test_configs import get
 
@@ -158,27 +158,42 @@ def leaves(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     return flat | {"step": step}
 
 
-@pytest.mark.parametrize(
-    "config",
-    ["tests/tiny_diffusion.py", pytest.param("configs/shapes_kl_f4.py:runlocal", marks=pytest.mark.slow)],
-)
-def test_kill_9_and_the_same_command_again_change_no_bit(config, tmp_path):
-    long = ("--config.total_steps=12", "--config.checkpoint_every=3", "--config.preview_every=100")
-    whole = run(command(config, tmp_path / "whole", *long))
-    assert whole.returncode == 0, whole.stderr
+LONG = ("--config.total_steps=12", "--config.checkpoint_every=3", "--config.preview_every=100")
+CONFIGS = [
+    "tests/tiny_diffusion.py",
+    pytest.param("configs/shapes_kl_f4.py:runlocal", marks=pytest.mark.slow),
+]
 
-    cut = tmp_path / "cut"
-    process = subprocess.Popen(command(config, cut, *long), stderr=subprocess.DEVNULL, cwd=ROOT)
+
+@pytest.fixture(scope="module")
+def whole(request, tmp_path_factory) -> dict:
+    """The last checkpoint of an uninterrupted run of the config that the test names."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run(command(request.param, folder, *LONG))
+    assert done.returncode == 0, done.stderr
+    return dict(config=request.param, leaves=leaves(folder))
+
+
+@pytest.mark.parametrize("whole", CONFIGS, indirect=True)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_and_the_same_command_again_change_no_bit(whole, sent, tmp_path):
+    """SIGTERM, the notice of a preemption, saves as well, and ends well within the 30 s that a machine is left for."""
+    config, cut = whole["config"], tmp_path / "cut"
+    process = subprocess.Popen(command(config, cut, *LONG), stderr=subprocess.PIPE, text=True, cwd=ROOT)
     while not (cut / "checkpoints" / "6").is_dir() and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (cut / "checkpoints" / "12").exists(), "the run was over before it was killed"
+    process.send_signal(sent)
+    since, (_, said) = time.time(), process.communicate()
+    steps = {int(path.name) for path in (cut / "checkpoints").iterdir() if path.name.isdigit()}
+    assert 12 not in steps, "the run was over before it was killed"
+    if sent == signal.SIGTERM:
+        assert process.returncode == 0 and time.time() - since < 30
+        assert f"told to stop: saved after step {max(steps)} of 12" in said
 
-    again = run(command(config, cut, *long))
+    again = run(command(config, cut, *LONG))
     assert again.returncode == 0, again.stderr
-    assert "resuming at step" in again.stderr
-    expected, got = leaves(tmp_path / "whole"), leaves(cut)
+    assert f"resuming at step {max(steps)}" in again.stderr
+    expected, got = whole["leaves"], leaves(cut)
     assert expected.keys() == got.keys() and expected["step"] == 12
     for name in expected:
         np.testing.assert_array_equal(expected[name], got[name], err_msg=name)
@@ -317,13 +332,19 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
         (dict(optimizer=dict(name="sgdd", base_lr=1.0)), "optimizer 'sgdd' not found"),
         (
             dict(data=dict(name="shape")),
-            "data source 'shape' not found; there are: folder, layouts, neighbours, shapes, tfds",
+            "data source 'shape' not found; there are: folder, latents, layouts, neighbours, shapes, tfds",
         ),
         (dict(data=dict(name="shapes", sed=3)), "data 'shapes' has no option 'sed'"),
         (dict(data=dict(name="folder", root="/nowhere")), "/nowhere"),
         (dict(colour="red"), "unknown key 'colour'"),
         (dict(total_steps=0), "config.total_steps is 0, expected at least 1"),
         (dict(batch_size=0), "batch_size 0 is not divided"),
+        (dict(parallelism="ddp"), "config.parallelism 'ddp' not found; there are: pmap, fsdp"),
+        (dict(parallelism="fsdp", mesh=dict(fsdp=3)), "config.mesh: data 1 times fsdp 3 is 3, expected"),
+        (
+            dict(steps_per_dispatch=5),
+            "config.total_steps is 12, expected a multiple of steps_per_dispatch, 5",
+        ),
         (dict(preview_every=0), "config.preview_every is 0, expected at least 1"),
         (dict(first_stage=dict(name="identity")), "nothing to train"),
         (dict(data=dict(name="folder", root="")), "data.root is empty"),
@@ -337,10 +358,3 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
 def test_what_cannot_be_trained_is_said(changes, said, tmp_path):
     with pytest.raises((ValueError, OSError), match=said):
         train.train(tiny(**changes), tmp_path / "run")
-
-
-def test_a_batch_that_the_devices_do_not_divide():
-    with pytest.raises(
-        ValueError, match="batch_size 12 is not divided by the 8 devices; the nearest that is: 8 or 16"
-    ):
-        parallel.check_batch_size(12, 8)

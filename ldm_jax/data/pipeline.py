@@ -10,7 +10,7 @@ jax nor devices.
 import ast
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,8 +23,8 @@ Transform = Callable[[Example, np.random.Generator], Example]
 
 
 class Source(Protocol):
-    """Random access to examples. `image` [H, W, 3] uint8 is always there, `caption` (str), `class_label`
-    (int) and annotations (arrays) where the data has them."""
+    """Random access to examples. `image` [H, W, 3] uint8 is always there, or `moments` in its place (latents.py); `caption`
+    (str), `class_label` (int) and annotations (arrays) where the data has them."""
 
     def __len__(self) -> int: ...
 
@@ -159,6 +159,24 @@ def batches(
     dataset = dataset[process_index::process_count].batch(batch_size, drop_remainder=True, batch_fn=collate)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     return iter(dataset[start_step:].to_iter_dataset(options))
+
+
+def in_order(
+    source: Source, *, transform: Transform, indices: Sequence[int], num_threads: int = 2
+) -> Iterator[Example]:
+    """The transformed examples of `indices`, one by one, in that order. The transform's rng depends on the index alone.
+
+    num_threads: that prepare examples ahead; 0 prepares each when it is asked for.
+    Raises: as `batches`.
+    """
+    _check(source, 1, 0, 1)
+    indexed, named = _Indexed(source), _named(transform, source)
+
+    def read(index: int) -> Example:
+        return named(indexed[index], np.random.default_rng(index))
+
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=16 * num_threads)
+    return iter(grain.MapDataset.source(indices).map(read).to_iter_dataset(options))
 
 
 def evaluation_batches(

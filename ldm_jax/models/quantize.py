@@ -6,7 +6,7 @@ taming/modules/vqvae/quantize.py (VectorQuantizer2). It knows neither the autoen
 of latents.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -65,12 +65,15 @@ def get_codebook_entry(codebook: Array, indices: Array, shape: Sequence[int] | N
     return z_q if shape is None else z_q.reshape(shape)
 
 
-def perplexity(indices: Array, n_embed: int) -> tuple[Array, Array]:
+def perplexity(
+    indices: Array, n_embed: int, average: Callable[[Array], Array] = lambda p: p
+) -> tuple[Array, Array]:
     """(perplexity, cluster usage) of integer indices of any shape, both 0-d float32.
 
-    exp of the entropy of how often each code is used, in [1, n_embed]; and the number of codes used at all.
+    exp of the entropy of how often each code is used, in [1, n_embed]; and the number of codes used at all. average: of how
+    often, over devices that each see a part of the indices.
     """
-    p = jnp.bincount(indices.reshape(-1), length=n_embed) / indices.size
+    p = average(jnp.bincount(indices.reshape(-1), length=n_embed) / indices.size)
     return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10))), jnp.sum(p > 0).astype(jnp.float32)
 
 

@@ -14,14 +14,31 @@ from ldm_jax.types import PyTree
 log = logging.getLogger(__name__)
 
 
-def manager(workdir: str | pathlib.Path, keep: int = 3) -> ocp.CheckpointManager:
-    """The checkpoints under workdir/checkpoints; the newest `keep` stay."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-    return ocp.CheckpointManager(pathlib.Path(workdir).absolute() / "checkpoints", options=options)
+def manager(
+    workdir: str | pathlib.Path, keep: int = 3, *, only_reading: bool = False
+) -> ocp.CheckpointManager:
+    """The checkpoints under workdir/checkpoints; the newest `keep` stay.
+
+    Every process of a run has to open, save and restore, as they write together; with only_reading each is on its own.
+    """
+    options = dict(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+    if only_reading and jax.process_count() > 1:
+        own = jax.process_index()
+        options = dict(
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reading_{own}"
+            ),
+        )
+    return ocp.CheckpointManager(
+        pathlib.Path(workdir).absolute() / "checkpoints", options=ocp.CheckpointManagerOptions(**options)
+    )
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: bool = False) -> None:
     """Saves `state` as step `step`, in the place of a save of that step that could not be read.
+
+    state: arrays across all processes, each part of which is written by one that holds it; they may be donated afterwards.
 
     wait: until it is on the disk. Raises: OSError where it cannot be written.
     """
@@ -39,16 +56,16 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: 
 def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> tuple[PyTree, int] | None:
     """The newest checkpoint that can be read, and its step; None if there are none at all.
 
-    like: a state of the structure to give it; None gives nested dicts of arrays. A damaged one is named in the log, and the one before it is taken.
+    like: the structure, shapes and shardings to give it (parallel.Layout.abstract), whatever it was saved with; None gives
+    nested dicts of arrays on one device. A damaged one is named in the log, and the one before it is taken.
     Raises: ValueError if there are checkpoints and none can be read.
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was saved
-    abstract = None if like is None else jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     for step in steps:
         try:
             return checkpoints.restore(
-                step, args=ocp.args.StandardRestore(abstract, fallback_sharding=here)
+                step, args=ocp.args.StandardRestore(like, fallback_sharding=here)
             ), step
         except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, the one before it is the answer
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

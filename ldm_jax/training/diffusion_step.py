@@ -14,7 +14,6 @@ from ldm_jax.diffusion import process
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.training import ema
-from ldm_jax.training.parallel import AXIS
 from ldm_jax.training.state import TrainState, example_keys, global_norm
 from ldm_jax.types import Array, PyTree
 
@@ -50,7 +49,8 @@ def make_loss(
 ) -> Callable:
     """loss(params, frozen, batch, seed, step) -> (scalar, metrics).
 
-    predict(params, frozen, x_t, t, batch, key) -> [B,h,w,c] is the network with its conditioner.
+    predict(params, frozen, x_t, t, batch, keys) -> [B,h,w,c] is the network with its conditioner; what is random in it has
+    to come from each example's own key, or it would differ with the number of devices.
     encode(frozen, batch, keys) -> latents [B,h,w,c].
     drop_condition(batch, keys) -> batch, with the condition of some examples replaced by the null condition.
     logvar: [T] float32, fixed; None is zeros, unless params hold one that is learned.
@@ -68,7 +68,7 @@ def make_loss(
         noise = jax.vmap(lambda k: jax.random.normal(k, x_start.shape[1:]))(noise_key)
         t = sample_timesteps(t_key, batch["position"], schedule.num_timesteps, stratify)
         x_t = process.q_sample(schedule, x_start, t, noise)
-        prediction = predict(params, frozen, x_t, t, drop_condition(batch, drop_key), network_key[0])
+        prediction = predict(params, frozen, x_t, t, drop_condition(batch, drop_key), network_key)
         target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
         total, _, metrics = diffusion_loss.diffusion_loss(
             prediction,
@@ -84,20 +84,27 @@ def make_loss(
     return loss
 
 
-def make_step(loss: Callable, tx: optax.GradientTransformation, ema_decay: float) -> Callable:
-    """step(state, frozen, batch, seed) -> (state, metrics), to run under parallel.parallel_step.
+def make_step(
+    loss: Callable,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    average: Callable = lambda tree: tree,
+    accumulate: int = 1,
+) -> Callable:
+    """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Layout.compile.
 
-    ema_decay: the limit of the average's decay; its warm-up is ema.decay's.
+    ema_decay: the limit of the average's decay; its warm-up is ema.decay's. average: over the devices, parallel.Layout.average.
+    accumulate: how many batches tx makes one step of, which is what the average counts.
     """
 
     def step(state: TrainState, frozen: PyTree, batch: PyTree, seed: Array):
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
             state.params, frozen, batch, seed, state.step
         )
-        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+        grads, metrics = average((grads, metrics))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema_params = ema.update(state.ema_params, params, state.step + 1, ema_decay)
+        ema_params = ema.after_batch(state.ema_params, params, state.step, ema_decay, accumulate)
         metrics = dict(metrics, gradient_norm=global_norm(grads), param_norm=global_norm(params))
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 

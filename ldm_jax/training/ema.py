@@ -36,8 +36,20 @@ def update(
 ) -> PyTree:
     """The average after `params`: ema - (1 - decay) (ema - params), leaf by leaf in float32.
 
-    num_updates: [] int, counted from 1. The original updates on every micro-batch under gradient
-    accumulation; here that is the caller's choice (once per optimizer step, with state.step + 1, is ours).
+    num_updates: [] int, counted from 1.
     """
     rate = 1 - decay_at(num_updates, max_decay, warm_up)
     return jax.tree.map(lambda e, p: e - rate * (e - p.astype(jnp.float32)), ema_params, params)
+
+
+def after_batch(
+    ema_params: PyTree, params: PyTree, step: Array, max_decay: float = 0.9999, accumulate: int = 1
+) -> PyTree:
+    """The average after batch number `step` ([] int32, from 0), where the gradients of `accumulate` batches make one optimizer
+    step: it moves, and its warm-up counts, by optimizer steps. The original moves it on every batch.
+    """
+    moved = update(ema_params, params, (step + 1) // accumulate, max_decay)
+    if accumulate == 1:
+        return moved
+    due = (step + 1) % accumulate == 0
+    return jax.tree.map(lambda e, m: jnp.where(due, m, e), ema_params, moved)

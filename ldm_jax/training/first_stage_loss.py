@@ -8,8 +8,10 @@ recur:
     perceptual    (x, x_rec) -> [B, 1, 1, 1] float32, or None: no perceptual term
     discriminate  (batch_stats, images) -> (logits float32, batch_stats), or None: no adversarial term is
     computed at all
-A discriminator that is shown a condition concatenates it itself. Everything is of the batch given: under data
-parallelism each device weighs its own images, as the original's processes do.
+    average       over the devices, of what each computed from its part of the batch (training/parallel.py)
+A discriminator that is shown a condition concatenates it itself. Losses are of the part of the batch that is given, for the
+caller to average; what is no mean over examples (the adaptive weight, the use of the codebook) is of the global batch, on
+any number of devices. The original's processes each weigh their own images.
 """
 
 from collections.abc import Callable
@@ -22,6 +24,12 @@ from ldm_jax.types import Array, PyTree
 
 Perceptual = Callable[[Array, Array], Array]
 Discriminate = Callable[[PyTree, Array], tuple[Array, PyTree]]
+Average = Callable[[PyTree], PyTree]
+
+
+def _alone(tree: PyTree) -> PyTree:
+    """The average over one device."""
+    return tree
 
 
 def hinge_loss(logits_real: Array, logits_fake: Array) -> Array:
@@ -67,6 +75,7 @@ def adaptive_weight(
     last_layer: Callable[[Array], Array],
     kernel: Array,
     disc_weight: float,
+    average: Average = _alone,
 ) -> Array:
     """clip(|d nll / d kernel| / (|d g / d kernel| + 1e-4), 0, 1e4) disc_weight, 0-d float32, a constant to
     differentiation.
@@ -77,9 +86,9 @@ def adaptive_weight(
     shared with the generator's own pass.
     """
     x_rec, pull = jax.vjp(last_layer, jax.lax.stop_gradient(kernel))
-    nll_norm = jnp.linalg.norm(pull(jax.grad(nll_fn)(x_rec))[0])
-    g_norm = jnp.linalg.norm(pull(jax.grad(g_fn)(x_rec))[0])
-    return jax.lax.stop_gradient(jnp.clip(nll_norm / (g_norm + 1e-4), 0.0, 1e4) * disc_weight)
+    nll_grad, g_grad = average((pull(jax.grad(nll_fn)(x_rec))[0], pull(jax.grad(g_fn)(x_rec))[0]))
+    ratio = jnp.linalg.norm(nll_grad) / (jnp.linalg.norm(g_grad) + 1e-4)
+    return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4) * disc_weight)
 
 
 def reconstruction_error(
@@ -108,6 +117,7 @@ def _adversarial(
     kernel: Array | None,
     disc_weight: float,
     disc_factor: Array | float,
+    average: Average,
 ) -> tuple[Array | float, dict[str, Array], PyTree]:
     """(the generator's adversarial term, its metrics, new batch_stats).
 
@@ -121,7 +131,7 @@ def _adversarial(
 
     logits, batch_stats = discriminate(batch_stats, x_rec)
     g_loss = -jnp.mean(logits)
-    d_weight = adaptive_weight(nll_fn, g_fn, last_layer, kernel, disc_weight)
+    d_weight = adaptive_weight(nll_fn, g_fn, last_layer, kernel, disc_weight, average)
     metrics = {"d_weight": d_weight, "disc_factor": jnp.asarray(disc_factor, jnp.float32), "g_loss": g_loss}
     return d_weight * disc_factor * g_loss, metrics, batch_stats
 
@@ -143,6 +153,7 @@ def generator_loss_kl(
     kernel: Array | None = None,
     disc_weight: float = 0.5,
     disc_factor: Array | float = 1.0,
+    average: Average = _alone,
 ) -> tuple[Array, tuple[dict[str, Array], PyTree]]:
     """(loss 0-d float32, (metrics, batch_stats)) of AutoencoderKL; has_aux form of jax.value_and_grad.
 
@@ -168,7 +179,7 @@ def generator_loss_kl(
     weighted_nll = nll_loss if weights is None else (weights * nll).sum() / x.shape[0]
     kl_loss = posterior.kl().mean()
     adversarial, metrics, batch_stats = _adversarial(
-        nll_fn, x_rec, discriminate, batch_stats, last_layer, kernel, disc_weight, disc_factor
+        nll_fn, x_rec, discriminate, batch_stats, last_layer, kernel, disc_weight, disc_factor, average
     )
     loss = weighted_nll + kl_weight * kl_loss + adversarial
     metrics |= {
@@ -197,6 +208,7 @@ def generator_loss_vq(
     kernel: Array | None = None,
     disc_weight: float = 0.8,
     disc_factor: Array | float = 1.0,
+    average: Average = _alone,
 ) -> tuple[Array, tuple[dict[str, Array], PyTree]]:
     """(loss 0-d float32, (metrics, batch_stats)) of VQModel; as `generator_loss_kl`, but every reduction is a
     MEAN.
@@ -212,7 +224,7 @@ def generator_loss_vq(
     rec, distance = reconstruction_error(x, x_rec, perceptual, perceptual_weight, pixel_loss)
     nll_loss = rec.mean()
     adversarial, metrics, batch_stats = _adversarial(
-        nll_fn, x_rec, discriminate, batch_stats, last_layer, kernel, disc_weight, disc_factor
+        nll_fn, x_rec, discriminate, batch_stats, last_layer, kernel, disc_weight, disc_factor, average
     )
     loss = nll_loss + adversarial + codebook_weight * quantized.loss
     metrics |= {
@@ -223,7 +235,7 @@ def generator_loss_vq(
         "p_loss": distance.mean(),
     }
     if n_embed is not None:
-        metrics["perplexity"], metrics["cluster_usage"] = perplexity(quantized.indices, n_embed)
+        metrics["perplexity"], metrics["cluster_usage"] = perplexity(quantized.indices, n_embed, average)
     return loss, (metrics, batch_stats)
 
 

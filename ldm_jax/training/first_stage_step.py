@@ -14,7 +14,6 @@ import optax
 
 from ldm_jax.training import ema
 from ldm_jax.training import first_stage_loss as losses
-from ldm_jax.training.parallel import AXIS
 from ldm_jax.training.state import TrainState, example_keys, global_norm
 from ldm_jax.types import Array, PyTree
 
@@ -62,13 +61,24 @@ def _discriminate_with(discriminator: Any, params: PyTree) -> Callable:
 
 
 def _reconstruct(autoencoder: Any, params: PyTree, images: Array, keys: Array):
-    dropout_key, remap_key = jax.random.split(jax.random.fold_in(keys[0], 1))
-    rngs = {"dropout": dropout_key, "remap": remap_key}
-    return autoencoder.apply({"params": params}, images, keys, train=True, return_features=True, rngs=rngs)
+    """(reconstruction, posterior, features) in training mode; keys: [B], from which all that is random is drawn."""
+
+    def apply(images, keys):
+        dropout_key, remap_key = jax.random.split(jax.random.fold_in(keys[0], 1))
+        rngs = {"dropout": dropout_key, "remap": remap_key}
+        return autoencoder.apply(
+            {"params": params}, images, keys, train=True, return_features=True, rngs=rngs
+        )
+
+    if not autoencoder.dropout:
+        return apply(images, keys)
+    # Each example by itself, as its dropout may not depend on which others its device has; a loss is then [B].
+    found = jax.vmap(lambda image, key: apply(image[None], key[None]))(images, keys)
+    return jax.tree.map(lambda x: x.mean() if x.ndim == 1 else x.reshape(-1, *x.shape[2:]), found)
 
 
 def _generator_loss(
-    kind, autoencoder, discriminator, perceptual, disc_start, disc_factor, disc_weight, loss_options
+    kind, autoencoder, discriminator, perceptual, disc_start, disc_factor, disc_weight, average, loss_options
 ):
     """(trained, params, frozen, batch, keys, step) -> (loss, (metrics, batch_stats)); trained: see `_generator`."""
     generator_loss = losses.generator_loss_kl if kind == "kl" else losses.generator_loss_vq
@@ -76,11 +86,12 @@ def _generator_loss(
     def loss(trained, params, frozen, batch, keys, step):
         x = batch["image"]
         x_rec, posterior, features = _reconstruct(autoencoder, trained["autoencoder"], x, keys)
-        options = dict(loss_options)
+        options = dict(loss_options, average=average)
         if kind == "kl":
             options["logvar"] = trained["logvar"]
         if perceptual is not None:
-            options["perceptual"] = lambda a, b: perceptual(frozen, a, b, jax.random.fold_in(keys[0], 2))
+            perceptual_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)
+            options["perceptual"] = lambda a, b: perceptual(frozen, a, b, perceptual_keys)
         if discriminator is not None:
             last_layer, kernel = losses.last_layer_of(autoencoder, trained["autoencoder"], features)
             options |= dict(
@@ -124,16 +135,27 @@ def make_step(
     disc_loss: str = "hinge",
     disc_weight: float = 0.5,
     ema_decay: float | None = None,
+    average: Callable = lambda tree: tree,
+    accumulate: int = 1,
     **loss_options,
 ) -> Callable:
-    """step(state, frozen, batch, seed) -> (state, metrics), to run under parallel.parallel_step.
+    """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Layout.compile.
 
     kind: 'kl' or 'vq'. autoencoder, discriminator: linen modules; discriminator None leaves out every adversarial term.
-    perceptual: (frozen, x, x_rec, key) -> [B,1,1,1], or None. loss_options go to first_stage_loss.generator_loss_{kind}.
+    perceptual: (frozen, x, x_rec, keys) -> [B,1,1,1], or None. average: over the devices, parallel.Layout.average; the
+    discriminator's axis_name has to be the layout's. accumulate: how many batches the optimizers make one step of. loss_options go to first_stage_loss.generator_loss_{kind}.
     batch: 'image' [B,H,W,C] float32 in [-1,1], 'position' [B] int32. seed: [] uint32.
     """
     generator_loss = _generator_loss(
-        kind, autoencoder, discriminator, perceptual, disc_start, disc_factor, disc_weight, loss_options
+        kind,
+        autoencoder,
+        discriminator,
+        perceptual,
+        disc_start,
+        disc_factor,
+        disc_weight,
+        average,
+        loss_options,
     )
     discriminator_loss = _discriminator_loss(autoencoder, discriminator, disc_start, disc_factor, disc_loss)
 
@@ -145,7 +167,7 @@ def make_step(
         grads, (metrics, batch_stats) = jax.grad(generator_loss, has_aux=True)(
             trained, params, frozen, batch, keys[:, 0], state.step
         )
-        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+        grads, metrics = average((grads, metrics))
         updates, opt_state["autoencoder"] = txs["autoencoder"].update(
             grads, state.opt_state["autoencoder"], trained
         )
@@ -157,7 +179,7 @@ def make_step(
             grads, (more, batch_stats) = jax.grad(discriminator_loss, has_aux=True)(
                 params["discriminator"], params["autoencoder"], batch_stats, batch, keys[:, 1], state.step
             )
-            grads, more, params["batch_stats"] = jax.lax.pmean((grads, more, batch_stats), AXIS)
+            grads, more, params["batch_stats"] = average((grads, more, batch_stats))
             updates, opt_state["discriminator"] = txs["discriminator"].update(
                 grads, state.opt_state["discriminator"], params["discriminator"]
             )
@@ -166,7 +188,7 @@ def make_step(
 
         ema_params = state.ema_params
         if ema_decay is not None:
-            ema_params = ema.update(ema_params, params["autoencoder"], state.step + 1, ema_decay)
+            ema_params = ema.after_batch(ema_params, params["autoencoder"], state.step, ema_decay, accumulate)
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     return step

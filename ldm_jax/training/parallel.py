@@ -1,16 +1,29 @@
-"""Data parallelism with pmap: the state replicated on every device, the batch split, the gradients averaged by the step.
+"""Where a run's arrays lie on the devices, and how one step is compiled for them: two ways, of the same step function.
 
-It knows nothing of what a step does but the name of the axis that it averages over.
+'pmap' keeps the whole state on every device and gives each its part of the batch; the step averages over the devices.
+'fsdp' splits parameters, optimizer state and averages over the mesh (data, fsdp) as well; the compiler averages. A leaf is
+split by its shape alone: along its largest dimension that the fsdp axis divides, and not at all where it is small.
+
+In both a batch is split over all devices, states and batches are arrays across all hosts, and the state is donated. It knows
+nothing of what a step does, or of what a leaf is.
 """
 
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax.types import PyTree
 
-AXIS = "devices"
+AXIS = "devices"  # that a step under 'pmap' averages over
+WAYS = ("pmap", "fsdp")
+MESH_OPTIONS = ("data", "fsdp", "replicate_below")
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
@@ -23,31 +36,181 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         )
 
 
-def replicate(tree: PyTree) -> PyTree:
-    """Every leaf [...] -> [local devices, ...], one copy on each."""
-    num = jax.local_device_count()
-    if not jax.tree.leaves(tree):
-        return tree
-    # On the axis of parallel_step: on another the step would be compiled again when it is given its own output.
-    return jax.pmap(lambda x: x, axis_name=AXIS)(
-        jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (num, *np.shape(x))), tree)
-    )
+@dataclass(frozen=True)
+class Layout:
+    """One of the two ways over one mesh.
 
-
-def unreplicate(tree: PyTree) -> PyTree:
-    """The first local device's copy of every leaf, [devices, ...] -> [...]; no other device is asked."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
-
-
-def split(batch: PyTree) -> PyTree:
-    """Every leaf [B, ...] -> [local devices, B / devices, ...]."""
-    num = jax.local_device_count()
-    return jax.tree.map(lambda x: x.reshape(num, x.shape[0] // num, *x.shape[1:]), batch)
-
-
-def parallel_step(step: Callable) -> Callable:
-    """step(state, frozen, batch, seed) -> (state, metrics) over replicated state and frozen and a split batch.
-
-    The state's buffers are donated. seed: [] uint32, the same everywhere.
+    mesh: 'pmap' has the one axis AXIS, 'fsdp' has data and fsdp. replicate_below: leaves of fewer elements are not split.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(0, 0, 0, None), donate_argnums=0)
+
+    way: str
+    mesh: Mesh
+    replicate_below: int = 2**16
+
+    @property
+    def axis_name(self) -> str | None:
+        """What a step has to average over by itself; None where it sees the global batch."""
+        return AXIS if self.way == "pmap" else None
+
+    def average(self, tree: PyTree) -> PyTree:
+        """The mean over all devices of what each computed from its part of the batch; to be called in a step."""
+        return jax.lax.pmean(tree, AXIS) if self.way == "pmap" else tree
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Of every leaf [B, ...] of a batch."""
+        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+
+    @property
+    def batches(self) -> NamedSharding:
+        """Of every leaf [K, B, ...] of several batches."""
+        return NamedSharding(self.mesh, PartitionSpec(None, self.mesh.axis_names))
+
+    def sharding(self, shape: Sequence[int]) -> NamedSharding:
+        """Of a leaf of the state, or of what is frozen."""
+        if self.way == "pmap":
+            return self.replicated
+        return NamedSharding(self.mesh, split_by_shape(shape, self.mesh.shape["fsdp"], self.replicate_below))
+
+    def shardings(self, tree: PyTree) -> PyTree:
+        """`sharding` of every leaf; tree: of arrays or of their shapes."""
+        return jax.tree.map(lambda x: self.sharding(np.shape(x)), tree)
+
+    def abstract(self, tree: PyTree) -> PyTree:
+        """The shapes, dtypes and shardings that `place` gives, without an array."""
+
+        def leaf(x):
+            return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.sharding(np.shape(x)))
+
+        return jax.tree.map(leaf, tree)
+
+    def place(self, tree: PyTree) -> PyTree:
+        """The leaves on the devices, one after the other. tree: the same on every host."""
+
+        def leaf(x):
+            # A copy: a backend that shares memory with the host may be given these buffers to write over.
+            return jax.make_array_from_callback(
+                np.shape(x), self.sharding(np.shape(x)), lambda index: np.array(np.asarray(x)[index])
+            )
+
+        return jax.tree.map(leaf, tree)
+
+    def place_batch(self, batch: PyTree) -> PyTree:
+        """Every leaf [B / hosts, ...] of this host -> [B, ...] over all devices, each host's rows on its own."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch, x), batch)
+
+    def place_batches(self, batches: Sequence[PyTree]) -> PyTree:
+        """`place_batch` of several: [K, B, ...]."""
+        stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batches, x), stacked)
+
+    def compile(self, step: Callable, state: PyTree, frozen: PyTree, num_steps: int = 1) -> Callable:
+        """step(state, frozen, batch, seed) -> (state, metrics), jitted over arrays that `place` and `place_batch` gave.
+
+        step: of one device's part under 'pmap', of the global batch under 'fsdp'; see `average`. state, frozen: arrays or
+        shapes. The state's buffers are donated. seed: [] uint32, the same everywhere. metrics: replicated. With num_steps
+        above 1 what comes back does as many steps, over what `place_batches` gave; metrics are the last one's.
+        """
+        batch = self.batch if num_steps == 1 else self.batches
+        if num_steps > 1:
+            step = _scanned(step)
+        if self.way == "pmap":
+            # What jax.pmap is by now, without its axis in front: the state is the same tree of arrays in both ways.
+            whole, split = PartitionSpec(), batch.spec
+            step = jax.shard_map(
+                step,
+                mesh=self.mesh,
+                in_specs=(whole, whole, split, whole),
+                out_specs=(whole, whole),
+                check_vma=False,
+            )
+        in_state = self.shardings(state)
+        return jax.jit(
+            step,
+            donate_argnums=0,
+            in_shardings=(in_state, self.shardings(frozen), batch, self.replicated),
+            out_shardings=(in_state, self.replicated),
+        )
+
+
+def _scanned(step: Callable) -> Callable:
+    """The step over batches stacked in front; metrics of the last."""
+
+    def steps(state, frozen, batches, seed):
+        state, metrics = jax.lax.scan(lambda state, batch: step(state, frozen, batch, seed), state, batches)
+        return state, jax.tree.map(lambda x: x[-1], metrics)
+
+    return steps
+
+
+def split_by_shape(shape: Sequence[int], parts: int, replicate_below: int) -> PartitionSpec:
+    """The largest dimension that `parts` divides is split over the axis fsdp, the last one of several; none where the leaf
+    has fewer than `replicate_below` elements, or no such dimension."""
+    able = [d for d, n in enumerate(shape) if n % parts == 0 and n > 0]
+    if parts == 1 or not able or math.prod(shape) < replicate_below:
+        return PartitionSpec()
+    chosen = max(able, key=lambda d: (shape[d], d))
+    return PartitionSpec(*(None,) * chosen, "fsdp")
+
+
+def make(
+    way: str = "pmap", mesh: Mapping[str, Any] | None = None, devices: Sequence[Any] | None = None
+) -> Layout:
+    """The layout that a config's `parallelism` and `mesh` name, over `devices`: all there are, unless given.
+
+    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'replicate_below': elements}; an axis that is left out has what is left of the
+    devices, fsdp before data. Raises: ValueError for an unknown way or option, or axes that are not as many as the devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    options = dict(mesh or {})
+    if way not in WAYS:
+        raise ValueError(f"config.parallelism {way!r} not found; there are: {', '.join(WAYS)}")
+    for name, value in options.items():
+        if name not in MESH_OPTIONS:
+            raise ValueError(f"config.mesh has no option {name!r}; it has: {', '.join(MESH_OPTIONS)}")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"config.mesh.{name} is {value!r}, expected a whole number of at least 1")
+    if way == "pmap":
+        if options:
+            raise ValueError("config.mesh is for parallelism 'fsdp', and it is 'pmap': leave it out")
+        return Layout(way, Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)))
+    below = options.pop("replicate_below", Layout.replicate_below)
+    number = len(devices)
+    if "fsdp" not in options:
+        options["fsdp"] = max(number // options.get("data", 1), 1)
+    options.setdefault("data", max(number // options["fsdp"], 1))
+    if options["data"] * options["fsdp"] != number:
+        raise ValueError(
+            f"config.mesh: data {options['data']} times fsdp {options['fsdp']} is {options['data'] * options['fsdp']}, "
+            f"expected the number of devices, {number}"
+        )
+    shape = (options["data"], options["fsdp"])
+    axis_types = (AxisType.Auto, AxisType.Auto)
+    return Layout(way, jax.make_mesh(shape, ("data", "fsdp"), axis_types, devices=devices), below)
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """Every leaf as a whole, on this host. All hosts have to ask, as they hold it together.
+
+    A leaf that each device has is this host's first one, not copied: it is gone when a step has been given the tree.
+    """
+
+    def leaf(x):
+        if x.is_fully_replicated:
+            return x.addressable_data(0)
+        return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(leaf, tree)
+
+
+def on_host() -> contextlib.AbstractContextManager:
+    """Inside, arrays are made in the host's memory, as far as there is a backend for it: a state that is to be split may be
+    too large for one device."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
+        return contextlib.nullcontext()

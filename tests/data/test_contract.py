@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.data import pipeline
+from tests.data import stored_latents
 
 SPLIT = "train"
 
@@ -33,6 +34,9 @@ def options(request, tmp_path):
             lines.append(json.dumps({"file_name": f"{i}.png", "boxes": boxes, "labels": ["cat", "dog"]}))
         (tmp_path / "layouts.jsonl").write_text("\n".join(lines))
         return request.param, {"root": tmp_path}
+    if request.param == "latents":
+        stored_latents.write(tmp_path / "out")
+        return request.param, {"root": tmp_path / "out"}
     if request.param == "tfds":
         data_dir = request.getfixturevalue("tiny_shapes")[1]
         return request.param, {"dataset": "shapes/tiny", "data_dir": data_dir, "caption_key": "caption"}
@@ -62,7 +66,7 @@ def test_examples_are_random_access(options):
         assert isinstance(example.get("class_label", 0), int)
         assert example.keys() == again.keys()
         for key in example:
-            np.testing.assert_array_equal(example[key], again[key])
+            np.testing.assert_equal(example[key], again[key])
 
 
 @each_source
@@ -101,7 +105,7 @@ def test_feeds_the_pipeline(options):
 
 def test_the_room_needs_neither_jax_nor_tensorflow_to_import():
     code = (
-        "import sys; from ldm_jax.data import folder, pipeline, shapes, shapes_oracle, tfds, transforms; "
+        "import sys; from ldm_jax.data import folder, latents, latents_builder, pipeline, shapes, shapes_oracle, tfds, transforms; "
         "print([m for m in ('tensorflow', 'tensorflow_datasets', 'flax') if m in sys.modules])"
     )
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

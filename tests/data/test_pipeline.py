@@ -127,6 +127,16 @@ def test_evaluation_shards_have_equal_length_and_cover_all():
     assert sorted(seen) == list(range(9))
 
 
+@pytest.mark.parametrize("num_threads", [0, 3])
+def test_examples_in_order_are_those_of_evaluation(num_threads):
+    whole = next(pipeline.evaluation_batches(Numbers(10), batch_size=10, transform=noisy))
+    indices = [3, 4, 5, 9, 0]
+    some = pipeline.in_order(Numbers(10), transform=noisy, indices=indices, num_threads=num_threads)
+    for index, example in zip(indices, some, strict=True):
+        for key in example:
+            np.testing.assert_array_equal(example[key], whole[key][index])
+
+
 @pytest.mark.parametrize("num_threads", [0, 2])
 def test_errors_name_the_example(num_threads):
     with pytest.raises(RuntimeError, match="example 6 of numbers cannot be read: disk on fire"):
@@ -139,6 +149,15 @@ def test_errors_name_the_example(num_threads):
         take(1, transform=fail, num_threads=num_threads)
     with pytest.raises(RuntimeError, match="example 6"):
         list(pipeline.evaluation_batches(Numbers(10, broken=6), batch_size=2, transform=noisy))
+    with pytest.raises(RuntimeError, match="example 6 of numbers cannot be read"):
+        broken = Numbers(10, broken=6)
+        list(pipeline.in_order(broken, transform=noisy, indices=range(10), num_threads=num_threads))
+
+    def ragged(example, rng):
+        return {"box": np.zeros(1 + example["index"] % 2)}
+
+    with pytest.raises(ValueError, match=r"'box' has the shapes"):
+        take(1, transform=ragged, num_threads=num_threads)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +184,7 @@ def test_collate_names_the_ragged_key():
 
 def test_unknown_source_lists_those_there_are():
     with pytest.raises(
-        ValueError, match="'imagenot' not found; there are: folder, layouts, neighbours, shapes, tfds"
+        ValueError,
+        match="'imagenot' not found; there are: folder, latents, layouts, neighbours, shapes, tfds",
     ):
         pipeline.open_source("imagenot", "train")

@@ -41,3 +41,21 @@ def test_the_average_is_float32_and_its_own_copy():
 def test_equal_params_change_nothing():
     params = {"w": jnp.array([0.1, -3.7, 1e-8])}
     np.testing.assert_array_equal(ema.update(ema.init(params), params, 7)["w"], params["w"])
+
+
+def test_the_average_counts_optimizer_steps_where_batches_are_accumulated():
+    """Three batches to a step: it moves at the third, as it does with every batch where each is a step."""
+    step = jax.jit(lambda e, p, n: ema.after_batch(e, p, n, 0.9, accumulate=3))
+    every = jax.jit(lambda e, p, n: ema.after_batch(e, p, n, 0.9))
+    average = expected = {"w": jnp.zeros(2)}
+    for n in range(9):
+        params = {"w": jnp.full(2, 1.0 + n // 3)}
+        before, average = average, step(average, params, jnp.int32(n))
+        if n % 3 == 2:
+            expected = every(expected, params, jnp.int32(n // 3))
+            np.testing.assert_array_equal(average["w"], expected["w"])
+        else:
+            np.testing.assert_array_equal(average["w"], before["w"])
+    np.testing.assert_array_equal(
+        every(before, params, jnp.int32(4))["w"], ema.update(before, params, 5, 0.9)["w"]
+    )

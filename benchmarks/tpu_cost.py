@@ -1,0 +1,282 @@
+"""What training and sampling cost on slices of Cloud TPU, by compiling for them where there is no TPU (pip install 'ldm_jax[tpu]'):
+
+    python benchmarks/tpu_cost.py                      # every row of ROWS that has no result yet
+    python benchmarks/tpu_cost.py --only yardstick,celebahq_ldm4
+    python benchmarks/tpu_cost.py --table              # docs/benchmarks.md from the results that there are
+
+appends one JSON line for each row to benchmarks/results/tpu_cost.jsonl as soon as it is known, and writes the table. A row that
+is there already is not compiled again, as long as what is asked is the same. A compile takes minutes and some GB of memory, so
+they run one after the other. Nothing is measured: these are the compiler's figures.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ldm_jax import atomic, dry_run, flops, topology
+from ldm_jax.models.unet import UNet, apply_unet
+from ldm_jax.types import Cond
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "tpu_cost.jsonl"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+START, END = "<!-- tpu_cost: begin -->", "<!-- tpu_cost: end -->"
+
+
+def train(
+    config: str, slice_: str, batch_size: int, parallelism: str = "pmap", **overrides
+) -> dict[str, Any]:
+    """A row: one training step in bfloat16. overrides: of the config, with __ for a dot."""
+    changes = {"dtype": "bfloat16", "batch_size": batch_size, "parallelism": parallelism}
+    changes |= {name.replace("__", "."): value for name, value in overrides.items()}
+    return dict(what="train", config=config, topology=slice_, changes=changes)
+
+
+def sample(config: str, slice_: str, batch_size: int) -> dict[str, Any]:
+    """A row: pictures with the config's own sampler, batch_size on each chip."""
+    changes = {"dtype": "bfloat16"}
+    return dict(what="sample", config=config, topology=slice_, batch_size=batch_size, changes=changes)
+
+
+def autoencoder(config: str, slice_: str, batch_size: int) -> dict[str, Any]:
+    return train(config, slice_, batch_size, lpips__vgg_path="its shapes are all that is needed")
+
+
+# Global batches are the published ones where the slice divides them, or else near them.
+ROWS = [
+    dict(what="yardstick", config="sd1", topology="v5e:1x1", batch_size=4),
+    train("celebahq_ldm4", "v5e:4x4", 48),
+    train("shapes_text", "v5e:2x2", 32),
+    train("shapes_kl_f4", "v5e:2x2", 32),
+    train("text2img_1p4b", "v5e:8x8", 640, "fsdp"),
+    train("sd1", "v5e:16x16", 2048, "fsdp"),
+    train("sdxl_base", "v5p:2x4x4", 256, "fsdp"),
+    sample("sd1", "v5e:1x1", 4),
+    autoencoder("kl_f8", "v5e:4x4", 96),
+    autoencoder("vq_f4", "v5e:4x4", 64),
+    train("ffhq_ldm4", "v5e:4x4", 48),
+    train("lsun_bedrooms_ldm4", "v5e:4x4", 48),
+    train("lsun_churches_ldm8", "v5e:4x4", 96),
+    train("imagenet_ldm4", "v5e:8x8", 1216),
+    train("imagenet_ldm8", "v5e:4x4", 64),
+    train("text2img_256", "v5e:8x8", 640),
+    train("layout_openimages", "v5e:4x4", 48),
+    train("semantic_256", "v5e:4x4", 48),
+    train("semantic_512", "v5e:4x4", 48),
+    train("superres_bsr", "v5e:4x4", 64),
+    train("inpainting_big", "v5e:4x4", 64),
+    train("rdm_768", "v5e:8x8", 640, "fsdp"),
+    train("sd1_inpainting", "v5e:16x16", 2048, "fsdp"),
+    train("sd2", "v5e:16x16", 2048, "fsdp"),
+    train("sd2_v", "v5e:16x16", 2048, "fsdp"),
+    train("sd2_inpainting", "v5e:16x16", 2048, "fsdp"),
+    train("sd2_depth", "v5e:16x16", 2048, "fsdp"),
+    train("sd_x4_upscaler", "v5e:8x16", 1024, "fsdp"),
+    train("sdxl_refiner", "v5p:2x4x4", 256, "fsdp"),
+    train("sd_turbo", "v5e:16x16", 2048, "fsdp"),
+    train("sdxl_turbo", "v5p:2x4x4", 256, "fsdp"),
+    autoencoder("kl_f4", "v5e:4x4", 64),
+    autoencoder("kl_f16", "v5e:4x4", 64),
+    autoencoder("kl_f32", "v5e:4x4", 64),
+    autoencoder("vq_f4_noattn", "v5e:4x4", 64),
+    autoencoder("vq_f8", "v5e:4x4", 64),
+    autoencoder("vq_f8_n256", "v5e:4x4", 64),
+    autoencoder("vq_f16", "v5e:4x4", 64),
+    sample("celebahq_ldm4", "v5e:1x1", 8),
+    sample("sdxl_base", "v6e:1x1", 1),
+]
+
+
+def load_config(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """configs/<name>.py, with `changes` by dotted keys. Raises: ValueError if it is not there."""
+    path = ROOT / "configs" / f"{name}.py"
+    if not path.is_file():
+        raise ValueError(f"config {name!r} not found: there is no {path}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config().to_dict()
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = config
+        for part in sections:
+            section = section[part]
+        section[last] = value
+    return config
+
+
+def run(row: dict[str, Any]) -> dict[str, Any]:
+    """What `row` asks, as a report of dry_run."""
+    if row["what"] == "yardstick":
+        return yardstick(row["topology"], row["batch_size"])
+    config = load_config(row["config"], row["changes"])
+    if row["what"] == "train":
+        return dry_run.training(config, row["topology"])
+    settings = dict(num_steps=50, guidance_scale=1.0, sampler="ddim") | config["sampling"]
+    settings = {
+        k: v for k, v in settings.items() if k in ("num_steps", "guidance_scale", "sampler", "spacing")
+    }
+    return dry_run.sampling(config, row["topology"], batch_size=row["batch_size"], **settings)
+
+
+def yardstick(slice_name: str, batch_size: int) -> dict[str, Any]:
+    """Loss and gradients of Stable Diffusion 1's UNet on one chip, in bfloat16 with float32 parameters, nothing recomputed."""
+    slice_, devices = topology.open_slice(slice_name)
+    options = load_config("sd1", {})["model"] | dict(remat=False)
+    unet = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}, dtype=jnp.bfloat16)
+    shape = jax.ShapeDtypeStruct
+    x, t = shape((batch_size, 64, 64, 4), jnp.float32), shape((batch_size,), jnp.int32)
+    context = shape((batch_size, 77, unet.context_dim), jnp.float32)
+    params = jax.eval_shape(lambda *args: unet.init(jax.random.key(0), *args), x, t, Cond(context=context))
+    sharding = NamedSharding(Mesh(np.asarray(devices[:1]), ("devices",)), PartitionSpec())
+
+    def loss(params, x, t, context, noise):
+        prediction, _ = apply_unet(unet, params, x, t, Cond(context=context))
+        return jnp.mean(jnp.square(prediction - noise))
+
+    args = jax.tree.map(
+        lambda a: shape(a.shape, a.dtype, sharding=sharding), (params["params"], x, t, context, x)
+    )
+    cost = topology.compile_for(slice_, jax.jit(jax.value_and_grad(loss)), *args)
+    return topology.report(slice_, cost, 3 * flops.count(loss, *args))
+
+
+# ------------------------------------------------------------------------------------------------------------ the results
+
+
+def read_results() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def append(row: dict[str, Any], report: dict[str, Any]) -> None:
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    line = dict(
+        row, report=report, jax=jax.__version__, libtpu=libtpu_version(), date=time.strftime("%Y-%m-%d")
+    )
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def libtpu_version() -> str:
+    return importlib.metadata.version("libtpu")
+
+
+def asked(row: dict[str, Any]) -> dict[str, Any]:
+    """A row, or a line of the results, without its answer."""
+    return {k: row[k] for k in ("what", "config", "topology", "batch_size", "changes") if k in row}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results in markdown, in the order of ROWS; of several of one row, the last."""
+    header = [
+        "",
+        "slice",
+        "batch",
+        "way",
+        "fits",
+        "HBM",
+        "temp.",
+        "TFLOP",
+        "GB",
+        "links GB",
+        "step",
+        "bound by",
+        "MFU ≤",
+    ]
+    lines = [header, ["---"] * len(header)]
+    for row in ROWS:
+        found = [line for line in results if asked(line) == asked(row)]
+        if found:
+            lines += [cells(row, found[-1]["report"], name) for name in programs(found[-1])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def programs(line: dict[str, Any]) -> list[str]:
+    return ["latents", "decode"] if line["what"] == "sample" else [""]
+
+
+def cells(row: dict[str, Any], report: dict[str, Any], name: str) -> list[str]:
+    one = report[name] if name else report
+    label = (
+        f"{row['config']}, {dict(train='training', sample=name, yardstick='loss and gradients')[row['what']]}"
+    )
+    way = report.get("parallelism", {}).get("way", "")
+    batch = str(report.get("batch_size", row.get("batch_size", "")))
+    hbm = one["hbm"]
+    out = [
+        label,
+        one["topology"],
+        batch,
+        way,
+        "yes" if one["fits"] else "**no**",
+        f"{hbm['peak'] / 1e9:.1f} GB",
+    ]
+    if "roofline" not in one:
+        return out + [""] * 7
+    sent = sum(kind["sent_bytes"] for kind in one["collectives"].values())
+    line = one["roofline"]
+    return [
+        *out, f"{hbm['temporaries'] / 1e9:.1f} GB", f"{one['flops'] / 1e12:.2f}", f"{one['bytes'] / 1e9:.0f}", f"{sent / 1e9:.1f}",
+        f"{line['step'] * 1e3:.0f} ms", line["bound"], f"{one['mfu_bound']:.0%}",
+    ]  # fmt: skip
+
+
+def write_table(results: list[dict[str, Any]]) -> None:
+    """Puts the table between its markers in docs/benchmarks.md. Raises: ValueError if they are not there."""
+    text = DOCUMENT.read_text()
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"{DOCUMENT} has no place for the table, between {START} and {END}")
+    atomic.write_text(DOCUMENT, f"{before}{START}\n{table(results)}\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", help="names of configs, or kinds of rows (train, sample, yardstick), with commas"
+    )
+    parser.add_argument("--table", action="store_true", help="compile nothing")
+    args = parser.parse_args()
+    wanted = args.only.split(",") if args.only else None
+    known = {name for row in ROWS for name in (row["what"], row["config"])}
+    if unknown := sorted(set(wanted or ()) - known):
+        sys.exit(f"error: --only {unknown[0]!r} is no row; there are {', '.join(sorted(known))}")
+    failed = 0
+    for row in [] if args.table else ROWS:
+        there = any(asked(line) == asked(row) for line in read_results())
+        if there or (wanted and not {row["what"], row["config"]} & set(wanted)):
+            continue
+        print(f"{time.strftime('%H:%M:%S')} {json.dumps(asked(row))}", flush=True)
+        try:
+            append(row, run(row))
+        except Exception:  # the others are still of use
+            traceback.print_exc()
+            failed += 1
+        jax.clear_caches()
+        write_table(read_results())
+    write_table(read_results())
+    if failed:
+        sys.exit(f"error: {failed} rows failed, for the reasons above")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Several processes, as a rule one on each host, as one run: how they find each other, wait for each other and agree.
+
+They speak through the key-value store of jax's coordinator, not through the devices, so that waiting ends: with what the
+others have to say, or with the names of those who are missing. Nothing here depends on clocks, or on what hosts are called.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax._src.distributed import global_state  # no public name has the store; orbax takes it from here too
+
+TIMEOUT = 300.0  # seconds that processes wait for each other, where they have nothing long to do
+LONG = 24 * 3600.0  # where the first one may have a data set to go through
+ROOM = "ldm_jax"  # of the store
+SHOWN = 8  # names in an error
+# What a cluster sets on each of several processes: their number, or the list of their names.
+NUMBERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+LISTS = ("TPU_WORKER_HOSTNAMES",)
+ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
+
+_count = itertools.count()  # of barriers: every process meets the same ones in the same order
+
+
+def are_expected(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment says that this process is one of several, or on a Cloud TPU VM, which may be one of several."""
+    if any(environ.get(name) for name in ADDRESSES):
+        return True
+    if any(environ.get(name, "").isdigit() and int(environ[name]) > 1 for name in NUMBERS):
+        return True
+    if any("," in environ.get(name, "") for name in LISTS):
+        return True
+    if (
+        "tpu" not in environ.get("JAX_PLATFORMS", "tpu").split(",")
+        or importlib.util.find_spec("libtpu") is None
+    ):
+        return False
+    return bool([*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")])
+
+
+def initialize(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: float = TIMEOUT,
+) -> None:
+    """Joins the other processes, if there are any; before anything else asks jax for devices.
+
+    coordinator: host:port of process 0. Without any of the three, what the cluster's environment says is taken.
+    Raises: ValueError if only some of the three are given; RuntimeError if the others do not come within `timeout` seconds.
+    """
+    given = dict(coordinator=coordinator, num_processes=num_processes, process_id=process_id)
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if not are_expected():
+            return
+        coordinator = num_processes = process_id = None
+    elif missing:
+        raise ValueError(
+            f"--{missing[0]} is missing: --coordinator, --num_processes and --process_id go together"
+        )
+    elif not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"--process_id is {process_id}, expected 0 to {num_processes - 1}, for --num_processes {num_processes}"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=int(timeout))
+    if global_state.client is not None:
+        global_state.client.key_value_set(f"{ROOM}/names/{global_state.process_id}", socket.gethostname())
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes logs and pictures."""
+    return jax.process_index() == 0
+
+
+def _named(process: int) -> str:
+    names = dict(_read("names"))
+    return f"process {process}" + (f" ({names[process]})" if process in names else "")
+
+
+def _read(place: str) -> list[tuple[int, str]]:
+    """(process, what it wrote) of everything below a place of the store."""
+    found = global_state.client.key_value_dir_get(f"{ROOM}/{place}/")
+    return sorted((int(key.rsplit("/", 1)[1]), value) for key, value in found)
+
+
+def _exchange(name: str, value: str, timeout: float) -> list[tuple[int, str]]:
+    """What every process says at the place `name`, when all have come there."""
+    client, process, number = global_state.client, global_state.process_id, global_state.num_processes
+    place = f"{next(_count)}/{name}"
+    client.key_value_set(f"{ROOM}/{place}/{process}", value)
+    end, pause = time.monotonic() + timeout, 0.01
+    while len(said := _read(place)) < number:
+        for other, reason in _read("stopped"):
+            raise RuntimeError(f"{_named(other)} stopped: {reason}")
+        if time.monotonic() > end:
+            here = {other for other, _ in said}
+            missing = [_named(other) for other in range(number) if other not in here]
+            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+            raise TimeoutError(
+                f"{len(missing)} of {number} processes did not come to {name!r} within {timeout:.0f} s: "
+                f"{', '.join(missing[:SHOWN])}{more}"
+            )
+        time.sleep(pause)
+        pause = min(1.5 * pause, 1.0)
+    return said
+
+
+def barrier(name: str, timeout: float = TIMEOUT) -> None:
+    """Waits until all processes are here.
+
+    Raises: TimeoutError with the names of those who are missing after `timeout` seconds; RuntimeError with the reason that
+    one of them gave for stopping.
+    """
+    if global_state.client is not None:
+        _exchange(name, "", timeout)
+
+
+@contextlib.contextmanager
+def first_alone(name: str, timeout: float = LONG) -> Iterator[None]:
+    """The block is run by the first process, and by the others when it is through: they find what it wrote.
+
+    Raises: as `barrier`.
+    """
+    if not is_first():
+        barrier(name, timeout)
+    yield
+    if is_first():
+        barrier(name, timeout)
+
+
+def agree(on: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
+    """Raises: ValueError, on every process, if values that can be JSON are not the same everywhere; otherwise as `barrier`."""
+    if global_state.client is None:
+        return
+    said = _exchange("agree", json.dumps(on, sort_keys=True, default=str), timeout)
+    (_, told), *others = said
+    expected = json.loads(told)
+    for process, told in others:
+        got = json.loads(told)
+        for name in sorted(expected.keys() | got.keys()):
+            if expected.get(name) != got.get(name):
+                raise ValueError(
+                    f"the processes disagree on {name}: {_short(expected.get(name))} on {_named(said[0][0])}, {_short(got.get(name))} "
+                    f"on {_named(process)}; start all of them with the same command, code and data"
+                )
+
+
+def _short(value: Any, most: int = 80) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[: most - 2]} …"
+
+
+@contextlib.contextmanager
+def telling_the_others() -> Iterator[None]:
+    """An error that leaves the block is told to the processes that wait for this one."""
+    try:
+        yield
+    except BaseException as error:
+        if global_state.client is not None and not isinstance(error, SystemExit):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            with contextlib.suppress(
+                Exception
+            ):  # the coordinator may be gone; the error itself is what counts
+                global_state.client.key_value_set(f"{ROOM}/stopped/{global_state.process_id}", reason)
+        raise
+
+
+def code_version(folder: Path | None = None) -> str:
+    """Hex digest of this package's source; folder: of another."""
+    folder = Path(__file__).resolve().parent.parent if folder is None else folder
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,40 @@
+"""The notice that this machine is about to be taken away: SIGTERM, or what a Cloud TPU says before its maintenance.
+
+It decides when a run should save and stop, the same step on every host; saving and stopping are the loop's.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+
+@contextlib.contextmanager
+def watching(checkpoints: Any) -> Iterator[Callable[[int], bool]]:
+    """Inside, SIGTERM ends nothing. Yields (a number) -> whether to save and stop now, to be asked after every
+    step, with a number that is the same on all hosts and one more each time.
+
+    checkpoints: orbax's CheckpointManager. Where jax.distributed is initialized, its service takes notices (SIGTERM on any
+    host, or the cloud's own) and chooses a step that all hosts have yet to reach; orbax asks it. Where it is not, a second
+    SIGTERM ends the process at once, as it would have without this.
+    """
+    if jax.distributed.is_initialized():
+        yield checkpoints.reached_preemption
+        return
+    told: list[int] = []
+
+    def take(number: int, frame: Any) -> None:
+        told.append(number)
+        signal.signal(signal.SIGTERM, before)
+
+    try:
+        before = signal.signal(signal.SIGTERM, take)
+    except ValueError:  # only the main thread may; another one is told by whoever runs it
+        yield lambda step: False
+        return
+    try:
+        yield lambda step: bool(told)
+    finally:
+        signal.signal(signal.SIGTERM, before)
