@@ -10,6 +10,7 @@ training workdir, a .ckpt or .safetensors file of the original's, or a diffusers
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -92,6 +93,16 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("the model").add_argument
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     cli.add_checkpoint_arguments(add)
+    add = parser.add_argument_group("without drawing anything").add_argument
+    add(
+        "--dry_run",
+        action="store_true",
+        help="print settings, shapes and parameter counts as JSON; --config alone will do",
+    )
+    add(
+        "--topology",
+        help="with --dry_run: compile for this slice of Cloud TPU, as v5e:1x1, --batch_size on each chip, and say what it costs",
+    )
     return parser
 
 
@@ -107,6 +118,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.batch_size < 1:
         raise ValueError(f"--batch_size is {args.batch_size}, expected at least 1")
 
+    if args.topology and not args.dry_run:
+        raise ValueError(f"--topology {args.topology} goes with --dry_run: nothing is run on it")
+    if args.dry_run:
+        dry_run(args)
+        return
+
     # Model.
     start = time.time()
     from ldm_jax import checkpoints, pipeline, tasks
@@ -115,10 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("prompt", "negative_prompt"):
         if name in given and "prompts" not in model.system.takes:
             raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
-    settings = model.settle(
-        num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta, spacing=args.spacing,
-        final_alpha=args.final_alpha,
-    )  # fmt: skip
+    settings = model.settle(**asked(args))
 
     # Data: one job for each picture.
     task, jobs, failures = find_jobs(args, given, seeds, model)
@@ -138,6 +152,38 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{drawn} pictures{' and grid.png' if drawn else ''} in {args.out}, {time.time() - start:.1f} s")
     if failed:
         raise ValueError(f"{failed} of {drawn + failed} jobs failed, for the reasons above")
+
+
+def asked(args: argparse.Namespace) -> dict:
+    """The sampler's settings, None where nothing is asked for."""
+    return dict(
+        num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta, spacing=args.spacing,
+        final_alpha=args.final_alpha,
+    )  # fmt: skip
+
+
+def dry_run(args: argparse.Namespace) -> None:
+    """Prints what sampling with the model of --config, or else of --checkpoint, takes: of the slice, if one is named."""
+    from ldm_jax import checkpoints, pipeline, recognise
+    from ldm_jax import dry_run as dry_runs
+
+    options = checkpoints.options_from(args)
+    if args.config:
+        config = recognise.load_config(args.config)
+    else:
+        config = checkpoints.open_checkpoint(args.checkpoint, options).config
+    if config["task"] != "diffusion":
+        raise ValueError(
+            f"{args.config or args.checkpoint} is a first stage alone, expected a model that samples"
+        )
+    settings = pipeline.settle(config.get("sampling", {}), **asked(args))
+    pipeline.check_sampling(settings, config["schedule"].get("num_timesteps", 1000))
+    if args.topology:
+        cost = dry_runs.sampling(config, args.topology, batch_size=args.batch_size, **settings)
+        print(json.dumps(cost, indent=2))
+        dry_runs.check_fits(cost)
+    else:
+        print(json.dumps(dry_runs.sampled(config, args.batch_size, settings), indent=2))
 
 
 def find_jobs(args: argparse.Namespace, given: dict, seeds: list[int], model) -> tuple:

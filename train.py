@@ -76,7 +76,7 @@ def main(argv):
             dry_run.check_fits(cost, config)
         else:
             check_devices(config)
-            print(json.dumps(dry_run.resolved(config), indent=2))
+            print(json.dumps(dry_run.trained(config), indent=2))
         return
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing: the folder for checkpoints, logs and pictures")

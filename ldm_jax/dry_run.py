@@ -30,28 +30,36 @@ def with_first_stage(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, the shapes and the parameter counts, without allocating a parameter."""
+def _count(tree: PyTree) -> int:
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
 
-    def count(tree: PyTree) -> int:
-        return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
 
+def trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a training run, its shapes and parameter counts, without allocating a parameter."""
     config = with_first_stage(config)
     layout = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
-    first_stage, size = make_first_stage(config["first_stage"]), config["image_size"]
     params = dict(training_program.make_program(config, layout).state.params)
     for own in ("logvar", "batch_stats"):  # numbers of the loss, and what the discriminator counts
         params.pop(own, None)
     autoencoder = params.pop("autoencoder", None)
+    first_stage, size = make_first_stage(config["first_stage"]), config["image_size"]
     if autoencoder is None:
         autoencoder = jax.eval_shape(first_stage.init, jax.random.key(0))
-    side = size // first_stage.factor
-    shapes = {
-        "image": [config["batch_size"], size, size, 3],
-        "latents": [config["batch_size"], side, side, first_stage.channels],
-    }
-    parameters = {"first_stage": count(autoencoder)} | {name: count(tree) for name, tree in params.items()}
+    side, number = size // first_stage.factor, config["batch_size"]
+    shapes = {"image": [number, size, size, 3], "latents": [number, side, side, first_stage.channels]}
+    parameters = {"first_stage": _count(autoencoder)} | {name: _count(tree) for name, tree in params.items()}
     return dict(config=config, shapes=shapes, parameters=parameters, devices=[str(d) for d in jax.devices()])
+
+
+def sampled(config: Mapping[str, Any], batch_size: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, the shapes and the parameter counts of a model that is to be sampled, without allocating a parameter."""
+    system, key = make_system(with_first_stage(config)), jax.random.key(0)
+    parameters = {"first_stage": _count(jax.eval_shape(system.first_stage.init, key))}
+    parameters |= {name: _count(tree) for name, tree in jax.eval_shape(system.init, key).items()}
+    shapes = {"image": [batch_size, *system.image_shape, 3], "latents": [batch_size, *system.latent_shape]}
+    return dict(
+        settings=dict(settings), takes=list(system.takes), shapes=shapes, parameters=parameters, devices=[str(d) for d in jax.devices()]
+    )  # fmt: skip
 
 
 def training(config: Mapping[str, Any], topology_name: str) -> dict[str, Any]:

@@ -32,6 +32,15 @@ FALLBACK = dict(
 log = logging.getLogger(__name__)
 
 
+def settle(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
+    """The settings that a model is sampled with, see LatentDiffusion.settle. recommended: its config's `sampling`."""
+    own = recommended.get("sampler", FALLBACK["sampler"])
+    kept = asked.get("sampler") in (None, own)
+    belonging = ("eta", "spacing", "final_alpha")
+    made = {k: recommended[k] for k in FALLBACK if k in recommended and (kept or k not in belonging)}
+    return FALLBACK | made | {k: v for k, v in asked.items() if v is not None}
+
+
 class LatentDiffusion:
     """system: the parts. params: {'first_stage', 'unet', 'conditioner'}. scale_factor: latents = encoded * scale_factor.
 
@@ -130,12 +139,7 @@ class LatentDiffusion:
         The recommended spacing, eta and final_alpha belong to the recommended sampler: they are not taken for another one.
         Returns: num_steps, guidance_scale, sampler, eta, spacing, final_alpha; the last and eta may be None, the sampler's own.
         """
-        recommended = self.config.get("sampling", {})
-        own = recommended.get("sampler", FALLBACK["sampler"])
-        kept = asked.get("sampler") in (None, own)
-        belonging = ("eta", "spacing", "final_alpha")
-        made = {k: recommended[k] for k in FALLBACK if k in recommended and (kept or k not in belonging)}
-        return FALLBACK | made | {k: v for k, v in asked.items() if v is not None}
+        return settle(self.config.get("sampling", {}), **asked)
 
     def sample_latents(
         self,

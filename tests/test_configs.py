@@ -105,7 +105,7 @@ def test_the_whole_zoo_is_here():
 def test_shapes_and_counts_resolve(path, monkeypatch):
     config = get(path, "runlocal")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    resolved = dry_run.resolved(config)
+    resolved = dry_run.trained(config)
     assert resolved["parameters"].get("unet", 1) > 0
     full = get(path)
     assert set(full) - set(config) <= {"first_stage", "first_stage_from"}

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -203,3 +204,28 @@ def test_what_flags_refuse(loaded, tmp_path):
     assert "is not there" in message("--jobs", str(tmp_path / "away.jsonl"))
     assert "1 of 1 jobs failed" in message("--image", str(tmp_path / "away.png"))
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_counts_what_the_model_has(tmp_path, capsys):
+    path = save_model(tmp_path / "model", conditioning=TEXT)
+    model = pipeline.load(path)
+    script.main(["--checkpoint", path, "--dry_run", "--steps", "7", "--batch_size", "3"])
+    said = json.loads(capsys.readouterr().out)
+    counted = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in model.params.items()}
+    assert said["parameters"] == counted
+    assert said["settings"] == model.settle(num_steps=7) and said["takes"] == ["prompts"]
+    assert said["shapes"]["latents"] == [3, *model.system.latent_shape]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--topology", "v5e:1x1"], "--topology v5e:1x1 goes with --dry_run: nothing is run on it"),
+        (["--dry_run", "--config", "configs/kl_f8.py"], "configs/kl_f8.py is a first stage alone"),
+        (["--dry_run", "--steps", "1001"], "1001"),
+        (["--dry_run", "--sampler", "dim"], "'dim' not found"),
+    ],
+)
+def test_what_a_dry_run_refuses(args, message):
+    with pytest.raises(ValueError, match=message):
+        script.main(args)
