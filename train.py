@@ -80,6 +80,10 @@ def main(argv):
         return
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing: the folder for checkpoints, logs and pictures")
+    if "://" in FLAGS.workdir:
+        raise ValueError(
+            f"--workdir is {FLAGS.workdir}, expected a folder: mount the bucket, or better a file system (docs/cloud_tpu.md)"
+        )
     hosts.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     if not hosts.is_first():
         cli.show_warnings_only()

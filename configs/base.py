@@ -119,12 +119,19 @@ def warm_up(steps: int) -> dict:
     )
 
 
+def spread(c: ConfigDict) -> None:
+    """How a run is spread over devices (ldm_jax/training/parallel.py), and steps over dispatches."""
+    c.parallelism, c.steps_per_dispatch = "pmap", 1
+    c.mesh = dict(data=config_dict.placeholder(int), fsdp=config_dict.placeholder(int))
+
+
 def _start(name: str, arg: str, task: str, image_size: int) -> ConfigDict:
     if arg not in ("", "runlocal"):
         raise ValueError(f"configs/{name}.py takes 'runlocal' or nothing after the colon, got {arg!r}")
     c = ConfigDict()
     c.task, c.seed, c.image_size, c.dtype = task, 0, image_size, "float32"
     c.log_every, c.checkpoint_every, c.preview_every, c.keep = 100, 5000, 5000, 3
+    spread(c)
     return c
 
 
@@ -139,7 +146,7 @@ def first_stage(
     c.discriminator = dict(num_layers=disc_layers, channels=64)
     # The original's LPIPS drops out half of the features that its heads see, which was not meant.
     c.lpips = dict(vgg_path="", heads_path="", dropout=False)
-    c.optimizer = dict(name="adam", base_lr=4.5e-6, schedule=dict(name="constant"))
+    c.optimizer = dict(name="adam", base_lr=4.5e-6, accumulate=1, schedule=dict(name="constant"))
     c.ema_decay = None
     c.batch_size, c.total_steps = batch_size, total_steps
     if arg == "runlocal":
@@ -179,6 +186,7 @@ def diffusion(
     c.data = data
     c.first_stage = FIRST_STAGES[first_stage]
     c.first_stage_from = f"runs/{first_stage}"
+    c.init_from = config_dict.placeholder(str)  # None is from scratch
     c.scale_factor = scale_factor
     c.model = model
     c.conditioning = conditioning or {}
@@ -187,7 +195,7 @@ def diffusion(
     c.schedule = dict(name="linear", num_timesteps=1000, beta_start=beta[0], beta_end=beta[1])
     c.prediction_type = prediction_type
     c.loss = dict(loss_type=loss_type)
-    c.optimizer = dict(name="adamw", schedule=dict(name="constant")) | optimizer
+    c.optimizer = dict(name="adamw", accumulate=1, schedule=dict(name="constant")) | optimizer
     c.ema_decay = 0.9999
     c.batch_size, c.total_steps = batch_size, total_steps
     c.sampling = sampling

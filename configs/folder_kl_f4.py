@@ -10,6 +10,8 @@ Source:  the original's configs/autoencoder/autoencoder_kl_64x64x3.yaml (55,312,
 
 from ml_collections import ConfigDict
 
+from configs import base
+
 
 def get_config(arg: str = "") -> ConfigDict:
     if arg not in ("", "small", "runlocal"):
@@ -17,6 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
             f"configs/folder_kl_f4.py takes 'small', 'runlocal' or nothing after the colon, got {arg!r}"
         )
     c = ConfigDict()
+    base.spread(c)
     c.task = "first_stage"
     c.seed = 0
     c.image_size = 256

@@ -9,6 +9,8 @@ Source:  the original's configs/latent-diffusion/celebahq-ldm-vq-4.yaml (274,056
 
 from ml_collections import ConfigDict
 
+from configs import base
+
 
 def get_config(arg: str = "") -> ConfigDict:
     if arg not in ("", "small", "runlocal"):
@@ -16,6 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
             f"configs/folder_ldm4.py takes 'small', 'runlocal' or nothing after the colon, got {arg!r}"
         )
     c = ConfigDict()
+    base.spread(c)
     c.task = "diffusion"
     c.seed = 0
     c.image_size = 256

@@ -16,6 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg not in ("", "runlocal"):
         raise ValueError(f"configs/shapes_kl_f4.py takes 'runlocal' or nothing after the colon, got {arg!r}")
     c = ConfigDict()
+    base.spread(c)
     c.task = "first_stage"
     c.seed = 0
     c.image_size = 64

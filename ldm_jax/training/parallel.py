@@ -162,11 +162,11 @@ def make(
 ) -> Layout:
     """The layout that a config's `parallelism` and `mesh` name, over `devices`: all there are, unless given.
 
-    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'replicate_below': elements}; an axis that is left out has what is left of the
+    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'replicate_below': elements}; an axis that is left out, or None, has what is left of the
     devices, fsdp before data. Raises: ValueError for an unknown way or option, or axes that are not as many as the devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    options = dict(mesh or {})
+    options = {name: value for name, value in (mesh or {}).items() if value is not None}
     if way not in WAYS:
         raise ValueError(f"config.parallelism {way!r} not found; there are: {', '.join(WAYS)}")
     for name, value in options.items():

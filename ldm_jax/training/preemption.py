@@ -1,4 +1,4 @@
-"""The notice that this machine is about to be taken away: SIGTERM, or what a Cloud TPU says before its maintenance.
+"""The notice that this machine is about to be taken away: SIGTERM, which is also what a Cloud TPU sends before its maintenance.
 
 It decides when a run should save and stop, the same step on every host; saving and stopping are the loop's.
 """
@@ -16,8 +16,8 @@ def watching(checkpoints: Any) -> Iterator[Callable[[int], bool]]:
     """Inside, SIGTERM ends nothing. Yields (a number) -> whether to save and stop now, to be asked after every
     step, with a number that is the same on all hosts and one more each time.
 
-    checkpoints: orbax's CheckpointManager. Where jax.distributed is initialized, its service takes notices (SIGTERM on any
-    host, or the cloud's own) and chooses a step that all hosts have yet to reach; orbax asks it. Where it is not, a second
+    checkpoints: orbax's CheckpointManager. Where jax.distributed is initialized, its service takes SIGTERM on any
+    host and chooses a step that all hosts have yet to reach; orbax asks it. Where it is not, a second
     SIGTERM ends the process at once, as it would have without this.
     """
     if jax.distributed.is_initialized():

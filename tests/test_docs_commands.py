@@ -1,0 +1,138 @@
+"""Every `python …` of the documents names a script or module that there is, flags that it defines, and keys that its config has.
+
+The definitions are read from the source: nothing is run but the config files.
+"""
+
+import ast
+import functools
+import importlib
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+COMMAND = re.compile(
+    r"(?<![\w.-])(?:[\w./]*/)?python3? +(?:-m +(?P<module>[\w.]+)|(?P<script>[\w/]+\.py))(?P<rest>.*)"
+)
+END = re.compile(r"`| && | \| |; | #|\$\(| -- |\)$")  # of a command within its line
+FLAG = re.compile(r"(?<!\S)--([\w.]+)")
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """(what is run, its arguments without what is quoted in them) of a document."""
+    found = []
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        for start in re.finditer(r"python3? ", line):  # several in one line
+            before = line[: start.start()].rfind(" ") + 1
+            match = COMMAND.match(line[before:].lstrip("`'\"("))
+            if match:
+                rest = re.sub(r"'[^']*'", "''", match["rest"])
+                found.append((match["module"] or match["script"], END.split(rest)[0].rstrip("'\" ")))
+    return found
+
+
+def source_of(name: str) -> pathlib.Path | None:
+    """The file that `python name.py` or `python -m name` runs, if there is one."""
+    if name.endswith(".py"):
+        places = [ROOT / name]
+    else:
+        module = ROOT.joinpath(*name.split("."))
+        places = [module.with_suffix(".py"), module / "__main__.py"]
+    return next((place for place in places if place.is_file()), None)
+
+
+@functools.cache
+def flags_of(path: pathlib.Path) -> frozenset[str]:
+    """The flags that a program's source defines, and those of the modules that it hands its arguments to."""
+    tree, found = ast.parse(path.read_text()), {"help"}
+    text = path.read_text()
+    mains = re.findall(r"from (ldm_jax[\w.]*) import main", text)
+    mains += [f"ldm_jax.{name}" for name in re.findall(r"(\w+)\.(?:main|run)\(argv\b", text)]
+    if "cli.add_checkpoint_arguments(" in text:
+        mains.append("ldm_jax.cli")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set(re.findall(r"^--(\w+)$", node.value))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_"):
+            found.add(node.args[0].value)
+            if node.func.attr == "DEFINE_config_file":
+                found.add(f"{node.args[0].value}.*")
+    for module in mains:
+        other = source_of(module)
+        found |= flags_of(other) if other else set()
+    return frozenset(found)
+
+
+def keys_of(config: str) -> dict:
+    """The config of `configs/NAME.py` or `configs/NAME.py:ARGUMENT`."""
+    path, _, argument = config.partition(":")
+    assert (ROOT / path).is_file(), f"{path} is not there"
+    return importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(argument).to_dict()
+
+
+def complaints(name: str, rest: str) -> list[str]:
+    """What is wrong with one command of ours; nothing of others' modules, such as pytest."""
+    if not name.endswith(".py") and not name.startswith("ldm_jax"):
+        return []
+    path = source_of(name)
+    if path is None:
+        return [f"{name} is not there"]
+    known, said, given = flags_of(path), [], FLAG.findall(rest)
+    for flag in given:
+        if flag not in known and not (flag.startswith("config.") and "config.*" in known):
+            said.append(f"{name} has no --{flag}")
+    config = re.search(r"--config[ =](configs/[\w:.]+)", rest)
+    if config:
+        for flag in (flag for flag in given if flag.startswith("config.")):
+            keys = keys_of(config[1])
+            for key in flag.split(".")[1:]:
+                if not isinstance(keys, dict) or key not in keys:
+                    said.append(f"{config[1]} has no key for --{flag}")
+                    break
+                keys = keys[key]
+    return said
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_name_what_there_is(document):
+    wrong = [said for name, rest in commands(document.read_text()) for said in complaints(name, rest)]
+    assert not wrong, "; ".join(sorted(set(wrong)))
+
+
+def test_commands_are_found_wherever_they_stand():
+    text = """
+    pip install x && python train.py --config configs/sd1.py --workdir \\
+        runs && python -m ldm_jax.convert a b --to compvis   # --no
+    on 0 'cd x && sudo env A=1 venv/bin/python -m ldm_jax.convert runs out --raw'
+    `python -m ldm_jax.sweep --steps 10` and `python -c "--nothing"`; python sample.py --jobs '--x' --out y
+    """
+    assert [(name, FLAG.findall(rest)) for name, rest in commands(text)] == [
+        ("train.py", ["config", "workdir"]),
+        ("ldm_jax.convert", ["to"]),
+        ("ldm_jax.convert", ["raw"]),
+        ("ldm_jax.sweep", ["steps"]),
+        ("sample.py", ["jobs", "out"]),
+    ]
+    assert sum(len(commands(document.read_text())) for document in DOCUMENTS) > 30
+
+
+@pytest.mark.parametrize(
+    ("name", "rest", "said"),
+    [
+        ("sample.py", "--prompt x --raw --seeds 3", []),
+        ("sample.py", "--promt x", ["sample.py has no --promt"]),
+        ("ldm_jax.data.precompute_latents", "--config configs/sd1.py --config.data.root=x --out y", []),
+        ("ldm_jax.convert", "--config.data.root=x", ["ldm_jax.convert has no --config.data.root"]),
+        ("ldm_jax.nothing", "--out x", ["ldm_jax.nothing is not there"]),
+        (
+            "train.py",
+            "--config configs/sd1.py --config.data.rot=x",
+            ["configs/sd1.py has no key for --config.data.rot"],
+        ),
+        ("pytest", "--anything", []),
+    ],
+)
+def test_what_is_wrong_is_said(name, rest, said):
+    assert complaints(name, rest) == said
