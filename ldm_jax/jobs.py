@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ldm_jax.data import pictures
 from ldm_jax.data.folder import EXTENSIONS
-from ldm_jax.pipeline import MAX_SEED
+from ldm_jax.types import MAX_SEED
 
 # What a job may say. Those of FILES are paths, or in python the arrays themselves (and a layout also its dict).
 FILES = {
@@ -25,12 +25,12 @@ FILES = {
 TEXTS = ("prompt", "negative_prompt")
 NUMBERS = ("strength",)
 WHOLE_NUMBERS = ("seed", "noise_level")
-FIELDS = ("name", "seed", *TEXTS, "class_label", *FILES, "strength", "noise_level", "size")
-_OF_JOB = ("name", "seed")
+GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size")
+FIELDS = ("name", "seed", *GIVEN)
 
 
 class Job(NamedTuple):
-    """One picture to draw. name: what it is to be called. where: what messages call it. given: fields of FIELDS."""
+    """One picture to draw. name: what it is to be called. where: what messages call it. given: fields of GIVEN."""
 
     name: str
     seed: int
@@ -63,7 +63,7 @@ def make_job(
     given = {
         field: str((folder or Path()) / value) if field in FILES and isinstance(value, str | Path) else value
         for field, value in fields.items()
-        if field not in _OF_JOB
+        if field in GIVEN
     }
     files = [Path(given[field]).stem for field in FILES if isinstance(given.get(field), str)]
     return Job(fields.get("name", files[0] if files else name), fields.get("seed", seed), given, where)
@@ -151,7 +151,7 @@ def of_flags(
 ) -> tuple[list[Job], list[Failure]]:
     """The jobs of the command line: every file of a folder is one, single files and all else belong to each of them.
 
-    given: fields of FIELDS; those of FILES may be folders. Of the files of a job the first in the order of FILES leads,
+    given: fields of GIVEN; those of FILES may be folders. Of the files of a job the first in the order of FILES leads,
     a folder before a single file, a mask never; of the other folders it takes the file with the leading one's stem, x.png or
     x_mask.png. with_masks: the task wants masks. Then x_mask.png beside x.png is no image of its own; without `mask`, or where
     that is the images' own folder, it is the mask of x.png, as in CompVis/latent-diffusion@a506df5 scripts/inpaint.py.
