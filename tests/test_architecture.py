@@ -84,7 +84,9 @@ def test_files_and_functions_can_be_held_in_the_head():
 
 
 def test_jobs_know_no_model():
-    code = "import sys, ldm_jax.jobs; assert not {'ldm_jax.models', 'ldm_jax.conditioning'} & set(sys.modules)"
+    code = (
+        "import sys, ldm_jax.jobs; assert not {'ldm_jax.models', 'ldm_jax.conditioning'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
