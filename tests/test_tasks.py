@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax import jobs, labels, tasks
-from ldm_jax.conditioning import class_label, layout, semantic, superres
+from ldm_jax.conditioning import class_label, layout, semantic, superres, text
 from ldm_jax.system import System
 
 NAMES = ["red circle", "blue circle", "red square"]
@@ -376,8 +376,11 @@ def refusal(system, given):
     model = FakeModel()
     model.system = system
 
-    def sample(seeds, batch_size, image_shape=None, **arguments):
-        system.inputs({k: v for k, v in arguments.items() if k in system.takes}, image_shape)
+    def sample(seeds, batch_size, image_shape=None, negative_prompts=None, **arguments):
+        asked = {k: v for k, v in arguments.items() if k in system.takes}
+        system.inputs(asked, image_shape)
+        if negative_prompts is not None:
+            system.null_inputs(len(seeds), dict(asked, prompts=negative_prompts), image_shape)
         return np.zeros((len(seeds), 16, 16, 3), np.uint8)
 
     model.sample = sample
@@ -391,6 +394,17 @@ def test_a_map_of_unknown_classes():
     system = real_system("semantic", semantic, num_classes=3)
     zeros = np.zeros((16, 16), int)
     assert "classes 0 to 7, expected 0 to 2" in refusal(system, [dict(map=zeros), dict(map=zeros + 7 * HOLE)])
+
+
+def test_a_prompt_and_a_negative_prompt_of_unknown_tokens():
+    """The tokenizer is another model's: it has one word more than the table of embeddings has rows."""
+    make = text.TOKENIZERS["word_level"]
+    known = make(words=["red"], max_length=4).get_vocab_size()
+    system = real_system("text", text, vocab_size=known, width=8, num_layers=1, max_length=4)
+    system = system._replace(tokenizer=make(words=["red", "stranger"], max_length=4))
+    good = dict(prompt="red", negative_prompt="red")
+    for bad in (dict(negative_prompt="stranger"), dict(prompt="stranger")):
+        assert f"gives token {known}, expected" in refusal(system, [good, good | bad])
 
 
 def test_boxes_outside_the_picture():
