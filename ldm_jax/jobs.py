@@ -137,13 +137,28 @@ class Partners:
         """Raises: ValueError if there is none."""
         if not self.where.is_dir():
             return self.where
+        found = self._in_folder(file)
+        if found is None:
+            expected = " or ".join(f"{stem}.*" for stem in self._stems(file))
+            raise ValueError(f"no {self.field} for it in {self.where}, expected {expected}")
+        return found
+
+    def check_apart(self, files: Sequence[Path], leader: str) -> None:
+        """Raises: ValueError if one of the leading files, of the field `leader`, would belong to itself."""
+        for file in files:
+            found = self._in_folder(file)
+            if found is not None and found.resolve() == file.resolve():
+                raise ValueError(
+                    f"{self.field} {self.where}: {file.name} would be both the {leader} and the {self.field} of a picture, "
+                    "expected another folder"
+                )
+
+    def _in_folder(self, file: Path) -> Path | None:
+        return next((self._by_stem[stem] for stem in self._stems(file) if stem in self._by_stem), None)
+
+    def _stems(self, file: Path) -> list[str]:
         named = f"{file.stem}_{self.field}"
-        stems = [named] if self.beside else [file.stem, named]
-        for stem in stems:
-            if stem in self._by_stem:
-                return self._by_stem[stem]
-        expected = " or ".join(f"{stem}.*" for stem in stems)
-        raise ValueError(f"no {self.field} for it in {self.where}, expected {expected}")
+        return [named] if self.beside else [file.stem, named]
 
 
 def of_flags(
@@ -156,7 +171,7 @@ def of_flags(
     x_mask.png. with_masks: the task wants masks. Then x_mask.png beside x.png is no image of its own; without `mask`, or where
     that is the images' own folder, it is the mask of x.png, as in CompVis/latent-diffusion@a506df5 scripts/inpaint.py.
     Returns: jobs, and failures for files without a partner.
-    Raises: ValueError for a folder that holds none.
+    Raises: ValueError for a folder that holds none, or one given for two fields of which a file would be both.
     """
     files = {name: Path(value).expanduser() for name, value in given.items() if name in FILES}
     rest = {name: value for name, value in given.items() if name not in FILES}
@@ -174,6 +189,8 @@ def of_flags(
         stems = {file.stem for file in found}
         found = [f for f in found if not (f.stem.endswith("_mask") and f.stem[: -len("_mask")] in stems)]
     others = {n: Partners(path, n, n == "mask" and beside) for n, path in files.items() if n != leader}
+    for partners in others.values():
+        partners.check_apart(found, leader)
     jobs, failures = [], []
     for file in found:
         try:

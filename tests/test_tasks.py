@@ -522,6 +522,16 @@ def test_a_folder_given_twice_holds_masks_beside_images(folder):
     assert alone.given["mask"] == str(folder / "a_mask.png")
 
 
+@pytest.mark.parametrize("field", ["map", "depth", "mask"])
+def test_a_picture_is_not_paired_with_itself(folder, field):
+    said = f"{field} .*: a.png would be both the image and the {field} of a picture, expected another folder"
+    with pytest.raises(ValueError, match=said):
+        jobs.of_flags({"image": folder, field: folder / "masks" / ".."}, [0])
+    (folder / "a.json").write_text("{}")  # layouts are no pictures, and may lie among them
+    found, _ = jobs.of_flags(dict(image=folder, layout=folder), [0])
+    assert [(job.name, job.given["layout"]) for job in found] == [("a", str(folder / "a.json"))]
+
+
 def test_images_and_masks_of_two_folders(folder):
     found, failures = jobs.of_flags(dict(image=folder, mask=folder / "masks"), [0], with_masks=True)
     pairs = {job.name: job.given["mask"] for job in found}
