@@ -77,6 +77,8 @@ def _check_kind(field: str, value: Any) -> None:
         raise ValueError(f"name is {value!r}, expected the name of a file without a folder or an ending")
     if field in TEXTS and not isinstance(value, str):
         raise ValueError(f"{field} is {value!r}, expected a string")
+    if field in (*TEXTS, "name") and value.encode("utf-8", "ignore").decode() != value:
+        raise ValueError(f"{field} is {value!r}, which is no Unicode text: half of a surrogate pair")
     if field in NUMBERS and not number:
         raise ValueError(f"{field} is {value!r}, expected a number")
     if field in WHOLE_NUMBERS and not (number and isinstance(value, int) and 0 <= value <= MAX_SEED):

@@ -329,6 +329,7 @@ def test_an_error_of_the_settings_is_raised():
         ((), dict(size=[4, 4]), None, "4 x 4.*at least 8 x 8"),
         ((), dict(image=PHOTO, sede=1), None, "no 'sede'; it may have: name, seed"),
         ((), dict(seed=-1), None, "seed is -1"),
+        (("prompts",), dict(prompt="a \ud800"), None, "which is no Unicode text"),
         ((), dict(name="../x"), None, "name is '../x', expected the name of a file"),
         ((), dict(image="away.png"), None, "away.png is not there"),
         (("class_labels",), dict(class_label="red circel"), None, "'red circel' not found.*'red circle'"),
