@@ -104,10 +104,14 @@ def test_pixels_are_latents_where_there_is_no_first_stage():
     config = dict(CONFIG, first_stage=dict(name="identity"), model=model, conditioning=dict(name="superres"))
     config["model"] = {k: v for k, v in model.items() if k not in ("context_dim", "transformer_depth")}
     system = make_system(config)
-    drawn = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.0).sample(
-        low_res_images=[np.tile(image, (1, 2, 1)) for image in IMAGES], seeds=[0, 1], num_steps=2
-    )
+    model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.0)
+    given = dict(low_res_images=[np.tile(image, (1, 2, 1)) for image in IMAGES])
+    drawn = model.sample(**given, seeds=[0, 1], num_steps=2)
     assert drawn.shape == (2, 16, 32, 3)  # a picture is as large as what it is made of
+    settings = dict(model.settle(num_steps=2), batch_size=4, image_shape=(16, 32))
+    latents = model.sample_latents(given, [0, 1], **settings)
+    np.testing.assert_array_equal(drawn, (np.clip((latents + 1) / 2, 0, 1) * 255).astype(np.uint8))
+    assert len(np.unique(drawn)) > 16
 
 
 def test_a_semantic_map_is_drawn_at_its_own_size():
