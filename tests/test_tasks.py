@@ -430,6 +430,10 @@ def test_objects_for_which_there_is_no_room_are_named(caplog):
     )
     assert kept == dict(boxes=[[0, 0, 0.5, 0.5]] * 3, labels=[0, 1, 2], group=[True] * 3, crop=[0, 0, 1, 1])
     assert labels.within_room(system, kept, NAMES, "a.json") == kept
+    four = {key: value if key == "crop" else value[:4] for key, value in many.items()}
+    assert (
+        labels.within_room(system, four, NAMES, None) == kept
+    )  # the crop is of four numbers whatever there is
     caplog.clear()
     assert labels.told(system, many, NAMES) == kept and not caplog.text
 
@@ -472,6 +476,17 @@ def test_a_file_of_lines(tmp_path):
     assert found[1].given["strength"] == 0.2 and found[1].where == "jobs.jsonl line 5"
     assert [f.where for f in failures] == ["jobs.jsonl line 3", "jobs.jsonl line 4", "jobs.jsonl line 6"]
     assert "no JSON" in failures[0].error and "no 'imgae'" in failures[2].error
+
+
+def test_paths_of_lines_are_relative_to_their_file_and_those_beside_it_to_the_place_of_the_call(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "jobs.jsonl").write_text('{"mask": "m.png"}')
+    monkeypatch.chdir(tmp_path)
+    (job,), _ = jobs.of_lines("lists/jobs.jsonl", dict(image="x.png"))
+    assert Path(job.given["image"]).resolve() == (tmp_path / "x.png").resolve()
+    assert Path(job.given["mask"]).resolve() == (tmp_path / "lists" / "m.png").resolve()
 
 
 def test_files_of_lines_that_are_none(tmp_path):
@@ -554,8 +569,15 @@ def test_single_files_seeds_and_names(folder):
     save(folder / "grid.png", PHOTO)
     found, _ = jobs.of_flags(dict(image=folder), [0])
     assert [j.name for j in found] == ["a", "a_2", "a_mask", "b", "b_mask", "c", "grid_2"]
+    found, _ = jobs.of_flags(dict(image=folder / "a.png", map=folder / "masks"), [0])  # the folder leads
+    assert [(j.name, Path(j.given["image"]).name) for j in found] == [("a", "a.png"), ("b_mask", "a.png")]
     with pytest.raises(ValueError, match="holds no files .json"):
         jobs.of_flags(dict(layout=folder), [0])
+
+
+def test_names_that_one_file_system_or_another_takes_for_one():
+    given = [jobs.make_job({}, where="", name=name) for name in ("a", "A", "a_2", "Grid")]
+    assert [job.name for job in jobs.named_apart(given)] == ["a", "A_2", "a_2_2", "Grid_2"]
 
 
 def test_the_examples_of_the_docs_draw():

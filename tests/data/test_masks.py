@@ -88,6 +88,26 @@ def test_a_stroke_is_a_connected_walk_of_its_thickness():
         assert (mask - opened).sum() < 0.05 * mask.sum()
 
 
+def test_a_stroke_goes_on_where_it_was_and_turns_one_way_and_the_other(monkeypatch):
+    """Lines of 0.2 of 128 pixels, each at most 1 radian from the y axis: to the right, to the left, and so on."""
+    lines, real = [], masks._thick_line
+    monkeypatch.setattr(masks, "_thick_line", lambda h, w, *line: lines.append(line[:2]) or real(h, w, *line))
+    options = dict(number=(1, 1), lines=(4, 4), turn=1.0, length=(0.2, 0.2), thickness=(0.02, 0.02))
+    inside = 0
+    for seed in range(20):
+        lines.clear()
+        masks.draw("strokes", 128, 200, np.random.default_rng(seed), **options)
+        assert len(lines) == 4
+        for i, (start, end) in enumerate(lines):
+            assert i == 0 or (start == lines[i - 1][1]).all()
+            dx, dy = end - start
+            assert dx * (-1) ** i >= 0 and dy >= 0
+            if 0 < end[0] < 199 and 0 < end[1] < 127:  # else it is cut off at the border
+                inside += 1
+                assert np.hypot(dx, dy) == pytest.approx(0.2 * 128)
+    assert inside > 20
+
+
 def test_strokes_and_their_number_and_turns():
     few, more = (np.mean(many("strokes", 50, number=(n, n))) for n in (1, 5))
     assert more > 1.5 * few
