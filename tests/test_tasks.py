@@ -116,9 +116,9 @@ def test_grey_pictures_without_channels():
 
 
 def test_a_depth_map_is_fitted_with_its_image():
-    """Half as large as the image; the middle of both is shown."""
-    depth = np.repeat([[0, 0, 1, 2, 2, 3, 0, 0]], 4, axis=0)
-    image = np.repeat(depth.repeat(4, 0).repeat(4, 1)[..., None], 3, -1).astype(np.uint8)
+    """A square for an image twice as wide as high; the middle of both is shown."""
+    depth = np.repeat([[0, 0, 1, 2, 2, 3, 0, 0]], 8, axis=0)
+    image = np.repeat(depth.repeat(2, 0).repeat(4, 1)[..., None], 3, -1).astype(np.uint8)
     call = done(FakeModel("prompts", "depths"), dict(depth=depth, image=image), fit="crop")
     np.testing.assert_array_equal(call["depths"][0], call["init_images"][0][..., 0])
     assert sorted(set(call["depths"][0].ravel())) == [1, 2, 3]
