@@ -20,8 +20,6 @@ from ldm_jax import cli
 from ldm_jax.diffusion.timesteps import SPACINGS
 
 PROMPT = "a small red circle above a large blue square"
-FILES = ("image", "mask", "map", "layout", "depth", "embeddings")
-GIVEN = ("prompt", "negative_prompt", "class_label", *FILES, "strength", "noise_level", "size")
 GRID_PIXELS = 10**8  # of the pictures that the grid shows
 
 
@@ -109,6 +107,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     # Config: what was asked for.
     args = make_parser().parse_args(argv)
+    from ldm_jax.jobs import FILES, GIVEN
+
     given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
     alike = args.jobs is None and not any(
         name in given for name in FILES

@@ -59,6 +59,7 @@ SD = dict(
 )
 SD2 = dict(SD, head_dim=64, context_dim=1024, use_linear_projection=True)
 SD_BETA = (0.00085, 0.012)
+TURBO_SAMPLING = dict(num_steps=1, guidance_scale=1.0, sampler="euler_ancestral", spacing="trailing")
 
 # The text encoders that are not trained with the model; their weights come with a converted checkpoint.
 CLIP_L = dict(
@@ -221,6 +222,8 @@ SHAPES_UNET = dict(
     context_dim=128,
     num_groups=16,
 )
+# What reads its captions, and the tokens of layouts.
+SHAPES_TRANSFORMER = dict(width=128, num_layers=2, num_heads=4, head_dim=32)
 # Of the tasks whose condition is a picture of the same size: less is needed, and attention in the middle alone.
 SHAPES_SMALL_UNET = dict(
     out_channels=4,

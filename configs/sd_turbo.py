@@ -9,12 +9,8 @@ Result:  judged by users in the paper's figures; sampled in 1 to 4 steps of Eule
 
 from ml_collections import ConfigDict
 
-from configs import sd2
+from configs import base, sd2
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    if arg not in ("", "runlocal"):
-        raise ValueError(f"configs/sd_turbo.py takes 'runlocal' or nothing after the colon, got {arg!r}")
-    c = sd2.get_config(arg)
-    c.sampling = dict(num_steps=1, guidance_scale=1.0, sampler="euler_ancestral", spacing="trailing")
-    return c
+    return sd2.make("sd_turbo", arg, sampling=base.TURBO_SAMPLING)

@@ -16,10 +16,9 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "sdxl_base",
-        arg,
+def make(name: str, arg: str, **changes) -> ConfigDict:
+    """The config of this model, or of one that differs from it by `changes`, which are arguments of base.diffusion."""
+    own = dict(
         image_size=1024,
         first_stage="kl_f8",
         scale_factor=0.13025,
@@ -47,3 +46,8 @@ def get_config(arg: str = "") -> ConfigDict:
         data=base.folder("imagenet"),
         sampling=dict(num_steps=50, guidance_scale=5.0, sampler="dpm_solver", spacing="sgm"),
     )
+    return base.diffusion(name, arg, **(own | changes))
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return make("sdxl_base", arg)

@@ -9,13 +9,8 @@ Result:  judged by users in the paper's figures; sampled in 1 to 4 steps of Eule
 
 from ml_collections import ConfigDict
 
-from configs import sdxl_base
+from configs import base, sdxl_base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    if arg not in ("", "runlocal"):
-        raise ValueError(f"configs/sdxl_turbo.py takes 'runlocal' or nothing after the colon, got {arg!r}")
-    c = sdxl_base.get_config(arg)
-    c.image_size = min(c.image_size, 512)
-    c.sampling = dict(num_steps=1, guidance_scale=1.0, sampler="euler_ancestral", spacing="trailing")
-    return c
+    return sdxl_base.make("sdxl_turbo", arg, image_size=512, sampling=base.TURBO_SAMPLING)

@@ -25,11 +25,8 @@ def get_config(arg: str = "") -> ConfigDict:
         conditioning=dict(
             name="text",
             tokenizer=dict(name="word_level", words=list(WORDS), max_length=20),
-            width=128,
-            num_layers=2,
             max_length=20,
-            num_heads=4,
-            head_dim=32,
+            **base.SHAPES_TRANSFORMER,
         ),
         condition_dropout=0.1,
         model=base.SHAPES_UNET,

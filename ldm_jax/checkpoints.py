@@ -183,7 +183,7 @@ def _ours(checkpoint: Checkpoint, options: Options) -> Checkpoint:
 
 def _other_first_stage(options: Options) -> tuple[dict, PyTree]:
     """(section, parameters) of the first stage that the user names."""
-    other = open_checkpoint(options.first_stage)
+    other = open_checkpoint(options.first_stage, Options(ignore_objects=options.ignore_objects))
     return other.config["first_stage"], other.params["first_stage"]
 
 
@@ -327,7 +327,8 @@ def _fit_diffusers_first_stage(tensors: Mapping[str, Tensor], first_stage: Any) 
 
 def _open_diffusers_first_stage(folder: Path, options: Options, tensors=None) -> Checkpoint:
     config = diffusers_config.read_pipeline(folder)
-    tensors = files.open_tensors(folder, options.variant) if tensors is None else tensors
+    if tensors is None:
+        tensors = files.open_tensors(folder, options.variant, options.ignore_objects)
     params = _fit_diffusers_first_stage(tensors, make_first_stage(config["first_stage"]))
     return Checkpoint(config, {"first_stage": params}, None, "diffusers")
 
@@ -340,7 +341,7 @@ def _open_part(folder: Path, options: Options) -> dict[str, Tensor]:
         if options.variant is None:
             raise
         weights = files.find_weights(folder)
-    return files.open_tensors(weights)
+    return files.open_tensors(weights, ignore_objects=options.ignore_objects)
 
 
 # -------------------------------------------------------------------------------------------------------------- shared

@@ -1,4 +1,7 @@
-"""Pictures out of arrays: the one place where images in [-1, 1] become uint8, and where they are laid out and written."""
+"""Pictures out of arrays: where what a network draws becomes uint8, and where pictures are laid out and written.
+
+Bytes that were a file's before are found again by data/transforms.to_bytes, which rounds.
+"""
 
 import json
 import math

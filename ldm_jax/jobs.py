@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ldm_jax.data import pictures
 from ldm_jax.data.folder import EXTENSIONS
-from ldm_jax.pipeline import MAX_SEED
+from ldm_jax.types import MAX_SEED
 
 # What a job may say. Those of FILES are paths, or in python the arrays themselves (and a layout also its dict).
 FILES = {
@@ -25,12 +25,12 @@ FILES = {
 TEXTS = ("prompt", "negative_prompt")
 NUMBERS = ("strength",)
 WHOLE_NUMBERS = ("seed", "noise_level")
-FIELDS = ("name", "seed", *TEXTS, "class_label", *FILES, "strength", "noise_level", "size")
-_OF_JOB = ("name", "seed")
+GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size")
+FIELDS = ("name", "seed", *GIVEN)
 
 
 class Job(NamedTuple):
-    """One picture to draw. name: what it is to be called. where: what messages call it. given: fields of FIELDS."""
+    """One picture to draw. name: what it is to be called. where: what messages call it. given: fields of GIVEN."""
 
     name: str
     seed: int
@@ -63,7 +63,7 @@ def make_job(
     given = {
         field: str((folder or Path()) / value) if field in FILES and isinstance(value, str | Path) else value
         for field, value in fields.items()
-        if field not in _OF_JOB
+        if field in GIVEN
     }
     files = [Path(given[field]).stem for field in FILES if isinstance(given.get(field), str)]
     return Job(fields.get("name", files[0] if files else name), fields.get("seed", seed), given, where)
@@ -77,6 +77,8 @@ def _check_kind(field: str, value: Any) -> None:
         raise ValueError(f"name is {value!r}, expected the name of a file without a folder or an ending")
     if field in TEXTS and not isinstance(value, str):
         raise ValueError(f"{field} is {value!r}, expected a string")
+    if field in (*TEXTS, "name") and value.encode("utf-8", "ignore").decode() != value:
+        raise ValueError(f"{field} is {value!r}, which is no Unicode text: half of a surrogate pair")
     if field in NUMBERS and not number:
         raise ValueError(f"{field} is {value!r}, expected a number")
     if field in WHOLE_NUMBERS and not (number and isinstance(value, int) and 0 <= value <= MAX_SEED):
@@ -137,13 +139,28 @@ class Partners:
         """Raises: ValueError if there is none."""
         if not self.where.is_dir():
             return self.where
+        found = self._in_folder(file)
+        if found is None:
+            expected = " or ".join(f"{stem}.*" for stem in self._stems(file))
+            raise ValueError(f"no {self.field} for it in {self.where}, expected {expected}")
+        return found
+
+    def check_apart(self, files: Sequence[Path], leader: str) -> None:
+        """Raises: ValueError if one of the leading files, of the field `leader`, would belong to itself."""
+        for file in files:
+            found = self._in_folder(file)
+            if found is not None and found.resolve() == file.resolve():
+                raise ValueError(
+                    f"{self.field} {self.where}: {file.name} would be both the {leader} and the {self.field} of a picture, "
+                    "expected another folder"
+                )
+
+    def _in_folder(self, file: Path) -> Path | None:
+        return next((self._by_stem[stem] for stem in self._stems(file) if stem in self._by_stem), None)
+
+    def _stems(self, file: Path) -> list[str]:
         named = f"{file.stem}_{self.field}"
-        stems = [named] if self.beside else [file.stem, named]
-        for stem in stems:
-            if stem in self._by_stem:
-                return self._by_stem[stem]
-        expected = " or ".join(f"{stem}.*" for stem in stems)
-        raise ValueError(f"no {self.field} for it in {self.where}, expected {expected}")
+        return [named] if self.beside else [file.stem, named]
 
 
 def of_flags(
@@ -151,12 +168,12 @@ def of_flags(
 ) -> tuple[list[Job], list[Failure]]:
     """The jobs of the command line: every file of a folder is one, single files and all else belong to each of them.
 
-    given: fields of FIELDS; those of FILES may be folders. Of the files of a job the first in the order of FILES leads,
+    given: fields of GIVEN; those of FILES may be folders. Of the files of a job the first in the order of FILES leads,
     a folder before a single file, a mask never; of the other folders it takes the file with the leading one's stem, x.png or
     x_mask.png. with_masks: the task wants masks. Then x_mask.png beside x.png is no image of its own; without `mask`, or where
     that is the images' own folder, it is the mask of x.png, as in CompVis/latent-diffusion@a506df5 scripts/inpaint.py.
     Returns: jobs, and failures for files without a partner.
-    Raises: ValueError for a folder that holds none.
+    Raises: ValueError for a folder that holds none, or one given for two fields of which a file would be both.
     """
     files = {name: Path(value).expanduser() for name, value in given.items() if name in FILES}
     rest = {name: value for name, value in given.items() if name not in FILES}
@@ -174,6 +191,8 @@ def of_flags(
         stems = {file.stem for file in found}
         found = [f for f in found if not (f.stem.endswith("_mask") and f.stem[: -len("_mask")] in stems)]
     others = {n: Partners(path, n, n == "mask" and beside) for n, path in files.items() if n != leader}
+    for partners in others.values():
+        partners.check_apart(found, leader)
     jobs, failures = [], []
     for file in found:
         try:

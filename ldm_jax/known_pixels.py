@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from ldm_jax.conditioning.base import pictures
+from ldm_jax.data.transforms import to_bytes
 
 
 class Known(NamedTuple):
@@ -59,7 +60,9 @@ def read_known(images: Sequence, masks: Sequence, image_shape: tuple[int, int], 
                 f"that is plain sampling, which needs no {what}"
             )
         holes.append(hole)
-    return Known(np.stack([_to_bytes(image) for image in images]), np.stack(holes))
+    pixels = [np.asarray(image) for image in images]
+    pixels = [image if image.dtype == np.uint8 else to_bytes(image) for image in pixels]
+    return Known(np.stack(pixels), np.stack(holes))
 
 
 def read_start(
@@ -96,11 +99,3 @@ def fill_with_nearest(images: np.ndarray, known: Known) -> np.ndarray:
     images, holes = (np.broadcast_to(a, (number, *a.shape[1:])) for a in (np.asarray(images), known.holes))
     nearest = [ndimage.distance_transform_edt(h, return_distances=False, return_indices=True) for h in holes]
     return np.stack([image[tuple(at)] for image, at in zip(images, nearest, strict=True)])
-
-
-def _to_bytes(image) -> np.ndarray:
-    """[H, W, 3] uint8 as it is; floats in [-1, 1] to their nearest byte."""
-    image = np.asarray(image)
-    if image.dtype == np.uint8:
-        return image
-    return np.clip(np.rint((image.astype(np.float64) + 1) * 127.5), 0, 255).astype(np.uint8)

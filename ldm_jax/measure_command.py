@@ -22,6 +22,7 @@ from ldm_jax.evaluation.fid import check_enough, warning
 from ldm_jax.evaluation.images import Images, open_images
 from ldm_jax.models.autoencoder import check_size
 from ldm_jax.system import make_first_stage
+from ldm_jax.types import MAX_SEED
 
 FIRST_STAGE_METRICS = ("rfid", "ris", "psnr", "ssim", "lpips")
 
@@ -76,8 +77,8 @@ def sampled(args: argparse.Namespace, model: Model) -> tuple[measure.Source, dic
         **options,
     )
     last = args.first_seed + args.num_images - 1
-    if args.first_seed < 0 or last > pipeline.MAX_SEED:
-        raise ValueError(f"seeds {args.first_seed} to {last}, expected them in [0, {pipeline.MAX_SEED}]")
+    if args.first_seed < 0 or last > MAX_SEED:
+        raise ValueError(f"seeds {args.first_seed} to {last}, expected them in [0, {MAX_SEED}]")
     repeat = dict(
         checkpoint=args.checkpoint,
         checkpoint_fingerprint=model.fingerprint,

@@ -22,9 +22,8 @@ from ldm_jax.find import find
 from ldm_jax.sampling_program import Recipe, make_program
 from ldm_jax.system import System, make_system
 from ldm_jax.tiled_first_stage import TiledFirstStage
-from ldm_jax.types import Array, PyTree
+from ldm_jax.types import MAX_SEED, Array, PyTree
 
-MAX_SEED = 2**32 - 1
 # Settings of a model whose makers recommend none.
 FALLBACK = dict(
     num_steps=50, guidance_scale=1.0, sampler="ddim", eta=None, spacing="uniform", final_alpha=None

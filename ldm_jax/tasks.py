@@ -211,12 +211,12 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, tile: int |
 
 
 def _error_alone(system: Any, ready: Ready) -> ValueError | None:
-    """What is wrong with the conditions of one job."""
+    """What is wrong with the conditions of one job, or with its negative prompt."""
+    given = {name: [value] for name, value in ready.conditions.items() if name in system.takes}
     try:
-        system.inputs(
-            {name: [value] for name, value in ready.conditions.items() if name in system.takes},
-            ready.image_shape,
-        )
+        system.inputs(given, ready.image_shape)
+        if ready.negative_prompt is not None:
+            system.null_inputs(1, dict(given, prompts=[ready.negative_prompt]), ready.image_shape)
     except ValueError as error:
         return error
     return None

@@ -1,12 +1,11 @@
 """A first stage in tiles that answers as it would untiled: its norms and its attention see the whole picture.
 
 A GroupNorm of a tile has the tile's statistics and not the picture's, and the attention in the middle does not see past the
-tile. Blending by the original's weights cannot undo that: the shipped autoencoder's decoded pixels differ from the untiled by up
-to 122 of 255 in tiles of 16 cells. Here the coarse part, the resolution of the attention, runs whole (its queries some at a time),
-and only the fine part, convolutions and norms, runs in tiles: one norm after the other is measured over all tiles, each under the
-statistics of those before it. The price is time: a pass over the tiles for each norm of the fine part.
-With the shipped autoencoder on 188 x 244 pixels in tiles of 16 or 24 cells, the largest difference to untiled of any pixel is, in
-255ths, 6 at an overlap of 4 (at the seams; 0.05 two cells away from them), 0.06 at 6 and less than 0.0005 at 8.
+tile. Blending by the original's weights cannot undo that. Here the coarse part, the resolution of the attention, runs whole (its
+queries some at a time), and only the fine part, convolutions and norms, runs in tiles: one norm after the other is measured over
+all tiles, each under the statistics of those before it. The price is time: a pass over the tiles for each norm of the fine part.
+Too small an overlap shows at the seams; with 8 cells in the shipped autoencoder's tiles of 16, no pixel differs from the untiled by
+0.05 of 255 (tests/test_tiled_first_stage.py).
 
 Decides how a first stage is cut in two, and how moments are measured and given. Knows of the networks their children's order
 and types. Linen's method interceptors do it, inside of what is compiled: all that they use is an argument or static.
@@ -49,8 +48,8 @@ class TiledFirstStage:
     Memory on the device: the fine part's is bounded by batch_size tiles, whatever the picture. The coarse part's grows with the
     picture: less than eight float32 arrays of its cells x channels (its positions are 1 / factor^2 of the pixels where attention
     is at the latents' resolution; a first stage with attention at the pixels' own is all coarse), or 8 MAX_LOGITS bytes more where
-    those are small. With the shipped autoencoder on 2048 x 2048 pixels in tiles of 64 cells XLA's temporary memory is 192 MiB
-    (coarse) and 128 MiB (fine) to decode, 224 and 64 to encode; untiled 1792 and 768, the logits of attention not counted.
+    those are small. tests/test_tiled_first_stage.py bounds both for the shipped autoencoder on 2048 x 2048 pixels in tiles of 64 cells:
+    the untiled needs more than 5 times as much to decode and 2.5 times to encode, the logits of attention not counted.
     On the host: the picture, and what the coarse part takes or gives.
     Time: about (norms of the fine part) / 2 + 1 passes over the tiles, and attention's, which is quadratic in the cells, tiled or not.
     A picture that one tile covers is passed to the first stage itself, and so is any with the identity.

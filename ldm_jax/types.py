@@ -12,6 +12,8 @@ from flax import struct
 Array = jax.Array
 PyTree = Any
 
+MAX_SEED = 2**32 - 1  # of a picture: jax keys are made of 32 bits
+
 # (x [B,h,w,c] float32, t [B] int32, control=None) -> (eps [B,h,w,c] float32, taps: dict of arrays, {} when nothing is recorded).
 # All that samplers and guidance know of a network. Models that predict v or x_start are adapted to it (diffusion/process.py).
 EpsFn = Callable[..., tuple[Array, dict]]

@@ -83,6 +83,13 @@ def test_files_and_functions_can_be_held_in_the_head():
                 assert node.end_lineno - node.lineno <= 90, f"{path.name}: {node.name}"
 
 
+def test_jobs_know_no_model():
+    code = (
+        "import sys, ldm_jax.jobs; assert not {'ldm_jax.models', 'ldm_jax.conditioning'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_importing_the_package_brings_no_tensorflow_and_no_torch():
     code = (
         "import sys, ldm_jax, ldm_jax.pipeline, ldm_jax.evaluate; "

@@ -1,5 +1,6 @@
 """Checkpoints of every layout, read and written: what was read and written again is equal, and what does not fit is said."""
 
+import collections
 import json
 import re
 import shutil
@@ -97,6 +98,24 @@ def test_the_original_file_is_what_torch_and_the_original_expect(folder):
         "sqrt_recipm1_alphas_cumprod": (1 / signal - 1) ** 0.5,
     }.items():
         np.testing.assert_allclose(state[name].numpy(), expected.numpy(), rtol=1e-4, err_msg=name)
+
+
+def test_objects_in_the_parts_of_a_diffusers_folder_are_passed_over_when_asked(folder, tmp_path):
+    torch = pytest.importorskip("torch")
+    shutil.copytree(folder / "d", tmp_path / "d")
+    for part in ("unet", "vae", "text_encoder"):
+        (written,) = (tmp_path / "d" / part).glob("*.safetensors")
+        state = {name: torch.tensor(t.read()) for name, t in files.open_tensors(written).items()}
+        torch.save(state | {"callbacks": collections.Counter("a")}, written.with_suffix(".bin"))
+        written.unlink()
+    with pytest.raises(ValueError, match="names collections.Counter.*--ignore_objects"):
+        open_checkpoint(tmp_path / "d")
+    opened = open_checkpoint(tmp_path / "d", Options(ignore_objects=True))
+    original = bundles.read(folder / "original")
+    assert same(opened.params, original.params)
+    asked = Options(ignore_objects=True, first_stage=str(tmp_path / "d" / "vae"))
+    other = open_checkpoint(folder / "original", asked)
+    assert same(other.params["first_stage"], original.params["first_stage"])
 
 
 def test_running_averages_are_taken_by_the_names_without_dots(folder, tmp_path):
@@ -306,11 +325,12 @@ def test_a_bare_autoencoder_of_diffusers_is_read_from_its_shapes(folder, tmp_pat
 
 
 def test_a_bundle_takes_a_tokenizer_and_says_the_rest_itself(folder, tmp_path):
-    opened = open_checkpoint(folder / "b", Options(tokenizer=str(folder / "vocabulary")))
-    assert (
-        opened.tokenizer.encode("red circle").ids
-        == open_checkpoint(folder / "b").tokenizer.encode("red circle").ids
-    )
+    shutil.copytree(folder / "b", tmp_path / "b")
+    (tmp_path / "b" / "tokenizer.json").unlink()
+    assert open_checkpoint(tmp_path / "b").tokenizer is None
+    opened = open_checkpoint(tmp_path / "b", Options(tokenizer=str(folder / "vocabulary")))
+    original = bundles.read(folder / "original")
+    assert opened.tokenizer.encode("red circle").ids == original.tokenizer.encode("red circle").ids
     with pytest.raises(ValueError, match="--prediction_type: a bundle has its own config"):
         open_checkpoint(folder / "b", Options(prediction_type="v"))
 

@@ -46,7 +46,11 @@ def test_one_picture_for_several_masks():
     assert known.pixels.shape == (1, 8, 12, 3) and known.kept_cells(4).shape == (2, 2, 3, 1)
     assert known.paste(np.zeros((2, 8, 12, 3), np.uint8)).shape == (2, 8, 12, 3)
     images, _ = read_start([IMAGE], 1.0, [MASK, MASK[::-1]], (8, 12))
-    assert images.shape == (2, 8, 12, 3)  # each with its own hole filled
+    for image, mask in zip(images, (MASK, MASK[::-1]), strict=True):  # each with its own hole filled
+        plain = IMAGE.astype(np.float32) / np.float32(127.5) - 1
+        np.testing.assert_allclose(image[mask == 0], plain[mask == 0], atol=1e-6)
+        rows, columns = np.nonzero(mask)
+        assert (np.abs(image[rows, columns] - plain[rows, columns]).max(-1) > 1e-3).all()
 
 
 def test_what_lies_in_a_hole_counts_below_strength_one_alone():

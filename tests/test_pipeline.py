@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +10,7 @@ import sample as script
 from ldm_jax import bundle, pipeline, sampling_program
 from ldm_jax.models import unet
 from ldm_jax.system import make_system
+from tests.tiny_models import random_params
 
 CONFIG = dict(
     task="diffusion",
@@ -31,26 +31,11 @@ CONFIG = dict(
 )  # fmt: skip
 
 
-def random_params(system):
-    """Parameters of the system's shapes, drawn with numpy, so that a fresh network's zeros do not hide anything."""
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
-    shapes["first_stage"] = jax.eval_shape(system.first_stage.init, jax.random.key(0))
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        noise = rng.normal(size=leaf.shape).astype(np.float32)
-        if len(leaf.shape) > 1:
-            return noise * np.float32(1.5 / np.sqrt(np.prod(leaf.shape[:-1])))
-        return noise * np.float32(0.1) + np.float32(path[-1].key == "scale")
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 @pytest.fixture(scope="module")
 def text_bundle(tmp_path_factory):
     system = make_system(CONFIG)
     path = tmp_path_factory.mktemp("bundles") / "text"
-    bundle.save(path, bundle.Bundle(CONFIG, random_params(system), system.tokenizer))
+    bundle.save(path, bundle.Bundle(CONFIG, random_params(system, gain=1.5), system.tokenizer))
     return path
 
 
@@ -140,7 +125,7 @@ def test_the_script_writes_pictures_that_carry_their_settings(text_bundle, tmp_p
 def test_class_labels_and_the_null_class():
     config = dict(CONFIG, conditioning=dict(name="class_label", num_classes=5, width=8))
     system = make_system(config)
-    model = pipeline.LatentDiffusion(system, random_params(system), 1.5)
+    model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5)
     images = model.sample(class_labels=[0, 4], seeds=[1, 1], num_steps=2, guidance_scale=2.0)
     assert np.abs(images[0].astype(int) - images[1]).max() > 1
     with pytest.raises(ValueError, match="label 5, expected 0 to 4"):
@@ -213,7 +198,9 @@ def test_checkpoints_that_are_none(text_bundle, tmp_path):
 def test_what_is_not_asked_for_is_what_the_makers_recommend():
     sampling = dict(num_steps=4, guidance_scale=1.5, sampler="euler_ancestral", spacing="trailing", eta=0.5)
     system = make_system(CONFIG)
-    model = pipeline.LatentDiffusion(system, random_params(system), 1.0, dict(CONFIG, sampling=sampling))
+    model = pipeline.LatentDiffusion(
+        system, random_params(system, gain=1.5), 1.0, dict(CONFIG, sampling=sampling)
+    )
     assert model.settle() == sampling | dict(final_alpha=None)
     assert model.settle(eta=0.0, num_steps=9) == sampling | dict(final_alpha=None, eta=0.0, num_steps=9)
     # spacing and eta were recommended for a sampler that is not used

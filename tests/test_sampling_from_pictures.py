@@ -6,7 +6,8 @@ import pytest
 from ldm_jax import grid, pipeline, sampling_program
 from ldm_jax.models import unet
 from ldm_jax.system import make_system
-from tests.test_pipeline import CONFIG, random_params
+from tests.test_pipeline import CONFIG
+from tests.tiny_models import random_params
 
 WIDE = (16, 24)
 PICTURES = np.random.default_rng(5).integers(0, 256, (2, *WIDE, 3)).astype(np.uint8)
@@ -17,7 +18,7 @@ QUICK = dict(num_steps=4, guidance_scale=1.0)
 
 def small_model():
     system = make_system(CONFIG)
-    return pipeline.LatentDiffusion(system, random_params(system), 1.5)
+    return pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from ldm_jax.conditioning.base import merge
 from ldm_jax.objective import freeze
 from ldm_jax.system import make_system
 from ldm_jax.types import Cond
-from tests.test_pipeline import CONFIG, random_params
+from tests.test_pipeline import CONFIG
+from tests.tiny_models import random_params
 
 TEXT = {k: v for k, v in CONFIG["conditioning"].items() if k != "name"}
 HYBRID = dict(
@@ -27,7 +28,7 @@ MASKS[:, 4:12, 4:12] = 1
 @pytest.fixture(scope="module")
 def hybrid():
     system = make_system(HYBRID)
-    return system, random_params(system)
+    return system, random_params(system, gain=1.5)
 
 
 def test_names_and_parameters_of_several_kinds(hybrid):
@@ -93,7 +94,7 @@ def test_a_model_whose_condition_cannot_be_dropped_is_not_guided():
     config = dict(CONFIG, conditioning=dict(name="class_label", num_classes=5, width=8, null_class=False))
     system = make_system(config)
     assert system.drops == ()
-    model = pipeline.LatentDiffusion(system, random_params(system), 1.5)
+    model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5)
     with pytest.raises(ValueError, match="takes class_labels, got negative_prompts"):
         model.sample(class_labels=[1], negative_prompts=["a"])
 
@@ -103,10 +104,14 @@ def test_pixels_are_latents_where_there_is_no_first_stage():
     config = dict(CONFIG, first_stage=dict(name="identity"), model=model, conditioning=dict(name="superres"))
     config["model"] = {k: v for k, v in model.items() if k not in ("context_dim", "transformer_depth")}
     system = make_system(config)
-    drawn = pipeline.LatentDiffusion(system, random_params(system), 1.0).sample(
-        low_res_images=[np.tile(image, (1, 2, 1)) for image in IMAGES], seeds=[0, 1], num_steps=2
-    )
+    model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.0)
+    given = dict(low_res_images=[np.tile(image, (1, 2, 1)) for image in IMAGES])
+    drawn = model.sample(**given, seeds=[0, 1], num_steps=2)
     assert drawn.shape == (2, 16, 32, 3)  # a picture is as large as what it is made of
+    settings = dict(model.settle(num_steps=2), batch_size=4, image_shape=(16, 32))
+    latents = model.sample_latents(given, [0, 1], **settings)
+    np.testing.assert_array_equal(drawn, (np.clip((latents + 1) / 2, 0, 1) * 255).astype(np.uint8))
+    assert len(np.unique(drawn)) > 16
 
 
 def test_a_semantic_map_is_drawn_at_its_own_size():
@@ -116,7 +121,7 @@ def test_a_semantic_map_is_drawn_at_its_own_size():
     system = make_system(dict(CONFIG, model=model | dict(in_channels=5), conditioning=conditioning))
     maps = np.zeros((2, 24, 40), int)
     maps[1, :, 20:] = 2
-    drawn = pipeline.LatentDiffusion(system, random_params(system), 1.5).sample(
+    drawn = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5).sample(
         segmentations=maps, seeds=[1, 1], num_steps=1
     )
     assert drawn.shape == (2, 24, 40, 3) and np.abs(drawn[0].astype(int) - drawn[1]).max() > 1

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax import jobs, labels, tasks
-from ldm_jax.conditioning import class_label, layout, semantic, superres
+from ldm_jax.conditioning import class_label, layout, semantic, superres, text
 from ldm_jax.system import System
 
 NAMES = ["red circle", "blue circle", "red square"]
@@ -116,9 +116,9 @@ def test_grey_pictures_without_channels():
 
 
 def test_a_depth_map_is_fitted_with_its_image():
-    """Half as large as the image; the middle of both is shown."""
-    depth = np.repeat([[0, 0, 1, 2, 2, 3, 0, 0]], 4, axis=0)
-    image = np.repeat(depth.repeat(4, 0).repeat(4, 1)[..., None], 3, -1).astype(np.uint8)
+    """A square for an image twice as wide as high; the middle of both is shown."""
+    depth = np.repeat([[0, 0, 1, 2, 2, 3, 0, 0]], 8, axis=0)
+    image = np.repeat(depth.repeat(2, 0).repeat(4, 1)[..., None], 3, -1).astype(np.uint8)
     call = done(FakeModel("prompts", "depths"), dict(depth=depth, image=image), fit="crop")
     np.testing.assert_array_equal(call["depths"][0], call["init_images"][0][..., 0])
     assert sorted(set(call["depths"][0].ravel())) == [1, 2, 3]
@@ -329,6 +329,7 @@ def test_an_error_of_the_settings_is_raised():
         ((), dict(size=[4, 4]), None, "4 x 4.*at least 8 x 8"),
         ((), dict(image=PHOTO, sede=1), None, "no 'sede'; it may have: name, seed"),
         ((), dict(seed=-1), None, "seed is -1"),
+        (("prompts",), dict(prompt="a \ud800"), None, "which is no Unicode text"),
         ((), dict(name="../x"), None, "name is '../x', expected the name of a file"),
         ((), dict(image="away.png"), None, "away.png is not there"),
         (("class_labels",), dict(class_label="red circel"), None, "'red circel' not found.*'red circle'"),
@@ -376,8 +377,11 @@ def refusal(system, given):
     model = FakeModel()
     model.system = system
 
-    def sample(seeds, batch_size, image_shape=None, **arguments):
-        system.inputs({k: v for k, v in arguments.items() if k in system.takes}, image_shape)
+    def sample(seeds, batch_size, image_shape=None, negative_prompts=None, **arguments):
+        asked = {k: v for k, v in arguments.items() if k in system.takes}
+        system.inputs(asked, image_shape)
+        if negative_prompts is not None:
+            system.null_inputs(len(seeds), dict(asked, prompts=negative_prompts), image_shape)
         return np.zeros((len(seeds), 16, 16, 3), np.uint8)
 
     model.sample = sample
@@ -391,6 +395,17 @@ def test_a_map_of_unknown_classes():
     system = real_system("semantic", semantic, num_classes=3)
     zeros = np.zeros((16, 16), int)
     assert "classes 0 to 7, expected 0 to 2" in refusal(system, [dict(map=zeros), dict(map=zeros + 7 * HOLE)])
+
+
+def test_a_prompt_and_a_negative_prompt_of_unknown_tokens():
+    """The tokenizer is another model's: it has one word more than the table of embeddings has rows."""
+    make = text.TOKENIZERS["word_level"]
+    known = make(words=["red"], max_length=4).get_vocab_size()
+    system = real_system("text", text, vocab_size=known, width=8, num_layers=1, max_length=4)
+    system = system._replace(tokenizer=make(words=["red", "stranger"], max_length=4))
+    good = dict(prompt="red", negative_prompt="red")
+    for bad in (dict(negative_prompt="stranger"), dict(prompt="stranger")):
+        assert f"gives token {known}, expected" in refusal(system, [good, good | bad])
 
 
 def test_boxes_outside_the_picture():
@@ -415,6 +430,10 @@ def test_objects_for_which_there_is_no_room_are_named(caplog):
     )
     assert kept == dict(boxes=[[0, 0, 0.5, 0.5]] * 3, labels=[0, 1, 2], group=[True] * 3, crop=[0, 0, 1, 1])
     assert labels.within_room(system, kept, NAMES, "a.json") == kept
+    four = {key: value if key == "crop" else value[:4] for key, value in many.items()}
+    assert (
+        labels.within_room(system, four, NAMES, None) == kept
+    )  # the crop is of four numbers whatever there is
     caplog.clear()
     assert labels.told(system, many, NAMES) == kept and not caplog.text
 
@@ -457,6 +476,17 @@ def test_a_file_of_lines(tmp_path):
     assert found[1].given["strength"] == 0.2 and found[1].where == "jobs.jsonl line 5"
     assert [f.where for f in failures] == ["jobs.jsonl line 3", "jobs.jsonl line 4", "jobs.jsonl line 6"]
     assert "no JSON" in failures[0].error and "no 'imgae'" in failures[2].error
+
+
+def test_paths_of_lines_are_relative_to_their_file_and_those_beside_it_to_the_place_of_the_call(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "jobs.jsonl").write_text('{"mask": "m.png"}')
+    monkeypatch.chdir(tmp_path)
+    (job,), _ = jobs.of_lines("lists/jobs.jsonl", dict(image="x.png"))
+    assert Path(job.given["image"]).resolve() == (tmp_path / "x.png").resolve()
+    assert Path(job.given["mask"]).resolve() == (tmp_path / "lists" / "m.png").resolve()
 
 
 def test_files_of_lines_that_are_none(tmp_path):
@@ -508,6 +538,16 @@ def test_a_folder_given_twice_holds_masks_beside_images(folder):
     assert alone.given["mask"] == str(folder / "a_mask.png")
 
 
+@pytest.mark.parametrize("field", ["map", "depth", "mask"])
+def test_a_picture_is_not_paired_with_itself(folder, field):
+    said = f"{field} .*: a.png would be both the image and the {field} of a picture, expected another folder"
+    with pytest.raises(ValueError, match=said):
+        jobs.of_flags({"image": folder, field: folder / "masks" / ".."}, [0])
+    (folder / "a.json").write_text("{}")  # layouts are no pictures, and may lie among them
+    found, _ = jobs.of_flags(dict(image=folder, layout=folder), [0])
+    assert [(job.name, job.given["layout"]) for job in found] == [("a", str(folder / "a.json"))]
+
+
 def test_images_and_masks_of_two_folders(folder):
     found, failures = jobs.of_flags(dict(image=folder, mask=folder / "masks"), [0], with_masks=True)
     pairs = {job.name: job.given["mask"] for job in found}
@@ -529,8 +569,15 @@ def test_single_files_seeds_and_names(folder):
     save(folder / "grid.png", PHOTO)
     found, _ = jobs.of_flags(dict(image=folder), [0])
     assert [j.name for j in found] == ["a", "a_2", "a_mask", "b", "b_mask", "c", "grid_2"]
+    found, _ = jobs.of_flags(dict(image=folder / "a.png", map=folder / "masks"), [0])  # the folder leads
+    assert [(j.name, Path(j.given["image"]).name) for j in found] == [("a", "a.png"), ("b_mask", "a.png")]
     with pytest.raises(ValueError, match="holds no files .json"):
         jobs.of_flags(dict(layout=folder), [0])
+
+
+def test_names_that_one_file_system_or_another_takes_for_one():
+    given = [jobs.make_job({}, where="", name=name) for name in ("a", "A", "a_2", "Grid")]
+    assert [job.name for job in jobs.named_apart(given)] == ["a", "A_2", "a_2_2", "Grid_2"]
 
 
 def test_the_examples_of_the_docs_draw():

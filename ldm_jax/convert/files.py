@@ -65,7 +65,7 @@ def open_tensors(
     if not path.is_file():
         raise ValueError(f"{path} is not there, or no file")
     if path.name.endswith(".json"):
-        return _open_shards(path)
+        return _open_shards(path, ignore_objects)
     with open(path, "rb") as file:
         head = file.read(512)
     if not head.strip(b"\0"):
@@ -137,7 +137,7 @@ def _listed(names: Iterable[str]) -> str:
     )
 
 
-def _open_shards(index: Path) -> dict[str, Tensor]:
+def _open_shards(index: Path, ignore_objects: bool) -> dict[str, Tensor]:
     """The tensors of all shards that an index names, in the order of the shards. Raises: ValueError as
     `open_tensors`."""
     try:
@@ -155,7 +155,7 @@ def _open_shards(index: Path) -> dict[str, Tensor]:
         raise ValueError(f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {_listed(missing)}")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        found = open_tensors(index.parent / shard)
+        found = open_tensors(index.parent / shard, ignore_objects=ignore_objects)
         twice = tensors.keys() & found.keys()
         if twice:
             raise ValueError(

@@ -50,8 +50,7 @@ def low_res(
     degradation: 'bicubic' (PIL's, anti-aliased), 'bsrgan', 'bsrgan_light', or another downscaling filter.
     Raises: ValueError as degradation.degrade.
     """
-    pixels = np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)
-    return transforms.to_float(degrade(pixels, rng, degradation, factor=factor))
+    return transforms.to_float(degrade(transforms.to_bytes(image), rng, degradation, factor=factor))
 
 
 def grey(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

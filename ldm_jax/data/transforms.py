@@ -49,6 +49,11 @@ def to_float(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """float in [-1, 1] -> uint8 of the same shape, the nearest: the inverse of `to_float`. What lies outside is clamped."""
+    return np.clip(np.rint((image.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
 def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     """[H, W, 3] uint8 -> [height, width, 3] uint8; `interpolation` is one of INTERPOLATIONS, else
     ValueError."""

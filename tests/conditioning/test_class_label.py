@@ -9,7 +9,8 @@ from ldm_jax import pipeline
 from ldm_jax.conditioning import class_label
 from ldm_jax.system import make_system
 from tests.conditioning.examples import setting
-from tests.test_pipeline import CONFIG, random_params
+from tests.test_pipeline import CONFIG
+from tests.tiny_models import random_params
 
 
 def inputs(labels, num_classes, **fields):
@@ -151,7 +152,7 @@ def whole(**options):
     config = dict(CONFIG, conditioning=dict(name="class_label", num_classes=5, width=8, **options))
     system = make_system(config)
     params = random_params(
-        make_system(config | {"conditioning": config["conditioning"] | {"null_class": True}})
+        make_system(config | {"conditioning": config["conditioning"] | {"null_class": True}}), gain=1.5
     )
     if not options.get("null_class", True):
         table = params["conditioner"]["embedding"]

@@ -7,7 +7,8 @@ from ldm_jax import pipeline
 from ldm_jax.conditioning import depth
 from ldm_jax.system import make_system
 from tests.conditioning.examples import setting
-from tests.test_pipeline import CONFIG, random_params
+from tests.test_pipeline import CONFIG
+from tests.tiny_models import random_params
 
 
 @pytest.mark.parametrize("size", [(16, 16), (11, 30), (2, 3)])
@@ -39,7 +40,7 @@ def test_a_model_of_text_and_depth_draws_from_a_users_map():
     parts = dict(conditioning={"text": text, "depth": {}}, model=CONFIG["model"] | dict(in_channels=3))
     system = make_system(CONFIG | parts)
     assert system.drops == ("tokens",)  # guidance leaves the map where it is
-    model = pipeline.LatentDiffusion(system, random_params(system), 1.5)
+    model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5)
 
     def draw(depths):
         drawn = model.sample(["a circle"], [5], depths=depths, num_steps=2, guidance_scale=2.0)

@@ -227,6 +227,8 @@ def test_objects_of_every_kind_are_passed_over_when_asked(tmp_path):
         tmp_path / "m.ckpt",
     )
     assert list(open_tensors(tmp_path / "m.ckpt", ignore_objects=True)) == ["w"]
+    (tmp_path / "m.index.json").write_text('{"weight_map": {"w": "m.ckpt"}}')  # and where it is a shard
+    assert list(open_tensors(tmp_path / "m.index.json", ignore_objects=True)) == ["w"]
 
 
 def in_zip(path, code, storages=()):

@@ -72,6 +72,14 @@ def test_boxes_within_a_crop():
     np.testing.assert_allclose(seen["boxes"], expected, atol=1e-12)
 
 
+def test_a_box_that_fills_a_crop_stays_however_little_of_it_is_seen():
+    """A crop of 0.0064 % of the picture, and so of a box as large; 0.15 of the crop is enough."""
+    boxes = [[0, 0, 1, 1], [0, 0, 0.5 + 0.2 * 0.008, 1], [0, 0, 0.5 + 0.1 * 0.008, 1]]
+    seen = layouts.within({"boxes": boxes, "labels": [0, 1, 2]}, [0.5, 0.5, 0.008, 0.008])
+    assert seen["labels"] == [0, 1]
+    np.testing.assert_allclose(seen["boxes"], [[0, 0, 1, 1], [0, 0, 0.2, 1]], atol=1e-9)
+
+
 def test_the_whole_picture_as_a_crop_changes_nothing():
     np.testing.assert_allclose(layouts.within(TWO, [0, 0, 1, 1])["boxes"], TWO["boxes"], atol=1e-12)
 
@@ -143,7 +151,7 @@ def test_a_crop_without_objects_moves_to_the_largest(x0):
     picture, seen = layouts.cut(image, layout, 20, encode_crop=False)
     assert seen["labels"][0] == 1 and (picture == 1).any()
     # ten pixels wide, its centre a pixel within the square of twenty: six of them are seen
-    assert seen["boxes"][0][2] == pytest.approx(0.3, abs=0.06)
+    assert seen["boxes"][0][2] == pytest.approx(0.3)
 
 
 # ------------------------------------------------------------------------------------------------------------ the folder

@@ -39,7 +39,8 @@ def test_a_rectangle_is_one_of_the_sizes_asked_for_anywhere():
     # Mean sides are 17.5 of 48 and 23.5 of 64; as many lie in one half as in the other.
     assert abs(where.mean() - 17.5 * 23.5 / (48 * 64)) < 0.01
     np.testing.assert_allclose(where, where[::-1, ::-1], atol=0.15)
-    assert where.min() == 0 or where[0, 0] < 0.02
+    corners = where[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.max() < 0.02  # in a corner lies one place of 31 x 41 and more
     assert any(mask[0].any() for mask in drawn) and any(mask[:, -1].any() for mask in drawn)
 
 
@@ -85,6 +86,26 @@ def test_a_stroke_is_a_connected_walk_of_its_thickness():
         y, x = np.mgrid[-5:6, -5:6]
         opened = ndimage.binary_opening(np.pad(mask, 12, mode="edge"), np.hypot(y, x) <= 4.5)[12:-12, 12:-12]
         assert (mask - opened).sum() < 0.05 * mask.sum()
+
+
+def test_a_stroke_goes_on_where_it_was_and_turns_one_way_and_the_other(monkeypatch):
+    """Lines of 0.2 of 128 pixels, each at most 1 radian from the y axis: to the right, to the left, and so on."""
+    lines, real = [], masks._thick_line
+    monkeypatch.setattr(masks, "_thick_line", lambda h, w, *line: lines.append(line[:2]) or real(h, w, *line))
+    options = dict(number=(1, 1), lines=(4, 4), turn=1.0, length=(0.2, 0.2), thickness=(0.02, 0.02))
+    inside = 0
+    for seed in range(20):
+        lines.clear()
+        masks.draw("strokes", 128, 200, np.random.default_rng(seed), **options)
+        assert len(lines) == 4
+        for i, (start, end) in enumerate(lines):
+            assert i == 0 or (start == lines[i - 1][1]).all()
+            dx, dy = end - start
+            assert dx * (-1) ** i >= 0 and dy >= 0
+            if 0 < end[0] < 199 and 0 < end[1] < 127:  # else it is cut off at the border
+                inside += 1
+                assert np.hypot(dx, dy) == pytest.approx(0.2 * 128)
+    assert inside > 20
 
 
 def test_strokes_and_their_number_and_turns():

@@ -201,7 +201,7 @@ def test_an_image_and_its_mask_stay_one_upon_the_other():
     image = np.repeat(hole[..., None], 3, -1).astype(np.uint8) * 255
     for how in ("crop", "resize"):
         fitted = pictures.fit(image, 16, 16, how)[..., 0] > 127
-        assert np.mean(fitted == pictures.fit(hole, 16, 16, how)) > 0.85
+        assert np.mean(fitted == pictures.fit(hole, 16, 16, how)) > 0.98  # a cell's shift leaves 0.95
 
 
 def test_files_of_a_folder(tmp_path):

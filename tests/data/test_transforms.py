@@ -28,9 +28,17 @@ def test_to_float():
     got = transforms.to_float(levels)
     assert got.dtype == np.float32 and got[0] == -1 and got[255] == 1
     np.testing.assert_allclose(got, np.arange(256) / 127.5 - 1, atol=1e-6)
-    np.testing.assert_array_equal(np.rint((got + 1) * 127.5).astype(np.uint8), levels)
+    np.testing.assert_array_equal(transforms.to_bytes(got), levels)
     with pytest.raises(ValueError, match="float32"):
         transforms.to_float(got)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_to_bytes_is_the_nearest(dtype):
+    between = (np.arange(255) + np.array([[0.499], [0.501]])) / 127.5 - 1
+    got = transforms.to_bytes(between.astype(dtype))
+    np.testing.assert_array_equal(got, np.arange(255) + np.array([[0], [1]]))
+    assert got.dtype == np.uint8 and transforms.to_bytes(np.array([-1.2, 1.2], dtype)).tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("name", transforms.INTERPOLATIONS)
