@@ -19,7 +19,18 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from ldm_jax import boxes, bundle, cli, dry_run, grid, labels, monitor, training_program
+from ldm_jax import (
+    boxes,
+    bundle,
+    cli,
+    dry_run,
+    grid,
+    labels,
+    monitor,
+    reporting,
+    training_program,
+    utilization,
+)
 from ldm_jax.checkpoints import open_checkpoint
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import latents as stored
@@ -27,7 +38,7 @@ from ldm_jax.data import pipeline, transforms
 from ldm_jax.examples import check_example, conditions_of, needed_beside_moments
 from ldm_jax.pipeline import LatentDiffusion, check_params, check_sampling
 from ldm_jax.system import System, call, make_first_stage, make_system
-from ldm_jax.training import checkpoint, hosts, latents, loop, parallel, preemption
+from ldm_jax.training import checkpoint, hosts, latents, loop, parallel, preemption, profiling, watch
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 from ldm_jax.warm_start import start_from
@@ -54,6 +65,10 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", None, "how many processes train together; with --coordinator")
 flags.DEFINE_integer("process_id", None, "which of them this is, from 0; with --coordinator")
+flags.DEFINE_integer(
+    "profile_at", None, "trace steps for TensorBoard's profiler, after this one; also: touch WORKDIR/profile"
+)
+flags.DEFINE_integer("profile_steps", profiling.STEPS, "how many steps a trace has")
 
 log = logging.getLogger("train")
 
@@ -78,6 +93,12 @@ def main(argv):
             check_devices(config)
             print(json.dumps(dry_run.trained(config), indent=2))
         return
+    if FLAGS.profile_steps < 1:
+        raise ValueError(f"--profile_steps is {FLAGS.profile_steps}, expected at least 1")
+    if FLAGS.profile_at is not None and not 0 <= FLAGS.profile_at < config["total_steps"]:
+        raise ValueError(
+            f"--profile_at is {FLAGS.profile_at}, expected a step of the run, 0 to {config['total_steps'] - 1}"
+        )
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing: the folder for checkpoints, logs and pictures")
     if "://" in FLAGS.workdir:
@@ -88,12 +109,14 @@ def main(argv):
     if not hosts.is_first():
         cli.show_warnings_only()
     with hosts.telling_the_others():
-        train(config, Path(FLAGS.workdir))
+        train(config, Path(FLAGS.workdir), FLAGS.profile_at, FLAGS.profile_steps)
 
 
-def train(config: dict, workdir: Path) -> TrainState:
+def train(
+    config: dict, workdir: Path, profile_at: int | None = None, profile_steps: int = profiling.STEPS
+) -> TrainState:
     """Runs `config` in `workdir` to its last step, or to the one that it is told to stop after, from wherever an earlier run
-    stopped. Returns the last state."""
+    stopped. Returns the last state. profile_at, profile_steps: of training/profiling.py."""
     check_config(config)
     check_devices(config)
     hosts.agree(
@@ -116,12 +139,17 @@ def train(config: dict, workdir: Path) -> TrainState:
     log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])
 
     writer, evaluate = metric_writer(workdir), monitor.every(config, workdir)
-    with preemption.watching(checkpoints) as stop:
+    mfu = utilization.Utilization(lambda: step_flops(config, workdir))
+    with (
+        preemption.watching(checkpoints) as stop,
+        profiling.on_demand(workdir, profile_at, profile_steps) as profile,
+    ):
         calls = loop.Calls(
-            report=lambda done, values, rate: report(writer, config, done, values, rate),
+            report=lambda done, values, times: report(writer, config, mfu, done, values, times),
             show=lambda done, state: show(workdir, writer, job, done, state),
             evaluate=lambda done, state: together("the evaluation", evaluate(writer, done, state)),
             stop=stop,
+            profile=profile,
         )
         state, _ = loop.run(config, job, layout, checkpoints, state, start, calls)
     writer.flush()
@@ -130,22 +158,20 @@ def train(config: dict, workdir: Path) -> TrainState:
     return state
 
 
-def report(writer: Any, config: dict, done: int, values: dict, steps_per_second: float) -> None:
-    images_per_second = steps_per_second * config["batch_size"]
-    left = (config["total_steps"] - done) / steps_per_second
-    writer.write_scalars(done, dict(values, images_per_second=images_per_second))
-    shown = {k: values[k] for k in ("loss", "total_loss", "rec_loss", "gradient_norm") if k in values}
-    numbers = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
-    minutes, seconds = divmod(int(left), 60)
-    log.info(
-        "step %d/%d  %s  %.1f images/s  %d:%02d left",
-        done,
-        config["total_steps"],
-        numbers,
-        images_per_second,
-        minutes,
-        seconds,
-    )
+def report(
+    writer: Any, config: dict, mfu: Callable, done: int, values: dict[str, float], times: watch.Times
+) -> None:
+    if hosts.is_first():
+        utilized = mfu(times.steps_per_second)
+        writer.write_scalars(done, reporting.scalars(config, values, times, utilized) | watch.memory())
+        log.info(reporting.line(config, done, values, times, utilized))
+
+
+def step_flops(config: dict, workdir: Path) -> int:
+    """dry_run.training_flops of a run that goes on in `workdir`, which has the first stage of a second."""
+    if config["task"] == "diffusion":
+        config = dict(config, first_stage=bundle.read_config(workdir / "first_stage")["first_stage"])
+    return dry_run.training_flops(config)
 
 
 def show(workdir: Path, writer: Any, job: loop.Job, done: int, state: TrainState) -> None:

@@ -93,8 +93,8 @@ def test_three_hundred_steps_halve_the_reconstruction_loss(photographs, tmp_path
         patch.setattr(
             train,
             "report",
-            lambda w, c, done, values, rate: (
-                losses.append(values["rec_loss"]) or report(w, c, done, values, rate)
+            lambda w, c, mfu, done, values, times: (
+                losses.append(values["rec_loss"]) or report(w, c, mfu, done, values, times)
             ),
         )
         train.train(config, tmp_path / "small")

@@ -17,6 +17,8 @@ from ldm_jax.training import ema
 from ldm_jax.training.state import TrainState, example_keys, global_norm
 from ldm_jax.types import Array, PyTree
 
+BINS = 10  # of timesteps, whose losses are logged apart
+
 
 def sample_latents(moments: Array, keys: Array, scale_factor: Array) -> Array:
     """moments [B,h,w,2c] of the posterior, keys [B] -> latents [B,h,w,c]: a sample, scaled."""
@@ -34,6 +36,16 @@ def sample_timesteps(keys: Array, position: Array, num_timesteps: int, stratify:
     if stratify:
         uniform = (uniform + position / stratify) % 1.0
     return jnp.minimum((uniform * num_timesteps).astype(jnp.int32), num_timesteps - 1)
+
+
+def loss_by_timestep(per_example: Array, t: Array, num_timesteps: int, bins: int = BINS) -> Array:
+    """[2, bins] float32: the sum of per_example [B] float32 over the examples of each of `bins` equal parts of
+    [0, num_timesteps), and their number; t: [B] int32.
+
+    Sums and numbers, as they may be averaged over devices and added up over steps, which means of few examples may not.
+    """
+    within = t[:, None] * bins // num_timesteps == jnp.arange(bins)  # [B, bins]
+    return jnp.stack([jnp.where(within, per_example[:, None], 0.0).sum(0), within.sum(0, jnp.float32)])
 
 
 def make_loss(
@@ -54,7 +66,7 @@ def make_loss(
     encode(frozen, batch, keys) -> latents [B,h,w,c].
     drop_condition(batch, keys) -> batch, with the condition of some examples replaced by the null condition.
     logvar: [T] float32, fixed; None is zeros, unless params hold one that is learned.
-    loss_options go to ldm_jax.diffusion.loss.diffusion_loss.
+    loss_options go to ldm_jax.diffusion.loss.diffusion_loss. metrics: its, and those of `loss_by_timestep`, unweighted.
     """
 
     def loss(params, frozen, batch, seed, step):
@@ -70,7 +82,7 @@ def make_loss(
         x_t = process.q_sample(schedule, x_start, t, noise)
         prediction = predict(params, frozen, x_t, t, drop_condition(batch, drop_key), network_key)
         target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
-        total, _, metrics = diffusion_loss.diffusion_loss(
+        total, per_example, metrics = diffusion_loss.diffusion_loss(
             prediction,
             target,
             t,
@@ -79,7 +91,8 @@ def make_loss(
             logvar=params.get("logvar", logvar),
             **loss_options,
         )
-        return total, metrics
+        table = loss_by_timestep(per_example, t, schedule.num_timesteps)
+        return total, dict(metrics, loss_by_timestep=table)
 
     return loss
 
@@ -105,7 +118,7 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = ema.after_batch(state.ema_params, params, state.step, ema_decay, accumulate)
-        metrics = dict(metrics, gradient_norm=global_norm(grads), param_norm=global_norm(params))
+        metrics = dict(metrics, gradient_norm=global_norm(grads), update_norm=global_norm(updates))
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     return step

@@ -172,7 +172,7 @@ def make_step(
             grads, state.opt_state["autoencoder"], trained
         )
         params |= optax.apply_updates(trained, updates)
-        norms = dict(gradient_norm=global_norm(grads), param_norm=global_norm(params["autoencoder"]))
+        norms = dict(gradient_norm=global_norm(grads), update_norm=global_norm(updates["autoencoder"]))
         metrics = metrics | norms
 
         if discriminator is not None:
@@ -184,7 +184,7 @@ def make_step(
                 grads, state.opt_state["discriminator"], params["discriminator"]
             )
             params["discriminator"] = optax.apply_updates(params["discriminator"], updates)
-            metrics |= more
+            metrics |= more | dict(disc_gradient_norm=global_norm(grads))
 
         ema_params = state.ema_params
         if ema_decay is not None:

@@ -4,14 +4,14 @@ It knows a stage only by what a Job holds, and pictures, logs and measurements o
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.profiler import StepTraceAnnotation
 
-from ldm_jax.training import checkpoint, parallel
+from ldm_jax.training import checkpoint, parallel, prefetch, watch
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 
@@ -35,10 +35,13 @@ class Job(NamedTuple):
 class Calls(NamedTuple):
     """What is done about steps. Every process makes each call, after the same steps."""
 
-    report: Callable[[int, dict[str, float], float], None]  # (steps done, metrics, steps per second)
+    report: Callable[[int, dict[str, float], watch.Times], None]  # (steps done, metrics, since the last one)
     show: Callable[[int, TrainState], None]  # (steps done, state): draws pictures
     evaluate: Callable[[int, TrainState], bool]  # (steps done, state) -> whether it was time for it
     stop: Callable[[int], bool]  # (how often the loop has gone round) -> whether to save and leave
+    profile: Callable[[int, Any], None] = lambda done, running: (
+        None
+    )  # before every step, see profiling.on_demand
 
 
 def run(
@@ -54,49 +57,104 @@ def run(
     steps done.
 
     state: as layout.place gives it; its buffers are used up. Raises: RuntimeError where a metric is no number; ValueError for a
-    start that steps_per_dispatch does not divide.
+    start that steps_per_dispatch does not divide; what job.batches raises, at the step whose batch it is.
     """
-    batches, frozen = job.batches(start), layout.place(job.frozen)
-    at_once = config.get("steps_per_dispatch") or 1
+    frozen, at_once = layout.place(job.frozen), config.get("steps_per_dispatch") or 1
     if start % at_once:
         raise ValueError(
             f"config.steps_per_dispatch is {at_once}, and the run goes on from step {start}, which it does not divide"
         )
-    step = layout.compile(job.step, state, frozen, at_once)
-    position, seed = _positions(config["batch_size"]), np.uint32(config["seed"])
-    total, saved, logged, since = config["total_steps"], start, start, time.time()
+    step, seed = layout.compile(job.step, state, frozen, at_once), np.uint32(config["seed"])
+    total, saved, logged, clock = config["total_steps"], start, start, watch.Stopwatch()
     done, running, leaving = start, None, False
+    gathered = _Gathered(layout)
 
-    while done < total and not leaving:
-        given = [dict(next(batches), position=position) for _ in range(at_once)]
-        batch = layout.place_batch(given[0]) if at_once == 1 else layout.place_batches(given)
-        state, metrics = step(state, frozen, batch, seed)
-        # The host is one step ahead of the devices, and no more: what it is told to save should not lie far behind.
-        jax.block_until_ready(running)
-        done, running = done + at_once, metrics
-        leaving = calls.stop(done // at_once)
-        last = leaving or done == total
-        save = last or done % config["checkpoint_every"] == 0
-        if save or done % config["log_every"] == 0:
-            values = {name: float(value) for name, value in parallel.fetch(metrics).items()}
-            _check_finite(values, (logged + 1, done), saved, checkpoints)
-            values["learning_rate"] = float(job.learning_rate((done - 1) // _accumulated(config)))
-            calls.report(done, values, (done - logged) / (time.time() - since))
-            since, logged = time.time(), done
-        if save:
-            checkpoint.save(checkpoints, done, state, wait=last)
-            saved = done
-        if leaving:
-            log.info(
-                "told to stop: saved after step %d of %d; the same command goes on from there", done, total
-            )
-            continue
-        if done == total or done % config["preview_every"] == 0:
-            calls.show(done, state)
-            since, logged = time.time(), done
-        if calls.evaluate(done, state):
-            since, logged = time.time(), done
+    with prefetch.Ahead(_drawing(config, job, layout, start), (total - start) // at_once) as batches:
+        while done < total and not leaving:
+            with clock("profile"):
+                calls.profile(done, running)
+            batch = _next(batches, running, clock)
+            with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
+                state, metrics = step(state, frozen, batch, seed)
+                # The host is one step ahead of the devices, and no more: what it is told to save should not lie far behind.
+                jax.block_until_ready(running)
+            del batch
+            done, running = done + at_once, metrics
+            gathered.add(metrics)
+            leaving = calls.stop(done // at_once)
+            last = leaving or done == total
+            save = last or done % config["checkpoint_every"] == 0
+            if save or done % config["log_every"] == 0:
+                with clock("compute"):
+                    jax.block_until_ready(metrics)
+                with clock("logging" if logged > start else "compile"):
+                    values = gathered.take(metrics, state)
+                _check_finite(values, (logged + 1, done), saved, checkpoints)
+                values["learning_rate"] = float(job.learning_rate((done - 1) // _accumulated(config)))
+                times, logged = clock.lap(done - logged), done
+                with clock("logging"):
+                    calls.report(done, values, times)
+            if save:
+                with clock("checkpoint"):
+                    checkpoint.save(checkpoints, done, state, wait=last)
+                saved = done
+            if leaving:
+                log.info(
+                    "told to stop: saved after step %d of %d; the same command goes on from there",
+                    done,
+                    total,
+                )
+                continue
+            if done == total or done % config["preview_every"] == 0:
+                with clock("pictures"):
+                    calls.show(done, state)
+            with clock("evaluation"):
+                calls.evaluate(done, state)
     return state, done
+
+
+def _drawing(
+    config: Mapping[str, Any], job: Job, layout: parallel.Layout, start: int
+) -> Callable[[], PyTree]:
+    """() -> what the next call of the compiled step takes, on the devices."""
+    batches, position = job.batches(start), _positions(config["batch_size"])
+    at_once = config.get("steps_per_dispatch") or 1
+
+    def draw() -> PyTree:
+        given = [dict(next(batches), position=position) for _ in range(at_once)]
+        return layout.place_batch(given[0]) if at_once == 1 else layout.place_batches(given)
+
+    return draw
+
+
+def _next(batches: prefetch.Ahead, running: PyTree, clock: watch.Stopwatch) -> PyTree:
+    """The next batch. Time counts as waiting for it only where the devices have nothing left to do."""
+    if not batches.is_ready:
+        with clock("compute"):
+            jax.block_until_ready(running)
+    with clock("data"):
+        return next(batches)
+
+
+class _Gathered:
+    """What is logged of the steps since it was last taken."""
+
+    def __init__(self, layout: parallel.Layout):
+        self._of_state, self._sums = watch.compile_state_metrics(layout), watch.Sums()
+
+    def add(self, metrics: Mapping[str, jax.Array]) -> None:
+        self._sums.add(metrics)
+
+    def take(self, metrics: Mapping[str, jax.Array], state: TrainState) -> dict[str, float]:
+        """The last step's metrics, those of its state, and the means by bin over all steps since the last time."""
+        last = {name: value for name, value in metrics.items() if not value.ndim} | self._of_state(state)
+        last, tables = jax.device_get(parallel.fetch((last, self._sums.take())))
+        values = {name: float(value) for name, value in last.items()}
+        for name, table in tables.items():
+            values |= watch.means(name, table)
+        if "update_norm" in values:
+            values["update_ratio"] = values.pop("update_norm") / max(values["param_norm"], 1e-30)
+        return values
 
 
 def _positions(batch_size: int) -> np.ndarray:

@@ -1,0 +1,115 @@
+"""A trace of some steps, for TensorBoard's profiler: at a step that was named beforehand, or when somebody asks for it.
+
+It decides when a trace begins and ends. Process 0 alone is traced: all do the same, and each would write a trace of its own.
+Nothing that goes wrong with a trace ends a run.
+"""
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+LOOK_EVERY = 10.0  # seconds: a workdir may be a bucket, where it takes long to see that there is no file
+ASK = "profile"  # the file in the workdir that asks for a trace
+STEPS = 5
+
+log = logging.getLogger(__name__)
+
+
+class _Tracer:
+    """`__call__` before every step; see `on_demand`."""
+
+    def __init__(self, workdir: Path, at: int | None, steps: int, look_every: float):
+        self._workdir, self._at, self._steps, self._look_every = workdir, at, steps, look_every
+        self._looked, self._asked, self._began, self._start = 0.0, False, None, None
+
+    def ask(self, *_: Any) -> None:
+        self._asked = True
+
+    def __call__(self, done: int, running: Any) -> None:
+        if self._start is None:
+            self._start = done
+            if self._at is not None and self._at < done:  # a run that goes on beyond it
+                self._at = None
+        if self._began is not None:
+            if done - self._began >= self._steps:
+                self.end(done, running)
+        elif running is not None and self._is_due(done):
+            jax.block_until_ready(running)  # so that what is traced begins with a step
+            self._begin(done)
+
+    def _is_due(self, done: int) -> bool:
+        self._look()
+        due = self._asked
+        if self._at is not None and done >= self._at:
+            due, self._at = True, None
+        self._asked = False
+        return due
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < self._look_every:
+            return
+        self._looked, path = now, self._workdir / ASK
+        try:
+            if path.exists():
+                path.unlink()
+                self._asked = True
+        except OSError as error:
+            self._look_every = float("inf")
+            log.warning("%s cannot be taken away, and is looked at no more: %s", path, error)
+
+    def _begin(self, done: int) -> None:
+        from clu import profiler  # here, as everything of clu
+
+        try:
+            profiler.start(str(self._workdir))
+            self._began = done
+        except Exception as error:  # noqa: BLE001 - such as another trace that somebody has begun
+            log.warning("cannot trace: %s", error)
+
+    def end(self, done: int | None = None, running: Any = None) -> None:
+        from clu import profiler
+
+        if self._began is None:
+            return
+        began, self._began = self._began, None
+        try:
+            jax.block_until_ready(running)
+            profiler.stop()
+            last = "the last" if done is None else str(done)
+            log.info("traced steps %d to %s: %s", began + 1, last, _newest(self._workdir))
+        except Exception as error:  # noqa: BLE001 - such as a full disk
+            log.warning("the trace of steps after %d is lost: %s", began, error)
+
+
+def _newest(workdir: Path) -> Path:
+    folder = workdir / "plugins" / "profile"  # where TensorBoard looks for them
+    return max(folder.iterdir(), key=lambda path: path.stat().st_mtime, default=folder)
+
+
+@contextlib.contextmanager
+def on_demand(
+    workdir: Path, at: int | None = None, steps: int = STEPS, look_every: float = LOOK_EVERY
+) -> Iterator[Callable[[int, Any], None]]:
+    """Yields (steps done, what the last step's program gives) -> None, to be called before every step. It traces `steps` steps
+    into `workdir`, after `at` of them or when asked: by a file WORKDIR/profile, which it takes away, or by SIGUSR1.
+
+    The first step is never traced: it compiles. On other processes than the first nothing is traced, and SIGUSR1 does no harm.
+    """
+    tracer = _Tracer(workdir, at, steps, look_every)
+    try:
+        before = signal.signal(signal.SIGUSR1, tracer.ask)
+    except ValueError:  # only the main thread may
+        before = None
+    try:
+        yield tracer if jax.process_index() == 0 else lambda done, running: None
+    finally:
+        tracer.end()
+        if before is not None:
+            signal.signal(signal.SIGUSR1, before)

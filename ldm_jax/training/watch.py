@@ -1,0 +1,130 @@
+"""What a run is watched by: where its time goes, what its state looks like, and losses by timestep over many steps.
+
+The hot loop pays for none of it with a wait for the devices: times are the host's, sums stay on the devices until they are
+logged, and what has to read the whole state is computed only then. It knows no config, and nothing of where figures are written.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.training import parallel
+from ldm_jax.training.state import TrainState, global_norm
+from ldm_jax.types import Array, PyTree
+
+APART = ("compile", "pictures", "evaluation", "profile")  # what a rate of training leaves out
+GIB = 2**30
+
+
+class Times(NamedTuple):
+    """steps done, and the seconds that went by meanwhile, by what they went into; together they are the wall time."""
+
+    steps: int
+    seconds: Mapping[str, float]
+
+    @property
+    def training(self) -> float:
+        """Seconds without those of APART: the devices' work, waiting for data, saving, logging."""
+        return sum(seconds for what, seconds in self.seconds.items() if what not in APART)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Of the seconds that were spent on training."""
+        return self.steps / max(self.training, 1e-9)
+
+    def share(self, what: str) -> float:
+        """The part of the seconds spent on training that went into `what`, 0 to 1."""
+        return self.seconds.get(what, 0.0) / max(self.training, 1e-9)
+
+    def per_step(self) -> dict[str, float]:
+        """{'seconds_per_step/data': …} for everything that took time; their sum is the wall time per step."""
+        return {f"seconds_per_step/{what}": value / self.steps for what, value in self.seconds.items()}
+
+
+class Stopwatch:
+    """Adds up seconds by what they went into. now: a clock that never goes back."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic):
+        self._now, self._since, self._seconds = now, now(), {}
+
+    @contextlib.contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """The block's time goes into `what`. Blocks are not nested."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._seconds[what] = self._seconds.get(what, 0.0) + self._now() - start
+
+    def lap(self, steps: int) -> Times:
+        """What there was since the last lap, in which `steps` were done; what no block took is 'other'."""
+        now = self._now()
+        seconds, whole = self._seconds, now - self._since
+        self._since, self._seconds = now, {}
+        return Times(steps, seconds | {"other": whole - sum(seconds.values())})
+
+
+class Sums:
+    """Sums over steps of those metrics that are tables [2, N] of sums and counts, added up on the devices."""
+
+    def __init__(self):
+        self._sums: dict[str, Array] = {}
+        self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+
+    def add(self, metrics: Mapping[str, Array]) -> None:
+        tables = {name: value for name, value in metrics.items() if value.ndim}
+        self._sums = self._add(self._sums, tables) if self._sums else tables
+
+    def take(self) -> dict[str, Array]:
+        """The sums since it was last called."""
+        sums, self._sums = self._sums, {}
+        return sums
+
+
+def means(name: str, table: Any) -> dict[str, float]:
+    """{'name/0.0': the mean in the first of N bins, …}, named by where a bin begins; one without an example is left out.
+
+    table: [2, N], sums and counts.
+    """
+    sums, counts = table
+    bins = len(sums)
+    return {f"{name}/{i / bins:.1f}": float(sums[i] / counts[i]) for i in range(bins) if counts[i] > 0}
+
+
+def averaged(state: TrainState) -> PyTree:
+    """The parameters that state.ema_params are the average of: the autoencoder's of a first stage, all of a second."""
+    return state.params.get("autoencoder", state.params)
+
+
+def state_metrics(state: TrainState) -> dict[str, Array]:
+    """param_norm: the euclidean norm of `averaged`. ema_distance: that of ema_params - params, in units of it. Both []
+    float32; the second only where there is an average."""
+    params = averaged(state)
+    found = {"param_norm": global_norm(params)}
+    if state.ema_params is not None:
+        apart = jax.tree.map(lambda e, p: e - p.astype(jnp.float32), state.ema_params, params)
+        found["ema_distance"] = global_norm(apart) / jnp.maximum(found["param_norm"], 1e-30)
+    return found
+
+
+def compile_state_metrics(layout: parallel.Layout) -> Callable[[TrainState], dict[str, Array]]:
+    """`state_metrics` of a state that `layout` has placed, as a program of its own. All processes have to call it."""
+    return jax.jit(state_metrics, out_shardings=layout.replicated)
+
+
+def memory(devices: Any = None) -> dict[str, float]:
+    """GiB of the fullest of this host's devices: memory/in_use_gib now, memory/peak_gib at most so far, memory/limit_gib.
+
+    {} where a backend does not say, as the CPU's. It asks the allocator, and waits for nothing.
+    """
+    names = {"in_use": "bytes_in_use", "peak": "peak_bytes_in_use", "limit": "bytes_limit"}
+    told = [device.memory_stats() or {} for device in (jax.local_devices() if devices is None else devices)]
+    return {
+        f"memory/{name}_gib": max(stats[key] for stats in told) / GIB
+        for name, key in names.items()
+        if all(key in stats for stats in told)
+    }
