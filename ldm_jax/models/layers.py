@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ldm_jax.models import norms
 from ldm_jax.types import Array
 
 
@@ -94,13 +95,14 @@ class GroupNorm(nn.Module):
 
     Each example's groups of C / num_groups neighbouring channels share a mean and a variance, over all
     positions. scale [C] and bias [C] are float32. epsilon: 1e-5 in the UNet, 1e-6 in the autoencoder and in
-    transformers over positions.
+    transformers over positions. silu: followed by x * sigmoid(x), before it is rounded to `dtype`.
     Raises: ValueError when num_groups does not divide C.
     """
 
     num_groups: int = 32
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
+    silu: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -111,25 +113,9 @@ class GroupNorm(nn.Module):
             )
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        flat = x.astype(jnp.float32).reshape(x.shape[0], -1, channels)
-        # One reading of x gives both moments of every channel, and the groups are put together from those:
-        # XLA's CPU backend reduces over all but the last axis much faster than over an axis split in
-        # two. The moments are taken about one value of the channel, because E[x^2] - E[x]^2 loses its digits
-        # where the mean is large.
-        origin = jax.lax.stop_gradient(flat[:, 0])
-        shifted = flat - origin[:, None]
-        mean, square = shifted.mean(1), jnp.square(shifted).mean(1)  # [B, C]
-        variance = jnp.maximum(square - jnp.square(mean), 0.0)
-        mean = mean + origin
-        group_mean = self._over_groups(mean)
-        group_variance = self._over_groups(variance + jnp.square(mean - group_mean))
-        gain = jax.lax.rsqrt(group_variance + self.epsilon) * scale
-        return ((flat - group_mean[:, None]) * gain[:, None] + bias).reshape(x.shape).astype(self.dtype)
-
-    def _over_groups(self, x: Array) -> Array:
-        """x [B, C]: every channel gets its group's mean."""
-        grouped = x.reshape(x.shape[0], self.num_groups, -1)
-        return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(x.shape)
+        flat = x.reshape(x.shape[0], -1, channels)
+        out = norms.group_norm(flat, scale, bias, self.num_groups, self.epsilon, self.dtype, self.silu)
+        return out.reshape(x.shape)
 
 
 class LayerNorm(nn.Module):
@@ -145,10 +131,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        centred = x.astype(jnp.float32)
-        centred = centred - centred.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+        return norms.layer_norm(x, scale, bias, self.epsilon, self.dtype)
 
 
 def timestep_embedding(t: Array, dim: int, max_period: float = 10000.0) -> Array:

@@ -5,6 +5,8 @@ not know levels, skips or attention (models/unet.py). The autoencoder has blocks
 convolution pads otherwise.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -38,17 +40,17 @@ class ResBlock(nn.Module):
     def __call__(self, x: Array, emb: Array, control: Control | None = None) -> Array:
         """x [B, h, w, C], emb [B, D] -> [B, h', w', channels]; the site's features are those of f."""
         resample = {None: lambda y: y, "down": avg_pool_2x, "up": nearest_upsample_2x}[self.resample]
-        norm_1, norm_2 = (GroupNorm(self.num_groups, dtype=self.dtype, name=f"norm_{i}") for i in (1, 2))
-        h = resample(nn.silu(norm_1(x)))
+        norm = partial(GroupNorm, self.num_groups, dtype=self.dtype)
+        h = resample(norm(silu=True, name="norm_1")(x))
         h = Conv(self.channels, dtype=self.dtype, name="conv_1")(h)
         width = self.channels * (2 if self.scale_shift_norm else 1)
         emb = Linear(width, dtype=self.dtype, name="emb_proj")(nn.silu(emb))[:, None, None]
         if self.scale_shift_norm:
             scale, shift = jnp.split(emb, 2, axis=-1)
-            h = norm_2(h) * (1 + scale) + shift
+            h = nn.silu(norm(name="norm_2")(h) * (1 + scale) + shift)
         else:
-            h = norm_2(h + emb)
-        h = nn.Dropout(self.dropout, deterministic=self.deterministic)(nn.silu(h))
+            h = norm(silu=True, name="norm_2")(h + emb)
+        h = nn.Dropout(self.dropout, deterministic=self.deterministic)(h)
         h = Conv(self.channels, zero_init=True, dtype=self.dtype, name="conv_2")(h)
         h = feature_hook(self, control, self.site, h)
         x = resample(x)

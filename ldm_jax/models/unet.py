@@ -230,10 +230,10 @@ class UNet(nn.Module):
         return block(sites=tuple(pairs), head_dim=channels // heads, **shared)(h, tuple(contexts), control)
 
     def _head(self, h: Array) -> Array:
-        h = GroupNorm(self.num_groups, dtype=self.dtype, name="norm_out")(h)
+        h = GroupNorm(self.num_groups, dtype=self.dtype, silu=self.n_embed is None, name="norm_out")(h)
         if self.n_embed is not None:
             return Linear(self.n_embed, dtype=self.dtype, name="codebook_out")(h)
-        return Conv(self.out_channels, zero_init=True, dtype=self.dtype, name="conv_out")(nn.silu(h))
+        return Conv(self.out_channels, zero_init=True, dtype=self.dtype, name="conv_out")(h)
 
     def _has_attention(self, level: int, j: int) -> bool:
         return level in self.attention_levels and (
