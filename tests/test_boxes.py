@@ -35,6 +35,14 @@ def test_a_picture_shows_the_crop():
     assert not (picture == ORANGE).all(-1).any()  # it lies beyond
 
 
+def test_a_name_is_moved_into_the_picture():
+    layout = {"boxes": [[0.9, 0.5, 0.1, 0.25]], "labels": [0]}
+    picture = boxes.draw(np.full((5, 5, 3), 255, np.uint8), layout, ["a long name"], 201)
+    top, left, _, right = where(picture, BLUE)
+    assert top < 100 and left < 160 and right == 200  # the box begins at 100 and 180
+    assert np.flatnonzero((picture[top] == BLUE).all(-1)).tolist() == list(range(left, 201))
+
+
 def test_names_and_flags():
     layout = {"labels": [1, 2, 5], "group": [True, False, True], "occluded": [True, False, False]}
     layout |= {"depiction": [True, False, False], "inside": [True, False, False], "boxes": [[0, 0, 1, 1]] * 3}

@@ -187,6 +187,9 @@ def test_fit():
     np.testing.assert_array_equal(pictures.fit(wide, 2, 4, "resize"), wide[1::2, 1::2])
     np.testing.assert_array_equal(pictures.fit(wide, 8, 16, "resize"), wide.repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(pictures.fit(wide, 4, 2, "crop"), wide[:, 3:5])
+    # 4 x 20/3 of it are rounded to 4 x 7, of which the pixels nearest to the middles of 3 x 5 are shown
+    expected = wide[np.ix_([0, 2, 3], [0, 2, 3, 4, 6])]
+    np.testing.assert_array_equal(pictures.fit(wide, 3, 5, "crop"), expected)
     assert pictures.fit(wide, 3, 3, "none") is wide
     lanczos = Image.fromarray(IMAGE).resize((5, 3), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(pictures.fit(IMAGE, 3, 5, "resize"), np.asarray(lanczos))
