@@ -128,6 +128,8 @@ class Layout:
                 out_specs=(whole, whole),
                 check_vma=False,
             )
+        else:
+            step = _within(self.mesh, step)
         in_state = self.shardings(state)
         return jax.jit(
             step,
@@ -135,6 +137,17 @@ class Layout:
             in_shardings=(in_state, self.shardings(frozen), batch, self.replicated),
             out_shardings=(in_state, self.replicated),
         )
+
+
+def _within(mesh: Mesh, step: Callable) -> Callable:
+    """The step, traced where jax.sharding.get_abstract_mesh tells what the compiler cannot split by itself how it is split
+    (models/attention_tpu.py)."""
+
+    def traced(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(*args)
+
+    return traced
 
 
 def _scanned(step: Callable) -> Callable:
