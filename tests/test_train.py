@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 import train
-from ldm_jax import bundle, pipeline, workdir
+from ldm_jax import bundle, dry_run, pipeline, workdir
 from ldm_jax.checkpoints import open_checkpoint
 from ldm_jax.training import checkpoint
 from tests import tiny_diffusion, tiny_first_stage
@@ -208,9 +209,9 @@ def test_optimizer_rates_may_change_on_the_way_but_not_the_optimizer(tmp_path):
         workdir.check_workdir(tmp_path, tiny(optimizer=dict(config["optimizer"], name="adamw")))
 
 
-def test_a_second_stage_goes_on_in_the_latents_that_it_began_in(tmp_path):
-    config = tiny_diffusion.get_config().to_dict() | dict(total_steps=3)
-    train.train(config, tmp_path / "run")
+def test_a_second_stage_goes_on_in_the_latents_that_it_began_in(second_stage_run, tmp_path):
+    config, folder, _ = second_stage_run
+    shutil.copytree(folder, tmp_path / "run")
 
     # Another run that starts from this one's average, with a step too small to see.
     still = dict(config["optimizer"], base_lr=1e-12)
@@ -227,6 +228,54 @@ def test_a_second_stage_goes_on_in_the_latents_that_it_began_in(tmp_path):
     checkpoint.write_json(record, json.loads(record.read_text()) | {"data": "changed"})
     with pytest.raises(ValueError, match="was trained on other data"):
         train.train(config, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def second_stage_run(tmp_path_factory) -> tuple[dict, pathlib.Path, str]:
+    """(config, workdir, what it said) of a second stage of three steps, of which the second was traced."""
+    folder, changes = tmp_path_factory.mktemp("second") / "run", dict(total_steps=3, preview_every=2)
+    given = [f"--config.{name}={value}" for name, value in changes.items()]
+    done = run(command("tests/tiny_diffusion.py", folder, *given, "--profile_at=1", "--profile_steps=1"))
+    assert done.returncode == 0, done.stderr
+    return tiny_diffusion.get_config().to_dict() | changes, folder, done.stderr
+
+
+def test_a_run_can_be_watched(second_stage_run):
+    """Everything is in TensorBoard, a trace too, and the console has a line for every report."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config, folder, said = second_stage_run
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    expected = {"loss", "learning_rate", "gradient_norm", "param_norm", "update_ratio", "ema_distance"}
+    expected |= {"images_per_second", "time/data_wait"}
+    times = ("data", "compute", "pictures", "evaluation", "logging", "profile", "other", "compile")
+    expected |= {f"seconds_per_step/{what}" for what in times}
+    assert expected <= tags and "mfu" not in tags  # a CPU's peak is not known
+    assert {tag.split("/")[0] for tag in tags - expected} <= {"loss_simple", "loss_vlb", "loss_by_timestep"}
+    assert [event.step for event in events.Scalars("ema_distance")] == [1, 2, 3]
+    (trace,) = folder.glob("plugins/profile/*/*.xplane.pb")
+    assert f"traced steps 2 to 2: {trace.parent}" in said
+    lines = [line for line in said.splitlines() if " images/s" in line]
+    assert [re.search(r"step \d+/3  loss \S+  \S+ images/s ", line)[0][:8] for line in lines] == [
+        "step 1/3",
+        "step 2/3",
+        "step 3/3",
+    ]
+    assert train.step_flops(config, folder) == dry_run.training_flops(config) > 0
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("--profile_at=12", "error: --profile_at is 12, expected a step of the run, 0 to 11"),
+        ("--profile_steps=0", "error: --profile_steps is 0, expected at least 1"),
+    ],
+)
+def test_a_trace_that_cannot_be_is_refused(given, said, tmp_path):
+    done = run(command("tests/tiny_first_stage.py", tmp_path / "run", given))
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (1, said)
 
 
 @pytest.fixture(scope="module")

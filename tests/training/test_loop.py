@@ -128,24 +128,23 @@ def test_time_adds_up_and_waiting_for_data_is_told_apart(monkeypatch):
     at = []
     report = {"report": lambda done, values, times: at.append((time.monotonic(), times))}
     drawing = {"show": lambda done, state: time.sleep(0.1)}
-    run(monkeypatch, lambda start: batches(start, 0.05), calls=report | drawing, preview_every=6, log_every=4)
+    run(monkeypatch, lambda start: batches(start, 0.15), calls=report | drawing, preview_every=6, log_every=4)
     first, *rest = at
     wall, told = rest[-1][0] - first[0], [times for _, times in rest]
     assert sum(t.steps for t in told) == 8
-    np.testing.assert_allclose(sum(sum(t.seconds.values()) for t in told), wall, atol=0.05)
-    # Of 8 batches at most 2 were waiting, and 2 came while pictures were drawn: the devices waited for the others.
-    assert sum(t.seconds["data"] for t in told) > 0.15
-    np.testing.assert_allclose(sum(t.seconds.get("pictures", 0) for t in told), 0.1, atol=0.05)
+    np.testing.assert_allclose(sum(sum(t.seconds.values()) for t in told), wall, rtol=0.1, atol=0.1)
+    # A batch takes 0.15 s, a step next to nothing: the devices wait, but while pictures are drawn and for what was ahead.
+    assert sum(t.seconds["data"] for t in told) > 0.4
+    assert sum(t.seconds.get("pictures", 0) for t in told) >= 0.1
     assert "compile" in first[1].seconds and not any("compile" in t.seconds for t in told)
 
 
 def test_a_loader_that_keeps_up_is_not_waited_for(monkeypatch):
-    """Each batch takes half of a step's time, and is made meanwhile."""
-    _, said = run(monkeypatch, lambda start: batches(start, 0.02), seconds=0.04, log_every=4)
+    """Each batch takes two thirds of a step's time, and is made meanwhile."""
+    _, said = run(monkeypatch, lambda start: batches(start, 0.04), seconds=0.06, log_every=4)
     times = [times for _, _, times in said[1:]]
-    wall = sum(sum(t.seconds.values()) for t in times)
-    assert sum(t.seconds["compute"] for t in times) > 0.8 * 8 * 0.04
-    assert sum(t.seconds["data"] for t in times) < 0.2 * wall
+    assert sum(t.seconds["compute"] for t in times) > 0.7 * 8 * 0.06
+    assert all(t.share("data") < 0.25 for t in times)  # 0.4 if it were not
 
 
 def test_a_metric_that_is_no_number_ends_the_run(monkeypatch):
