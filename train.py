@@ -142,14 +142,15 @@ def train(
     mfu = utilization.Utilization(lambda: step_flops(config, workdir))
     with (
         preemption.watching(checkpoints) as stop,
-        profiling.on_demand(workdir, profile_at, profile_steps) as profile,
+        profiling.on_demand(workdir, profile_at, profile_steps) as tracer,
     ):
         calls = loop.Calls(
             report=lambda done, values, times: report(writer, config, mfu, done, values, times),
             show=lambda done, state: show(workdir, writer, job, done, state),
             evaluate=lambda done, state: together("the evaluation", evaluate(writer, done, state)),
             stop=stop,
-            profile=profile,
+            before_step=tracer.before_step,
+            after_step=tracer.after_step,
         )
         state, _ = loop.run(config, job, layout, checkpoints, state, start, calls)
     writer.flush()

@@ -39,9 +39,9 @@ class Calls(NamedTuple):
     show: Callable[[int, TrainState], None]  # (steps done, state): draws pictures
     evaluate: Callable[[int, TrainState], bool]  # (steps done, state) -> whether it was time for it
     stop: Callable[[int], bool]  # (how often the loop has gone round) -> whether to save and leave
-    profile: Callable[[int, Any], None] = lambda done, running: (
-        None
-    )  # before every step, see profiling.on_demand
+    # Around every step, (steps done, metrics of the last one): profiling.Tracer's.
+    before_step: Callable[[int, Any], None] = lambda done, running: None
+    after_step: Callable[[int, Any], None] = lambda done, running: None
 
 
 def run(
@@ -72,7 +72,7 @@ def run(
     with prefetch.Ahead(_drawing(config, job, layout, start), (total - start) // at_once) as batches:
         while done < total and not leaving:
             with clock("profile"):
-                calls.profile(done, running)
+                calls.before_step(done, running)
             batch = _next(batches, running, clock)
             with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
                 state, metrics = step(state, frozen, batch, seed)
@@ -81,6 +81,8 @@ def run(
             del batch
             done, running = done + at_once, metrics
             gathered.add(metrics)
+            with clock("profile"):
+                calls.after_step(done, running)
             leaving = calls.stop(done // at_once)
             last = leaving or done == total
             save = last or done % config["checkpoint_every"] == 0

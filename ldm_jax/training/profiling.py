@@ -8,7 +8,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,31 @@ STEPS = 5
 log = logging.getLogger(__name__)
 
 
-class _Tracer:
-    """`__call__` before every step; see `on_demand`."""
+class Tracer:
+    """Asked before and after every step, with the steps done and what the last one's program gives; see `on_demand`."""
 
-    def __init__(self, workdir: Path, at: int | None, steps: int, look_every: float):
-        self._workdir, self._at, self._steps, self._look_every = workdir, at, steps, look_every
-        self._looked, self._asked, self._began, self._start = 0.0, False, None, None
+    def __init__(self, workdir: Path, at: int | None, steps: int, look_every: float, active: bool):
+        self._workdir, self._at, self._steps, self._active = workdir, at, steps, active
+        self._look_every, self._looked = look_every, 0.0
+        self._asked, self._began, self._start = False, None, None
 
     def ask(self, *_: Any) -> None:
         self._asked = True
 
-    def __call__(self, done: int, running: Any) -> None:
+    def before_step(self, done: int, running: Any) -> None:
+        """Begins a trace if it is time for one."""
         if self._start is None:
             self._start = done
             if self._at is not None and self._at < done:  # a run that goes on beyond it
                 self._at = None
-        if self._began is not None:
-            if done - self._began >= self._steps:
-                self.end(done, running)
-        elif running is not None and self._is_due(done):
+        if self._active and self._began is None and running is not None and self._is_due(done):
             jax.block_until_ready(running)  # so that what is traced begins with a step
             self._begin(done)
+
+    def after_step(self, done: int, running: Any) -> None:
+        """Ends one that is long enough: before anything else is done, such as pictures."""
+        if self._began is not None and done - self._began >= self._steps:
+            self.end(done, running)
 
     def _is_due(self, done: int) -> bool:
         self._look()
@@ -96,19 +100,19 @@ def _newest(workdir: Path) -> Path:
 @contextlib.contextmanager
 def on_demand(
     workdir: Path, at: int | None = None, steps: int = STEPS, look_every: float = LOOK_EVERY
-) -> Iterator[Callable[[int, Any], None]]:
-    """Yields (steps done, what the last step's program gives) -> None, to be called before every step. It traces `steps` steps
-    into `workdir`, after `at` of them or when asked: by a file WORKDIR/profile, which it takes away, or by SIGUSR1.
+) -> Iterator[Tracer]:
+    """Yields what is to be asked before and after every step. It traces `steps` of them into `workdir`, after step `at` or when
+    somebody asks: by a file WORKDIR/profile, which it takes away, or by SIGUSR1.
 
     The first step is never traced: it compiles. On other processes than the first nothing is traced, and SIGUSR1 does no harm.
     """
-    tracer = _Tracer(workdir, at, steps, look_every)
+    tracer = Tracer(workdir, at, steps, look_every, active=jax.process_index() == 0)
     try:
         before = signal.signal(signal.SIGUSR1, tracer.ask)
     except ValueError:  # only the main thread may
         before = None
     try:
-        yield tracer if jax.process_index() == 0 else lambda done, running: None
+        yield tracer
     finally:
         tracer.end()
         if before is not None:

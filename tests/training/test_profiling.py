@@ -27,10 +27,11 @@ def go(
     """The steps that were traced."""
     steps, running = [], None
     for done in range(start, stop, at_once):
-        profile(done, running)
+        profile.before_step(done, running)
         if traced.count("stop") < len(traced) - traced.count("stop"):
             steps += range(done + 1, done + 1 + at_once)
         running = {"loss": jnp.zeros(())}
+        profile.after_step(done + at_once, running)
         between(done + at_once)
     return steps
 
@@ -51,6 +52,13 @@ def test_a_trace_of_steps_that_were_named(at, start, at_once, steps, traced, tmp
     with profiling.on_demand(tmp_path, at, 3) as profile:
         assert go(profile, start, 20, traced, at_once) == steps
     assert traced == ([("start", str(tmp_path)), "stop"] if steps else [])
+
+
+def test_a_trace_is_over_before_anything_else_is_done(traced, tmp_path):
+    seen = []
+    with profiling.on_demand(tmp_path, 4, 3) as profile:
+        go(profile, 0, 9, traced, between=lambda done: seen.append(traced[-1:] == ["stop"]))
+    assert seen == [False] * 6 + [True] * 3
 
 
 def test_a_file_asks_for_a_trace_and_is_taken_away(traced, tmp_path):
@@ -97,8 +105,9 @@ def test_there_is_a_trace_where_tensorboard_looks(tmp_path, caplog):
     with caplog.at_level("INFO"), profiling.on_demand(tmp_path, 1, 2) as profile:
         running = None
         for done in range(6):
-            profile(done, running)
+            profile.before_step(done, running)
             x = running = step(x)
+            profile.after_step(done + 1, running)
     (trace,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
     assert trace.stat().st_size > 0
     assert f"traced steps 2 to 3: {trace.parent}" in caplog.text
