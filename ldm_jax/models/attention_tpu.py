@@ -75,7 +75,9 @@ def _batched(kernel, heads: int, interpret: bool):
 
     @run.def_vmap
     def _(size, batched, *args):
-        whole = [a if is_ else jnp.broadcast_to(a, (size, *a.shape)) for a, is_ in zip(args, batched, strict=True)]
+        whole = [
+            a if is_ else jnp.broadcast_to(a, (size, *a.shape)) for a, is_ in zip(args, batched, strict=True)
+        ]
         out = run(*(a.reshape(-1, *a.shape[2:]) for a in whole))
         out = jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), out)
         return out, jax.tree.map(lambda _: True, out)
