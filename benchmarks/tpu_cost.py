@@ -29,6 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax import atomic, dry_run, flops, topology
 from ldm_jax.models.unet import UNet, apply_unet
+from ldm_jax.training import parallel
 from ldm_jax.types import Cond
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +60,7 @@ def autoencoder(config: str, slice_: str, batch_size: int) -> dict[str, Any]:
 # Global batches are the published ones where the slice divides them, or else near them.
 ROWS = [
     dict(what="yardstick", config="sd1", topology="v5e:1x1", batch_size=4),
+    dict(what="yardstick", config="sd1 forward", topology="v5e:1x1", batch_size=8),
     train("celebahq_ldm4", "v5e:4x4", 48),
     train("shapes_text", "v5e:2x2", 32),
     train("shapes_kl_f4", "v5e:2x2", 32),
@@ -122,7 +124,7 @@ def load_config(name: str, changes: dict[str, Any]) -> dict[str, Any]:
 def run(row: dict[str, Any]) -> dict[str, Any]:
     """What `row` asks, as a report of dry_run."""
     if row["what"] == "yardstick":
-        return yardstick(row["topology"], row["batch_size"])
+        return yardstick(row["topology"], row["batch_size"], row["config"] == "sd1 forward")
     config = load_config(row["config"], row["changes"])
     if row["what"] == "train":
         return dry_run.training(config, row["topology"])
@@ -133,8 +135,9 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
     return dry_run.sampling(config, row["topology"], batch_size=row["batch_size"], **settings)
 
 
-def yardstick(slice_name: str, batch_size: int) -> dict[str, Any]:
-    """Loss and gradients of Stable Diffusion 1's UNet on one chip, in bfloat16 with float32 parameters, nothing recomputed."""
+def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]:
+    """Stable Diffusion 1's UNet on one chip, in bfloat16 with float32 parameters, nothing recomputed: its prediction, or its loss and
+    gradients. `kernel_flops` of the FLOPs are those of Pallas kernels, which the compiler counts only as far as it is told them."""
     slice_, devices = topology.open_slice(slice_name)
     options = load_config("sd1", {})["model"] | dict(remat=False)
     unet = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}, dtype=jnp.bfloat16)
@@ -144,15 +147,20 @@ def yardstick(slice_name: str, batch_size: int) -> dict[str, Any]:
     params = jax.eval_shape(lambda *args: unet.init(jax.random.key(0), *args), x, t, Cond(context=context))
     sharding = NamedSharding(Mesh(np.asarray(devices[:1]), ("devices",)), PartitionSpec())
 
-    def loss(params, x, t, context, noise):
-        prediction, _ = apply_unet(unet, params, x, t, Cond(context=context))
-        return jnp.mean(jnp.square(prediction - noise))
+    def predict(params, x, t, context):
+        return apply_unet(unet, params, x, t, Cond(context=context))[0]
 
+    def loss(params, x, t, context, noise):
+        return jnp.mean(jnp.square(predict(params, x, t, context) - noise))
+
+    program, arrays = (predict, (x, t, context)) if forward else (jax.value_and_grad(loss), (x, t, context, x))
     args = jax.tree.map(
-        lambda a: shape(a.shape, a.dtype, sharding=sharding), (params["params"], x, t, context, x)
+        lambda a: shape(a.shape, a.dtype, sharding=sharding), (params["params"], *arrays)
     )
-    cost = topology.compile_for(slice_, jax.jit(jax.value_and_grad(loss)), *args)
-    return topology.report(slice_, cost, 3 * flops.count(loss, *args))
+    jitted = jax.jit(program, compiler_options=parallel.compiler_options(devices))
+    cost = topology.compile_for(slice_, jitted, *args)
+    model_flops = flops.count(predict, *args[:4]) * (1 if forward else 3)
+    return topology.report(slice_, cost, model_flops) | dict(kernel_flops=flops.of_kernels(program, *args))
 
 
 # ------------------------------------------------------------------------------------------------------------ the results

@@ -18,6 +18,33 @@ def count(fn: Callable, *args) -> int:
     return of_jaxpr(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
+def of_kernels(fn: Callable, *args) -> int:
+    """FLOPs of the Pallas kernels of fn(*args) that a TPU runs, as they say themselves. Arguments as of `count`."""
+    return sum(_of_kernel(equation) for equation in _on_tpu(jax.make_jaxpr(fn)(*args).jaxpr))
+
+
+def _on_tpu(jaxpr: Any) -> Iterator[Any]:
+    """The equations of Pallas kernels, inside of others too, but not those for other platforms."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "pallas_call":
+            yield equation
+        elif "tpu" in _platforms(equation):
+            yield from _on_tpu(equation.params["branches"][_platforms(equation).index("tpu")].jaxpr)
+        else:
+            for inner in _jaxprs(equation.params):
+                yield from _on_tpu(inner)
+
+
+def _platforms(equation: Any) -> list[str]:
+    """Of a jax.lax.platform_dependent, the first platform of each branch; the last is for all others."""
+    return [names[0] if names else "" for names in equation.params.get("branches_platforms") or ()]
+
+
+def _of_kernel(equation: Any) -> int:
+    cost = equation.params.get("cost_estimate")
+    return cost.flops if cost else 0
+
+
 def of_jaxpr(jaxpr: Any, run_loops: bool = True) -> int:
     """FLOPs of a jaxpr, over all devices together.
 
@@ -29,6 +56,8 @@ def of_jaxpr(jaxpr: Any, run_loops: bool = True) -> int:
 
 def _of_equation(equation: Any, run_loops: bool) -> int:
     name, params = equation.primitive.name, equation.params
+    if name == "pallas_call":
+        return _of_kernel(equation)
     if name == "dot_general":
         return _dot(equation)
     if name == "conv_general_dilated":

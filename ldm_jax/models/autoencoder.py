@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ldm_jax.models import remat
 from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.models.layers import Conv, GroupNorm, Linear, avg_pool_2x, nearest_upsample_2x
 from ldm_jax.models.quantize import Quantized, VectorQuantizer
+from ldm_jax.models.remat import Remat
 from ldm_jax.types import Array
 
 EPSILON = 1e-6  # of every GroupNorm of the first stage; the UNet's is 1e-5
@@ -124,7 +126,7 @@ class Upsample(nn.Module):
 
 
 class _Tower(nn.Module):
-    """What encoder and decoder share: their fields, and how a block is made."""
+    """What encoder and decoder share: their fields, and how a block is made. remat: see models/remat.py."""
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4)
@@ -134,14 +136,16 @@ class _Tower(nn.Module):
     dropout: float = 0.0
     resamp_with_conv: bool = True
     num_groups: int = 32
+    remat: Remat = None
     dtype: jnp.dtype = jnp.float32
 
     def _resnet(self, features: int, name: str) -> ResnetBlock:
-        return ResnetBlock(features, self.dropout, self.num_groups, self.dtype, name=name)
+        block = remat.block("res", ResnetBlock, self.remat, static_argnums=(2,))
+        return block(features, self.dropout, self.num_groups, self.dtype, name=name)
 
     def _attend(self, x: Array, name: str) -> Array:
         if self.attn_type == "vanilla":
-            return AttnBlock(self.num_groups, self.dtype, name=name)(x)
+            return remat.block("attention", AttnBlock, self.remat)(self.num_groups, self.dtype, name=name)(x)
         if self.attn_type == "linear":
             return LinearAttnBlock(self.dtype, name=name)(x)
         if self.attn_type == "none":
@@ -242,6 +246,7 @@ class _FirstStage(nn.Module):
     give_pre_end: bool = False
     tanh_out: bool = False
     num_groups: int = 32
+    remat: Remat = None
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

@@ -14,9 +14,11 @@ from flax import linen as nn
 from flax import struct
 
 from ldm_jax.control import Control, Site
+from ldm_jax.models import remat
 from ldm_jax.models.attention import AttentionBlock, Context, SpatialTransformer
 from ldm_jax.models.hooks import feature_hook
 from ldm_jax.models.layers import Conv, GroupNorm, Linear, timestep_embedding
+from ldm_jax.models.remat import Remat
 from ldm_jax.models.resblock import Downsample, EmbeddingMLP, ResBlock, Upsample
 from ldm_jax.types import Array, Cond
 
@@ -62,7 +64,7 @@ class UNet(nn.Module):
     n_embed: the head gives n_embed codebook logits instead of out_channels.
     coordinates: two more input channels, in which every cell finds its own place (Liu et al. 2018, CoordConv,
       arXiv:1807.03247): y and x from -1 to 1. Without them, cells know of it by the padding at the border alone.
-    remat: recompute residual and attention blocks in the backward pass.
+    remat: which blocks are computed again in the backward pass, a name of models/remat.py; True is 'full'.
     dtype: of the computation; parameters, group norm statistics and softmax are float32.
     A fresh UNet gives exactly 0 (without n_embed): its last convolution starts at zero, as all branches do.
     Raises: ValueError when fields contradict each other.
@@ -93,7 +95,7 @@ class UNet(nn.Module):
     n_embed: int | None = None
     num_groups: int = 32
     coordinates: bool = False
-    remat: bool = False
+    remat: Remat = None
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self):
@@ -123,7 +125,7 @@ class UNet(nn.Module):
 
         def res(name, h, level, resample=None):
             resolution = {"down": h.shape[1] // 2, "up": h.shape[1] * 2}.get(resample, h.shape[1])
-            block = (nn.remat(ResBlock) if self.remat else ResBlock)(
+            block = remat.block("res", ResBlock, self.remat)(
                 channels=self.channels * self.channel_mult[level],
                 site=sites(name, "res", resolution),
                 scale_shift_norm=self.use_scale_shift_norm,
@@ -208,7 +210,7 @@ class UNet(nn.Module):
         if middle and self.transformer_depth_middle is not None:
             depth = self.transformer_depth_middle
         if depth == 0:
-            block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+            block = remat.block("attention", AttentionBlock, self.remat)
             site = sites(name, "self", resolution)
             return block(site=site, new_attention_order=self.new_attention_order, **shared)(h, control)
 
@@ -226,7 +228,7 @@ class UNet(nn.Module):
                 pair.append(sites(site_name, "cross" if crosses else "self", resolution))
             pairs.append(tuple(pair))
             contexts.append(tuple(_context_at(context, s.index) if s.kind == "cross" else None for s in pair))
-        block = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
+        block = remat.block("attention", SpatialTransformer, self.remat)
         return block(sites=tuple(pairs), head_dim=channels // heads, **shared)(h, tuple(contexts), control)
 
     def _head(self, h: Array) -> Array:
@@ -241,6 +243,7 @@ class UNet(nn.Module):
         )
 
     def _check_fields(self):
+        remat.check(self.remat)
         levels = len(self.channel_mult)
         if (self.num_heads is None) == (self.head_dim is None):
             raise ValueError(
