@@ -35,6 +35,14 @@ def stored(config, tmp_path_factory) -> dict:
     return roots
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """Drawing samples takes longer to compile than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "show", lambda *_: None)
+        yield
+
+
 def on(root, config: dict, **changes) -> dict:
     return dict(config, data=latents.instead_of(config["data"], root)) | changes
 
