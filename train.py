@@ -42,7 +42,14 @@ from ldm_jax.training import checkpoint, hosts, latents, loop, parallel, preempt
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 from ldm_jax.warm_start import start_from
-from ldm_jax.workdir import check_config, check_devices, check_workdir, has_checkpoints
+from ldm_jax.workdir import (
+    check_config,
+    check_data,
+    check_devices,
+    check_room,
+    check_workdir,
+    has_checkpoints,
+)
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "the experiment, configs/NAME.py or configs/NAME.py:runlocal")
@@ -123,9 +130,12 @@ def train(
         {f"config.{key}": value for key, value in config.items()} | {"the code": hosts.code_version()}
     )
     check_workdir(workdir, config)
+    check_room(workdir, {})
     layout = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
     job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir, layout)
+    check_room(workdir, job.state)
     hosts.agree({"the data": job.fingerprint})
+    check_data(workdir, job.fingerprint)
     if job.class_names and not config.get("class_names"):
         config = dict(config, class_names=job.class_names)
     if hosts.is_first():

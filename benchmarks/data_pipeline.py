@@ -1,41 +1,50 @@
-"""How many images a second the data pipeline alone gives, against what training on the shapes world takes:
+"""How many images a second the data pipeline alone gives, against what training on the shapes world takes on the same machine:
 
     python benchmarks/data_pipeline.py
 
-prints one JSON line for training and one for each source: the scenes drawn on demand, a folder of the same pictures as PNG
-files with captions, and a folder of their latents as `python -m ldm_jax.data.precompute_latents` writes them. What is measured
-of a source is what train.py asks of it: batches of the config, transformed, with tokens, in as many threads; its latents are
-random numbers of the right shape, since the time does not depend on them. What training takes is the last rate that
-`train.py --config configs/shapes_text.py` logs in a run of its own, whose latents lie in memory; --consumed gives it instead.
-`times_consumed` is to be at least 3. On a machine that does other things too, compare `images_per_cpu_second`.
+prints one JSON line for each of the two trainings and one for each pipeline: the scenes drawn on demand and a folder of the same
+pictures as PNG files, which configs/shapes_kl_f4.py is trained on; their latents in a workdir, as configs/shapes_text.py keeps
+them, and in a folder, as `python -m ldm_jax.data.precompute_latents` writes them. What is measured of a pipeline is what train.py
+asks of it: batches of the config, transformed, with tokens, in as many threads. What is measured of training is its compiled step
+alone, without waiting for data. Pictures apart, the numbers are zeros or random: no time depends on them.
+
+The two are measured in turn, `--rounds` times, so that what else the machine does falls on both: `times_consumed` is the median of
+the ratios of one round, and is to be at least 3. `times_consumed_per_cpu` is the same of processor time.
 """
 
 import argparse
 import json
 import os
 import platform
-import re
-import subprocess
-import sys
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
-from configs import shapes_text
+from configs import shapes_kl_f4, shapes_text
+from ldm_jax import training_program
 from ldm_jax.data import latents_builder, pipeline, transforms
 from ldm_jax.data.latents import MadeOf
-from ldm_jax.examples import conditions_of
-from ldm_jax.system import System, make_system
+from ldm_jax.examples import conditions_of, needed_beside_moments
+from ldm_jax.system import make_system
+from ldm_jax.training import parallel
+from ldm_jax.training.latents import MomentsSource
 
-ROOT = Path(__file__).parent.parent
-FIRST_STAGE = dict(
-    name="kl", channels=16, channel_mult=[1, 2, 2], num_res_blocks=1, z_channels=4, embed_dim=4, num_groups=8
-)
+FIRST_STAGE = shapes_kl_f4.get_config().first_stage.to_dict()
+MOMENTS = (16, 16, 8)  # of that first stage
+
+
+class Rate(NamedTuple):
+    """Images per second, and per second of this process's time on all processors."""
+
+    per_second: float
+    per_cpu_second: float
 
 
 def main() -> None:
@@ -43,94 +52,130 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--sources", nargs="+", choices=tuple(SOURCES), default=list(SOURCES))
+    add("--pipelines", nargs="+", choices=tuple(PIPELINES), default=list(PIPELINES))
     add("--num_images", type=int, default=2048, help="in the folders that are written")
-    add("--seconds", type=float, default=10.0, help="how long each source is measured")
+    add("--rounds", type=int, default=5)
+    add("--seconds", type=float, default=5.0, help="of each measurement of a round")
     add("--num_threads", type=int, default=2, help="of the loader; train.py has 2")
-    add("--steps", type=int, default=40, help="of the training; the second half is measured")
-    add("--consumed", type=float, help="images/s that training takes, where it has been measured")
     args = parser.parse_args()
-    machine = dict(cpu=platform.processor() or platform.machine(), cores=os.cpu_count())
-    config = shapes_text.get_config().to_dict()
-    consumed = args.consumed or training_rate(args.steps)
-    print(json.dumps(dict(measured="training", images_per_second=round(consumed, 1), **machine)), flush=True)
-    config["first_stage"] = FIRST_STAGE
-    system = make_system(config)
+    names = dict.fromkeys(PIPELINES[name][0] for name in args.pipelines)
+    configs = {name: CONFIGS[name].get_config().to_dict() | dict(first_stage=FIRST_STAGE) for name in names}
+    steps = {name: training(config) for name, config in configs.items()}
     with tempfile.TemporaryDirectory() as folder:
-        for name in args.sources:
-            options = SOURCES[name](Path(folder), args.num_images)
-            rates = loader_rate(config, system, options, args.seconds, args.num_threads)
-            line = dict(
-                measured=name, **rates, times_consumed=round(rates["images_per_second"] / consumed, 2)
-            )
-            line |= dict(num_threads=args.num_threads, batch_size=config["batch_size"])
-            print(json.dumps(line | dict(load=round(os.getloadavg()[0], 1)) | machine), flush=True)
+        loaders = {}
+        for name in args.pipelines:
+            config, source = PIPELINES[name]
+            source = source(Path(folder), args.num_images)
+            loaders[name] = batches(configs[config], source, args.num_threads)
+        measured: dict[str, list[Rate]] = {name: [] for name in (*steps, *loaders)}
+        for _ in range(args.rounds):
+            for name, calls in (steps | loaders).items():
+                size = configs[name if name in steps else PIPELINES[name][0]]["batch_size"]
+                before = (
+                    2 * args.num_threads + 1 if name in loaders else 0
+                )  # prepared while it was not measured
+                measured[name].append(rate(calls, size, args.seconds, before))
+    shared = dict(rounds=args.rounds, num_threads=args.num_threads, load=round(os.getloadavg()[0], 1))
+    shared |= dict(cpu=platform.processor() or platform.machine(), cores=os.cpu_count())
+    for name, rates in measured.items():
+        line = dict(measured=name, images_per_second=middle(r.per_second for r in rates))
+        line |= dict(images_per_cpu_second=middle(r.per_cpu_second for r in rates))
+        if name in loaders:
+            consumed = measured[PIPELINES[name][0]]
+            pairs = list(zip(rates, consumed, strict=True))
+            line |= dict(for_training=PIPELINES[name][0])
+            line |= dict(times_consumed=middle(a.per_second / b.per_second for a, b in pairs))
+            line |= dict(times_consumed_per_cpu=middle(a.per_cpu_second / b.per_cpu_second for a, b in pairs))
+        print(json.dumps(line | shared), flush=True)
 
 
-def training_rate(steps: int) -> float:
-    """Images/s of the second half of a run of `steps` steps, as train.py logs it."""
-    with tempfile.TemporaryDirectory() as workdir:
-        changes = dict(
-            total_steps=steps, log_every=steps // 2, checkpoint_every=steps, preview_every=10 * steps
-        )
-        changes |= {"first_stage_from": "shapes", "data.num_scenes": 512, "sampling.num_steps": 1}
-        command = [sys.executable, "train.py", "--config=configs/shapes_text.py", f"--workdir={workdir}"]
-        command += [f"--config.{key}={value}" for key, value in changes.items()]
-        environment = dict(os.environ, PYTHONPATH=str(ROOT))
-        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    rates = re.findall(rf"step \d+/{steps}\b.*?([\d.]+) images/s", run.stderr)
-    if run.returncode or not rates:
-        raise RuntimeError(f"train.py measured nothing: {run.stderr[-500:]}")
-    return float(rates[-1])
+def middle(values: Iterator[float]) -> float:
+    return round(statistics.median(values), 2)
 
 
-def loader_rate(
-    config: dict, system: System, options: dict, seconds: float, num_threads: int
-) -> dict[str, float]:
-    """Images per second, and per second of processor time, of the batches that train.py would ask for."""
-    source = pipeline.open_source(options.pop("name"), "train", **options)
+def rate(calls: Iterator, batch_size: int, seconds: float, before: int) -> Rate:
+    """Of next(calls), which is `batch_size` images; before: calls that are not counted."""
+    for _ in range(before):
+        next(calls)
+    start, busy, number = time.perf_counter(), time.process_time(), 0
+    while number == 0 or time.perf_counter() - start < seconds:
+        next(calls)
+        number += batch_size
+    return Rate(number / (time.perf_counter() - start), number / (time.process_time() - busy))
+
+
+def training(config: dict) -> Iterator[None]:
+    """Each next() is one training step on all devices, the first of them done already."""
+    layout = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
+    program = training_program.make_program(config, layout)
+    step = layout.compile(program.step, program.state, program.frozen)
+    state, frozen, batch = (
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+        for tree in (program.state, program.frozen, program.batch)
+    )
+    state, frozen, batch = layout.place(state), layout.place(frozen), layout.place_batch(batch)
+
+    def steps(state: Any) -> Iterator[None]:
+        while True:
+            state, _ = step(state, frozen, batch, np.uint32(0))
+            jax.block_until_ready(state)
+            yield
+
+    calls = steps(state)
+    next(calls)  # compiles
+    return calls
+
+
+def batches(config: dict, source: Any, num_threads: int) -> Iterator[dict]:
+    """Those that train.py would ask for."""
     crop = transforms.recipe("none", config["image_size"], "train")
-    conditions = conditions_of(dict(config, data={}), system, source, crop)
+    if config["task"] == "first_stage":
 
-    def transform(example: dict, rng: np.random.Generator) -> dict:
-        shown, given = conditions(example, rng)
-        inputs = system.inputs({name: [value] for name, value in given.items()})
-        return shown | {key: value[0] for key, value in inputs.items()}
+        def transform(example: dict, rng: np.random.Generator) -> dict:
+            return {"image": crop(example["image"], rng)}
+    else:
+        system = make_system(config)
+        conditions = conditions_of(dict(config, data={}), system, source, crop)
+
+        def transform(example: dict, rng: np.random.Generator) -> dict:
+            shown, given = conditions(example, rng)
+            inputs = system.inputs({name: [value] for name, value in given.items()})
+            return shown | {key: value[0] for key, value in inputs.items()}
 
     size = config["batch_size"]
-    batches = pipeline.batches(source, batch_size=size, transform=transform, seed=0, num_threads=num_threads)
-    for _ in range(2 * num_threads + 1):  # what was prepared before the clock runs
-        next(batches)
-    start, busy, number = time.perf_counter(), time.process_time(), 0
-    while time.perf_counter() - start < seconds:
-        next(batches)
-        number += size
-    taken, busy = time.perf_counter() - start, time.process_time() - busy
-    return dict(images_per_second=round(number / taken, 1), images_per_cpu_second=round(number / busy, 1))
+    return pipeline.batches(source, batch_size=size, transform=transform, seed=0, num_threads=num_threads)
 
 
 # ---------------------------------------------------------------------------------------------------------- the sources
 
 
-def drawn(folder: Path, number: int) -> dict[str, Any]:
-    return dict(name="shapes", num_scenes=number, annotations=False)
+def drawn(folder: Path, number: int) -> Any:
+    return pipeline.open_source("shapes", "train", num_scenes=number, annotations=False)
 
 
-def png_files(folder: Path, number: int) -> dict[str, Any]:
+def png_files(folder: Path, number: int) -> Any:
     """The scenes as files; captions in metadata.jsonl."""
-    scenes = pipeline.open_source(**drawn(folder, number), split="train")
+    scenes = drawn(folder, number)
     root = folder / "pictures"
     root.mkdir()
     with (root / "metadata.jsonl").open("w") as lines:
         for i in range(number):
             Image.fromarray(scenes[i]["image"]).save(root / f"{i:06d}.png")
             lines.write(json.dumps(dict(file_name=f"{i:06d}.png", text=scenes[i]["caption"])) + "\n")
-    return dict(name="folder", root=root)
+    return pipeline.open_source("folder", "train", root=root)
 
 
-def stored(folder: Path, number: int) -> dict[str, Any]:
-    """Moments of the shipped first stage's shape, 16 x 16 x 8, drawn at random."""
-    scenes = pipeline.open_source(**drawn(folder, number), split="train")
+def in_workdir(folder: Path, number: int) -> Any:
+    """Random moments in a file, as data.precompute_latents keeps them."""
+    path, config = folder / "latents.npy", shapes_text.get_config().to_dict()
+    np.save(path, np.random.default_rng(0).normal(size=(number, *MOMENTS)).astype(np.float32))
+    fields = needed_beside_moments(config, make_system(dict(config, first_stage=FIRST_STAGE)))
+    return MomentsSource(drawn(folder, number), np.load(path, mmap_mode="r"), fields)
+
+
+def in_folder(folder: Path, number: int) -> Any:
+    """Random moments in a folder of latents."""
+    scenes = drawn(folder, number)
     made = MadeOf(
         first_stage="random",
         data=scenes.fingerprint(),
@@ -140,7 +185,7 @@ def stored(folder: Path, number: int) -> dict[str, Any]:
         image_size=64,
         recipe="none",
         flip=False,
-        moments=[16, 16, 8],
+        moments=list(MOMENTS),
         has_variance=True,
         dtype="float32",
         computed_in="float32",
@@ -158,12 +203,17 @@ def stored(folder: Path, number: int) -> dict[str, Any]:
     for shard in latents_builder.begin(root, made):
         examples = [example(i) for i in made.examples(shard)]
         latents_builder.write_shard(root, made, shard, examples, {}, examples[0])
-    statistics = dict(scale_factor=1.0, mean=[0.0] * 4, std=[1.0] * 4)
-    latents_builder.finish(root, made, example(0), statistics)
-    return dict(name="latents", root=root)
+    latents_builder.finish(root, made, example(0), dict(scale_factor=1.0, mean=[0.0] * 4, std=[1.0] * 4))
+    return pipeline.open_source("latents", "train", root=root)
 
 
-SOURCES: dict[str, Callable[[Path, int], dict]] = {"shapes": drawn, "folder": png_files, "latents": stored}
+CONFIGS = {"shapes_kl_f4": shapes_kl_f4, "shapes_text": shapes_text}
+PIPELINES: dict[str, tuple[str, Callable[[Path, int], Any]]] = {
+    "drawn": ("shapes_kl_f4", drawn),
+    "png_files": ("shapes_kl_f4", png_files),
+    "latents_in_workdir": ("shapes_text", in_workdir),
+    "latents_in_folder": ("shapes_text", in_folder),
+}
 
 
 if __name__ == "__main__":

@@ -1,14 +1,22 @@
-"""Whose a training workdir is: whether a config can be trained at all, and whether it may go on in this folder.
+"""Whose a training workdir is: whether a config can be trained at all, whether it may go on in this folder, and whether there is
+room for it.
 
 It looks at plain data and at which files there are; it builds nothing and reads no checkpoint.
 """
 
 import json
+import shutil
+import socket
 from pathlib import Path
 
 import jax
 
+from ldm_jax import atomic
 from ldm_jax.training import parallel
+from ldm_jax.training.hosts import is_first
+from ldm_jax.types import PyTree
+
+DATA = "data.json"  # what the checkpoints in a workdir were trained on
 
 # Every key that a config may have; those of the sections are the options of what they name.
 KEYS = {
@@ -82,3 +90,42 @@ def check_workdir(workdir: Path, config: dict) -> None:
             f"workdir {workdir} belongs to another config: {key} is {before.get(key)!r} there and {now.get(key)!r} here; "
             "take another --workdir"
         )
+
+
+def check_room(workdir: Path, state: PyTree) -> None:
+    """Makes the workdir and writes a file in it, which is gone again, before anything is computed.
+
+    state: of arrays, what a checkpoint holds. Raises: OSError that says on which host the workdir cannot be written, or that a
+    checkpoint does not fit on its disk.
+    """
+    here = f"workdir {workdir} on {socket.gethostname()}, process {jax.process_index()},"
+    try:
+        atomic.write_text(workdir / f"writable.{jax.process_index()}", "")
+        (workdir / f"writable.{jax.process_index()}").unlink()
+    except OSError as error:
+        raise OSError(
+            f"{here} cannot be written: {error.strerror or error}; take another --workdir"
+        ) from None
+    # Several processes write a state together: this one at least its part.
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / jax.process_count()
+    free = shutil.disk_usage(workdir).free
+    if needed > free:
+        raise OSError(
+            f"no space left: {here} has {free / 1e9:.2f} GB free, and a checkpoint needs {needed / 1e9:.2f} GB of it"
+        )
+
+
+def check_data(workdir: Path, fingerprint: str) -> None:
+    """Compares the data with those that the checkpoints in the workdir were trained on, and keeps it where there are none yet.
+
+    fingerprint: of a data source. Raises: ValueError if they are others.
+    """
+    path = workdir / DATA
+    before = json.loads(path.read_text())["fingerprint"] if path.exists() else None
+    if before not in (None, fingerprint) and has_checkpoints(workdir):
+        raise ValueError(
+            f"workdir {workdir} was trained on other data than it would go on with: their fingerprint is {before[:12]} there and "
+            f"{fingerprint[:12]} here; restore them, or take another --workdir"
+        )
+    if is_first():
+        atomic.write_text(path, json.dumps({"fingerprint": fingerprint}) + "\n")

@@ -8,6 +8,8 @@ The background lies farther from every object colour than the colours lie from e
 object is a smaller change of the image than moving it.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +45,7 @@ UNSEEN_RELATIONS = (("triangle", "left of", "circle"), ("square", "above", "cros
 SPLITS = {"train": 0, "test": 1, "unseen": 2}
 
 NUMBER_WORDS = {1: "one", 2: "two", 3: "three"}
+NUMBERS = np.cumsum([0.35, 0.5, 0.15])  # the probabilities of at most one, two and three objects
 WORDS = (
     ("a", "and", "of", "left", "right", "above", "below", ",")
     + tuple(NUMBER_WORDS.values())
@@ -135,12 +138,17 @@ def _place(rng: np.random.Generator, kinds: list[tuple[str, str, str]]) -> tuple
     return tuple(placed)
 
 
+def one_of(rng: np.random.Generator, names: Sequence[str]) -> str:
+    """str(rng.choice(names)), draw for draw, without making an array of the names each time."""
+    return names[rng.integers(len(names))]
+
+
 def _kinds(rng: np.random.Generator) -> list[tuple[str, str, str]]:
     """(shape, colour, size) of one to three objects; now and then several of one kind, for captions that count."""
-    number = int(rng.choice([1, 2, 3], p=[0.35, 0.5, 0.15]))
+    number = 1 + int(NUMBERS.searchsorted(rng.random(), side="right"))
 
     def kind() -> tuple[str, str, str]:
-        return str(rng.choice(SHAPES)), str(rng.choice(COLOUR_NAMES)), str(rng.choice(SIZES))
+        return one_of(rng, SHAPES), one_of(rng, COLOUR_NAMES), one_of(rng, SIZES)
 
     if number > 1 and rng.random() < 0.15:
         return [kind()] * number
@@ -149,12 +157,13 @@ def _kinds(rng: np.random.Generator) -> list[tuple[str, str, str]]:
 
 def _background(rng: np.random.Generator) -> Background:
     grey = rng.integers(236, 249)
-    colour = tuple(int(c) for c in np.clip(grey + rng.integers(-5, 6, 3), 0, 255))
-    texture = "plain" if rng.random() < 0.5 else str(rng.choice(TEXTURES[1:]))
+    colour = tuple(int(c) for c in grey + rng.integers(-5, 6, 3))
+    texture = "plain" if rng.random() < 0.5 else one_of(rng, TEXTURES[1:])
     amplitude = 0.0 if texture == "plain" else float(rng.uniform(2.0, 6.0))
     return Background(texture, colour, amplitude, int(rng.integers(1 << 16)))
 
 
+@functools.lru_cache(maxsize=256)  # an example's picture and its caption each ask for it
 def scene(index: int, split: str = "train", seed: int = 0, max_objects: int = MAX_OBJECTS) -> Scene:
     """Scene `index` >= 0 of a split: 'train', 'test' (the same law, other scenes) or 'unseen' (each scene holds an
     attribute pair or relation that training never shows). max_objects: scenes of more are passed over.
@@ -177,8 +186,13 @@ def scene(index: int, split: str = "train", seed: int = 0, max_objects: int = MA
 
 def coverage(shape: str, x: float, y: float, r: float, size: int = SIZE) -> np.ndarray:
     """[size, size] float32 in [0, 1]: how much of each pixel the shape covers, from its signed distance."""
-    py, px = np.mgrid[0:size, 0:size].astype(np.float32) + 0.5
-    dx, dy = px - x, py - y
+    return _coverage(shape, x, y, r, slice(0, size), slice(0, size))
+
+
+def _coverage(shape: str, x: float, y: float, r: float, rows: slice, columns: slice) -> np.ndarray:
+    """`coverage` of some of the pixels."""
+    dx = np.arange(columns.start, columns.stop, dtype=np.float32)[None] + 0.5 - x
+    dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0.5 - y
     if shape == "circle":
         distance = np.hypot(dx, dy) - r
     elif shape == "square":
@@ -225,8 +239,12 @@ def corners(obj: Object) -> np.ndarray:
 
 def _draw_background(background: Background) -> np.ndarray:
     """[SIZE, SIZE, 3] float32 in 0..255."""
+    colour = np.asarray(background.colour, np.float32)
+    if background.texture == "plain":
+        return np.full((SIZE, SIZE, 3), colour)
     rng = np.random.default_rng(background.phase)
-    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    x = np.arange(SIZE, dtype=np.float32)[None]
+    y = x.T
     if background.texture == "stripes":
         angle, period = rng.uniform(0, np.pi), rng.uniform(6, 14)
         pattern = np.sign(np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period))
@@ -236,22 +254,22 @@ def _draw_background(background: Background) -> np.ndarray:
     elif background.texture == "gradient":
         angle = rng.uniform(0, 2 * np.pi)
         pattern = ((x - SIZE / 2) * np.cos(angle) + (y - SIZE / 2) * np.sin(angle)) / (SIZE / 2)
-    elif background.texture == "noise":
-        pattern = rng.uniform(-1, 1, (SIZE // 8, SIZE // 8)).repeat(8, 0).repeat(8, 1)
     else:
-        pattern = np.zeros((SIZE, SIZE))
-    return (
-        np.asarray(background.colour, np.float32)
-        + background.amplitude * pattern.astype(np.float32)[..., None]
-    )
+        pattern = rng.uniform(-1, 1, (SIZE // 8, SIZE // 8)).repeat(8, 0).repeat(8, 1)
+    return colour + background.amplitude * pattern.astype(np.float32)[..., None]
 
 
 def render(scene: Scene) -> np.ndarray:
     """[64, 64, 3] uint8."""
     image = _draw_background(scene.background)
     for obj in scene.objects:
-        alpha = coverage(obj.shape, obj.x, obj.y, obj.r)[..., None]
-        image = image * (1 - alpha) + np.asarray(COLOURS[obj.colour], np.float32) * alpha
+        # Farther than this nothing is covered: beyond its apex a triangle reaches sqrt(5) / 2 pixels out of its box.
+        rows, columns = (
+            slice(max(int(c - obj.r) - 2, 0), min(int(c + obj.r) + 3, SIZE)) for c in (obj.y, obj.x)
+        )
+        alpha = _coverage(obj.shape, obj.x, obj.y, obj.r, rows, columns)[..., None]
+        part = image[rows, columns]
+        image[rows, columns] = part * (1 - alpha) + np.asarray(COLOURS[obj.colour], np.float32) * alpha
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 

@@ -11,18 +11,23 @@ import itertools
 import json
 import os
 import socket
+import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax._src.clusters import ClusterEnv  # nor what a cluster's environment says
 from jax._src.distributed import global_state  # no public name has the store; orbax takes it from here too
+
+from ldm_jax.training import roll_call
 
 TIMEOUT = 300.0  # seconds that processes wait for each other, where they have nothing long to do
 LONG = 24 * 3600.0  # where the first one may have a data set to go through
 ROOM = "ldm_jax"  # of the store
-SHOWN = 8  # names in an error
+GRACE = 20.0  # for a process to leave by itself where another has stopped, or it has itself
 # What a cluster sets on each of several processes: their number, or the list of their names.
 NUMBERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
 LISTS = ("TPU_WORKER_HOSTNAMES",)
@@ -56,14 +61,16 @@ def initialize(
     """Joins the other processes, if there are any; before anything else asks jax for devices.
 
     coordinator: host:port of process 0. Without any of the three, what the cluster's environment says is taken.
-    Raises: ValueError if only some of the three are given; RuntimeError if the others do not come within `timeout` seconds.
+    Raises: ValueError if only some of the three are given, or they are not the others'; TimeoutError, which names those who are
+    missing, if not all come within `timeout` seconds.
     """
     given = dict(coordinator=coordinator, num_processes=num_processes, process_id=process_id)
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
         if not are_expected():
             return
-        coordinator = num_processes = process_id = None
+        found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout))
+        coordinator, num_processes, process_id, _ = found
     elif missing:
         raise ValueError(
             f"--{missing[0]} is missing: --coordinator, --num_processes and --process_id go together"
@@ -73,6 +80,8 @@ def initialize(
             f"--process_id is {process_id}, expected 0 to {num_processes - 1}, for --num_processes {num_processes}"
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if None not in (coordinator, num_processes, process_id) and num_processes > 1:
+        roll_call.call(coordinator, num_processes, process_id, timeout)
     jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=int(timeout))
     if global_state.client is not None:
         global_state.client.key_value_set(f"{ROOM}/names/{global_state.process_id}", socket.gethostname())
@@ -101,16 +110,11 @@ def _exchange(name: str, value: str, timeout: float) -> list[tuple[int, str]]:
     client.key_value_set(f"{ROOM}/{place}/{process}", value)
     end, pause = time.monotonic() + timeout, 0.01
     while len(said := _read(place)) < number:
-        for other, reason in _read("stopped"):
-            raise RuntimeError(f"{_named(other)} stopped: {reason}")
+        _check_the_others()
         if time.monotonic() > end:
             here = {other for other, _ in said}
             missing = [_named(other) for other in range(number) if other not in here]
-            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-            raise TimeoutError(
-                f"{len(missing)} of {number} processes did not come to {name!r} within {timeout:.0f} s: "
-                f"{', '.join(missing[:SHOWN])}{more}"
-            )
+            raise TimeoutError(roll_call.missing(missing, number, name, timeout))
         time.sleep(pause)
         pause = min(1.5 * pause, 1.0)
     return said
@@ -161,19 +165,92 @@ def _short(value: Any, most: int = 80) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 2]} …"
 
 
+def _check_the_others() -> None:
+    """Raises: RuntimeError with the reason that another process gave for stopping, if one has."""
+    for other, reason in _read("stopped"):
+        if other != global_state.process_id:
+            raise RuntimeError(f"{_named(other)} stopped: {reason}")
+
+
+def tell(error: BaseException) -> None:
+    """Tells all processes, this one too, that it cannot go on; may be called from any thread."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if global_state.client is not None:
+        global_state.client.key_value_set(
+            f"{ROOM}/stopped/{global_state.process_id}", reason, allow_overwrite=True
+        )
+
+
 @contextlib.contextmanager
-def telling_the_others() -> Iterator[None]:
-    """An error that leaves the block is told to the processes that wait for this one."""
+def telling_the_others(grace: float = GRACE) -> Iterator[None]:
+    """An error that leaves the block is told to the other processes, and theirs ends the block here: raised where this process
+    waits for them by `barrier`, and where its devices wait for theirs, which may be for ever, printed before the process is ended.
+
+    Raises: what the block raises; RuntimeError with another's reason, if that one stopped first. A process that an error has
+    left is ended after `grace` seconds: threads of it may be waiting for those that are gone.
+    """
+    if global_state.client is None:
+        yield
+        return
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(over, grace), daemon=True, name="the other processes").start()
     try:
         yield
-    except BaseException as error:
-        if global_state.client is not None and not isinstance(error, SystemExit):
-            reason = " ".join(str(error).split()) or type(error).__name__
-            with contextlib.suppress(
-                Exception
-            ):  # the coordinator may be gone; the error itself is what counts
-                global_state.client.key_value_set(f"{ROOM}/stopped/{global_state.process_id}", reason)
+    except SystemExit:
         raise
+    except BaseException as error:
+        _after(grace, lambda: os._exit(1))
+        with contextlib.suppress(OSError, jax.errors.JaxRuntimeError):  # the coordinator may be gone
+            _learn_why(error)
+            tell(error)
+        raise
+    finally:
+        over.set()
+
+
+def _learn_why(error: BaseException, patience: float = 3.0) -> None:
+    """Raises: RuntimeError with the reason of another process that stopped, which has caused `error`. What devices and
+    checkpoints say of it may be here before the reason is."""
+    end = time.monotonic() + (patience if isinstance(error, jax.errors.JaxRuntimeError) else 0.0)
+    while True:
+        try:
+            _check_the_others()
+        except RuntimeError as reason:
+            if isinstance(reason, jax.errors.JaxRuntimeError) or str(reason) == str(error):
+                return
+            raise reason from error
+        if time.monotonic() >= end:
+            break
+        time.sleep(0.2)
+    if isinstance(error, jax.errors.JaxRuntimeError) and "onnection" in str(error):
+        raise RuntimeError(f"another process is gone, and has not said why ({error})") from error
+
+
+def _watch(over: threading.Event, grace: float) -> None:
+    while not over.wait(1.0):
+        try:
+            own = dict(_read("stopped")).get(global_state.process_id)
+            if own is None:
+                _check_the_others()
+                continue
+            said = own
+        except jax.errors.JaxRuntimeError:
+            return  # the coordinator is gone, and jax ends this process
+        except RuntimeError as error:
+            said = str(error)
+        if not over.wait(grace / 2):  # else it came to know by itself
+            print(f"error: {said}", file=sys.stderr, flush=True)
+            if is_first():
+                time.sleep(
+                    grace / 4
+                )  # with the coordinator all others go, who have their own sentence to print
+            os._exit(1)
+
+
+def _after(seconds: float, call: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
 
 
 def code_version(folder: Path | None = None) -> str:

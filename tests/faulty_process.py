@@ -1,0 +1,89 @@
+"""Trains next to nothing beside other processes, with a fault of its own: a process of tests/test_train_on_hosts.py.
+
+python -m tests.faulty_process data --config tests/tiny_first_stage.py --workdir /tmp/x --coordinator … --process_id 1
+"""
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app
+
+import train
+from ldm_jax import cli
+from ldm_jax.data import shapes
+from ldm_jax.training import loop
+from ldm_jax.training.state import TrainState
+
+EXAMPLES = 40  # that are read before data or the machine fail
+BYTES = 100_000  # of the largest file that a full disk has room for
+
+
+def job(config, workdir, layout) -> loop.Job:
+    """A model of numbers that say nothing, of which each process writes a part that cannot be compressed."""
+    source, crop = train.open_source(config), train.image_transform(config)
+
+    def step(state, frozen, batch, seed):
+        loss = layout.average(batch["image"].mean())
+        return state.replace(step=state.step + 1, params={"x": state.params["x"] + loss}), {"loss": loss}
+
+    x = np.random.default_rng(0).normal(size=2**17).astype(np.float32)
+    return loop.Job(
+        state=TrainState(jnp.zeros((), jnp.int32), {"x": jnp.asarray(x)}, None, None),
+        step=step,
+        frozen={},
+        batches=train.batches_of(config, source, lambda e, rng: {"image": crop(e["image"], rng)}),
+        drawn=lambda state: state.params,
+        preview=lambda params: {},
+        learning_rate=lambda step: 1.0,
+        fingerprint=source.fingerprint(),
+    )
+
+
+def when_read(fail) -> None:
+    """fail() is called in a thread of the loader, after EXAMPLES."""
+    read, count = shapes.ShapesSource.__getitem__, iter(range(10**9))
+
+    def failing(self, index):
+        if next(count) >= EXAMPLES:
+            fail()
+        return read(self, index)
+
+    shapes.ShapesSource.__getitem__ = failing
+
+
+def disk_on_fire() -> None:
+    raise OSError("disk on fire")
+
+
+FAULTS = {
+    "none": lambda: None,
+    "data": lambda: when_read(disk_on_fire),
+    "disk": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, BYTES)),
+    "killed": lambda: when_read(lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    "late": lambda: time.sleep(10**6),
+}
+
+
+def main() -> None:
+    FAULTS[sys.argv.pop(1)]()
+    ended = threading.Timer(100, os._exit, (77,))  # a hang, and not this test's machine
+    ended.daemon = True
+    ended.start()
+    train.first_stage_job = job
+    nothing = SimpleNamespace(write_scalars=lambda *_: None, write_images=lambda *_: None, flush=lambda: None)
+    train.metric_writer = lambda workdir: nothing
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    cli.set_up_logging()
+    cli.run(lambda: train.main(app.parse_flags_with_usage(sys.argv)))
+
+
+if __name__ == "__main__":
+    main()
