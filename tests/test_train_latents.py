@@ -1,5 +1,7 @@
 """train.py --latents: training from a folder of stored latents is resumed to the bit, refuses another first stage's, and learns
 the same from stored outputs of the text encoder as from the encoder.
+
+python -m pytest -n 0 -m slow tests/test_train_latents.py
 """
 
 import numpy as np
@@ -13,6 +15,7 @@ from tests import tiny_shapes
 from tests.test_train import leaves
 from tests.tiny_models import random_bundle
 
+pytestmark = pytest.mark.slow
 OPTIONS = Options(examples_per_shard=4, batch_size=4, num_threads=0)
 
 
