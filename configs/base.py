@@ -55,7 +55,7 @@ SD = dict(
     num_res_blocks=2,
     attention_levels=[0, 1, 2],
     transformer_depth=1,
-    remat=True,
+    remat="full",
 )
 SD2 = dict(SD, head_dim=64, context_dim=1024, use_linear_projection=True)
 SD_BETA = (0.00085, 0.012)
@@ -189,7 +189,7 @@ def diffusion(
     c.first_stage_from = f"runs/{first_stage}"
     c.init_from = config_dict.placeholder(str)  # None is from scratch
     c.scale_factor = scale_factor
-    c.model = model
+    c.model = dict(remat=config_dict.placeholder(str)) | model  # None computes nothing again
     c.conditioning = conditioning or {}
     c.condition_dropout = condition_dropout
     c.freeze = list(freeze)
@@ -263,7 +263,7 @@ def shapes(
     c.first_stage_from = first_stage_from
     c.init_from = config_dict.placeholder(str)  # None is from scratch
     c.init_from = init_from
-    c.model = model
+    c.model = dict(remat=config_dict.placeholder(str)) | model  # None computes nothing again
     c.conditioning = conditioning
     c.condition_dropout = condition_dropout
     c.schedule = dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195)
@@ -335,7 +335,7 @@ def _run_locally(c: ConfigDict) -> None:
 
 def _shrink_model(c: ConfigDict) -> None:
     levels = len(c.model.channel_mult)
-    c.model.update(channels=8, channel_mult=[1] * levels, num_res_blocks=1, num_groups=4, remat=False)
+    c.model.update(channels=8, channel_mult=[1] * levels, num_res_blocks=1, num_groups=4, remat=None)
     for heads, few in (("num_heads", 2), ("head_dim", 4)):
         if c.model.get(heads):
             c.model[heads] = few

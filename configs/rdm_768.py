@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
             head_dim=32,
             transformer_depth=1,
             context_dim=768,
-            remat=True,
+            remat="full",
         ),
         conditioning=dict(name="retrieval", width=768),
         condition_dropout=0.1,

@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
             num_classes=1000,
             disable_self_attention=[True, True, True, False],
             use_linear_projection=True,
-            remat=True,
+            remat="full",
         ),
         conditioning=dict(clip=base.text_sd2(), upscale=dict(max_noise_level=350)),
         condition_dropout=0.1,

@@ -34,7 +34,7 @@ def make(name: str, arg: str, **changes) -> ConfigDict:
             context_dim=2048,
             vector_dim=2816,
             use_linear_projection=True,
-            remat=True,
+            remat="full",
         ),
         conditioning=dict(base.text_sdxl(), name="sdxl"),
         condition_dropout=0.1,

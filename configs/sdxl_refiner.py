@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
             context_dim=1280,
             vector_dim=2560,
             use_linear_projection=True,
-            remat=True,
+            remat="full",
         ),
         conditioning=dict(base.text_sdxl(refiner=True), name="sdxl"),
         condition_dropout=0.1,

@@ -251,7 +251,7 @@ def _remedies(report: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
     if config.get("dtype", "float32") == "float32":
         found.append("--config.dtype=bfloat16")
     if config["task"] == "diffusion" and not config["model"].get("remat"):
-        found.append("--config.model.remat=True")
+        found.append("--config.model.remat=full")
     per_chip = config["batch_size"] // chips
     if per_chip > 1:
         found.append(

@@ -85,12 +85,12 @@ def test_what_does_not_fit_says_what_to_change():
     said = str(caught.value)
     assert said.startswith("the training step does not fit v5e:4x4: it needs 20.0 GiB on each chip, of which")
     assert "a v5e chip has 15.75" in said and "\n" not in said
-    for remedy in ("parallelism=fsdp", "0.9)", "dtype=bfloat16", "remat=True", "batch_size=32", "accumulate"):
+    for remedy in ("parallelism=fsdp", "0.9)", "dtype=bfloat16", "remat=full", "batch_size=32", "accumulate"):
         assert remedy in said
 
 
 def test_remedies_that_are_taken_are_not_named_again():
-    config = dict(task="diffusion", dtype="bfloat16", model=dict(remat=True), batch_size=16)
+    config = dict(task="diffusion", dtype="bfloat16", model=dict(remat="full"), batch_size=16)
     report = REPORT | dict(parallelism=dict(way="fsdp", mesh=dict(data=1, fsdp=16)))
     with pytest.raises(ValueError, match="; try a slice with more chips, or chips with more memory$"):
         dry_run.check_fits(report, config)

@@ -54,7 +54,7 @@ def drawn(model, negative_prompts=None, **settings) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "sampler",
-    [s if s in ("ddim", "dpm_solver") else pytest.param(s, marks=pytest.mark.slow) for s in SAMPLERS],
+    [s if s == "ddim" else pytest.param(s, marks=pytest.mark.slow) for s in SAMPLERS],
 )
 def test_the_same_picture(both, sampler):
     ours, theirs = both

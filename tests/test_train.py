@@ -176,7 +176,9 @@ def whole(request, tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("whole", CONFIGS, indirect=True)
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow, id="SIGTERM")]
+)
 def test_a_killed_run_and_the_same_command_again_change_no_bit(whole, sent, tmp_path):
     """SIGTERM, the notice of a preemption, saves as well, and ends well within the 30 s that a machine is left for."""
     config, cut = whole["config"], tmp_path / "cut"
