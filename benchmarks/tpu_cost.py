@@ -153,10 +153,10 @@ def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]
     def loss(params, x, t, context, noise):
         return jnp.mean(jnp.square(predict(params, x, t, context) - noise))
 
-    program, arrays = (predict, (x, t, context)) if forward else (jax.value_and_grad(loss), (x, t, context, x))
-    args = jax.tree.map(
-        lambda a: shape(a.shape, a.dtype, sharding=sharding), (params["params"], *arrays)
+    program, arrays = (
+        (predict, (x, t, context)) if forward else (jax.value_and_grad(loss), (x, t, context, x))
     )
+    args = jax.tree.map(lambda a: shape(a.shape, a.dtype, sharding=sharding), (params["params"], *arrays))
     jitted = jax.jit(program, compiler_options=parallel.compiler_options(devices))
     cost = topology.compile_for(slice_, jitted, *args)
     model_flops = flops.count(predict, *args[:4]) * (1 if forward else 3)

@@ -62,7 +62,7 @@ class Kernel(NamedTuple):
 def _pays_on_tpu(q: Array, k: Array) -> bool:
     if q.dtype != jnp.bfloat16 or q.shape[1] < 256:
         return False
-    from ldm_jax.models import attention_tpu  # where no such array comes by, nobody waits for Pallas to be imported
+    from ldm_jax.models import attention_tpu  # here: where no such array comes by, Pallas is not imported
 
     return attention_tpu.fits(q, k)
 

@@ -140,6 +140,8 @@ class Layout:
                 out_specs=(whole, whole),
                 check_vma=False,
             )
+        else:
+            step = _in_context(step, self.mesh)
         in_state = self.shardings(state)
         return jax.jit(
             step,
@@ -148,6 +150,16 @@ class Layout:
             out_shardings=(in_state, self.replicated),
             compiler_options=compiler_options(self.mesh.devices.flat),
         )
+
+
+def _in_context(step: Callable, mesh: Mesh) -> Callable:
+    """The step, and inside of it the mesh for what the compiler cannot split by itself (models/attention_tpu.py)."""
+
+    def run(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(*args)
+
+    return run
 
 
 def _scanned(step: Callable) -> Callable:
