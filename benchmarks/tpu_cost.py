@@ -221,9 +221,8 @@ def programs(line: dict[str, Any]) -> list[str]:
 
 def cells(row: dict[str, Any], report: dict[str, Any], name: str) -> list[str]:
     one = report[name] if name else report
-    label = (
-        f"{row['config']}, {dict(train='training', sample=name, yardstick='loss and gradients')[row['what']]}"
-    )
+    kinds = dict(train="training", sample="sample", yardstick="loss and gradients")
+    label = row["config"] if row["config"].endswith("forward") else f"{row['config']}, {kinds[row['what']]}"
     way = report.get("parallelism", {}).get("way", "")
     batch = str(report.get("batch_size", row.get("batch_size", "")))
     hbm = one["hbm"]
