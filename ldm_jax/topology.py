@@ -1,7 +1,7 @@
 """Compiling a program for a slice of Cloud TPU on a machine that has none, and what its text tells: does it fit, how long it takes.
 
 libtpu compiles ahead of time for any slice. Decides how the compiler's figures become bytes of memory, FLOPs, bytes moved and the
-time that a step takes at least. It knows neither models nor configs (dry_run.py does), and runs nothing.
+time that a step takes at least. It knows neither configs nor models (dry_run.py does), but that some are cut to the chip, and runs nothing.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import jax
 from jax.experimental import topologies
 
 from ldm_jax import flops, hlo
+from ldm_jax.models import attention_tpu
 from ldm_jax.tpu_slices import GIB, Slice, find_slice
 from ldm_jax.types import PyTree
 
@@ -85,7 +86,8 @@ def compile_for(slice_: Slice, jitted: Any, *args: PyTree) -> Cost:
 
     A program that the chip's memory does not hold is no error: its cost says so.
     """
-    traced = jitted.trace(*args)
+    with attention_tpu.for_chip(slice_.chip.vmem):
+        traced = jitted.trace(*args)
     lowered, start = traced.lower(), time.time()
     with _without_compilation_cache():
         try:

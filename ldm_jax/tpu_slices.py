@@ -18,6 +18,7 @@ class Chip(NamedTuple):
 
     link_bandwidth: bytes/s of one link to a neighbour, in one direction. wraps: the length, or multiples of it, at which an axis
     of a slice is closed to a ring. name_counts: what the number in Cloud's names counts per chip: v4-8 are 4 chips of two cores.
+    vmem: bytes of a core's own memory (jax.experimental.pallas.tpu.get_tpu_info).
     """
 
     peak_flops: float
@@ -27,12 +28,13 @@ class Chip(NamedTuple):
     shapes: tuple[str, ...]
     wraps: int
     name_counts: int = 1
+    vmem: int = 128 * 2**20
 
 
 CHIPS = {
-    "v4": Chip(275e12, int(30.75 * GIB), 1228e9, 50e9, (*_CUBES, "8x8x12", "12x16x16"), 4, 2),
+    "v4": Chip(275e12, int(30.75 * GIB), 1228e9, 50e9, (*_CUBES, "8x8x12", "12x16x16"), 4, 2, 16 * 2**20),
     "v5e": Chip(197e12, int(15.75 * GIB), 819e9, 50e9, _FLAT, 16),
-    "v5p": Chip(459e12, int(95.74 * GIB), 2765e9, 100e9, (*_CUBES, "16x16x16", "16x16x24"), 4, 2),
+    "v5p": Chip(459e12, int(95.74 * GIB), 2765e9, 100e9, (*_CUBES, "16x16x16", "16x16x24"), 4, 2, 64 * 2**20),
     "v6e": Chip(918e12, int(31.25 * GIB), 1640e9, 100e9, _FLAT, 16),
 }
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e"}

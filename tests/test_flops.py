@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from ldm_jax import flops
+from ldm_jax.models.attention import attend
 from ldm_jax.models.unet import UNet, apply_unet
 from ldm_jax.types import Cond
 
@@ -46,6 +47,15 @@ def test_control_flow():
     branches = [lambda x: x, lambda x: x @ x, lambda x: x @ x @ x]
     assert flops.count(lambda i, x: jax.lax.switch(i, branches, x), 0, shape(4, 4)) == 2 * one
     assert flops.count(jax.jit(jax.checkpoint(lambda x: x @ x)), shape(4, 4)) == one
+
+
+def test_kernels_count_as_they_say_and_on_the_platform_they_are_for():
+    q, k = (jax.ShapeDtypeStruct((2, n, 4, 8), jnp.bfloat16) for n in (256, 77))
+    products = 2 * 2 * 2 * 256 * 77 * 32
+    assert flops.of_kernels(attend, q, k, k) == products == flops.count(attend, q, k, k)
+    gradients = jax.grad(lambda *args: attend(*args).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    assert flops.of_kernels(jax.jit(gradients), q, k, k) == products * 7 / 2  # two products, and then five
+    assert flops.of_kernels(attend, *(shape(2, 256, 4, 8),) * 3) == 0
 
 
 def test_sharded_work_is_of_all_devices():

@@ -6,8 +6,10 @@ channels: nothing is transposed. What the backward pass recomputes is one produc
 B.2). It does not know who calls it, nor when it pays (models/attention.py).
 """
 
-import functools
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -19,22 +21,40 @@ from jax.sharding import AxisType, PartitionSpec
 from ldm_jax.types import Array
 
 LANES, BLOCK = 128, 128
-VMEM = 60 * 2**20  # of the 64 MiB of a v5p; v5e and v6e have 128
 _F32 = jnp.float32
+_for_chip: ContextVar[int | None] = ContextVar("_for_chip", default=None)
+
+
+@contextlib.contextmanager
+def for_chip(vmem: int) -> Iterator[None]:
+    """Inside, programs are traced for a chip with `vmem` bytes of its own memory, which need not be at hand (topology.py).
+    A function that was traced before with the same shapes is not traced anew: jax.clear_caches() before the next chip."""
+    token = _for_chip.set(vmem)
+    try:
+        yield
+    finally:
+        _for_chip.reset(token)
+
+
+def chip_vmem() -> int:
+    """Bytes of the chip's own memory: that of `for_chip`, or of the TPU that there is, or 64 MiB, a v5p's; a v4 has less."""
+    if jax.default_backend() == "tpu" and _for_chip.get() is None:
+        return pltpu.get_tpu_info().vmem_capacity_bytes
+    return _for_chip.get() or 64 * 2**20
 
 
 def vmem_bytes(num_queries: int, num_keys: int, channels: int) -> int:
-    """What the backward kernel, the larger of the two, keeps on the chip: all keys and values of an example, their gradients, sums of
-    these in float32, and five blocks of logits."""
+    """About what the backward kernel, the larger of the two, keeps on the chip: all keys and values of an example, their gradients,
+    sums of these in float32, and five blocks of logits; a quarter more for what the compiler puts beside them."""
     lanes, keys = (math.ceil(n / LANES) * LANES for n in (channels, num_keys))
     block = min(BLOCK, num_queries)
-    return 16 * keys * lanes + 5 * 4 * block * keys + 12 * block * lanes
+    return (16 * keys * lanes + 5 * 4 * block * keys + 12 * block * lanes) * 5 // 4 + 2**20
 
 
 def fits(q: Array, k: Array) -> bool:
     """Whether the kernels take q [B, N, heads, d] and k [B, K, heads, d]."""
     n, channels = q.shape[1], q.shape[2] * q.shape[3]
-    return n % BLOCK == 0 and vmem_bytes(n, k.shape[1], channels) <= VMEM
+    return n % BLOCK == 0 and vmem_bytes(n, k.shape[1], channels) <= chip_vmem()
 
 
 def attend(q: Array, k: Array, v: Array, interpret: bool = False) -> Array:
@@ -86,13 +106,22 @@ def _batched(kernel, heads: int, interpret: bool):
 
 
 def _sharded(kernel):
-    """The compiler cannot split a kernel: it is told how, where it splits the rest by itself (training/parallel.py)."""
+    """The compiler cannot split a kernel: it is told how, where it splits the rest by itself, over a mesh that is in context
+    (training/parallel.py). Examples that the devices do not divide stay together: so they come when a vmap is still to be applied."""
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto)
-    if not axes:
-        return kernel
-    spec = PartitionSpec(axes)
-    return jax.shard_map(kernel, in_specs=spec, out_specs=spec, axis_names=set(axes), check_vma=False)
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    axes = tuple(name for name in mesh.axis_names if kinds[name] == AxisType.Auto)
+    parts = math.prod(mesh.shape[name] for name in axes)
+
+    def run(*args):
+        if parts == 1 or args[0].shape[0] % parts:
+            return kernel(*args)
+        spec = PartitionSpec(axes)
+        return jax.shard_map(kernel, in_specs=spec, out_specs=spec, axis_names=set(axes), check_vma=False)(
+            *args
+        )
+
+    return run
 
 
 # ------------------------------------------------------------------------------------------------------------- the kernels
@@ -167,7 +196,7 @@ def _backward(q, k, v, g, *, heads, interpret):
 
 def _blocks(q, k):
     """Of q, a block for each step of the grid (B, N / BLOCK); of k, all of the example, fetched once for each: no second buffer."""
-    whole = functools.partial(pl.BlockSpec, (1, *k.shape[1:]), lambda b, i: (b, 0, 0))
+    whole = partial(pl.BlockSpec, (1, *k.shape[1:]), lambda b, i: (b, 0, 0))
     return pl.BlockSpec((1, BLOCK, q.shape[2]), lambda b, i: (b, i, 0)), whole(pipeline_mode=pl.Buffered(1))
 
 
@@ -181,6 +210,6 @@ def _options(q, k, products: int, interpret: bool) -> dict:
     )
     params = pltpu.CompilerParams(
         dimension_semantics=("parallel", "arbitrary"),
-        vmem_limit_bytes=VMEM,
+        vmem_limit_bytes=vmem_bytes(n, num_keys, channels),
     )
     return dict(grid=(b, n // BLOCK), cost_estimate=cost, compiler_params=params, interpret=interpret)

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-Remat = str | bool | None  # as it stands in a config: a name of POLICIES; True is 'full', False and None keep everything
+Remat = (
+    str | bool | None
+)  # as it stands in a config: a name of POLICIES; True is 'full', False and None keep everything
 
 
 def _products_with_weights(primitive: Any, *args, **params) -> bool:
@@ -34,7 +36,9 @@ def check(remat: Remat) -> None:
         )
 
 
-def block(kind: str, module: type[nn.Module], remat: Remat, static_argnums: tuple[int, ...] = ()) -> type[nn.Module]:
+def block(
+    kind: str, module: type[nn.Module], remat: Remat, static_argnums: tuple[int, ...] = ()
+) -> type[nn.Module]:
     """The class `module`, a block of `kind` ('res' or 'attention'), under a policy.
 
     static_argnums: of __call__'s arguments, self counted, those that are no arrays. Raises: ValueError for what is no policy.

@@ -48,7 +48,10 @@ CASES = {
 def value_and_gradients(fn, args, dtype):
     args = [jnp.asarray(a, d) for a, d in zip(args, (dtype, jnp.float32, jnp.float32), strict=True)]
     out, pull = jax.vjp(fn, *args)
-    return [np.asarray(a, np.float64) for a in (out, *pull(jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(out.dtype)))]
+    return [
+        np.asarray(a, np.float64)
+        for a in (out, *pull(jnp.cos(jnp.arange(out.size)).reshape(out.shape).astype(out.dtype)))
+    ]
 
 
 @pytest.mark.parametrize("name", CASES)

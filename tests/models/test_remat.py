@@ -48,7 +48,9 @@ def test_the_same_gradients_under_every_policy(model):
 
     plain = gradients()
     for policy in remat.POLICIES:
-        for got, expected in zip(jax.tree.leaves(gradients(remat=policy)), jax.tree.leaves(plain), strict=True):
+        for got, expected in zip(
+            jax.tree.leaves(gradients(remat=policy)), jax.tree.leaves(plain), strict=True
+        ):
             np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max() + 1e-9)
 
 
@@ -82,7 +84,9 @@ def test_what_a_policy_computes_again():
 
 
 def test_an_unknown_policy_lists_those_there_are():
-    with pytest.raises(ValueError, match="remat: got 'blocks', expected one of full, dots, attention, or False"):
+    with pytest.raises(
+        ValueError, match="remat: got 'blocks', expected one of full, dots, attention, or False"
+    ):
         UNET.clone(remat="blocks")
     with pytest.raises(ValueError, match="full, dots, attention"):
         drawn(FIRST_STAGE.clone(remat="blocks"))
