@@ -43,6 +43,7 @@ def test_a_loader_that_fails_names_its_example_on_both(tmp_path):
     assert steps(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_workdir_that_one_process_cannot_write(tmp_path):
     (tmp_path / "file").write_text("")
     elsewhere = f"--workdir={tmp_path / 'file' / 'run'}"

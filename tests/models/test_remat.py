@@ -38,7 +38,10 @@ def drawn(model):
     return jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape) * 0.3, jnp.float32), shapes)
 
 
-@pytest.mark.parametrize("model", [UNET, FIRST_STAGE], ids=["unet", "autoencoder"])
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(UNET, id="unet"), pytest.param(FIRST_STAGE, id="autoencoder", marks=pytest.mark.slow)],
+)
 def test_the_same_gradients_under_every_policy(model):
     params = drawn(model)
 
