@@ -65,7 +65,7 @@ ROWS = [
     dict(what="yardstick", config="sd1", topology="v5e:1x1", batch_size=4),
     dict(what="yardstick", config="sd1 forward", topology="v5e:1x1", batch_size=8),
     train("celebahq_ldm4", "v5e:4x4", 48),
-    train("shapes_text", "v5e:2x2", 32),
+    train("shapes_text", "v5e:2x2", 32, first_stage_from="shapes"),
     train("shapes_kl_f4", "v5e:2x2", 32),
     train("text2img_1p4b", "v5e:8x8", 640, "fsdp"),
     train("sd1", "v5e:16x16", 2048, "fsdp"),
