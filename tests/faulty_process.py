@@ -1,4 +1,4 @@
-"""Trains next to nothing beside other processes, with a fault of its own: a process of tests/test_train_on_hosts.py.
+"""Trains next to nothing beside other processes, with a fault of its own: a process of tests/test_train_faults.py.
 
 python -m tests.faulty_process data --config tests/tiny_first_stage.py --workdir /tmp/x --coordinator … --process_id 1
 """
@@ -74,7 +74,9 @@ FAULTS = {
 
 def main() -> None:
     FAULTS[sys.argv.pop(1)]()
-    ended = threading.Timer(100, os._exit, (77,))  # a hang, and not this test's machine
+    ended = threading.Timer(
+        280, os._exit, (77,)
+    )  # a hang: jax notices within two minutes that a process is gone
     ended.daemon = True
     ended.start()
     train.first_stage_job = job

@@ -53,7 +53,7 @@ def on(root, config: dict, **changes) -> dict:
 def losses(config: dict, workdir, monkeypatch) -> list[float]:
     said = []
     with monkeypatch.context() as patch:
-        patch.setattr(train, "report", lambda *args: said.append(args[3]["loss"]))
+        patch.setattr(train, "report", lambda *args: said.append(args[-2]["loss"]))
         train.train(config, workdir)
     return said
 

@@ -2,9 +2,12 @@
 
 from ml_collections import ConfigDict
 
+from configs import base
+
 
 def get_config() -> ConfigDict:
     c = ConfigDict()
+    base.spread(c)
     c.task = "first_stage"
     c.seed = 0
     c.image_size = 64

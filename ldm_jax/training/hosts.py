@@ -187,7 +187,8 @@ def telling_the_others(grace: float = GRACE) -> Iterator[None]:
     waits for them by `barrier`, and where its devices wait for theirs, which may be for ever, printed before the process is ended.
 
     Raises: what the block raises; RuntimeError with another's reason, if that one stopped first. A process that an error has
-    left is ended after `grace` seconds: threads of it may be waiting for those that are gone.
+    left is ended after `grace` seconds, or sooner where it is not the coordinator, which should go last: threads of it may be waiting
+    for those that are gone.
     """
     if global_state.client is None:
         yield
@@ -199,7 +200,7 @@ def telling_the_others(grace: float = GRACE) -> Iterator[None]:
     except SystemExit:
         raise
     except BaseException as error:
-        _after(grace, lambda: os._exit(1))
+        _after(grace if is_first() else grace / 4, lambda: os._exit(1))
         with contextlib.suppress(OSError, jax.errors.JaxRuntimeError):  # the coordinator may be gone
             _learn_why(error)
             tell(error)
