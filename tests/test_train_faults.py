@@ -27,7 +27,9 @@ def run(workdir: pathlib.Path, faults: tuple[str, str], *second: str) -> tuple[l
     said = [process.communicate(timeout=300)[1].splitlines() for process in processes]
     codes = [process.returncode for process in processes]
     assert HUNG not in codes, said
-    errors = [next((line for line in lines if line.startswith("error: ")), lines[-1]) for lines in said]
+    errors = [
+        next((line for line in lines if line.startswith("error: ")), (lines or [""])[-1]) for lines in said
+    ]
     return codes, errors
 
 

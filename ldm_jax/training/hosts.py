@@ -173,12 +173,12 @@ def _check_the_others() -> None:
 
 
 def tell(error: BaseException) -> None:
-    """Tells all processes, this one too, that it cannot go on; may be called from any thread."""
+    """Tells all processes, this one too, that it cannot go on; may be called from any thread. The first reason stays: what comes
+    after it follows from it."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if global_state.client is not None:
-        global_state.client.key_value_set(
-            f"{ROOM}/stopped/{global_state.process_id}", reason, allow_overwrite=True
-        )
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is one, or the coordinator is gone
+            global_state.client.key_value_set(f"{ROOM}/stopped/{global_state.process_id}", reason)
 
 
 @contextlib.contextmanager
