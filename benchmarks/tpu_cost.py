@@ -26,12 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax import atomic, dry_run, flops, recognise, topology
+from ldm_jax import atomic, dry_run, flops, pipeline, recognise, topology
 from ldm_jax.models.unet import UNet, apply_unet
 from ldm_jax.training import parallel
 from ldm_jax.types import Cond
 
-# Of the compiler, jax_exec_time_optimization_effort: 0 is its usual one, and takes five to ten times as long.
+# Of the compiler, jax_exec_time_optimization_effort: 0 is its usual one, and takes much longer (compile_seconds of the results).
 QUICK = -1.0
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "tpu_cost.jsonl"
@@ -127,10 +127,7 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
     config = load_config(row["config"], row["changes"])
     if row["what"] == "train":
         return dry_run.training(config, row["topology"])
-    settings = dict(num_steps=50, guidance_scale=1.0, sampler="ddim") | config["sampling"]
-    settings = {
-        k: v for k, v in settings.items() if k in ("num_steps", "guidance_scale", "sampler", "spacing")
-    }
+    settings = pipeline.settle(config["sampling"])
     return dry_run.sampling(config, row["topology"], batch_size=row["batch_size"], **settings)
 
 
