@@ -17,7 +17,6 @@ import jax
 from jax.experimental import topologies
 
 from ldm_jax import flops, hlo
-from ldm_jax.models import attention_tpu
 from ldm_jax.tpu_slices import GIB, Slice, find_slice
 from ldm_jax.types import PyTree
 
@@ -86,6 +85,8 @@ def compile_for(slice_: Slice, jitted: Any, *args: PyTree) -> Cost:
 
     A program that the chip's memory does not hold is no error: its cost says so.
     """
+    from ldm_jax.models import attention_tpu  # here: train.py, which may never ask, need not import Pallas
+
     with attention_tpu.for_chip(slice_.chip.vmem):
         traced = jitted.trace(*args)
     lowered, start = traced.lower(), time.time()

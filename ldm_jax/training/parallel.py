@@ -25,9 +25,8 @@ AXIS = "devices"  # that a step under 'pmap' averages over
 WAYS = ("pmap", "fsdp")
 MESH_OPTIONS = ("data", "fsdp", "replicate_below")
 # With fewer than 8 examples on a chip the TPU compiler cuts images into strips, to have a larger batch. For these networks the strips
-# are padded and copied to and fro, in float32 too: the loss and gradients of a residual block of 4 x 64 x 64 x 320 then move 2.6 GB and
-# not 0.57, and those of one of its convolutions take 2.6 million cycles and not 1.2, by the compiler's own figures for a v5e. Neither
-# option does it without the other.
+# are padded and copied to and fro, in float32 too, which by the compiler's own figures costs several times the bytes. Neither option
+# does it without the other.
 _TPU_OPTIONS = dict(
     xla_tpu_run_space_to_batch=False,
     xla_tpu_run_space_to_batch_on_new_platforms=False,

@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from ldm_jax.training import hosts
+
 LOOK_EVERY = 10.0  # seconds: a workdir may be a bucket, where it takes long to see that there is no file
 ASK = "profile"  # the file in the workdir that asks for a trace
 STEPS = 5
@@ -106,7 +108,7 @@ def on_demand(
 
     The first step is never traced: it compiles. On other processes than the first nothing is traced, and SIGUSR1 does no harm.
     """
-    tracer = Tracer(workdir, at, steps, look_every, active=jax.process_index() == 0)
+    tracer = Tracer(workdir, at, steps, look_every, active=hosts.is_first())
     try:
         before = signal.signal(signal.SIGUSR1, tracer.ask)
     except ValueError:  # only the main thread may
