@@ -35,8 +35,9 @@ from ldm_jax.checkpoints import open_checkpoint
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import latents as stored
 from ldm_jax.data import pipeline, transforms
-from ldm_jax.examples import check_example, conditions_of, needed_beside_moments
-from ldm_jax.pipeline import LatentDiffusion, check_params, check_sampling
+from ldm_jax.examples import check_example, conditions_of, needed_beside_moments, open_source
+from ldm_jax.pipeline import LatentDiffusion, check_sampling
+from ldm_jax.precompute_latents import read_first_stage
 from ldm_jax.system import System, call, make_first_stage, make_system
 from ldm_jax.training import checkpoint, hosts, latents, loop, parallel, preemption, profiling, watch
 from ldm_jax.training.state import TrainState
@@ -214,13 +215,6 @@ def metric_writer(workdir: Path):
 # -------------------------------------------------------------------------------------------------------------- the data
 
 
-def open_source(config: dict):
-    options = dict(config["data"])
-    for own in ("recipe", "flip", "precompute_latents", "derive"):
-        options.pop(own, None)
-    return pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
-
-
 def image_transform(config: dict) -> Callable:
     """(image uint8, rng) -> [size, size, 3] float32 in [-1, 1], with the recipe's random crops and flips."""
     data = config["data"]
@@ -292,12 +286,7 @@ def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
     if kept.is_dir() and (has_checkpoints(workdir) or not hosts.is_first()):
         return bundle.read(kept)
     if config.get("first_stage_from"):
-        opened = open_checkpoint(config["first_stage_from"]).bundle()
-        section, params = opened.config["first_stage"], opened.params["first_stage"]
-        if config.get("first_stage"):
-            section, expected = config["first_stage"], make_first_stage(config["first_stage"])
-            shapes = jax.eval_shape(expected.init, jax.random.key(0))
-            check_params(shapes, params, f"first_stage_from {config['first_stage_from']!r}")
+        section, params = read_first_stage(config)
     else:
         first_stage = make_first_stage(config["first_stage"])
         if first_stage.name != "identity":

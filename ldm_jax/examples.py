@@ -3,14 +3,22 @@
 It brings together a source's fields and the names that conditioning takes; it knows neither tokens nor networks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ldm_jax.data import derive
+from ldm_jax.data import derive, pipeline
 from ldm_jax.data.latents import TEXT
 from ldm_jax.system import System
+
+NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive")  # keys of config.data
+
+
+def open_source(config: Mapping[str, Any]) -> Any:
+    """The data source that config.data names, with its own options. Raises: ValueError as pipeline.open_source."""
+    options = {key: value for key, value in config["data"].items() if key not in NOT_THE_SOURCES}
+    return pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
 
 
 def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> Callable:

@@ -27,7 +27,7 @@ from ldm_jax import bundle, cli
 from ldm_jax.checkpoints import open_checkpoint
 from ldm_jax.data import latents_builder, pipeline, transforms
 from ldm_jax.data.latents import COMMAND, MOMENTS, TEXT, MadeOf
-from ldm_jax.examples import check_example, needed_beside_moments
+from ldm_jax.examples import check_example, needed_beside_moments, open_source
 from ldm_jax.pipeline import check_params
 from ldm_jax.system import System, make_first_stage, make_system
 from ldm_jax.training.latents import Statistics, measure
@@ -36,7 +36,6 @@ from ldm_jax.types import PyTree
 log = logging.getLogger(__name__)
 
 ALWAYS = ("caption", "class_label")  # fields that are stored wherever the data have them
-NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive")  # keys of config.data
 
 
 class Options(NamedTuple):
@@ -147,9 +146,7 @@ def open_data(config: Mapping[str, Any]) -> tuple[Any, Callable]:
         raise ValueError(
             "config.data.name is 'latents', expected the pictures that latents are to be made of"
         )
-    options = {key: value for key, value in data.items() if key not in NOT_THE_SOURCES}
-    source = pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
-    return source, transforms.recipe(recipe, config["image_size"], "train", flip=0.0)
+    return open_source(config), transforms.recipe(recipe, config["image_size"], "train", flip=0.0)
 
 
 def transform_of(config: Mapping[str, Any], source: Any, crop: Callable, fields: Sequence[str]) -> Callable:
@@ -163,7 +160,7 @@ def transform_of(config: Mapping[str, Any], source: Any, crop: Callable, fields:
             image = crop(example["image"], rng)
         kept = {name: example[name] for name in fields if name != "image"}
         if "image" in fields:
-            kept["picture"] = np.rint((image + 1) * 127.5).astype(np.uint8)
+            kept["picture"] = transforms.to_bytes(image)
         return {"image": image} | {
             name: latents_builder.storable(name, value) for name, value in kept.items()
         }
