@@ -128,6 +128,8 @@ class Layout:
         above 1 what comes back does as many steps, over what `place_batches` gave; metrics are the last one's.
         """
         batch = self.batch if num_steps == 1 else self.batches
+        if self.way == "fsdp":
+            step = _gathering(step, self.replicated)
         if num_steps > 1:
             step = _scanned(step)
         if self.way == "pmap":
@@ -141,7 +143,7 @@ class Layout:
                 check_vma=False,
             )
         else:
-            step = _in_context(_gathering(step, self.replicated), self.mesh)
+            step = _in_context(step, self.mesh)
         in_state = self.shardings(state)
         return jax.jit(
             step,
