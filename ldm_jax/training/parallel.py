@@ -128,6 +128,8 @@ class Layout:
         above 1 what comes back does as many steps, over what `place_batches` gave; metrics are the last one's.
         """
         batch = self.batch if num_steps == 1 else self.batches
+        if self.way == "fsdp":
+            step = _gathering(step, self.replicated)
         if num_steps > 1:
             step = _scanned(step)
         if self.way == "pmap":
@@ -150,6 +152,17 @@ class Layout:
             out_shardings=(in_state, self.replicated),
             compiler_options=compiler_options(self.mesh.devices.flat),
         )
+
+
+def _gathering(step: Callable, replicated: NamedSharding) -> Callable:
+    """The step, given its parameters whole: each is sent once, as in ZeRO-3 (Rajbhandari et al. 2020, arXiv:1910.02054). Left to
+    itself the compiler multiplies by the parts that there are and sends activations, which are larger."""
+
+    def run(state, frozen, batch, seed):
+        params, frozen = jax.lax.with_sharding_constraint((state.params, frozen), replicated)
+        return step(state.replace(params=params), frozen, batch, seed)
+
+    return run
 
 
 def _in_context(step: Callable, mesh: Mesh) -> Callable:
