@@ -62,4 +62,7 @@ def test_each_parameter_is_gathered_once_in_a_step(sent, steps):
     """Two matrices that are trained, and a frozen one, of 32 x 32 float32."""
     gathered, _ = sent[(1, 4).index(steps)][0]
     once = 32 * 32 * 4
-    assert gathered in (3 * steps * once, (2 * steps + 1) * once)  # the frozen one may be gathered before the loop
+    assert gathered in (
+        3 * steps * once,
+        (2 * steps + 1) * once,
+    )  # the frozen one may be gathered before the loop
