@@ -35,7 +35,7 @@ from ldm_jax.checkpoints import open_checkpoint
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import latents as stored
 from ldm_jax.data import pipeline, transforms
-from ldm_jax.examples import check_example, conditions_of, needed_beside_moments, open_source
+from ldm_jax.examples import check_example, conditions_of, inputs_of, needed_beside_moments, open_source
 from ldm_jax.pipeline import LatentDiffusion, check_sampling
 from ldm_jax.precompute_latents import read_first_stage
 from ldm_jax.system import System, call, make_first_stage, make_system
@@ -315,13 +315,6 @@ def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.
     frozen["scale_factor"] = np.float32(scale_factor)
 
     conditions = conditions_of(config, system, source, crop)
-
-    def transform(example, rng):
-        """What the network needs of an example: its moments or image, and its conditions."""
-        shown, given = conditions(example, rng)
-        inputs = system.inputs({name: [value] for name, value in given.items()})
-        return shown | {key: value[0] for key, value in inputs.items()}
-
     with parallel.on_host():
         params = first_params(config, system)
         if isinstance(source, stored.LatentsSource) and source.has_text:
@@ -332,7 +325,8 @@ def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.
         state = begin(params)
     _, learning_rate = training_program.make_optimizer(config, jax.device_count())
     preview = preview_of(config, system, frozen, source, conditions)
-    batches, fingerprint = batches_of(config, source, transform), source.fingerprint()
+    batches = batches_of(config, source, inputs_of(system, conditions))
+    fingerprint = source.fingerprint()
     drawn, names = operator.attrgetter("ema_params"), config.get("class_names")
     return loop.Job(state, step, frozen, batches, drawn, preview, learning_rate, fingerprint, names)
 

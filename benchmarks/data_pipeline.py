@@ -31,7 +31,7 @@ from configs import shapes_kl_f4, shapes_text
 from ldm_jax import training_program
 from ldm_jax.data import latents_builder, pipeline, transforms
 from ldm_jax.data.latents import MadeOf
-from ldm_jax.examples import conditions_of, needed_beside_moments
+from ldm_jax.examples import conditions_of, inputs_of, needed_beside_moments
 from ldm_jax.system import make_system
 from ldm_jax.training import parallel
 from ldm_jax.training.latents import MomentsSource
@@ -135,12 +135,7 @@ def batches(config: dict, source: Any, num_threads: int) -> Iterator[dict]:
             return {"image": crop(example["image"], rng)}
     else:
         system = make_system(config)
-        conditions = conditions_of(dict(config, data={}), system, source, crop)
-
-        def transform(example: dict, rng: np.random.Generator) -> dict:
-            shown, given = conditions(example, rng)
-            inputs = system.inputs({name: [value] for name, value in given.items()})
-            return shown | {key: value[0] for key, value in inputs.items()}
+        transform = inputs_of(system, conditions_of(dict(config, data={}), system, source, crop))
 
     size = config["batch_size"]
     return pipeline.batches(source, batch_size=size, transform=transform, seed=0, num_threads=num_threads)

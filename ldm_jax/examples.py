@@ -50,6 +50,20 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
     return conditions
 
 
+def inputs_of(system: System, conditions: Callable) -> Callable:
+    """(example, rng) -> what a training step needs of the example: its image or moments, and the inputs of its conditions.
+
+    conditions: of `conditions_of`.
+    """
+
+    def transform(example: dict, rng: np.random.Generator) -> dict:
+        shown, given = conditions(example, rng)
+        inputs = system.inputs({name: [value] for name, value in given.items()})
+        return shown | {key: value[0] for key, value in inputs.items()}
+
+    return transform
+
+
 def _pictured(config: dict, system: System) -> list[str]:
     """The fields of the conditioning that are an example's image, or made of it."""
     made = {"image", *(config["data"].get("derive") or {})}
