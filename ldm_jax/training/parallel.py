@@ -121,7 +121,7 @@ class Layout:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batches, x), stacked)
 
     def compile(self, step: Callable, state: PyTree, frozen: PyTree, num_steps: int = 1) -> Callable:
-        """step(state, frozen, batch, seed) -> (state, metrics), jitted over arrays that `place` and `place_batch` gave.
+        """step(state, frozen, batch, seed) -> (state, metrics), jitted over arrays that `place` and `place_batch` gave; state: a TrainState.
 
         step: of one device's part under 'pmap', of the global batch under 'fsdp'; see `average`. state, frozen: arrays or
         shapes. The state's buffers are donated. seed: [] uint32, the same everywhere. metrics: replicated. With num_steps

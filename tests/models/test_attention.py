@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ldm_jax.control import Site
-from ldm_jax.models.attention import AttentionBlock, FeedForward, attend
+from ldm_jax.models import attention
+from ldm_jax.models.attention import AttentionBlock, FeedForward, attend, attend_in_slices, attend_plainly
 
 SITE = Site("mid.attn", "mid", "self", 4, 0)
 
@@ -35,6 +36,40 @@ def test_attend_in_bfloat16_has_a_float32_softmax():
     assert out.dtype == jnp.bfloat16
     got = out[0, :, 0, :4].astype(jnp.float32)
     np.testing.assert_allclose(got, jax.nn.softmax(logits, axis=-1), rtol=2 * 2**-8)
+
+
+def values_and_gradients(attend, q, k, v):
+    """What `attend` gives, and the gradients of a sum that weighs it at random."""
+    weights = random(*q.shape, seed=7)
+    gradients = jax.jit(jax.grad(lambda *args: (weights * attend(*args)).sum(), argnums=(0, 1, 2)))
+    return [jax.jit(attend)(q, k, v), *gradients(q, k, v)]
+
+
+@pytest.mark.parametrize("queries, most", [(16, 4 * 3 * 7 * 4), (17, 4 * 3 * 7 * 5), (5, 10**6), (5, 1)])
+def test_in_slices_it_is_plain_attention(queries, most):
+    """4 bytes, 3 heads, 7 keys: in slices of 4 queries; of 5, which do not divide them; in one; one by one."""
+    q, k, v = random(2, queries, 3, 4), random(2, 7, 3, 4, seed=1), random(2, 7, 3, 4, seed=2)
+    got = values_and_gradients(lambda *args: attend_in_slices(*args, most), q, k, v)
+    for a, b in zip(got, values_and_gradients(attend_plainly, q, k, v), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_many_logits_are_computed_in_slices(monkeypatch):
+    q, k, v = random(2, 16, 3, 4), random(2, 7, 3, 4, seed=1), random(2, 7, 3, 4, seed=2)
+    assert "scan" not in str(jax.make_jaxpr(lambda *args: attend(*args))(q, k, v))
+    monkeypatch.setattr(attention, "MOST_LOGITS", 4 * 3 * 7 * 4)
+    jaxpr = str(jax.make_jaxpr(lambda *args: attend(*args))(q, k, v))
+    assert "scan" in jaxpr and "length=4" in jaxpr
+    np.testing.assert_allclose(attend(q, k, v), attend_plainly(q, k, v), atol=1e-6)
+
+
+def test_attention_to_one_key_is_its_value():
+    q, k, v = random(2, 5, 3, 4), random(2, 1, 3, 4, seed=1), random(2, 1, 3, 4, seed=2)
+    for a, b in zip(
+        values_and_gradients(attend, q, k, v), values_and_gradients(attend_plainly, q, k, v), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert "dot_general" not in str(jax.make_jaxpr(attend)(q, k, v))
 
 
 def test_the_two_qkv_orders_are_permutations_of_each_other():

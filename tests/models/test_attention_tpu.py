@@ -12,6 +12,7 @@ from ldm_jax import topology
 from ldm_jax.models import attention, attention_tpu
 from ldm_jax.tpu_slices import find_slice
 from ldm_jax.training import parallel
+from ldm_jax.training.state import TrainState
 
 RNG = np.random.default_rng(0)
 needs_libtpu = pytest.mark.skipif(
@@ -111,14 +112,14 @@ def test_under_fsdp_each_chip_has_its_own_examples():
     assert {t for t in layout.mesh.axis_types} == {AxisType.Auto}
 
     def step(state, frozen, batch, seed):
-        q, k, v = ((batch @ w).reshape(8, 256, 2, 40) for w in state)
+        q, k, v = ((batch @ w).reshape(8, 256, 2, 40) for w in state.params)
         return state, attention.attend(q, k, v).astype(jnp.float32).mean()
 
     def struct(shape, *spec):
         sharding = NamedSharding(layout.mesh, PartitionSpec(*spec))
         return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
 
-    state = [struct((80, 80))] * 3
+    state = TrainState(struct(()), [struct((80, 80))] * 3, None, ())
     args = (state, (), struct((8, 256, 80), ("data", "fsdp")), struct(()))
     cost = topology.compile_for(slice_, layout.compile(step, state, ()), *args)
     counted = 3 * 2 * 8 * 256 * 80 * 80 + 4 * 8 * 256 * 256 * 80
