@@ -1,6 +1,6 @@
 """Attention on a TPU without its matrix of logits in HBM: two Pallas kernels, forward and backward.
 
-Decides how the work is cut: a block of queries at a time sees all keys of its example, every head in turn, so that softmax needs no
+Decides how the work is cut: a block of queries at a time sees all keys of its example, every head of a group in turn, so that softmax needs no
 second pass, the backward pass needs nothing but q, k and v, and heads stay where the projections put them, side by side in the
 channels: nothing is transposed. What the backward pass recomputes is one product of five (Dao et al. 2022, arXiv:2205.14135, appendix
 B.2). It does not know who calls it, nor when it pays (models/attention.py).
@@ -44,7 +44,7 @@ def chip_vmem() -> int:
 
 
 def vmem_bytes(num_queries: int, num_keys: int, channels: int) -> int:
-    """About what the backward kernel, the larger of the two, keeps on the chip: all keys and values of an example, their gradients,
+    """About what the backward kernel, the larger of the two, keeps on the chip: all keys and values of a group of heads, their gradients,
     sums of these in float32, and five blocks of logits; a quarter more for what the compiler puts beside them."""
     lanes, keys = (math.ceil(n / LANES) * LANES for n in (channels, num_keys))
     block = min(BLOCK, num_queries)
@@ -53,8 +53,19 @@ def vmem_bytes(num_queries: int, num_keys: int, channels: int) -> int:
 
 def fits(q: Array, k: Array) -> bool:
     """Whether the kernels take q [B, N, heads, d] and k [B, K, heads, d]."""
-    n, channels = q.shape[1], q.shape[2] * q.shape[3]
-    return n % BLOCK == 0 and vmem_bytes(n, k.shape[1], channels) <= chip_vmem()
+    n, heads, d = q.shape[1:]
+    return n % BLOCK == 0 and head_groups(n, k.shape[1], heads, d) is not None
+
+
+def head_groups(num_queries: int, num_keys: int, heads: int, d: int) -> int | None:
+    """Into how few groups the heads of an example are cut, so that the chip holds one group at a time; None if it never does.
+    A group's channels are whole lanes, or all that there are."""
+    for groups in (g for g in range(1, heads + 1) if heads % g == 0):
+        channels = heads // groups * d
+        whole = groups == 1 or channels % LANES == 0
+        if whole and vmem_bytes(num_queries, num_keys, channels) <= chip_vmem():
+            return groups
+    return None
 
 
 def attend(q: Array, k: Array, v: Array, interpret: bool = False) -> Array:
@@ -146,7 +157,7 @@ def _forward_kernel(q_ref, k_ref, v_ref, out_ref, *, heads):
 
 
 def _backward_kernel(q_ref, k_ref, v_ref, g_ref, dq_ref, dk_ref, dv_ref, sum_k, sum_v, *, heads):
-    d, step = q_ref.shape[-1] // heads, pl.program_id(1)
+    d, step = q_ref.shape[-1] // heads, pl.program_id(2)
 
     @pl.when(step == 0)
     def _():
@@ -164,43 +175,50 @@ def _backward_kernel(q_ref, k_ref, v_ref, g_ref, dq_ref, dk_ref, dv_ref, sum_k, 
         dq_ref[0, :, at] = _dot(ds, k, 1, 0).astype(dq_ref.dtype)
         sum_k[:, at] += _dot(ds, q, 0, 0)
 
-    @pl.when(step == pl.num_programs(1) - 1)
+    @pl.when(step == pl.num_programs(2) - 1)
     def _():
         dk_ref[0], dv_ref[0] = sum_k[...].astype(dk_ref.dtype), sum_v[...].astype(dv_ref.dtype)
 
 
 def _forward(q, k, v, *, heads, interpret):
     """q [B, N, C], k and v [B, K, C] -> [B, N, C]."""
-    queries, keys = _blocks(q, k)
+    groups = _groups(q, k, heads)
+    queries, keys = _blocks(q, k, groups)
     return pl.pallas_call(
-        partial(_forward_kernel, heads=heads),
+        partial(_forward_kernel, heads=heads // groups),
         in_specs=[queries, keys, keys],
         out_specs=queries,
         out_shape=jax.ShapeDtypeStruct(q.shape, v.dtype),
-        **_options(q, k, 2, interpret),
+        **_options(q, k, groups, 2, interpret),
     )(q, k, v)
 
 
 def _backward(q, k, v, g, *, heads, interpret):
     """g [B, N, C]: the gradient of what `_forward` gives -> those of q, k and v."""
-    queries, keys = _blocks(q, k)
+    groups = _groups(q, k, heads)
+    queries, keys = _blocks(q, k, groups)
     return pl.pallas_call(
-        partial(_backward_kernel, heads=heads),
+        partial(_backward_kernel, heads=heads // groups),
         in_specs=[queries, keys, keys, queries],
         out_specs=[queries, keys, keys],
         out_shape=[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (q, k, v)],
-        scratch_shapes=[pltpu.VMEM(k.shape[1:], _F32)] * 2,
-        **_options(q, k, 5, interpret),
+        scratch_shapes=[pltpu.VMEM((k.shape[1], k.shape[2] // groups), _F32)] * 2,
+        **_options(q, k, groups, 5, interpret),
     )(q, k, v, g)
 
 
-def _blocks(q, k):
-    """Of q, a block for each step of the grid (B, N / BLOCK); of k, all of the example, fetched once for each: no second buffer."""
-    whole = partial(pl.BlockSpec, (1, *k.shape[1:]), lambda b, i: (b, 0, 0))
-    return pl.BlockSpec((1, BLOCK, q.shape[2]), lambda b, i: (b, i, 0)), whole(pipeline_mode=pl.Buffered(1))
+def _groups(q, k, heads: int) -> int:
+    return head_groups(q.shape[1], k.shape[1], heads, q.shape[2] // heads) or 1
 
 
-def _options(q, k, products: int, interpret: bool) -> dict:
+def _blocks(q, k, groups: int):
+    """Of q, a block for each step of the grid (B, groups, N / BLOCK); of k, all of a group, fetched once for each: no second buffer."""
+    channels = q.shape[2] // groups
+    whole = partial(pl.BlockSpec, (1, k.shape[1], channels), lambda b, g, i: (b, 0, g))
+    return pl.BlockSpec((1, BLOCK, channels), lambda b, g, i: (b, i, g)), whole(pipeline_mode=pl.Buffered(1))
+
+
+def _options(q, k, groups: int, products: int, interpret: bool) -> dict:
     (b, n, channels), num_keys = q.shape, k.shape[1]
     arrays = {2: (2, 2), 5: (3, 4)}[products]  # of q's size, of k's size, each read or written once
     cost = pl.CostEstimate(
@@ -209,7 +227,7 @@ def _options(q, k, products: int, interpret: bool) -> dict:
         bytes_accessed=q.dtype.itemsize * b * channels * (arrays[0] * n + arrays[1] * num_keys),
     )
     params = pltpu.CompilerParams(
-        dimension_semantics=("parallel", "arbitrary"),
-        vmem_limit_bytes=vmem_bytes(n, num_keys, channels),
+        dimension_semantics=("parallel", "parallel", "arbitrary"),
+        vmem_limit_bytes=vmem_bytes(n, num_keys, channels // groups),
     )
-    return dict(grid=(b, n // BLOCK), cost_estimate=cost, compiler_params=params, interpret=interpret)
+    return dict(grid=(b, groups, n // BLOCK), cost_estimate=cost, compiler_params=params, interpret=interpret)

@@ -41,6 +41,24 @@ def test_values_and_gradients_are_those_of_plain_attention(num_keys):
         assert np.abs(got - expected).max() <= 2**-7 * max(np.abs(expected).max(), 1e-3)
 
 
+def test_heads_that_a_chip_does_not_hold_together_come_in_groups():
+    q, k, v, g = (random(2, n, 4, 64) for n in (256, 128, 128, 256))
+    with attention_tpu.for_chip(attention_tpu.vmem_bytes(256, 128, 128)):
+        assert attention_tpu.head_groups(256, 128, 4, 64) == 2
+        cut, pull_cut = jax.vjp(interpreted, q, k, v)
+        gradients = pull_cut(g)
+    assert attention_tpu.head_groups(256, 128, 4, 64) == 1
+    whole, pull = jax.vjp(interpreted, q, k, v)
+    for a, b in zip((cut, *gradients), (whole, *pull(g)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_group_of_heads_is_whole_lanes():
+    with attention_tpu.for_chip(find_slice("v5p-8").chip.vmem):
+        assert attention_tpu.head_groups(4096, 4096, 10, 64) == 5  # two heads are 128 channels, five are 320
+        assert attention_tpu.head_groups(4096, 4096, 8, 40) == 1
+
+
 def test_vmap_is_more_examples():
     q, k, v = (random(2, 128, 1, 8) for _ in range(3))
     alone = jax.vmap(lambda q, k, v: interpreted(q[None], k[None], v[None])[0], in_axes=(0, None, 0))
@@ -93,6 +111,7 @@ def test_compiled_for_a_tpu_no_logits_go_to_memory():
         ("v4-8", (1, 1024, 8, 40)),
         ("v5e-1", (1, 4096, 8, 40)),
         ("v5p-8", (1, 4096, 8, 40)),
+        ("v5p-8", (1, 4096, 10, 64)),
         ("v6e-1", (1, 4096, 10, 64)),
     ],
 )
