@@ -121,7 +121,8 @@ def test_what_fits_a_chip_compiles_for_it(name, shape):
     q = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=jax.sharding.SingleDeviceSharding(devices[0]))
     gradients = jax.grad(lambda *args: attention.attend(*args).astype(jnp.float32).sum(), argnums=(0, 1, 2))
     cost = topology.compile_for(slice_, jax.jit(gradients), q, q, q)
-    assert cost.memory.fits and cost.bytes < 60 * shape[1] * shape[2] * shape[3]
+    logits = 4 * shape[2] * shape[1] ** 2  # bytes, in float32, written once
+    assert cost.memory.fits and cost.bytes < logits
 
 
 @needs_libtpu
