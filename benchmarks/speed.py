@@ -9,7 +9,8 @@ encoder, DDIM steps with guidance 7.5, first stage, uint8 pictures on the host. 
 start of a process to one picture, with no compiled program on disk and with those that the run before left there.
 
 Each backend has a process of its own; they take turns, A B A B. What both answer first is compared, and then each of the rounds is
-timed. A JSON line per backend is printed and appended to benchmarks/results/speed.jsonl; benchmarks/report.py makes the tables.
+timed. A JSON line per backend, both with the same `run`, is printed and appended to benchmarks/results/speed.jsonl; of these
+benchmarks/report.py makes the tables.
 Computing is float32 without TF32 on a CPU, and bfloat16 (TF32 where float32 is left) on a GPU, unless --dtype says otherwise.
 """
 
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -91,28 +93,36 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The results, one for each backend. Raises: RuntimeError if a side fails or the answers differ."""
     backends = ("jax", "torch") if args.backend == "both" else (args.backend,)
     with tempfile.TemporaryDirectory() as folder:
-        request = dict(
-            question="sampling" if args.question == "first_image" else args.question,
-            model=args.model,
-            batch_size=args.batch_size or BATCH.get(args.model, 1),
-            dtype=args.dtype or ("bfloat16" if args.device == "gpu" else "float32"),
-            steps=args.steps or STEPS.get(args.model, 50),
-            torch=args.torch,
-            compile_mode=args.compile_mode,
-            device=args.device,
-            learning_rate=1e-5,
-            weights=str(args.weights / args.model if args.weights else Path(folder) / "weights"),
-            run=folder,
-        )  # fmt: skip
+        kept = args.weights / args.model if args.weights else Path(folder) / "weights"
+        request = request_of(args, kept, Path(folder))
         prepare(request)
         measure = first_image if args.question == "first_image" else in_turns
         measured = measure(request, backends, args.rounds)
         difference = compare(request, backends)
         facts = json.loads((Path(folder) / "facts.json").read_text())
-    facts |= dict(difference=difference, date=time.strftime("%Y-%m-%d %H:%M:%S"), commit=commit())
+    facts |= dict(
+        difference=difference, date=time.strftime("%Y-%m-%d"), commit=commit(), run=uuid.uuid4().hex[:12]
+    )
     return [
         line(args.question, backend, request, args.rounds, facts, measured[backend]) for backend in backends
     ]
+
+
+def request_of(args: argparse.Namespace, weights: Path, folder: Path) -> dict[str, Any]:
+    """What the children are told, plain data. weights: where the model lies or is to lie; folder: of this run's inputs and answers."""
+    return dict(
+        question="sampling" if args.question == "first_image" else args.question,
+        model=args.model,
+        batch_size=args.batch_size or BATCH.get(args.model, 1),
+        dtype=args.dtype or ("bfloat16" if args.device == "gpu" else "float32"),
+        steps=args.steps or STEPS.get(args.model, 50),
+        torch=args.torch,
+        compile_mode=args.compile_mode,
+        device=args.device,
+        learning_rate=1e-5,
+        weights=str(weights.resolve()),
+        run=str(folder),
+    )
 
 
 def prepare(request: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from configs import base as config_base
 from ldm_jax import checkpoints, export, flops, recognise
-from ldm_jax.convert import layout, sections
+from ldm_jax.convert import sections
 from ldm_jax.models.layers import timestep_embedding
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.samplers import base as samplers
@@ -47,6 +47,7 @@ SMALL = dict(
     schedule=dict(name="linear", num_timesteps=1000, beta_start=0.00085, beta_end=0.012),
     prediction_type="eps",
 )
+QUESTIONS = ("forward", "gradients", "train_step", "sampling", "decode")
 LENGTH_OF_BLOCK = 1_048_573  # a prime, so that no row of a matrix repeats another
 GUIDANCE_SCALE = 7.5
 TINY_VOCABULARY = 64
