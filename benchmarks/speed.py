@@ -120,6 +120,7 @@ def request_of(args: argparse.Namespace, weights: Path, folder: Path) -> dict[st
         compile_mode=args.compile_mode,
         device=args.device,
         learning_rate=1e-5,
+        guidance_scale=7.5,
         weights=str(weights.resolve()),
         run=str(folder),
     )
@@ -229,7 +230,9 @@ def line(question, backend, request, rounds, facts: dict[str, Any], told: dict[s
     hardware = dict(
         kind=device or "cpu", cpu=cpu_name(), cores=len(os.sched_getaffinity(0)), machine=platform.machine()
     )
-    out |= dict(hardware=hardware, rounds=rounds, tf32=request["dtype"] != "float32") | told | facts
+    out |= dict(hardware=hardware, rounds=rounds) | told | facts
+    if device:
+        out["tf32"] = request["dtype"] != "float32"
     return out | utilization(question, out, peak)
 
 

@@ -102,7 +102,7 @@ def decode(model: LatentDiffusion, given: dict, request: dict):
 def sampling(model: LatentDiffusion, given: dict, request: dict):
     """LatentDiffusion.sample as users call it: text encoder, sampler, first stage, and uint8 on the host."""
     conditions = dict(prompts=["the one caption"]) if "tokens" in given else {}
-    scale = speed_models.GUIDANCE_SCALE if conditions else 1.0
+    scale = request["guidance_scale"] if conditions else 1.0
     settings = dict(num_steps=request["steps"], guidance_scale=scale, batch_size=request["batch_size"])
     return (
         lambda: model.sample(seeds=given["seeds"], **conditions, **settings),

@@ -49,7 +49,6 @@ SMALL = dict(
 )
 QUESTIONS = ("forward", "gradients", "train_step", "sampling", "decode")
 LENGTH_OF_BLOCK = 1_048_573  # a prime, so that no row of a matrix repeats another
-GUIDANCE_SCALE = 7.5
 TINY_VOCABULARY = 64
 
 

@@ -16,7 +16,6 @@ import torch
 
 from benchmarks import speed_turns
 
-GUIDANCE_SCALE = 7.5
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 
 
@@ -175,19 +174,20 @@ def sampling(nets: Networks, given: dict):
     scheduler = diffusers.DDIMScheduler.from_pretrained(nets.folder / "scheduler")
     run, to_images = nets.compiled(unet), nets.compiled(first_stage.decode)
     encode = _encoders(nets, given)
-    noise = nets.images(given["x_T"])
+    noise, scale = nets.images(given["x_T"]), nets.request["guidance_scale"]
 
     @torch.inference_mode()
     def call():
-        scheduler.set_timesteps(nets.request["steps"], device=nets.device)
-        conditions, x = encode(), noise
-        for t in scheduler.timesteps:
+        # The scheduler's own stay on the host: from the GPU it would wait for each, as pipelines do.
+        scheduler.set_timesteps(nets.request["steps"])
+        conditions, x, timesteps = encode(), noise, scheduler.timesteps.to(nets.device)
+        for t, t_there in zip(scheduler.timesteps, timesteps, strict=True):
             if conditions:
-                out = run(torch.cat([x, x]), t, **conditions, return_dict=False)[0]
+                out = run(torch.cat([x, x]), t_there, **conditions, return_dict=False)[0]
                 uncond, cond = out.chunk(2)
-                eps = uncond + GUIDANCE_SCALE * (cond - uncond)
+                eps = uncond + scale * (cond - uncond)
             else:
-                eps = run(x, t, return_dict=False)[0]
+                eps = run(x, t_there, return_dict=False)[0]
             x = scheduler.step(eps, t, x, return_dict=False)[0]
         images = to_images(x / first_stage.config.scaling_factor, return_dict=False)[0]
         return ((images / 2 + 0.5).clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

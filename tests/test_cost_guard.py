@@ -4,6 +4,7 @@ import json
 import platform
 
 import jax
+import jaxlib
 import pytest
 
 from benchmarks import cost_guard
@@ -14,7 +15,7 @@ def expected() -> dict:
 
 
 def test_the_small_unet_costs_what_the_table_says():
-    here = dict(jax=jax.__version__, machine=platform.machine())
+    here = dict(jax=jax.__version__, jaxlib=jaxlib.__version__, machine=platform.machine())
     if reason := cost_guard.incomparable(here, expected()):
         pytest.skip(reason)
     said = cost_guard.complaints(cost_guard.measure(), expected())
@@ -36,7 +37,7 @@ def test_what_is_dearer_or_cheaper_is_named():
 
 def test_a_table_of_another_jax_or_machine_says_nothing():
     table = expected()
-    here = {name: table[name] for name in ("jax", "machine")}
+    here = {name: table[name] for name in ("jax", "jaxlib", "machine")}
     assert cost_guard.incomparable(here, table) is None
     assert "0.0.1" in cost_guard.incomparable(here | dict(jax="0.0.1"), table)
     assert "riscv" in cost_guard.incomparable(here | dict(machine="riscv"), table)
