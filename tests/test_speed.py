@@ -109,7 +109,7 @@ def test_a_side_that_fails_says_why(tmp_path):
     request = dict(run=str(tmp_path), question="nothing")
     child = speed_turns.Child("jax", request, speed_turns.environment(JAX_PLATFORMS="cpu"))
     try:
-        with pytest.raises(RuntimeError, match="the jax side ended with exit code 1: .*KeyError"):
+        with pytest.raises(RuntimeError, match="(?s)the jax side ended with exit code 1: .*KeyError"):
             child.read()
     finally:
         child.close()
