@@ -1,0 +1,156 @@
+"""Writes the tables of docs/benchmarks.md from the JSON lines in benchmarks/results/:
+
+    python benchmarks/report.py
+
+A number is there only if its line is. WANTED is what the document promises: a row of it without a line says so.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "speed.jsonl"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+START, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+HEADER = (
+    "",
+    "batch",
+    "dtype",
+    "hardware",
+    "ldm_jax",
+    "PyTorch",
+    "way",
+    "ldm_jax : PyTorch",
+    "MFU",
+    "times the floor",
+)
+
+
+class Row(NamedTuple):
+    """hardware: 'cpu', or a GPU's name."""
+
+    question: str
+    model: str
+    batch_size: int
+    hardware: str
+
+
+H200 = "NVIDIA H200"
+WANTED = (
+    Row("forward", "small", 4, "cpu"),
+    Row("gradients", "small", 4, "cpu"),
+    Row("train_step", "small", 4, "cpu"),
+    Row("sampling", "sd1", 1, H200),
+    Row("sampling", "sd1", 4, H200),
+    Row("sampling", "sd1", 16, H200),
+    Row("sampling", "sdxl", 1, H200),
+    Row("train_step", "sd1", 16, H200),
+    Row("sampling", "ldm4", 16, H200),
+)
+
+
+def read(path: Path = RESULTS) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def row_of(line: Mapping[str, Any]) -> Row:
+    return Row(line["question"], line["model"], line["batch_size"], line["hardware"]["kind"])
+
+
+def runs(lines: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, Mapping[str, Any]]]:
+    """{(row, dtype, steps, way of PyTorch): {backend: line}}: only lines of one run stand side by side; of several runs the last."""
+    by_run: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for line in lines:
+        by_run.setdefault(line["run"], {})[line["backend"]] = line
+    found = {}
+    for sides in by_run.values():
+        one = next(iter(sides.values()))
+        way = sides["torch"]["torch"] if "torch" in sides else ""
+        found[row_of(one), one["dtype"], one.get("steps"), way] = sides
+    return found
+
+
+def table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """In markdown: the rows of WANTED in their order, measured or not, then what else was measured; no tiny model."""
+    measured = {key: sides for key, sides in runs(lines).items() if not key[0].model.startswith("tiny")}
+    out = [HEADER, ("---",) * len(HEADER)]
+    for row in WANTED:
+        here = [cells(key, sides) for key, sides in measured.items() if key[0] == row]
+        out += [line for lines in here for line in lines] or [not_measured(row)]
+    for key, sides in measured.items():
+        if key[0] not in WANTED:
+            out += cells(key, sides)
+    return "\n".join(f"| {' | '.join(line)} |" for line in out)
+
+
+def label(row: Row, steps: int | None = None) -> str:
+    return f"{row.model}, {row.question.replace('_', ' ')}" + (f", {steps} steps" if steps else "")
+
+
+def not_measured(row: Row) -> tuple[str, ...]:
+    said = "not measured" if row.hardware == "cpu" else "not measured: no device"
+    return (label(row), str(row.batch_size), "", row.hardware, said, *[""] * 5)
+
+
+def cells(key: tuple, sides: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One line of the table; of first_image two, without and with compiled programs on disk."""
+    row, dtype, steps, way = key
+    ours, theirs = (sides.get(backend) for backend in ("jax", "torch"))
+    hardware = next(iter(sides.values()))["hardware"]
+    where = row.hardware if row.hardware != "cpu" else f"{hardware['cores']} cores of {hardware['cpu']}"
+    states = ("cold", "warm") if row.question == "first_image" else (None,)
+    out = []
+    for state in states:
+        times = [
+            None if one is None else one["seconds"][state] if state else one["seconds"]
+            for one in (ours, theirs)
+        ]
+        name = label(row, steps) + (f", {state}" if state else "")
+        ratio = "" if None in times else f"{times[0]['median'] / times[1]['median']:.2f}"
+        part = [
+            "" if one is None or name not in one else form.format(one[name])
+            for one, name, form in ((ours, "mfu", "{:.0%}"), (ours, "times_floor", "{:.1f}"))
+        ]
+        out.append((name, str(row.batch_size), dtype, where, *map(spread, times), way, ratio, *part))
+    return out
+
+
+def spread(times: Mapping[str, float] | None) -> str:
+    """'276 ms (270 to 290)': the median, the least and the most; seconds from ten on."""
+    if times is None:
+        return ""
+    unit, scale = ("s", 1.0) if times["median"] >= 10 else ("ms", 1e3)
+    median, least, most = (times[k] * scale for k in ("median", "min", "max"))
+    digits = 1 if median < 100 else 0
+    return f"{median:,.{digits}f} {unit} ({least:,.{digits}f} to {most:,.{digits}f})"
+
+
+def put(document: Path, content: str) -> None:
+    """Content between START and END of a document. Raises: ValueError if they are not there."""
+    from ldm_jax import atomic
+
+    before, start, rest = document.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"{document} has no place for the table, between {START} and {END}")
+    atomic.write_text(document, f"{before}{START}\n{content}\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from benchmarks import tpu_cost
+
+    put(DOCUMENT, table(read()))
+    tpu_cost.write_table(tpu_cost.read_results())
+
+
+if __name__ == "__main__":
+    main()
