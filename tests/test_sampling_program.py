@@ -15,6 +15,7 @@ from ldm_jax.system import make_system
 from tests.test_pipeline import CONFIG
 
 STEPS, SHAPE = 8, (4, 6, 2)
+UNCONDITIONAL = {k: v for k, v in CONFIG["model"].items() if k not in ("context_dim", "transformer_depth")}
 
 
 @pytest.fixture()
@@ -33,8 +34,7 @@ def recorded(monkeypatch):
 def test_the_latents_are_noised_to_the_first_timestep_that_is_visited(recorded):
     """With eps 0 a DDIM step only scales x, by sqrt(a_prev / a), so that what it started from can be read from the end."""
     config = {k: v for k, v in CONFIG.items() if k != "conditioning"}
-    model = {k: v for k, v in CONFIG["model"].items() if k not in ("context_dim", "transformer_depth")}
-    system = make_system(dict(config, model=model, prediction_type="eps"))
+    system = make_system(dict(config, model=UNCONDITIONAL, prediction_type="eps"))
     sampler = pipeline.LatentDiffusion(system, {"unet": {}, "first_stage": {}}, 1.0)
     x_start = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
     noise = np.asarray(step_noise(jax.vmap(jax.random.key)(jnp.array([5, 6])), (2, *SHAPE), "x_T"))
@@ -86,3 +86,30 @@ def test_keys_and_values_of_the_prompt_are_computed_once_and_not_at_every_step()
         "attn2/to_k": {(1, f"f32[{tokens},8]")},
         "attn2/to_v": {(1, f"f32[{tokens},8]")},
     }
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "plms", "heun"])
+def test_the_network_is_traced_once_wherever_the_sampler_calls_it(monkeypatch, sampler):
+    traced = []
+
+    def silent(module, params, x, *args, **kwargs):
+        traced.append(x.shape)
+        return jnp.zeros_like(x), {}
+
+    monkeypatch.setattr(sampling_program, "apply_unet", silent)
+    system = make_system({k: v for k, v in CONFIG.items() if k != "conditioning"} | {"model": UNCONDITIONAL})
+    recipe = sampling_program.Recipe(sampler, False, None, SHAPE)
+    seeds, scalar = np.arange(2, dtype=np.uint32), np.float32(0)
+    args = (
+        {"unet": {}, "first_stage": {}},
+        {},
+        {},
+        seeds,
+        scalar,
+        scalar,
+        np.arange(STEPS)[::-1],
+        np.int32(0),
+        {},
+    )
+    jax.jit(sampling_program.make_program(system, 1.0, recipe)).trace(*args)
+    assert traced == [(2, *SHAPE)]
