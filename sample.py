@@ -17,23 +17,11 @@ import time
 from pathlib import Path
 
 from ldm_jax import cli
+from ldm_jax.cli import parse_seeds
 from ldm_jax.diffusion.timesteps import SPACINGS
 
 PROMPT = "a small red circle above a large blue square"
 GRID_PIXELS = 10**8  # of the pictures that the grid shows
-
-
-def parse_seeds(text: str) -> list[int]:
-    """'0-7' or '3' or '1,5,9-12' -> the seeds. Raises: ValueError for anything else."""
-    seeds = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"--seeds {text!r}: expected numbers and ranges, such as 0-7 or 1,5,9-12")
-        if dash and int(last) < int(first):
-            raise ValueError(f"--seeds {text!r}: the range {part.strip()!r} runs backwards")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
 
 
 def make_parser() -> argparse.ArgumentParser:

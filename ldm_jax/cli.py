@@ -46,6 +46,19 @@ def add_checkpoint_arguments(add: Callable) -> None:
     )
 
 
+def parse_seeds(text: str) -> list[int]:
+    """'0-7' or '3' or '1,5,9-12' -> the seeds. Raises: ValueError for anything else."""
+    seeds = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"--seeds {text!r}: expected numbers and ranges, such as 0-7 or 1,5,9-12")
+        if dash and int(last) < int(first):
+            raise ValueError(f"--seeds {text!r}: the range {part.strip()!r} runs backwards")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
 def set_up_logging() -> None:
     """This package's progress and everybody's warnings, a line each, on standard error; not orbax's every move."""
     logging.basicConfig(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from ldm_jax.conditioning.base import pictures
 from ldm_jax.data.transforms import to_bytes
@@ -97,5 +96,9 @@ def fill_with_nearest(images: np.ndarray, known: Known) -> np.ndarray:
     """
     number = max(len(images), len(known.holes))
     images, holes = (np.broadcast_to(a, (number, *a.shape[1:])) for a in (np.asarray(images), known.holes))
+    from scipy import (
+        ndimage,
+    )  # here: most pictures are drawn from nothing, and it takes as long to import as all of this package
+
     nearest = [ndimage.distance_transform_edt(h, return_distances=False, return_indices=True) for h in holes]
     return np.stack([image[tuple(at)] for image, at in zip(images, nearest, strict=True)])

@@ -1,13 +1,14 @@
 """A latent diffusion model ready to sample: conditions in, pictures out; also what training previews with.
 
 One program is compiled per (sampler, number of steps, guided or not, batch size, size of the pictures, whether it starts from a
-picture, whether it keeps part of one); prompts, seeds, guidance scale, eta and strength are arguments of it. Image i depends on
-seed i alone. It knows no data set and no file (bundle.py does).
+picture, whether it keeps part of one); prompts, seeds, guidance scale, eta and strength are arguments of it. There are a few batch
+sizes alone, see `bucket`: however many pictures calls ask for, a service stops compiling. Image i depends on seed i alone. It
+knows no data set and no file (bundle.py does).
 """
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ldm_jax import bundle as bundles
 from ldm_jax import checkpoints, grid, known_pixels, sizes
 from ldm_jax.diffusion import timesteps
 from ldm_jax.find import find
-from ldm_jax.sampling_program import Recipe, make_program
+from ldm_jax.sampling_program import Recipe, make_decoder, make_program
 from ldm_jax.system import System, make_system
 from ldm_jax.tiled_first_stage import TiledFirstStage
 from ldm_jax.types import MAX_SEED, Array, PyTree
@@ -44,12 +45,20 @@ class LatentDiffusion:
     """system: the parts. params: {'first_stage', 'unet', 'conditioner'}. scale_factor: latents = encoded * scale_factor.
 
     config: what the bundle says of itself; `sampling` holds the defaults that its makers recommend.
+    programs: jitted functions that need not be traced any more: a Recipe's make_program, and 'decode', make_decoder.
     """
 
-    def __init__(self, system: System, params: PyTree, scale_factor: float, config: dict | None = None):
+    def __init__(
+        self,
+        system: System,
+        params: PyTree,
+        scale_factor: float,
+        config: dict | None = None,
+        programs: Mapping[Recipe | str, Callable] | None = None,
+    ):
         self.system, self.scale_factor, self.config = system, float(scale_factor), config or {}
-        self.params = jax.tree.map(jnp.asarray, params)
-        self._programs: dict[tuple, Callable] = {}
+        self.params = jax.device_put(params)  # all at once: one by one takes 20 times as long
+        self._programs: dict[Recipe | str, Callable] = dict(programs or {})
         self._tiled: dict[int, TiledFirstStage] = {}
 
     def sample(
@@ -99,6 +108,7 @@ class LatentDiffusion:
         tile: side in pixels, a multiple of system.cell, of the overlapping tiles in which pictures larger than that are encoded,
         denoised and decoded; None: in one piece. The network runs in the memory of one tile and does not see past it (tiled.py); the
         first stage answers as it would untiled, in the memory of a few and of its coarsest level (tiled_first_stage.py).
+        batch_size: at most so many pictures are drawn, encoded and decoded at once; fewer than that in batches of `bucket`.
 
         Returns: [N, H, W, 3] uint8. Raises: ValueError for a value that is out of range or not known.
         """
@@ -178,7 +188,6 @@ class LatentDiffusion:
         num_run = len(visited) if x_start is None else round(strength * len(visited))
         if not num_run:
             return np.asarray(x_start)
-        batch_size = min(batch_size, len(seeds))
         from_image = x_start is not None and strength < 1
         latent_shape = self.system.latent_shape_of(shape)
         tiling = sizes.tiling(self.system, tile, shape)
@@ -188,11 +197,8 @@ class LatentDiffusion:
         program = self._program(recipe)
         known = {"x_start": x_start} if from_image or recipe.keeps else {}
         known |= {"keep": keep} if recipe.keeps else {}
-        out = []
-        for start in range(0, len(seeds), batch_size):
-            index = np.minimum(
-                np.arange(start, start + batch_size), len(seeds) - 1
-            )  # the last batch is padded
+        out, done = [], 0
+        for index, number in _batches(len(seeds), batch_size):
             x = program(
                 self.params,
                 {k: jnp.asarray(v[index]) for k, v in inputs.items()},
@@ -204,9 +210,10 @@ class LatentDiffusion:
                 jnp.int32(len(visited) - num_run),
                 {k: jnp.asarray(v[index]) for k, v in known.items()},
             )
-            out.append(np.asarray(x)[: len(seeds) - start])
+            out.append(np.asarray(x)[:number])
+            done += number
             if progress:
-                progress(min(start + batch_size, len(seeds)), len(seeds))
+                progress(done, len(seeds))
         return np.concatenate(out)
 
     def decode(self, latents: Array, tile: int | None = None) -> np.ndarray:
@@ -226,8 +233,7 @@ class LatentDiffusion:
 
     def _decode(self, latents: Array) -> np.ndarray:
         if "decode" not in self._programs:
-            scale = self.scale_factor
-            self._programs["decode"] = jax.jit(lambda p, z: self.system.first_stage.decode(p, z / scale))
+            self._programs["decode"] = jax.jit(make_decoder(self.system, self.scale_factor))
         return np.asarray(self._programs["decode"](self.params["first_stage"], jnp.asarray(latents)))
 
     def _encode(self, images: Array) -> np.ndarray:
@@ -252,7 +258,7 @@ class LatentDiffusion:
         if fill_masks is not None and "masks" in self.system.takes:
             raise ValueError("fill_masks: this model takes masks itself, expected images and masks")
         init_images, fill_masks = (
-            values if values is None else _one_each(values, number, name, spread=False)
+            values if values is None else one_each(values, number, name, spread=False)
             for name, values in {"init_images": init_images, "fill_masks": fill_masks}.items()
         )
         images, known = known_pixels.read_start(init_images, strength, fill_masks, shape)
@@ -265,7 +271,7 @@ class LatentDiffusion:
 
     def _one_each(self, given: Mapping[str, Sequence], number: int) -> dict[str, Sequence]:
         self.system.check_names(given)
-        return {name: _one_each(values, number, name) for name, values in given.items()}
+        return {name: one_each(values, number, name) for name, values in given.items()}
 
     def _inputs(self, given, negative_prompts, seeds: np.ndarray, shape) -> tuple[dict, dict]:
         """(inputs, those that guidance puts in the place of the dropped ones), each with one entry per seed."""
@@ -280,7 +286,7 @@ class LatentDiffusion:
                 raise ValueError(
                     f"this model takes {', '.join(system.takes) or 'no conditions'}, got negative_prompts"
                 )
-            negative = dict(given, prompts=_one_each(negative_prompts, number, "negative_prompts"))
+            negative = dict(given, prompts=one_each(negative_prompts, number, "negative_prompts"))
         null = system.null_inputs(number, negative, shape) if system.drops else {}
         return inputs, {key: null[key] for key in system.drops}
 
@@ -300,7 +306,7 @@ def _check_seeds(seeds: Sequence[int]) -> np.ndarray:
     return seeds.astype(np.uint32)
 
 
-def _one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequence:
+def one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequence:
     """values, one per seed: a single one stands for all, and is repeated if spread. Raises: ValueError for another number."""
     values = [values] if isinstance(values, str | int | Mapping) else values
     if len(values) == 1:
@@ -312,13 +318,24 @@ def _one_each(values: Any, number: int, name: str, spread: bool = True) -> Seque
     return values
 
 
-def _in_batches(fn: Callable, values: np.ndarray, size: int) -> np.ndarray:
-    """fn of values [N, ...], `size` at a time: the last batch is padded, so that it compiles nothing."""
-    size, out = min(size, len(values)), []
-    for start in range(0, len(values), size):
-        index = np.minimum(np.arange(start, start + size), len(values) - 1)
-        out.append(fn(values[index])[: len(values) - start])
-    return np.concatenate(out)
+def bucket(number: int, batch_size: int) -> int:
+    """How many pictures are computed at once for `number` of them: 1, 2, 4, 8, … or batch_size, the least that holds as many as
+    there may be at once. What a batch has too many are copies of its last picture. Raises: ValueError for a batch_size below 1."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    return min(batch_size, 1 << (number - 1).bit_length())
+
+
+def _batches(number: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """(indices of a batch into `number` values, how many of them count); all batches are of one size."""
+    size = bucket(number, batch_size)
+    for start in range(0, number, size):
+        yield np.minimum(np.arange(start, start + size), number - 1), min(size, number - start)
+
+
+def _in_batches(fn: Callable, values: np.ndarray, batch_size: int) -> np.ndarray:
+    """fn of values [N, ...], in batches."""
+    return np.concatenate([fn(values[index])[:n] for index, n in _batches(len(values), batch_size)])
 
 
 def from_bundle(bundle: bundles.Bundle) -> LatentDiffusion:
@@ -343,10 +360,11 @@ def check_sampling(options: Mapping[str, Any], num_timesteps: int) -> None:
     timesteps.make_timesteps(options.get("spacing", FALLBACK["spacing"]), num_timesteps, steps)
 
 
-def check_params(expected: PyTree, given: PyTree, whose: str) -> None:
+def check_params(expected: PyTree, given: PyTree, whose: str, what: str = "the config") -> None:
     """Compares names and shapes of two trees of arrays (or of their shapes).
 
     Raises: ValueError that lists the first ten parameters that are missing, unused or of another shape. whose: given's.
+    what: what they are expected to fit.
     """
     want, got = ({k: v.shape for k, v in _leaves(tree).items()} for tree in (expected, given))
     wrong = [f"{k} is missing" for k in want if k not in got] + [
@@ -354,7 +372,7 @@ def check_params(expected: PyTree, given: PyTree, whose: str) -> None:
     ]
     wrong += [f"{k} has shape {got[k]}, expected {want[k]}" for k in want if k in got and got[k] != want[k]]
     if wrong:
-        raise ValueError(f"{len(wrong)} parameters of {whose} do not fit the config: {'; '.join(wrong[:10])}")
+        raise ValueError(f"{len(wrong)} parameters of {whose} do not fit {what}: {'; '.join(wrong[:10])}")
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:

@@ -48,9 +48,13 @@ def make_program(system: System, scale_factor: float, recipe: Recipe) -> Callabl
     make_sampler = find("samplers", recipe.sampler).sampler
     takes_eta = "eta" in inspect.signature(make_sampler).parameters
 
+    @jax.jit  # some samplers call the network in two places: it is traced and lowered once for both
+    def network(params, x, t, cond, control):
+        return apply_unet(system.unet, params, x, t, cond, control)
+
     def run(params, inputs, null, seeds, guidance_scale, eta, visited, start, known):
         def model_fn(x, t, cond, control=None):
-            return apply_unet(system.unet, params["unet"], x, t, cond, control)
+            return network(params["unet"], x, t, cond, control)
 
         if recipe.tiling is None:
             inputs = system.encode_inputs(params["first_stage"], scale_factor, inputs)
@@ -76,3 +80,8 @@ def make_program(system: System, scale_factor: float, recipe: Recipe) -> Callabl
         return base.sample(eps_fn, sampler, x, visited, keys, edit, start if recipe.from_image else 0)[0]
 
     return run
+
+
+def make_decoder(system: System, scale_factor: float) -> Callable:
+    """(the first stage's params, scaled latents [B, h, w, c]) -> images [B, H, W, C] float32, about [-1, 1]."""
+    return lambda params, latents: system.first_stage.decode(params, latents / scale_factor)

@@ -160,7 +160,9 @@ def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, setting
         program = batch[0][1].program
         if len(batch) == batch_size:
             full.add(program)
-        yield from _draw(model, batch, batch_size if program in full else len(batch), tile, settings)
+        size = batch_size if program in full else len(batch)
+        options = {} if tile is None else dict(tile=tile)
+        yield from _draw(model, batch, size, dict(settings, **options, batch_size=batch_size))
 
     for number, given in enumerate(jobs):
         job = given
@@ -181,22 +183,23 @@ def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, setting
         yield from draw(group)
 
 
-def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, tile: int | None, settings: Mapping):
+def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: Mapping):
     """The pictures of a batch; of one with bad jobs, the errors of these, and the pictures of the rest.
 
-    size: how many are drawn, the last one again and again if there are fewer, so that no program is compiled for them.
+    size: how many are drawn, the last one again and again if there are fewer: where larger batches went before, no program is
+    compiled for a smaller one.
     """
     first = batch[0][1]
     padded = [*batch, *[batch[-1]] * (size - len(batch))]
     arguments = {
         name: [ready.conditions[name] for _, ready in padded] for name in first.conditions
     } | settings
-    optional = dict(image_shape=first.image_shape, strength=first.strength, tile=tile)
+    optional = dict(image_shape=first.image_shape, strength=first.strength)
     if first.negative_prompt is not None:
         optional["negative_prompts"] = [ready.negative_prompt for _, ready in padded]
     arguments |= {name: value for name, value in optional.items() if value is not None}
     try:
-        images = model.sample(seeds=[job.seed for job, _ in padded], batch_size=size, **arguments)
+        images = model.sample(seeds=[job.seed for job, _ in padded], **arguments)
     except ValueError:
         wrong = [_error_alone(model.system, ready) for _, ready in batch]
         if not any(wrong):  # it is no job's fault, but that of the settings
@@ -204,7 +207,7 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, tile: int |
         yield from ((job, error) for (job, _), error in zip(batch, wrong, strict=True) if error)
         rest = [one for one, error in zip(batch, wrong, strict=True) if not error]
         if rest:
-            yield from _draw(model, rest, size, tile, settings)
+            yield from _draw(model, rest, size, settings)
         return
     for (job, _), image in zip(batch, images, strict=False):
         yield job, image

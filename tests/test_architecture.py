@@ -92,7 +92,9 @@ def test_jobs_know_no_model():
 
 def test_importing_the_package_brings_no_tensorflow_and_no_torch():
     code = (
-        "import sys, ldm_jax, ldm_jax.pipeline, ldm_jax.evaluate; "
+        "import sys, ldm_jax; assert not {'jax', 'flax', 'numpy'} & set(sys.modules); "
+        "import sample, ldm_jax.pipeline, ldm_jax.exported_sampler; assert 'scipy.ndimage' not in sys.modules; "
+        "import ldm_jax.evaluate; "
         "bad = {'tensorflow', 'tensorflow_datasets', 'torch', 'transformers', 'clu', 'orbax'} & set(sys.modules); "
         "assert not bad, bad"
     )

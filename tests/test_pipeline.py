@@ -69,6 +69,34 @@ def test_a_new_prompt_seed_scale_or_eta_compiles_nothing(model):
     assert program._cache_size() == before
 
 
+def test_batches_of_any_number_of_pictures_are_of_a_few_sizes():
+    """1 to 8 pictures, that start from a picture as well: what is compiled are the programs of 1, 2, 4 and 8, or of batch_size."""
+    assert [pipeline.bucket(n, 8) for n in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 8]
+    assert [pipeline.bucket(n, 6) for n in (1, 3, 5, 7)] == [1, 4, 6, 6]
+    network = dict(
+        in_channels=3,
+        out_channels=3,
+        channels=4,
+        channel_mult=[1],
+        num_res_blocks=1,
+        num_heads=1,
+        num_groups=2,
+    )
+    pixels = dict(first_stage=dict(name="identity"), model=network, image_size=8)
+    system = make_system({k: v for k, v in (CONFIG | pixels).items() if k != "conditioning"})
+    model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.0)
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    eight = model.sample(None, range(8), num_steps=2, batch_size=8)
+    for number in range(1, 9):
+        drawn = model.sample(None, range(number), num_steps=2, batch_size=8)
+        assert np.abs(drawn.astype(int) - eight[:number]).max() <= 1  # another batch size: rounding
+        model.sample(None, range(number), num_steps=2, init_images=[picture] * number, strength=0.0)
+    sizes = {name: program._cache_size() for name, program in model._programs.items()}
+    assert sizes == {pipeline.Recipe("ddim", False, None, (8, 8, 3)): 4, "decode": 4, "encode": 4}
+    with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
+        model.sample(None, [0], batch_size=0)
+
+
 def test_without_guidance_the_unconditional_half_is_not_computed(text_bundle, monkeypatch):
     batches = []
     plain = unet.apply_unet

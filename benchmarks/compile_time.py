@@ -1,0 +1,108 @@
+"""How long it takes until the sampler of a config is ready to run: its tracing, its lowering, and with --compile its compilation.
+
+    python benchmarks/compile_time.py --config configs/sd1.py
+    python benchmarks/compile_time.py --config configs/sd1.py --batch_size 4 --steps 50 --compile
+
+prints a JSON line; parameters are shapes, none is allocated. Seconds of the wall, and of this process's processors (`cpu`), which
+what else the machine does changes less. `unet` is one forward pass of the network alone. Nothing is read from a compilation cache.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax import cli, dry_run, pipeline, recognise
+from ldm_jax.diffusion import timesteps
+from ldm_jax.models.unet import apply_unet
+from ldm_jax.sampling_program import Recipe, make_program
+from ldm_jax.system import System, make_system
+
+
+def timed(fn: Callable) -> tuple[Any, dict[str, float]]:
+    """fn(), and its seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    out = fn()
+    return out, {"wall": round(time.perf_counter() - wall, 3), "cpu": round(time.process_time() - cpu, 3)}
+
+
+def stages(jitted: Any, args: tuple, compiles: bool) -> dict[str, Any]:
+    """Seconds of each stage, and the length of the lowered program's text in lines."""
+    traced, trace = timed(lambda: jitted.trace(*args))
+    lowered, lower = timed(traced.lower)
+    found = dict(trace=trace, lower=lower, lines=lowered.as_text().count("\n"))
+    if compiles:
+        found["compile"] = timed(lowered.compile)[1]
+    return found
+
+
+def arguments(system: System, batch_size: int, settings: dict) -> tuple[Recipe, tuple]:
+    """(the recipe, the shapes of make_program's arguments) of guided sampling from noise at the size of training."""
+    key, shape = jax.random.key(0), jax.ShapeDtypeStruct
+    params = jax.eval_shape(system.init, key) | {"first_stage": jax.eval_shape(system.first_stage.init, key)}
+    inputs = {k: shape(v.shape, v.dtype) for k, v in system.null_inputs(batch_size).items()}
+    guided = bool(system.drops) and settings["guidance_scale"] != 1.0
+    visited = timesteps.make_timesteps(
+        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"]
+    )
+    recipe = Recipe(settings["sampler"], guided, settings["final_alpha"], system.latent_shape)
+    null = {k: inputs[k] for k in system.drops} if guided else {}
+    scalar, seeds = shape((), jnp.float32), shape((batch_size,), jnp.uint32)
+    return recipe, (
+        params,
+        inputs,
+        null,
+        seeds,
+        scalar,
+        scalar,
+        jnp.asarray(visited),
+        shape((), jnp.int32),
+        {},
+    )
+
+
+def measure(config: dict, batch_size: int, settings: dict, compiles: bool) -> dict[str, Any]:
+    """The JSON line, without the name of the config."""
+    system = make_system(dry_run.with_first_stage(config))
+    recipe, args = arguments(system, batch_size, settings)
+    scale_factor = config.get("scale_factor") or 1.0
+    sampler = stages(jax.jit(make_program(system, scale_factor, recipe)), args, compiles)
+    rows = batch_size * (1 + recipe.guided)
+    cond = jax.eval_shape(
+        system.condition, args[0], {k: jnp.zeros((rows, *v.shape[1:]), v.dtype) for k, v in args[1].items()}
+    )
+    x = jax.ShapeDtypeStruct((rows, *system.latent_shape), jnp.float32)
+    t = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    forward = jax.jit(lambda params, x, t, cond: apply_unet(system.unet, params, x, t, cond)[0])
+    unet = stages(forward, (args[0]["unet"], x, t, cond), compiles)
+    return dict(batch_size=batch_size, settings=settings, sampler=sampler, unet=unet)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="a config of a diffusion model, such as configs/sd1.py")
+    add("--batch_size", type=int, default=1, help="pictures at once (default %(default)s)")
+    add("--steps", type=int, help="sampling steps (default the config's)")
+    add("--dtype", help="of the computation (default the config's)")
+    add("--compile", action="store_true", help="compile as well, for this machine: minutes for a large model")
+    args = parser.parse_args(argv)
+    jax.config.update("jax_enable_compilation_cache", False)
+    config = recognise.load_config(args.config)
+    config |= {"dtype": args.dtype} if args.dtype else {}
+    settings = pipeline.settle(config.get("sampling", {}), num_steps=args.steps)
+    settings.pop("batch_size", None)
+    found = measure(config, args.batch_size, settings, args.compile)
+    where = dict(device=jax.devices()[0].device_kind, machine=platform.machine(), jax=jax.__version__)
+    print(json.dumps(dict(benchmark="compile_time", config=args.config) | found | where))
+
+
+if __name__ == "__main__":
+    cli.run(main)
