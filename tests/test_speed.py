@@ -1,6 +1,6 @@
 """benchmarks/speed.py with tiny models: both backends answer the same to every question, take turns, and their lines make a table.
 
-The other two models, first_image and torch.compile: python -m pytest -m slow tests/test_speed.py
+The other questions and models, and torch.compile: python -m pytest -m slow tests/test_speed.py
 """
 
 import json
@@ -26,10 +26,7 @@ def needs_torch():
 
 QUESTIONS = [
     ("tiny", "forward"),
-    ("tiny", "train_step"),
-    ("tiny", "decode"),
-    pytest.param("tiny", "gradients", marks=slow),
-    pytest.param("tiny", "sampling", marks=slow),
+    *[pytest.param("tiny", q, marks=slow) for q in ("gradients", "train_step", "sampling", "decode")],
     *[pytest.param(m, q, marks=slow) for m in ("tiny_sdxl", "tiny_ldm4") for q in speed_models.QUESTIONS],
 ]
 
