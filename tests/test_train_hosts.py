@@ -35,7 +35,7 @@ def start(workdir: pathlib.Path, number: int, *more: str) -> list[subprocess.Pop
     return processes
 
 
-def end(processes: list[subprocess.Popen], timeout: float = 300) -> tuple[list[int], list[str]]:
+def end(processes: list[subprocess.Popen], timeout: float = 900) -> tuple[list[int], list[str]]:
     said = [process.communicate(timeout=timeout)[1] for process in processes]
     return [process.returncode for process in processes], said
 
