@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(faulty, tmp_path):
 def test_a_process_that_is_gone_without_a_word(tmp_path):
     codes, (first, _) = run(tmp_path, ("none", "killed"))
     assert codes[0] != 0 and codes[1] == -9
-    assert "another process is gone, and has not said why" in first
+    assert "is gone, and has not said why" in first
     assert steps(tmp_path)
 
 

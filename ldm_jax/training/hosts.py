@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import socket
 import sys
@@ -27,11 +28,17 @@ from ldm_jax.training import roll_call
 TIMEOUT = 300.0  # seconds that processes wait for each other, where they have nothing long to do
 LONG = 24 * 3600.0  # where the first one may have a data set to go through
 ROOM = "ldm_jax"  # of the store
+BEAT = 5.0  # seconds between two signs of life
+SILENCE = (
+    80.0  # without one a process counts as gone: before jax, after 100 s, ends all others without a sentence
+)
 GRACE = 20.0  # for a process to leave by itself where another has stopped, or it has itself
 # What a cluster sets on each of several processes: their number, or the list of their names.
 NUMBERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
 LISTS = ("TPU_WORKER_HOSTNAMES",)
 ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
+
+LEFT = "left"  # the last sign of life of a process that is through
 
 _count = itertools.count()  # of barriers: every process meets the same ones in the same order
 
@@ -207,6 +214,8 @@ def telling_the_others(grace: float = GRACE) -> Iterator[None]:
         raise
     finally:
         over.set()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may be gone
+            _sign_of_life(LEFT)
 
 
 def _learn_why(error: BaseException, patience: float = 3.0) -> None:
@@ -227,9 +236,31 @@ def _learn_why(error: BaseException, patience: float = 3.0) -> None:
         raise RuntimeError(f"another process is gone, and has not said why ({error})") from error
 
 
+def _sign_of_life(value: str) -> None:
+    place = f"{ROOM}/alive/{global_state.process_id}"
+    global_state.client.key_value_set(place, value, allow_overwrite=True)
+
+
+def _check_alive(heard: dict[int, tuple[str, float]]) -> None:
+    """Raises: RuntimeError if a process has given no sign of life for SILENCE. heard: the last one of each, and when it was new, by
+    the clock of this process; kept here."""
+    for process, sign in _read("alive"):
+        if heard.get(process, ("", 0.0))[0] != sign:
+            heard[process] = (sign, time.monotonic())
+        elif sign != LEFT and time.monotonic() - heard[process][1] > SILENCE:
+            raise RuntimeError(
+                f"{_named(process)} is gone, and has not said why: it gave no sign of life for {SILENCE:.0f} s"
+            )
+
+
 def _watch(over: threading.Event, grace: float) -> None:
-    while not over.wait(1.0):
+    heard, last = {}, -math.inf
+    while not over.wait(min(1.0, BEAT)):
         try:
+            if time.monotonic() - last >= BEAT:
+                last = time.monotonic()
+                _sign_of_life(str(last))
+                _check_alive(heard)
             own = dict(_read("stopped")).get(global_state.process_id)
             if own is None:
                 _check_the_others()

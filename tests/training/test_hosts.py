@@ -124,3 +124,48 @@ def test_the_code_version_is_of_names_and_contents(tmp_path):
     assert hosts.code_version(tmp_path) == before
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert hosts.code_version(tmp_path) != before
+
+
+class Store:
+    """The key-value store of a run of two processes, in this one."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        assert allow_overwrite or key not in self.kept
+        self.kept[key] = value
+
+    def key_value_dir_get(self, place):
+        return [item for item in self.kept.items() if item[0].startswith(place)]
+
+
+@pytest.mark.parametrize("sign, gone", [("7.0", True), ("left", False)])
+def test_a_process_that_gives_no_sign_of_life_is_gone_unless_it_left(monkeypatch, sign, gone):
+    store, heard = Store(), {}
+    monkeypatch.setattr(hosts.global_state, "client", store)
+    monkeypatch.setattr(hosts.global_state, "process_id", 0)
+    monkeypatch.setattr(hosts, "SILENCE", 0.2)
+    store.key_value_set("ldm_jax/names/1", "host-b")
+    store.key_value_set("ldm_jax/alive/1", sign)
+    hosts._check_alive(heard)
+    time.sleep(0.3)
+    store.key_value_set("ldm_jax/alive/0", "1.0")
+    if gone:
+        with pytest.raises(
+            RuntimeError, match=r"process 1 \(host-b\) is gone, and has not said why: it gave"
+        ):
+            hosts._check_alive(heard)
+        store.key_value_set("ldm_jax/alive/1", "8.0", allow_overwrite=True)
+    hosts._check_alive(heard)
+
+
+def test_a_block_that_is_left_is_no_silence(monkeypatch):
+    store = Store()
+    monkeypatch.setattr(hosts.global_state, "client", store)
+    monkeypatch.setattr(hosts.global_state, "process_id", 0)
+    monkeypatch.setattr(hosts, "BEAT", 0.05)
+    with hosts.telling_the_others():
+        time.sleep(0.3)
+        assert float(store.kept["ldm_jax/alive/0"]) > 0
+    assert store.kept["ldm_jax/alive/0"] == "left"
