@@ -2,8 +2,8 @@
 
     python benchmarks/attention.py
 
-appends one JSON line for each shape to benchmarks/results/attention.jsonl: milliseconds, the least of some rounds in turns, forward,
-and forward with gradients. On a machine that is busy the times mean little; their ratio, of one run, means more.
+appends one JSON line for each shape to benchmarks/results/attention.jsonl, of which benchmarks/report.py makes a table: milliseconds, the
+least of some rounds in turns, forward, and forward with gradients. On a machine that is busy the times mean little; their ratio, of one run, means more.
 """
 
 import argparse

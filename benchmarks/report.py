@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.jsonl"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-START, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+ATTENTION = ROOT / "benchmarks" / "results" / "attention.jsonl"
 HEADER = (
     "",
     "batch",
@@ -129,15 +129,46 @@ def spread(times: Mapping[str, float] | None) -> str:
     return f"{median:,.{digits}f} {unit} ({least:,.{digits}f} to {most:,.{digits}f})"
 
 
-def put(document: Path, content: str) -> None:
-    """Content between START and END of a document. Raises: ValueError if they are not there."""
+def attention_table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Of benchmarks/attention.py's lines, the last of each shape: plain XLA beside what `attend` takes, in milliseconds."""
+    last = {(*line["shape"], line["num_keys"], line["dtype"], line["device"]): line for line in lines}
+    out = [
+        (
+            "examples",
+            "queries",
+            "heads x channels",
+            "keys",
+            "device",
+            "plain",
+            "attend",
+            "plain, gradients",
+            "attend, gradients",
+        )
+    ]
+    out.append(("---",) * len(out[0]))
+    for (examples, queries, heads, channels, keys, dtype, device), line in last.items():
+        times = [
+            f"{line['milliseconds'][way][kind]:,.1f} ms"
+            for kind in ("forward", "gradients")
+            for way in ("plain", "attend")
+        ]
+        cores = f"{line['cores']} cores" if device == "cpu" else device
+        out.append(
+            (str(examples), str(queries), f"{heads} x {channels}", str(keys), f"{cores}, {dtype}", *times)
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in out)
+
+
+def put(document: Path, name: str, content: str) -> None:
+    """Content where a document has the place for the table `name`. Raises: ValueError if it has none."""
     from ldm_jax import atomic
 
-    before, start, rest = document.read_text().partition(START)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, start, rest = document.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not (start and end):
-        raise ValueError(f"{document} has no place for the table, between {START} and {END}")
-    atomic.write_text(document, f"{before}{START}\n{content}\n{END}{after}")
+        raise ValueError(f"{document} has no place for the table, between {first} and {last}")
+    atomic.write_text(document, f"{before}{first}\n{content}\n{last}{after}")
 
 
 def main() -> None:
@@ -148,7 +179,8 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     from benchmarks import tpu_cost
 
-    put(DOCUMENT, table(read()))
+    put(DOCUMENT, "speed", table(read()))
+    put(DOCUMENT, "attention", attention_table(read(ATTENTION)))
     tpu_cost.write_table(tpu_cost.read_results())
 
 

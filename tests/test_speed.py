@@ -188,12 +188,22 @@ def test_the_report_pairs_lines_of_one_run():
 
 def test_the_report_replaces_what_is_between_its_markers(tmp_path):
     document = tmp_path / "x.md"
-    document.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n")
-    report.put(document, "new")
-    assert document.read_text() == f"before\n{report.START}\nnew\n{report.END}\nafter\n"
+    start, end = "<!-- speed: begin -->", "<!-- speed: end -->"
+    document.write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    report.put(document, "speed", "new")
+    assert document.read_text() == f"before\n{start}\nnew\n{end}\nafter\n"
     document.write_text("nothing")
     with pytest.raises(ValueError, match="no place for the table"):
-        report.put(document, "new")
+        report.put(document, "speed", "new")
+
+
+def test_the_table_of_attention_has_the_last_line_of_each_shape():
+    line = dict(shape=[4, 1024, 8, 8], num_keys=77, dtype="float32", device="cpu", cores=2)
+    times = dict(plain=dict(forward=2.0, gradients=5.0), attend=dict(forward=1.0, gradients=4.0))
+    other = times | dict(attend=dict(forward=1.5, gradients=4.5))
+    table = report.attention_table([dict(line, milliseconds=times), dict(line, milliseconds=other)])
+    (row,) = table.splitlines()[2:]
+    assert row == "| 4 | 1024 | 8 x 8 | 77 | 2 cores, float32 | 2.0 ms | 1.5 ms | 5.0 ms | 4.5 ms |"
 
 
 def test_the_yardstick_is_the_one_asked_for():
