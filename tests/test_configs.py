@@ -140,10 +140,8 @@ def test_an_unknown_argument_is_refused(path):
         get(path, "nonsense")
 
 
-# Classes in every run of the tests, of one level; the rest, and these as they are, under
-#     python -m pytest -m slow tests/test_configs.py
+# One level of these, and all configs as they are: python -m pytest -m slow tests/test_configs.py
 ONE_LEVEL = ("imagenet_ldm4", "sd1_inpainting", "lsun_churches_ldm8", "semantic_256", "sdxl_base")
-FAST = ONE_LEVEL[:1]
 TRAINED = [p.stem for p in CONFIGS if not p.stem.startswith("folder")]
 
 
@@ -190,9 +188,8 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     assert np.abs(grid.grid(images, columns=4).astype(int) - shown).max() <= 1
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in ONE_LEVEL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONE_LEVEL)
 def test_two_steps_and_pictures_of_one_level(name, tmp_path, quick_compilation):
     run(one_level(get(ROOT / "configs" / f"{name}.py", "runlocal")), tmp_path / name)
 

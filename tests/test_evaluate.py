@@ -131,6 +131,7 @@ SAMPLES = [
 SAMPLES += ["--steps", "2", "--bootstrap", "3", "--splits", "2", "--save_images"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_and_gives_the_same_numbers(checkpoint, tmp_path, capsys, monkeypatch):
     reference = write(tmp_path / "reference", pixels(20, 3, size=64))
     argv = ["--checkpoint", checkpoint, "--reference", reference, *SAMPLES]
@@ -194,6 +195,7 @@ assert np.abs(one[0].astype(int) - one[1]).max() > 1
 """
 
 
+@pytest.mark.slow
 def test_two_devices_draw_what_one_draws(checkpoint):
     import os
 

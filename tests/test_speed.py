@@ -52,6 +52,7 @@ def test_both_backends_answer_the_same(weights, tmp_path, model, question):
     assert all(np.std(picture[name]) > 0.01 for name in picture if np.ndim(picture[name]) == 4), "one grey"
 
 
+@slow
 def test_they_take_turns_and_a_line_says_what_was_timed(weights, tmp_path, capsys):
     needs_torch()
     results = tmp_path / "speed.jsonl"

@@ -161,7 +161,8 @@ def leaves(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 LONG = ("--config.total_steps=12", "--config.checkpoint_every=3", "--config.preview_every=100")
 CONFIGS = [
-    "tests/tiny_diffusion.py",
+    "tests/tiny_first_stage.py",
+    pytest.param("tests/tiny_diffusion.py", marks=pytest.mark.slow),
     pytest.param("configs/shapes_kl_f4.py:runlocal", marks=pytest.mark.slow),
 ]
 
@@ -211,6 +212,7 @@ def test_optimizer_rates_may_change_on_the_way_but_not_the_optimizer(tmp_path):
         workdir.check_workdir(tmp_path, tiny(optimizer=dict(config["optimizer"], name="adamw")))
 
 
+@pytest.mark.slow
 def test_a_second_stage_goes_on_in_the_latents_that_it_began_in(second_stage_run, tmp_path):
     config, folder, _ = second_stage_run
     shutil.copytree(folder, tmp_path / "run")

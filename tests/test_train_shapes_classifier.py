@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pytest
 
 from ldm_jax import measuring, train_shapes_classifier
 from ldm_jax.evaluation import features
 from ldm_jax.evaluation.images import ArrayImages
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_folder_that_measures(tmp_path, capsys):
     argv = [
         "--steps",

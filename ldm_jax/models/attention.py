@@ -106,7 +106,7 @@ def _on_cuda(q: Array, k: Array, v: Array) -> Array:
 
 
 def _pays_on_cpu(q: Array, k: Array) -> bool:
-    return q.shape[0] * logits_bytes(q, k) > 4 * CACHE
+    return q.shape[0] * logits_bytes(q, k) > 2 * CACHE
 
 
 def _on_cpu(q: Array, k: Array, v: Array) -> Array:
@@ -122,7 +122,7 @@ KERNELS = (
     Kernel("cuda", _pays_on_cuda, _on_cuda),
     Kernel("cpu", _pays_on_cpu, _on_cpu),
 )
-CACHE = 2**23  # bytes of logits that a CPU computes at a time
+CACHE = 2**24  # bytes of logits that a CPU computes at a time
 # Elsewhere: in slices where one example's logits are more bytes than this.
 MOST_LOGITS = 2**26
 
