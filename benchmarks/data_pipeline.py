@@ -27,8 +27,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from configs import shapes_kl_f4, shapes_text
-from ldm_jax import training_program
+from ldm_jax import recognise, training_program
 from ldm_jax.data import latents_builder, pipeline, transforms
 from ldm_jax.data.latents import MadeOf
 from ldm_jax.examples import conditions_of, inputs_of, needed_beside_moments
@@ -36,7 +35,9 @@ from ldm_jax.system import make_system
 from ldm_jax.training import parallel
 from ldm_jax.training.latents import MomentsSource
 
-FIRST_STAGE = shapes_kl_f4.get_config().first_stage.to_dict()
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = {name: recognise.load_config(FOLDER / f"{name}.py") for name in ("shapes_kl_f4", "shapes_text")}
+FIRST_STAGE = CONFIGS["shapes_kl_f4"]["first_stage"]
 MOMENTS = (16, 16, 8)  # of that first stage
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     add("--num_threads", type=int, default=2, help="of the loader; train.py has 2")
     args = parser.parse_args()
     names = dict.fromkeys(PIPELINES[name][0] for name in args.pipelines)
-    configs = {name: CONFIGS[name].get_config().to_dict() | dict(first_stage=FIRST_STAGE) for name in names}
+    configs = {name: CONFIGS[name] | dict(first_stage=FIRST_STAGE) for name in names}
     steps = {name: training(config) for name, config in configs.items()}
     with tempfile.TemporaryDirectory() as folder:
         loaders = {}
@@ -162,7 +163,7 @@ def png_files(folder: Path, number: int) -> Any:
 
 def in_workdir(folder: Path, number: int) -> Any:
     """Random moments in a file, as data.precompute_latents keeps them."""
-    path, config = folder / "latents.npy", shapes_text.get_config().to_dict()
+    path, config = folder / "latents.npy", CONFIGS["shapes_text"]
     np.save(path, np.random.default_rng(0).normal(size=(number, *MOMENTS)).astype(np.float32))
     fields = needed_beside_moments(config, make_system(dict(config, first_stage=FIRST_STAGE)))
     return MomentsSource(drawn(folder, number), np.load(path, mmap_mode="r"), fields)
@@ -202,7 +203,6 @@ def in_folder(folder: Path, number: int) -> Any:
     return pipeline.open_source("latents", "train", root=root)
 
 
-CONFIGS = {"shapes_kl_f4": shapes_kl_f4, "shapes_text": shapes_text}
 PIPELINES: dict[str, tuple[str, Callable[[Path, int], Any]]] = {
     "drawn": ("shapes_kl_f4", drawn),
     "png_files": ("shapes_kl_f4", png_files),

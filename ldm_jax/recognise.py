@@ -6,6 +6,7 @@ convert/detect.py, YAML by convert/original_config.py, released models are in co
 
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -149,5 +150,12 @@ def load_config(path: str | Path) -> dict:
     if spec is None:
         raise ValueError(f"config {path}: expected a .py with get_config(), or a .json")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    root = str(
+        path.resolve().parent.parent
+    )  # configs import each other as `configs`, from wherever they are asked for
+    sys.path.insert(0, root)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(root)
     return module.get_config().to_dict()

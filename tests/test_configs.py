@@ -3,8 +3,11 @@
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -138,6 +141,16 @@ def test_parameters_of_a_second_stage(name):
 def test_an_unknown_argument_is_refused(path):
     with pytest.raises(ValueError, match="runlocal"):
         get(path, "nonsense")
+
+
+def test_a_config_is_found_from_another_folder(tmp_path):
+    """As a script of benchmarks/ asks for it, whose own folder is on the path and not the repository."""
+    program = f"from ldm_jax import recognise; print(recognise.load_config({str(CONFIGS[0])!r})['task'])"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # One level of these, and all configs as they are: python -m pytest -m slow tests/test_configs.py

@@ -135,6 +135,7 @@ def test_what_cannot_be_written(opened, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_draws(opened, written, tmp_path, capsys):
     bundle.save(tmp_path / "model", opened)
     file, out = tmp_path / "sampler.ldm", tmp_path / "out"

@@ -77,6 +77,7 @@ def test_what_is_known_stays_byte_for_byte_and_the_hole_is_drawn(model):
     )
 
 
+@pytest.mark.slow
 def test_large_pictures_in_tiles(monkeypatch):
     """The network, the encoder and the decoder see tiles alone; a tile that holds the picture is no tile."""
     model, seen, plain = small_model(), set(), unet.apply_unet

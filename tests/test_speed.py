@@ -25,8 +25,10 @@ def needs_torch():
 
 
 QUESTIONS = [
-    ("tiny", "forward"),
-    *[pytest.param("tiny", q, marks=slow) for q in ("gradients", "train_step", "sampling", "decode")],
+    *[
+        pytest.param("tiny", q, marks=slow)
+        for q in ("forward", "gradients", "train_step", "sampling", "decode")
+    ],
     *[pytest.param(m, q, marks=slow) for m in ("tiny_sdxl", "tiny_ldm4") for q in speed_models.QUESTIONS],
 ]
 

@@ -244,6 +244,7 @@ def second_stage_run(tmp_path_factory) -> tuple[dict, pathlib.Path, str]:
     return tiny_diffusion.get_config().to_dict() | changes, folder, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_can_be_watched(second_stage_run):
     """Everything is in TensorBoard, a trace too, and the console has a line for every report."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -37,6 +37,7 @@ def steps(workdir: pathlib.Path) -> list[str]:
     return sorted(path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
 
+@pytest.mark.slow
 def test_a_loader_that_fails_names_its_example_on_both(tmp_path):
     codes, (first, second) = run(tmp_path, ("none", "data"))
     assert codes == [1, 1]

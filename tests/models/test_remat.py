@@ -40,7 +40,10 @@ def drawn(model):
 
 @pytest.mark.parametrize(
     "model",
-    [pytest.param(UNET, id="unet"), pytest.param(FIRST_STAGE, id="autoencoder", marks=pytest.mark.slow)],
+    [
+        pytest.param(UNET, id="unet", marks=pytest.mark.slow),
+        pytest.param(FIRST_STAGE, id="autoencoder", marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_gradients_under_every_policy(model):
     params = drawn(model)
