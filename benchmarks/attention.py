@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +21,13 @@ import jax.numpy as jnp
 
 from ldm_jax.models import attention
 
-RESULTS = Path(__file__).resolve().parent / "results" / "attention.jsonl"
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import report  # noqa: E402  (a script has its own folder on the path, and not the repository)
+
+RESULTS = ROOT / "benchmarks" / "results" / "attention.jsonl"
 # (examples, queries, heads, channels of a head), keys: of the networks in configs/, at batches that fit a small machine.
 SHAPES = [
     ((4, 1024, 8, 8), 1024),
@@ -88,10 +95,9 @@ def main() -> None:
     machine = dict(device=device.device_kind, cores=os.cpu_count(), processor=platform.processor())
     for shape, num_keys in SHAPES:
         line = measure(shape, num_keys, args.dtype, args.rounds) | machine
-        line |= dict(jax=jax.__version__, date=time.strftime("%Y-%m-%d"))
+        line |= dict(rounds=args.rounds, jax=jax.__version__, date=time.strftime("%Y-%m-%d"))
         print(json.dumps(line), flush=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        report.append(RESULTS, [line])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ A number is there only if its line is. WANTED is what the document promises: a r
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -55,6 +56,16 @@ WANTED = (
 
 def read(path: Path = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, results: list[dict[str, Any]]) -> None:
+    """Adds JSON lines to a file of results, for good."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for result in results:
+            file.write(json.dumps(result) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def row_of(line: Mapping[str, Any]) -> Row:

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import speed_turns  # noqa: E402  (a script has its own folder on the path, and not the repository)
+from benchmarks import report, speed_turns  # noqa: E402  (a script has its own folder on the path, and not the repository)
 
 RESULTS = ROOT / "benchmarks" / "results" / "speed.jsonl"
 QUESTIONS = ("forward", "gradients", "train_step", "sampling", "decode", "first_image")
@@ -266,15 +266,6 @@ def commit() -> str | None:
     return said.stdout.strip() or None
 
 
-def append(path: Path, results: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        for result in results:
-            file.write(json.dumps(result) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     if args.backend != "jax" and (sentence := missing_torch()):
@@ -283,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = run(args)
     except RuntimeError as error:
         sys.exit(str(error))
-    append(args.results, results)
+    report.append(args.results, results)
     for result in results:
         print(json.dumps(result))
 

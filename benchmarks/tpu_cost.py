@@ -26,17 +26,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax import atomic, dry_run, flops, pipeline, recognise, topology
+from ldm_jax import dry_run, flops, pipeline, recognise, topology
 from ldm_jax.models.unet import UNet, apply_unet
 from ldm_jax.training import parallel
 from ldm_jax.types import Cond
 
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import report  # noqa: E402  (a script has its own folder on the path, and not the repository)
+
 # Of the compiler, jax_exec_time_optimization_effort: 0 is its usual one, and takes much longer (compile_seconds of the results).
 QUICK = -1.0
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "tpu_cost.jsonl"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-START, END = "<!-- tpu_cost: begin -->", "<!-- tpu_cost: end -->"
 
 
 def train(
@@ -163,18 +167,14 @@ def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]
 
 
 def read_results() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return report.read(RESULTS)
 
 
 def append(row: dict[str, Any], report: dict[str, Any]) -> None:
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     line = dict(
         row, report=report, jax=jax.__version__, libtpu=libtpu_version(), date=time.strftime("%Y-%m-%d")
     )
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    report.append(RESULTS, [line])
 
 
 def libtpu_version() -> str:
@@ -243,13 +243,8 @@ def cells(row: dict[str, Any], report: dict[str, Any], name: str) -> list[str]:
 
 
 def write_table(results: list[dict[str, Any]]) -> None:
-    """Puts the table between its markers in docs/benchmarks.md. Raises: ValueError if they are not there."""
-    text = DOCUMENT.read_text()
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"{DOCUMENT} has no place for the table, between {START} and {END}")
-    atomic.write_text(DOCUMENT, f"{before}{START}\n{table(results)}\n{END}{after}")
+    """Puts the table in its place in docs/benchmarks.md. Raises: ValueError if there is none."""
+    report.put(DOCUMENT, "tpu_cost", table(results))
 
 
 def main() -> None:

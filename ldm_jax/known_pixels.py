@@ -94,11 +94,10 @@ def fill_with_nearest(images: np.ndarray, known: Known) -> np.ndarray:
 
     An encoder sees far: what lies in a hole would otherwise colour the latents of the pixels around it that are kept.
     """
+    # Imported here: most pictures are drawn from nothing, and it takes long.
+    from scipy import ndimage
+
     number = max(len(images), len(known.holes))
     images, holes = (np.broadcast_to(a, (number, *a.shape[1:])) for a in (np.asarray(images), known.holes))
-    from scipy import (
-        ndimage,
-    )  # here: most pictures are drawn from nothing, and it takes as long to import as all of this package
-
     nearest = [ndimage.distance_transform_edt(h, return_distances=False, return_indices=True) for h in holes]
     return np.stack([image[tuple(at)] for image, at in zip(images, nearest, strict=True)])

@@ -150,9 +150,8 @@ def load_config(path: str | Path) -> dict:
     if spec is None:
         raise ValueError(f"config {path}: expected a .py with get_config(), or a .json")
     module = importlib.util.module_from_spec(spec)
-    root = str(
-        path.resolve().parent.parent
-    )  # configs import each other as `configs`, from wherever they are asked for
+    # Configs import each other as `configs`, from wherever they are asked for.
+    root = str(path.resolve().parent.parent)
     sys.path.insert(0, root)
     try:
         spec.loader.exec_module(module)
