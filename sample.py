@@ -167,7 +167,7 @@ def dry_run(args: argparse.Namespace) -> None:
     settings = pipeline.settle(config.get("sampling", {}), **asked(args))
     pipeline.check_sampling(settings, config["schedule"].get("num_timesteps", 1000))
     if args.topology:
-        cost = dry_runs.sampling(config, args.topology, batch_size=args.batch_size, **settings)
+        cost = dry_runs.sampling(config, args.topology, args.batch_size, settings)
         print(json.dumps(cost, indent=2))
         dry_runs.check_fits(cost)
     else:

@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax import cli, dry_run, pipeline, recognise
-from ldm_jax.diffusion import timesteps
 from ldm_jax.models.unet import apply_unet
-from ldm_jax.sampling_program import Recipe, make_program
-from ldm_jax.system import System, make_system
+from ldm_jax.sampling_program import arguments, make_program
+from ldm_jax.system import make_system
 
 
 def timed(fn: Callable) -> tuple[Any, dict[str, float]]:
@@ -41,35 +40,10 @@ def stages(jitted: Any, args: tuple, compiles: bool) -> dict[str, Any]:
     return found
 
 
-def arguments(system: System, batch_size: int, settings: dict) -> tuple[Recipe, tuple]:
-    """(the recipe, the shapes of make_program's arguments) of guided sampling from noise at the size of training."""
-    key, shape = jax.random.key(0), jax.ShapeDtypeStruct
-    params = jax.eval_shape(system.init, key) | {"first_stage": jax.eval_shape(system.first_stage.init, key)}
-    inputs = {k: shape(v.shape, v.dtype) for k, v in system.null_inputs(batch_size).items()}
-    guided = bool(system.drops) and settings["guidance_scale"] != 1.0
-    visited = timesteps.make_timesteps(
-        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"]
-    )
-    recipe = Recipe(settings["sampler"], guided, settings["final_alpha"], system.latent_shape)
-    null = {k: inputs[k] for k in system.drops} if guided else {}
-    scalar, seeds = shape((), jnp.float32), shape((batch_size,), jnp.uint32)
-    return recipe, (
-        params,
-        inputs,
-        null,
-        seeds,
-        scalar,
-        scalar,
-        jnp.asarray(visited),
-        shape((), jnp.int32),
-        {},
-    )
-
-
 def measure(config: dict, batch_size: int, settings: dict, compiles: bool) -> dict[str, Any]:
     """The JSON line, without the name of the config."""
     system = make_system(dry_run.with_first_stage(config))
-    recipe, args = arguments(system, batch_size, settings)
+    recipe, args = arguments(system, system.param_shapes(), settings, batch_size)
     scale_factor = config.get("scale_factor") or 1.0
     sampler = stages(jax.jit(make_program(system, scale_factor, recipe)), args, compiles)
     rows = batch_size * (1 + recipe.guided)

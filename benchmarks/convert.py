@@ -39,11 +39,7 @@ def stable_diffusion_1() -> checkpoints.Checkpoint:
         task="diffusion", first_stage=KL_F8, model=fields | dict(release.heads), **release.process()
     )
     config["conditioning"] = dict(name="clip", **CLIP_L)
-    system = make_system(config)
-    key = jax.random.key(0)
-    template = jax.eval_shape(system.init, key) | {
-        "first_stage": jax.eval_shape(system.first_stage.init, key)
-    }
+    template = make_system(config).param_shapes()
     block = np.random.default_rng(0).normal(size=1 << 20).astype(np.float32)
 
     def drawn(shape: tuple[int, ...]) -> Tensor:

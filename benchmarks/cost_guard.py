@@ -39,26 +39,16 @@ def count() -> dict[str, Any]:
     import jaxlib
 
     from benchmarks import speed_models
-    from ldm_jax.models.unet import UNet, apply_unet
+    from ldm_jax.models.unet import UNet
     from ldm_jax.types import Cond
 
     unet = UNet(**speed_models.read_config("small")["model"])
     shape = jax.ShapeDtypeStruct
     x, t = shape((4, 32, 32, 4), jnp.float32), shape((4,), jnp.int32)
-    context = shape((4, 77, unet.context_dim), jnp.float32)
-    params = jax.eval_shape(lambda *args: unet.init(jax.random.key(0), *args), x, t, Cond(context=context))[
-        "params"
-    ]
-
-    def predict(params, x, t, context):
-        return apply_unet(unet, params, x, t, Cond(context=context))[0]
-
-    def loss(params, x, t, context, noise):
-        return jnp.mean(jnp.square(predict(params, x, t, context) - noise))
-
-    programs = dict(
-        forward=(predict, (x, t, context)), gradients=(jax.value_and_grad(loss), (x, t, context, x))
-    )
+    cond = Cond(context=shape((4, 77, unet.context_dim), jnp.float32))
+    params = jax.eval_shape(unet.init, jax.random.key(0), x, t, cond)["params"]
+    predict, loss = speed_models.network_programs(unet)
+    programs = dict(forward=(predict, (x, t, cond)), gradients=(jax.value_and_grad(loss), (x, t, cond, x)))
     figures = {
         name: _figures(jax.jit(fn).lower(params, *args).compile()) for name, (fn, args) in programs.items()
     }

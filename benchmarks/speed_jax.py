@@ -18,7 +18,6 @@ import optax
 from benchmarks import speed_models, speed_turns
 from ldm_jax import bundle as bundles
 from ldm_jax import cli, utilization
-from ldm_jax.models.unet import apply_unet
 from ldm_jax.pipeline import LatentDiffusion
 from ldm_jax.training import parallel
 from ldm_jax.training.optimizer import make_optimizer
@@ -40,9 +39,7 @@ def answer(request: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[Any], 
 
 
 def forward(model: LatentDiffusion, given: dict, request: dict):
-    def predict(params, x, t, cond):
-        return apply_unet(model.system.unet, params, x, t, cond)[0]
-
+    predict, _ = speed_models.network_programs(model.system.unet)
     program = jax.jit(predict, compiler_options=parallel.compiler_options(jax.devices()))
     args = jax.device_put((model.params["unet"], given["x"], given["t"], speed_models.cond_of(given)))
     return lambda: jax.block_until_ready(program(*args)), lambda out: dict(
@@ -50,13 +47,10 @@ def forward(model: LatentDiffusion, given: dict, request: dict):
     )
 
 
-def _loss(model: LatentDiffusion, given: dict) -> Callable:
-    x, t, cond, noise = jax.device_put((given["x"], given["t"], speed_models.cond_of(given), given["noise"]))
-
-    def loss(params, x, t, cond, noise):
-        return jnp.mean(jnp.square(apply_unet(model.system.unet, params, x, t, cond)[0] - noise))
-
-    return loss, (x, t, cond, noise)
+def _loss(model: LatentDiffusion, given: dict) -> tuple[Callable, tuple]:
+    """(the loss, its arguments but the parameters)."""
+    _, loss = speed_models.network_programs(model.system.unet)
+    return loss, jax.device_put((given["x"], given["t"], speed_models.cond_of(given), given["noise"]))
 
 
 def gradients(model: LatentDiffusion, given: dict, request: dict):

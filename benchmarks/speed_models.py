@@ -8,7 +8,7 @@ It times nothing.
 import json
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from configs import base as config_base
 from ldm_jax import checkpoints, export, flops, recognise
 from ldm_jax.convert import sections
 from ldm_jax.models.layers import timestep_embedding
-from ldm_jax.models.unet import apply_unet
+from ldm_jax.models.unet import UNet, apply_unet
 from ldm_jax.samplers import base as samplers
 from ldm_jax.system import System, make_system
 from ldm_jax.types import Cond, PyTree
@@ -57,7 +57,8 @@ def read_config(name: str, dtype: str = "float32") -> dict[str, Any]:
     if name == "small":
         config = json.loads(json.dumps(SMALL))
     else:
-        config = _load(*CONFIGS[name])
+        file, argument = CONFIGS[name]
+        config = recognise.load_config(ROOT / "configs" / f"{file}.py", argument)
     if name.startswith("tiny"):
         _cut_levels(config)
     config |= dict(task="diffusion", dtype=dtype, model=config["model"] | dict(remat=None))
@@ -68,13 +69,6 @@ def read_config(name: str, dtype: str = "float32") -> dict[str, Any]:
         options.setdefault("vocab_size", TINY_VOCABULARY if name.startswith("tiny") else 49408)
     config["conditioning"] = sections.section(kinds) or {}
     return config
-
-
-def _load(name: str, argument: str) -> dict[str, Any]:
-    if not argument:
-        return recognise.load_config(ROOT / "configs" / f"{name}.py")
-    module = __import__(f"configs.{name}", fromlist=["get_config"])
-    return module.get_config(argument).to_dict()
 
 
 def _cut_levels(config: dict[str, Any], levels: int = 2) -> None:
@@ -119,12 +113,6 @@ def system_of(config: Mapping[str, Any]) -> System:
     return make_system(config, tokenizer_of(config))
 
 
-def shapes_of(system: System) -> PyTree:
-    """jax.ShapeDtypeStructs of {'unet', 'conditioner', 'first_stage'}; nothing is computed."""
-    key = jax.random.key(0)
-    return jax.eval_shape(system.init, key) | {"first_stage": jax.eval_shape(system.first_stage.init, key)}
-
-
 def draw(shapes: PyTree, seed: int = 0) -> PyTree:
     """Numpy arrays float32 of these shapes, of about the size that trained ones have; none is all zero, as a fresh network's last.
 
@@ -147,7 +135,7 @@ def write(folder: Path, name: str) -> None:
     config = read_config(name)
     if (folder / "diffusers").is_dir():
         return
-    params = draw(shapes_of(system_of(config)))
+    params = draw(system_of(config).param_shapes())
     whole = checkpoints.Checkpoint(config, params, None, "bundle")
     for target in ("bundle", "diffusers"):
         export.write(whole, folder / target, target, overwrite=True)
@@ -205,6 +193,18 @@ def _sdxl_vector(system: System, normal: Any, batch_size: int) -> dict[str, np.n
     return dict(text_embeds=pooled, time_ids=sizes, vector=np.concatenate([pooled, embedded], axis=1))
 
 
+def network_programs(unet: UNet) -> tuple[Callable, Callable]:
+    """(predict, loss): predict(params, x, t, cond) is the network's answer, loss(params, x, t, cond, noise) its mean squared error."""
+
+    def predict(params, x, t, cond):
+        return apply_unet(unet, params, x, t, cond)[0]
+
+    def loss(params, x, t, cond, noise):
+        return jnp.mean(jnp.square(predict(params, x, t, cond) - noise))
+
+    return predict, loss
+
+
 def cond_of(given: Mapping[str, Any]) -> Cond:
     """The Cond of `inputs` of forward, gradients and train_step."""
     return Cond(context=given.get("context"), vector=given.get("vector"))
@@ -213,7 +213,7 @@ def cond_of(given: Mapping[str, Any]) -> Cond:
 def model_flops(system: System, shapes: PyTree, question: str, batch_size: int, steps: int) -> int:
     """FLOPs that the answer needs, nothing recomputed: of products and convolutions; a training step is three predictions.
 
-    shapes: of `shapes_of`.
+    shapes: of System.param_shapes.
     """
     latent, shape = (batch_size, *system.latent_shape), jax.ShapeDtypeStruct
 
@@ -223,10 +223,7 @@ def model_flops(system: System, shapes: PyTree, question: str, batch_size: int, 
     def network(batch: int) -> int:
         given = inputs(system, "forward", 1)
         given = {k: shape((batch, *v.shape[1:]), v.dtype) for k, v in given.items()}
-
-        def predict(params, x, t, cond):
-            return apply_unet(system.unet, params, x, t, cond)[0]
-
+        predict, _ = network_programs(system.unet)
         return flops.count(predict, shapes["unet"], given["x"], given["t"], cond_of(given))
 
     if question == "decode":
@@ -241,7 +238,7 @@ def model_flops(system: System, shapes: PyTree, question: str, batch_size: int, 
 
 def facts(system: System, question: str, batch_size: int, steps: int) -> dict[str, Any]:
     """What a result says of the model: its network's parameters, the shapes of the latents and of the picture, FLOPs."""
-    shapes = shapes_of(system)
+    shapes = system.param_shapes()
     leaves = jax.tree.leaves(shapes["unet"])
     return dict(
         unet_parameters=sum(int(np.prod(leaf.shape)) for leaf in leaves),

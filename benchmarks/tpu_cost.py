@@ -27,7 +27,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax import dry_run, flops, pipeline, recognise, topology
-from ldm_jax.models.unet import UNet, apply_unet
+from ldm_jax.models.unet import UNet
 from ldm_jax.training import parallel
 from ldm_jax.types import Cond
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import report  # noqa: E402  (a script has its own folder on the path, and not the repository)
+from benchmarks import report, speed_models  # noqa: E402  (a script has its own folder on the path, and not the repository)
 
 # Of the compiler, jax_exec_time_optimization_effort: 0 is its usual one, and takes much longer (compile_seconds of the results).
 QUICK = -1.0
@@ -132,7 +132,7 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
     if row["what"] == "train":
         return dry_run.training(config, row["topology"])
     settings = pipeline.settle(config["sampling"])
-    return dry_run.sampling(config, row["topology"], batch_size=row["batch_size"], **settings)
+    return dry_run.sampling(config, row["topology"], row["batch_size"], settings)
 
 
 def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]:
@@ -143,19 +143,11 @@ def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]
     unet = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}, dtype=jnp.bfloat16)
     shape = jax.ShapeDtypeStruct
     x, t = shape((batch_size, 64, 64, 4), jnp.float32), shape((batch_size,), jnp.int32)
-    context = shape((batch_size, 77, unet.context_dim), jnp.float32)
-    params = jax.eval_shape(lambda *args: unet.init(jax.random.key(0), *args), x, t, Cond(context=context))
+    cond = Cond(context=shape((batch_size, 77, unet.context_dim), jnp.float32))
+    params = jax.eval_shape(unet.init, jax.random.key(0), x, t, cond)
     sharding = NamedSharding(Mesh(np.asarray(devices[:1]), ("devices",)), PartitionSpec())
-
-    def predict(params, x, t, context):
-        return apply_unet(unet, params, x, t, Cond(context=context))[0]
-
-    def loss(params, x, t, context, noise):
-        return jnp.mean(jnp.square(predict(params, x, t, context) - noise))
-
-    program, arrays = (
-        (predict, (x, t, context)) if forward else (jax.value_and_grad(loss), (x, t, context, x))
-    )
+    predict, loss = speed_models.network_programs(unet)
+    program, arrays = (predict, (x, t, cond)) if forward else (jax.value_and_grad(loss), (x, t, cond, x))
     args = jax.tree.map(lambda a: shape(a.shape, a.dtype, sharding=sharding), (params["params"], *arrays))
     jitted = jax.jit(program, compiler_options=parallel.compiler_options(devices))
     cost = topology.compile_for(slice_, jitted, *args)
@@ -170,11 +162,9 @@ def read_results() -> list[dict[str, Any]]:
     return report.read(RESULTS)
 
 
-def append(row: dict[str, Any], report: dict[str, Any]) -> None:
-    line = dict(
-        row, report=report, jax=jax.__version__, libtpu=libtpu_version(), date=time.strftime("%Y-%m-%d")
-    )
-    report.append(RESULTS, [line])
+def append(row: dict[str, Any], cost: dict[str, Any]) -> None:
+    line = dict(row, report=cost, jax=jax.__version__, libtpu=libtpu_version())
+    report.append(RESULTS, [line | dict(date=time.strftime("%Y-%m-%d"))])
 
 
 def libtpu_version() -> str:
@@ -216,12 +206,12 @@ def programs(line: dict[str, Any]) -> list[str]:
     return ["latents", "decode"] if line["what"] == "sample" else [""]
 
 
-def cells(row: dict[str, Any], report: dict[str, Any], name: str) -> list[str]:
-    one = report[name] if name else report
+def cells(row: dict[str, Any], cost: dict[str, Any], name: str) -> list[str]:
+    one = cost[name] if name else cost
     kinds = dict(train="training", sample="sample", yardstick="loss and gradients")
     label = row["config"] if row["config"].endswith("forward") else f"{row['config']}, {kinds[row['what']]}"
-    way = report.get("parallelism", {}).get("way", "")
-    batch = str(report.get("batch_size", row.get("batch_size", "")))
+    way = cost.get("parallelism", {}).get("way", "")
+    batch = str(cost.get("batch_size", row.get("batch_size", "")))
     hbm = one["hbm"]
     out = [
         label,
@@ -247,7 +237,7 @@ def write_table(results: list[dict[str, Any]]) -> None:
     report.put(DOCUMENT, "tpu_cost", table(results))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -255,7 +245,7 @@ def main() -> None:
         "--only", help="names of configs, or kinds of rows (train, sample, yardstick), with commas"
     )
     parser.add_argument("--table", action="store_true", help="compile nothing")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     wanted = args.only.split(",") if args.only else None
     known = {name for row in ROWS for name in (row["what"], row["config"])}
     if unknown := sorted(set(wanted or ()) - known):

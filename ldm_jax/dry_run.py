@@ -14,7 +14,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax import flops, sampling_program, topology, training_program
 from ldm_jax.checkpoints import open_checkpoint
-from ldm_jax.diffusion import timesteps
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.system import System, make_first_stage, make_system
 from ldm_jax.tpu_slices import GIB, Slice
@@ -53,9 +52,8 @@ def trained(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def sampled(config: Mapping[str, Any], batch_size: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, the shapes and the parameter counts of a model that is to be sampled, without allocating a parameter."""
-    system, key = make_system(with_first_stage(config)), jax.random.key(0)
-    parameters = {"first_stage": _count(jax.eval_shape(system.first_stage.init, key))}
-    parameters |= {name: _count(tree) for name, tree in jax.eval_shape(system.init, key).items()}
+    system = make_system(with_first_stage(config))
+    parameters = {name: _count(tree) for name, tree in system.param_shapes().items()}
     shapes = {"image": [batch_size, *system.image_shape, 3], "latents": [batch_size, *system.latent_shape]}
     return dict(
         settings=dict(settings), takes=list(system.takes), shapes=shapes, parameters=parameters, devices=[str(d) for d in jax.devices()]
@@ -123,9 +121,8 @@ def _without_remat(config: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 def forward_flops(system: System, batch_size: int) -> dict[str, int]:
     """FLOPs of one pass over a batch: 'unet', each kind of conditioning by its name, 'encode' and 'decode' of the first stage."""
-    key, shape = jax.random.key(0), jax.ShapeDtypeStruct
-    params, inputs = jax.eval_shape(system.init, key), _inputs(system, batch_size)
-    first_stage = jax.eval_shape(system.first_stage.init, key)
+    params, inputs, shape = system.param_shapes(), _inputs(system, batch_size), jax.ShapeDtypeStruct
+    first_stage = params["first_stage"]
     latents = shape((batch_size, *system.latent_shape), jnp.float32)
     images = shape((batch_size, *system.image_shape, 3), jnp.float32)
     cond = jax.eval_shape(system.condition, params, inputs)
@@ -164,51 +161,37 @@ def _inputs(system: System, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
 def sampling(
     config: Mapping[str, Any],
     topology_name: str,
-    *,
     batch_size: int,
-    num_steps: int,
-    guidance_scale: float,
-    sampler: str,
-    spacing: str = "uniform",
-    final_alpha: str | None = None,
-    eta: float | None = None,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """{'latents', 'decode': topology.report of the two programs that draw batch_size pictures on each chip of the slice}.
 
-    Every chip runs the program of one device on its share, as everywhere, so no two of them talk. The rest is as
-    pipeline.LatentDiffusion.settle gives it; eta is an argument of the program, and changes nothing. Raises: as `training`.
+    Every chip runs the program of one device on its share, as everywhere, so no two of them talk. settings: of pipeline.settle.
+    Raises: as `training`.
     """
     slice_, devices = topology.open_slice(topology_name)
     system = make_system(with_first_stage(config))
     mesh = Mesh(np.asarray(devices), ("images",))
     whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("images")))
     number, shape = batch_size * slice_.num_chips, jax.ShapeDtypeStruct
-    params = jax.eval_shape(system.init, jax.random.key(0))
-    params["first_stage"] = jax.eval_shape(system.first_stage.init, jax.random.key(0))
-    inputs = {k: shape((number, *v.shape[1:]), v.dtype) for k, v in system.null_inputs(1).items()}
-    guided = bool(system.drops) and guidance_scale != 1.0
-    null = {k: inputs[k] for k in system.drops} if guided else {}
-    recipe = sampling_program.Recipe(sampler, guided, final_alpha, system.latent_shape)
-    visited = timesteps.make_timesteps(spacing, system.schedule.num_timesteps, num_steps)
-    scalar = shape((), jnp.float32)
-    args = [
-        (params, whole), (inputs, split), (null, split), (shape((number,), jnp.uint32), split), (scalar, whole),
-        (scalar, whole), (shape(visited.shape, visited.dtype), whole), (shape((), jnp.int32), whole), ({}, split),
-    ]  # fmt: skip
+    recipe, shapes = sampling_program.arguments(system, system.param_shapes(), settings, number)
+    placed = (whole, split, split, split, whole, whole, whole, whole, split)
+    args = list(zip(shapes, placed, strict=True))
+    params, num_steps = shapes[0], shapes[6].shape[0]
+    per_step = 2 if recipe.guided else 1
     scale = config.get("scale_factor") or 1.0
     flops_of = forward_flops(system, number)
-    passes = flops_of["unet"] * len(visited) * (2 if guided else 1)
-    passes += sum(flops_of[part.name] for part in system.parts) * (2 if guided else 1)
+    passes = per_step * (flops_of["unet"] * num_steps + sum(flops_of[part.name] for part in system.parts))
     latents = _on_all(slice_, mesh, sampling_program.make_program(system, scale, recipe), args, passes)
     z = shape((number, *system.latent_shape), jnp.float32)
     decode = _on_all(
         slice_,
         mesh,
-        lambda p, z: system.first_stage.decode(p, z / scale),
+        sampling_program.make_decoder(system, scale),
         [(params["first_stage"], whole), (z, split)],
         flops_of["decode"],
     )
-    return dict(batch_size=number, num_steps=len(visited), guided=guided, latents=latents, decode=decode)
+    return dict(batch_size=number, num_steps=num_steps, guided=recipe.guided, latents=latents, decode=decode)
 
 
 def _on_all(slice_: Slice, mesh: Mesh, fn: Any, args: list, model_flops: float) -> dict[str, Any]:

@@ -29,9 +29,8 @@ from jax import export
 
 from ldm_jax import __version__, atomic, checkpoints, cli, grid
 from ldm_jax import bundle as bundles
-from ldm_jax.diffusion import timesteps
 from ldm_jax.pipeline import LatentDiffusion, bucket, check_params, from_bundle, one_each
-from ldm_jax.sampling_program import Recipe, make_decoder, make_program
+from ldm_jax.sampling_program import Recipe, arguments, make_decoder, make_program
 from ldm_jax.system import make_system
 from ldm_jax.types import PyTree
 
@@ -66,16 +65,8 @@ def write(
         raise ValueError("this model has no config, expected one that was loaded from a checkpoint")
     system, settings = model.system, model.settle(**settings)
     shape = system.check_shape(system.image_shape if image_shape is None else image_shape, "image_shape")
-    guided = bool(system.drops) and float(settings["guidance_scale"]) != 1.0
-    inputs = _shapes({k: jnp.asarray(v) for k, v in system.null_inputs(batch_size, None, shape).items()})
-    visited = timesteps.make_timesteps(
-        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"]
-    )
-    recipe = _recipe(settings, guided, system.latent_shape_of(shape))
-    params, scalar = _shapes(model.params), jax.ShapeDtypeStruct((), jnp.float32)
-    sampler_args = (params, inputs, {k: inputs[k] for k in system.drops} if guided else {})
-    sampler_args += (jax.ShapeDtypeStruct((batch_size,), jnp.uint32), scalar, scalar)
-    sampler_args += (_shapes(jnp.asarray(visited)), jax.ShapeDtypeStruct((), jnp.int32), {})
+    recipe, sampler_args = arguments(system, model.params, settings, batch_size, shape)
+    params, inputs = sampler_args[:2]
     latents = jax.ShapeDtypeStruct((batch_size, *recipe.latent_shape), jnp.float32)
     exported = _export("sampler", make_program(system, model.scale_factor, recipe), platforms, *sampler_args)
     exported |= _export(
@@ -83,7 +74,7 @@ def write(
     )
     header = dict(
         format=FORMAT, ldm_jax=__version__, jax=jax.__version__, calling_convention=next(iter(exported.values())).calling_convention_version,
-        platforms=list(platforms), batch_size=batch_size, image_shape=list(shape), guided=guided, settings=settings,
+        platforms=list(platforms), batch_size=batch_size, image_shape=list(shape), guided=recipe.guided, settings=settings,
         model={k: model.config.get(k) for k in MODEL}, parameters=_described(params), inputs=_described(inputs),
     )  # fmt: skip
     with atomic.writing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
@@ -115,10 +106,9 @@ def load(path: str | Path, bundle: bundles.Bundle) -> "ExportedSampler":
     settings = header["settings"]
     system = make_system(bundle.config, bundle.tokenizer)
     latent_shape = system.latent_shape_of(tuple(header["image_shape"]))
+    recipe = Recipe(settings["sampler"], header["guided"], settings["final_alpha"], latent_shape)
     programs = {
-        _recipe(settings, header["guided"], latent_shape): _taking(
-            header["inputs"], _opened(serialized["sampler"], path), path
-        ),
+        recipe: _taking(header["inputs"], _opened(serialized["sampler"], path), path),
         "decode": _opened(serialized["decoder"], path),
     }
     model = LatentDiffusion(system, bundle.params, bundle.config["scale_factor"], bundle.config, programs)
@@ -169,14 +159,6 @@ class ExportedSampler:
             progress=shown, **given, **settings,
         )  # fmt: skip
         return drawn[:number]
-
-
-def _recipe(settings: Mapping[str, Any], guided: bool, latent_shape: tuple[int, int, int]) -> Recipe:
-    return Recipe(settings["sampler"], guided, settings["final_alpha"], latent_shape)
-
-
-def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
 def _described(tree: PyTree) -> dict[str, list]:

@@ -343,9 +343,7 @@ def from_bundle(bundle: bundles.Bundle) -> LatentDiffusion:
     if "unet" not in bundle.params:
         raise ValueError("this checkpoint is a first stage alone; sampling needs a second stage")
     system = make_system(bundle.config, bundle.tokenizer)
-    expected = jax.eval_shape(system.init, jax.random.key(0))
-    expected["first_stage"] = jax.eval_shape(system.first_stage.init, jax.random.key(0))
-    check_params(expected, bundle.params, "the checkpoint")
+    check_params(system.param_shapes(), bundle.params, "the checkpoint")
     return LatentDiffusion(system, bundle.params, bundle.config["scale_factor"], bundle.config)
 
 

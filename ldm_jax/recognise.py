@@ -139,8 +139,8 @@ def _given(path: Path, options: Any) -> tuple[dict | None, str, bool]:
     return None, "", False
 
 
-def load_config(path: str | Path) -> dict:
-    """A config of ours: configs/NAME.py (get_config()), or a bundle's config.json. Raises: ValueError if it is neither."""
+def load_config(path: str | Path, argument: str = "") -> dict:
+    """A config of ours: configs/NAME.py (get_config(argument)), or a bundle's config.json. Raises: ValueError if it is neither."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"config {path}: there is no such file")
@@ -157,4 +157,4 @@ def load_config(path: str | Path) -> dict:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(root)
-    return module.get_config().to_dict()
+    return (module.get_config(argument) if argument else module.get_config()).to_dict()

@@ -5,13 +5,14 @@ Decides what of a call is compiled in and what is an argument. It loops over no 
 """
 
 import inspect
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ldm_jax import tiled
-from ldm_jax.diffusion import process
+from ldm_jax.diffusion import process, timesteps
 from ldm_jax.editing import blended
 from ldm_jax.find import find
 from ldm_jax.guidance import classifier_free
@@ -19,6 +20,7 @@ from ldm_jax.models.unet import apply_unet
 from ldm_jax.samplers import base
 from ldm_jax.sizes import Tiling
 from ldm_jax.system import System
+from ldm_jax.types import PyTree
 
 
 class Recipe(NamedTuple):
@@ -80,6 +82,31 @@ def make_program(system: System, scale_factor: float, recipe: Recipe) -> Callabl
         return base.sample(eps_fn, sampler, x, visited, keys, edit, start if recipe.from_image else 0)[0]
 
     return run
+
+
+def arguments(
+    system: System,
+    params: PyTree,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    image_shape: tuple[int, int] | None = None,
+) -> tuple[Recipe, tuple[PyTree, ...]]:
+    """(the recipe of drawing batch_size pictures from noise, jax.ShapeDtypeStructs of make_program's arguments for it).
+
+    params: arrays or their shapes. settings: of pipeline.settle. image_shape: (H, W) in pixels, that of training by default.
+    """
+    image_shape = system.image_shape if image_shape is None else image_shape
+    guided = bool(system.drops) and float(settings["guidance_scale"]) != 1.0
+    recipe = Recipe(settings["sampler"], guided, settings["final_alpha"], system.latent_shape_of(image_shape))
+    number, spacing = system.schedule.num_timesteps, settings["spacing"]
+    visited = timesteps.make_timesteps(spacing, number, settings["num_steps"])
+    inputs = {k: jnp.asarray(v) for k, v in system.null_inputs(1, None, image_shape).items()}
+    inputs = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in inputs.items()}
+    null = {k: inputs[k] for k in system.drops} if guided else {}
+    seeds = jax.ShapeDtypeStruct((batch_size,), jnp.uint32)
+    scalar, start = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    args = (params, inputs, null, seeds, scalar, scalar, jnp.asarray(visited), start, {})
+    return recipe, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), args)
 
 
 def make_decoder(system: System, scale_factor: float) -> Callable:

@@ -324,6 +324,11 @@ class System(NamedTuple):
         params["unet"] = jax.jit(self.unet.init)(unet_key, latent, jnp.zeros(1, jnp.int32), cond)["params"]
         return params
 
+    def param_shapes(self) -> PyTree:
+        """jax.ShapeDtypeStructs of {'unet', 'conditioner', 'first_stage'}; nothing is computed."""
+        key = jax.random.key(0)
+        return jax.eval_shape(self.init, key) | {"first_stage": jax.eval_shape(self.first_stage.init, key)}
+
 
 def make_tokenizer(section: Mapping[str, Any] | None, known: Mapping[str, Callable]) -> Any:
     """section: a config's, whose `name` is one of `known` (a text kind's TOKENIZERS). Returns None where none, or no file

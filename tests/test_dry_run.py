@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import shapes_kl_f4, shapes_text
-from ldm_jax import dry_run, training_program
+from ldm_jax import dry_run, pipeline, training_program
 from ldm_jax.system import make_system
 from ldm_jax.tpu_slices import GIB
 from ldm_jax.training import parallel
@@ -132,8 +132,10 @@ def test_both_ways_of_training_compile_for_a_slice():
 @needs_libtpu
 def test_sampling_compiles_for_a_slice():
     config = second_stage(dtype="bfloat16")
-    options = dict(batch_size=2, guidance_scale=2.0, sampler="ddim")
-    few, many = (dry_run.sampling(config, "v5e:2x2", num_steps=n, **options) for n in (2, 8))
+    few, many = (
+        dry_run.sampling(config, "v5e:2x2", 2, pipeline.settle({}, num_steps=n, guidance_scale=2.0))
+        for n in (2, 8)
+    )
     assert few["batch_size"] == 8 and few["guided"]
     assert many["latents"]["model_flops"] > 3.5 * few["latents"]["model_flops"]
     assert many["latents"]["flops"] > 3 * few["latents"]["flops"]

@@ -68,14 +68,10 @@ def test_keys_and_values_of_the_prompt_are_computed_once_and_not_at_every_step()
     """XLA moves them out of the loop, guided as well: the doubled context is the same at every step, and so are the parameters.
     Compiled for a v5e, in bfloat16, it does the same (ldm_jax/topology.py)."""
     config = dict(CONFIG, model=dict(CONFIG["model"], attention_levels=[]))  # the middle's alone
-    system, key, number = make_system(config), jax.random.key(0), 3
-    params = jax.eval_shape(system.init, key) | {"first_stage": jax.eval_shape(system.first_stage.init, key)}
-    inputs = system.null_inputs(number)
-    program = sampling_program.make_program(
-        system, 1.0, sampling_program.Recipe("ddim", True, None, (4, 4, 2))
-    )
-    seeds, scalar = np.arange(number, dtype=np.uint32), np.float32(2)
-    args = (params, inputs, inputs, seeds, scalar, scalar, np.arange(STEPS), np.int32(0), {})
+    system, number = make_system(config), 3
+    settings = pipeline.settle({}, num_steps=STEPS, guidance_scale=2.0)
+    recipe, args = sampling_program.arguments(system, system.param_shapes(), settings, number)
+    program = sampling_program.make_program(system, 1.0, recipe)
     found = products(jax.jit(program).lower(*args).compile().as_text())
     tokens, cells = 2 * number * CONFIG["conditioning"]["max_length"], 2 * number * 16
     assert found == {
@@ -98,18 +94,7 @@ def test_the_network_is_traced_once_wherever_the_sampler_calls_it(monkeypatch, s
 
     monkeypatch.setattr(sampling_program, "apply_unet", silent)
     system = make_system({k: v for k, v in CONFIG.items() if k != "conditioning"} | {"model": UNCONDITIONAL})
-    recipe = sampling_program.Recipe(sampler, False, None, SHAPE)
-    seeds, scalar = np.arange(2, dtype=np.uint32), np.float32(0)
-    args = (
-        {"unet": {}, "first_stage": {}},
-        {},
-        {},
-        seeds,
-        scalar,
-        scalar,
-        np.arange(STEPS)[::-1],
-        np.int32(0),
-        {},
-    )
+    params, settings = {"unet": {}, "first_stage": {}}, pipeline.settle({}, num_steps=STEPS, sampler=sampler)
+    recipe, args = sampling_program.arguments(system, params, settings, 2)
     jax.jit(sampling_program.make_program(system, 1.0, recipe)).trace(*args)
-    assert traced == [(2, *SHAPE)]
+    assert traced == [(2, *system.latent_shape)]

@@ -212,7 +212,7 @@ def test_the_table_of_attention_has_the_last_line_of_each_shape():
 def test_the_yardstick_is_the_one_asked_for():
     """35 M parameters, as the UNet2DConditionModel of these widths."""
     system = speed_models.system_of(speed_models.read_config("small"))
-    shapes = speed_models.shapes_of(system)["unet"]
+    shapes = system.param_shapes()["unet"]
     number = sum(np.prod(leaf.shape) for leaf in speed_models.jax.tree.leaves(shapes))
     assert 34.5e6 < number < 35.5e6 and system.latent_shape == (32, 32, 4)
     diffusers = pytest.importorskip("diffusers")

@@ -68,8 +68,6 @@ def random_params(system: System, seed: int = 0, gain: float = 1.0) -> PyTree:
 
     gain: the standard deviation of kernels, times the root of what goes into each of their outputs.
     """
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(system.init, key) | {"first_stage": jax.eval_shape(system.first_stage.init, key)}
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -78,4 +76,4 @@ def random_params(system: System, seed: int = 0, gain: float = 1.0) -> PyTree:
             return values * np.float32(gain / np.sqrt(np.prod(leaf.shape[:-1])))
         return values * np.float32(0.1) + np.float32(path[-1].key == "scale")
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, system.param_shapes())
