@@ -19,16 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
 
 from ldm_jax import tiled
-from ldm_jax.models.autoencoder import EPSILON, AttnBlock, LinearAttnBlock, check_size
-from ldm_jax.models.layers import GroupNorm, Linear
+from ldm_jax.models.autoencoder import AttnBlock, LinearAttnBlock, check_size
+from ldm_jax.models.layers import GroupNorm
 from ldm_jax.system import FirstStage
 from ldm_jax.types import Array, PyTree
 
 TOWERS = {"encode": "encoder", "decode": "decoder"}
-MAX_LOGITS = 2**22  # of attention at a time: 16 MiB, and as much for their softmax
 
 
 class Child(NamedTuple):
@@ -47,8 +45,8 @@ class TiledFirstStage:
       most, but no more than half a tile. batch_size: how many tiles are computed at a time.
     Memory on the device: the fine part's is bounded by batch_size tiles, whatever the picture. The coarse part's grows with the
     picture: less than eight float32 arrays of its cells x channels (its positions are 1 / factor^2 of the pixels where attention
-    is at the latents' resolution; a first stage with attention at the pixels' own is all coarse), or 8 MAX_LOGITS bytes more where
-    those are small. tests/test_tiled_first_stage.py bounds both for the shipped autoencoder on 2048 x 2048 pixels in tiles of 64 cells:
+    is at the latents' resolution; a first stage with attention at the pixels' own is all coarse), or the logits that
+    attention computes at a time where those are small (models/attention.py). tests/test_tiled_first_stage.py bounds both for the shipped autoencoder on 2048 x 2048 pixels in tiles of 64 cells:
     the untiled needs more than 5 times as much to decode and 2.5 times to encode, the logits of attention not counted.
     On the host: the picture, and what the coarse part takes or gives.
     Time: about (norms of the fine part) / 2 + 1 passes over the tiles, and attention's, which is quadratic in the cells, tiled or not.
@@ -209,7 +207,7 @@ def _part(
             if measured is not None and module.path[1] == measured:
                 moments[path] = _moments(x, owned, module.num_groups)
             return _normalise(module, x, *statistics[path])
-        out = _attend(module, x, run) if isinstance(module, AttnBlock) else run()
+        out = run()
         if child is not None and child == last:
             kept["out"] = out
         return out
@@ -272,24 +270,4 @@ def _normalise(norm: GroupNorm, x: Array, mean: Array, variance: Array) -> Array
         "params", "scale"
     )
     x = (x.astype(jnp.float32) - jnp.repeat(mean[:, 0], width)) * gain + norm.get_variable("params", "bias")
-    return x.astype(norm.dtype)
-
-
-def _attend(block: AttnBlock, x: Array, run: Callable) -> Array:
-    """What the block gives (`run`) for x [1, h, w, C]; for large pictures some queries at a time, so that memory is bounded."""
-    positions, channels = x.shape[1] * x.shape[2], x.shape[-1]
-    if x.shape[0] * positions**2 <= MAX_LOGITS:
-        return run()
-    params = block.variables["params"]
-    h = GroupNorm(block.num_groups, EPSILON, block.dtype, parent=None).apply({"params": params["norm"]}, x)
-    linear = Linear(channels, dtype=block.dtype, parent=None)
-    h = h.reshape(x.shape[0], positions, channels)
-    q, k, v = (linear.apply({"params": params[name]}, h) for name in "qkv")
-
-    def of_query(q):
-        logits = jnp.einsum("bc,bkc->bk", q, k, preferred_element_type=jnp.float32) * channels**-0.5
-        return jnp.einsum("bk,bkc->bc", jax.nn.softmax(logits, axis=-1).astype(block.dtype), v)
-
-    rows = max(1, MAX_LOGITS // (x.shape[0] * positions))
-    h = lax.map(of_query, q.swapaxes(0, 1), batch_size=rows).swapaxes(0, 1)
-    return x + linear.apply({"params": params["proj_out"]}, h).reshape(x.shape)
+    return (jax.nn.silu(x) if norm.silu else x).astype(norm.dtype)

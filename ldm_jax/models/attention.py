@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ldm_jax.control import Control, Site
-from ldm_jax.models import norms
 from ldm_jax.models.hooks import tap, touched
-from ldm_jax.models.layers import GroupNorm, LayerNorm, Linear
+from ldm_jax.models.layers import GroupNorm, LayerNorm, Linear, geglu
 from ldm_jax.types import Array
 
 # what cross-attention attends to: one context [B, L, D], or one for the keys and one for the values
@@ -228,7 +227,7 @@ class FeedForward(nn.Module):
     def __call__(self, h: Array) -> Array:
         """h [B, N, C] -> [B, N, C]."""
         c = h.shape[-1]
-        h = norms.geglu(Linear(8 * c, dtype=self.dtype, name="proj")(h))
+        h = geglu(Linear(8 * c, dtype=self.dtype, name="proj")(h))
         return Linear(c, dtype=self.dtype, name="out")(h)
 
 

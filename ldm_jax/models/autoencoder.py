@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ldm_jax.models import remat
+from ldm_jax.models.attention import attend
 from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.models.layers import Conv, GroupNorm, Linear, avg_pool_2x, nearest_upsample_2x
 from ldm_jax.models.quantize import Quantized, VectorQuantizer
@@ -42,9 +43,9 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        h = nn.swish(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm1")(x))
+        h = GroupNorm(self.num_groups, EPSILON, self.dtype, silu=True, name="norm1")(x)
         h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
-        h = nn.swish(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm2")(h))
+        h = GroupNorm(self.num_groups, EPSILON, self.dtype, silu=True, name="norm2")(h)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.features:
@@ -68,9 +69,7 @@ class AttnBlock(nn.Module):
             b, height * width, channels
         )
         q, k, v = (Linear(channels, dtype=self.dtype, name=name)(h) for name in "qkv")
-        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * channels**-0.5
-        probs = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", probs, v)
+        h = attend(*(a[:, :, None] for a in (q, k, v))).reshape(h.shape)
         h = Linear(channels, dtype=self.dtype, name="proj_out")(h)
         return x + h.reshape(x.shape)
 
@@ -158,7 +157,7 @@ class _Tower(nn.Module):
         return self._resnet(h.shape[-1], "mid_block_2")(h, train)
 
     def _norm_out(self, h: Array) -> Array:
-        return nn.swish(GroupNorm(self.num_groups, EPSILON, self.dtype, name="norm_out")(h))
+        return GroupNorm(self.num_groups, EPSILON, self.dtype, silu=True, name="norm_out")(h)
 
 
 class Encoder(_Tower):

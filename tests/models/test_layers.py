@@ -1,8 +1,11 @@
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen as nn
 
 from ldm_jax.models import layers
 
@@ -103,3 +106,38 @@ def test_resampling_agrees_with_torch():
     np.testing.assert_array_equal(layers.nearest_upsample_2x(x), from_torch(up))
     down = torch.nn.functional.avg_pool2d(as_torch(x), 2)
     np.testing.assert_allclose(layers.avg_pool_2x(x), from_torch(down), atol=1e-6)
+
+
+def test_a_parameter_that_is_there_is_compared_by_its_shape_and_not_drawn_again():
+    class Scaled(nn.Module):
+        draw: Callable
+
+        @nn.compact
+        def __call__(self, x):
+            return x * layers.parameter(self, "scale", self.draw, (3,))
+
+    def undrawn(*_):
+        raise AssertionError("drawn")
+
+    x = jnp.arange(3.0)
+    ones = nn.initializers.ones
+    params = Scaled(ones).init(jax.random.key(0), x)
+    np.testing.assert_array_equal(params["params"]["scale"], np.ones(3, np.float32))
+    np.testing.assert_array_equal(Scaled(undrawn).apply(params, x), x)
+    with pytest.raises(ValueError, match=r"parameter scale has shape \(2,\), expected \(3,\)"):
+        Scaled(ones).apply({"params": {"scale": jnp.ones(2)}}, x)
+
+
+def test_normalisation_is_lowered_once_for_all_layers_of_one_shape():
+    class Three(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(3):
+                x = layers.LayerNorm()(layers.GroupNorm(num_groups=2, silu=True)(x))
+            return x
+
+    x = jnp.ones((1, 2, 2, 4))
+    params = Three().init(jax.random.key(0), x)
+    text = jax.jit(Three().apply).lower(params, x).as_text()
+    assert text.count("func.func private @group_norm") == text.count("func.func private @layer_norm") == 1
+    assert text.count("call @group_norm") == text.count("call @layer_norm") == 3
