@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from ldm_jax import cli, dry_run, pipeline, recognise
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.sampling_program import arguments, make_program
-from ldm_jax.system import make_system
+from ldm_jax.system import System, make_system
+from ldm_jax.types import PyTree
 
 
 def timed(fn: Callable) -> tuple[Any, dict[str, float]]:
@@ -40,10 +41,15 @@ def stages(jitted: Any, args: tuple, compiles: bool) -> dict[str, Any]:
     return found
 
 
+def _params(system: System) -> PyTree:
+    """Their shapes, as pipeline.load places them."""
+    return jax.eval_shape(system.in_compute_dtype, system.param_shapes())
+
+
 def measure(config: dict, batch_size: int, settings: dict, compiles: bool) -> dict[str, Any]:
     """The JSON line, without the name of the config."""
     system = make_system(dry_run.with_first_stage(config))
-    recipe, args = arguments(system, system.param_shapes(), settings, batch_size)
+    recipe, args = arguments(system, _params(system), settings, batch_size)
     scale_factor = config.get("scale_factor") or 1.0
     sampler = stages(jax.jit(make_program(system, scale_factor, recipe)), args, compiles)
     rows = batch_size * (1 + recipe.guided)

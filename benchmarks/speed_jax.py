@@ -27,7 +27,10 @@ def open_model(request: dict[str, Any]) -> LatentDiffusion:
     """The bundle that speed_models.write left, computing in request['dtype']."""
     config = speed_models.read_config(request["model"], request["dtype"])
     params = bundles.read(Path(request["weights"]) / "bundle").params
-    return LatentDiffusion(speed_models.system_of(config), params, config["scale_factor"], config)
+    system = speed_models.system_of(config)
+    if request["question"] not in ("gradients", "train_step"):
+        params = system.in_compute_dtype(params)
+    return LatentDiffusion(system, params, config["scale_factor"], config)
 
 
 def answer(request: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[Any], dict[str, np.ndarray]]]:

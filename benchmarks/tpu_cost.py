@@ -27,6 +27,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax import dry_run, flops, pipeline, recognise, topology
+from ldm_jax.models import layers
 from ldm_jax.models.unet import UNet
 from ldm_jax.training import parallel
 from ldm_jax.types import Cond
@@ -136,19 +137,21 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]:
-    """Stable Diffusion 1's UNet on one chip, in bfloat16 with float32 parameters, nothing recomputed: its prediction, or its loss and
-    gradients. `kernel_flops` of the FLOPs are those of Pallas kernels, which the compiler counts only as far as it is told them."""
+    """Stable Diffusion 1's UNet on one chip, in bfloat16, nothing recomputed: its prediction, with parameters as sampling has them, or
+    its loss and gradients, with float32 parameters. `kernel_flops` of the FLOPs are those of Pallas kernels, which the compiler counts only as far as it is told them."""
     slice_, devices = topology.open_slice(slice_name)
     options = load_config("sd1", {})["model"] | dict(remat=False)
     unet = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}, dtype=jnp.bfloat16)
     shape = jax.ShapeDtypeStruct
     x, t = shape((batch_size, 64, 64, 4), jnp.float32), shape((batch_size,), jnp.int32)
     cond = Cond(context=shape((batch_size, 77, unet.context_dim), jnp.float32))
-    params = jax.eval_shape(unet.init, jax.random.key(0), x, t, cond)
+    params = jax.eval_shape(unet.init, jax.random.key(0), x, t, cond)["params"]
+    if forward:
+        params = jax.eval_shape(lambda p: layers.cast(p, jnp.bfloat16), params)
     sharding = NamedSharding(Mesh(np.asarray(devices[:1]), ("devices",)), PartitionSpec())
     predict, loss = speed_models.network_programs(unet)
     program, arrays = (predict, (x, t, cond)) if forward else (jax.value_and_grad(loss), (x, t, cond, x))
-    args = jax.tree.map(lambda a: shape(a.shape, a.dtype, sharding=sharding), (params["params"], *arrays))
+    args = jax.tree.map(lambda a: shape(a.shape, a.dtype, sharding=sharding), (params, *arrays))
     jitted = jax.jit(program, compiler_options=parallel.compiler_options(devices))
     cost = topology.compile_for(slice_, jitted, *args)
     model_flops = flops.count(predict, *args[:4]) * (1 if forward else 3)

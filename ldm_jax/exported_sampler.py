@@ -65,8 +65,9 @@ def write(
         raise ValueError("this model has no config, expected one that was loaded from a checkpoint")
     system, settings = model.system, model.settle(**settings)
     shape = system.check_shape(system.image_shape if image_shape is None else image_shape, "image_shape")
-    recipe, sampler_args = arguments(system, model.params, settings, batch_size, shape)
-    params, inputs = sampler_args[:2]
+    params = jax.eval_shape(system.in_compute_dtype, model.params)  # as `load` has them
+    recipe, sampler_args = arguments(system, params, settings, batch_size, shape)
+    inputs = sampler_args[1]
     latents = jax.ShapeDtypeStruct((batch_size, *recipe.latent_shape), jnp.float32)
     exported = _export("sampler", make_program(system, model.scale_factor, recipe), platforms, *sampler_args)
     exported |= _export(
@@ -111,7 +112,8 @@ def load(path: str | Path, bundle: bundles.Bundle) -> "ExportedSampler":
         recipe: _taking(header["inputs"], _opened(serialized["sampler"], path), path),
         "decode": _opened(serialized["decoder"], path),
     }
-    model = LatentDiffusion(system, bundle.params, bundle.config["scale_factor"], bundle.config, programs)
+    params = system.in_compute_dtype(bundle.params)
+    model = LatentDiffusion(system, params, bundle.config["scale_factor"], bundle.config, programs)
     return ExportedSampler(header, model)
 
 

@@ -344,7 +344,9 @@ def from_bundle(bundle: bundles.Bundle) -> LatentDiffusion:
         raise ValueError("this checkpoint is a first stage alone; sampling needs a second stage")
     system = make_system(bundle.config, bundle.tokenizer)
     check_params(system.param_shapes(), bundle.params, "the checkpoint")
-    return LatentDiffusion(system, bundle.params, bundle.config["scale_factor"], bundle.config)
+    return LatentDiffusion(
+        system, system.in_compute_dtype(bundle.params), bundle.config["scale_factor"], bundle.config
+    )
 
 
 def check_sampling(options: Mapping[str, Any], num_timesteps: int) -> None:

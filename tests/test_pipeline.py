@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -199,6 +201,19 @@ def test_seeds_that_are_none(text):
 def test_seeds():
     assert script.parse_seeds("0-3") == [0, 1, 2, 3]
     assert script.parse_seeds("7, 1-2") == [7, 1, 2]
+
+
+def test_a_bfloat16_model_holds_its_networks_in_bfloat16(text_bundle):
+    opened = bundle.read(text_bundle)
+    model = pipeline.from_bundle(opened._replace(config=dict(opened.config, dtype="bfloat16")))
+    kernels = {
+        path[0].key: leaf.dtype
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+        if path[-1].key == "kernel"
+    }
+    halves = dict.fromkeys(("unet", "first_stage"), jnp.bfloat16)
+    assert kernels == halves | dict(conditioner=jnp.float32)
+    assert model.params["unet"]["norm_out"]["scale"].dtype == jnp.float32
 
 
 def test_checkpoints_that_are_none(text_bundle, tmp_path):

@@ -7,7 +7,7 @@ checkpoint. Arrays are channel-last; [B, h, w, C] where two spatial axes are mea
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ldm_jax.models import norms
-from ldm_jax.types import Array
+from ldm_jax.types import Array, PyTree
 
 
 def torch_uniform(fan_in: int):
@@ -49,6 +49,14 @@ def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ..
         path = "/".join((*module.path, name))
         raise ValueError(f"parameter {path} has shape {value.shape}, expected {shape}")
     return value
+
+
+def cast(params: PyTree, dtype: jnp.dtype) -> PyTree:
+    """params of networks that compute in dtype, with the kernels and biases of their Conv and Linear in it: these round them at every use,
+    so that what is computed is the same. Norms and embeddings, which do not, stay as they are. Leaves: arrays of numpy or jax."""
+    if "kernel" in params:
+        return {name: leaf.astype(dtype, copy=False) for name, leaf in params.items()}
+    return {k: cast(v, dtype) if isinstance(v, Mapping) else v for k, v in params.items()}
 
 
 # Traced once for all layers of one shape.

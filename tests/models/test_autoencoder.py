@@ -6,6 +6,7 @@ import pytest
 from ldm_jax.convert import compvis_first_stage as compvis
 from ldm_jax.models.autoencoder import AutoencoderKL, Downsample, IdentityFirstStage, VQModel, check_size
 from ldm_jax.models.gaussian import DiagonalGaussian
+from ldm_jax.models.layers import cast
 from tests.golden.rule import fill_params
 
 # Totals and numbers of checkpoint keys of the nine published first stages, counted in the original.
@@ -212,3 +213,16 @@ def test_what_a_user_gets_wrong_is_said():
         shapes(AutoencoderKL(**TINY | {"attn_type": "flash"}), 16)
     with pytest.raises(ValueError, match="num_groups"):
         shapes(AutoencoderKL(**TINY | {"num_groups": 32}), 16)
+
+
+@pytest.mark.parametrize("attn_type", ["vanilla", "linear"])
+def test_parameters_in_the_compute_dtype_change_nothing(attn_type):
+    model = VQModel(**TINY | dict(n_embed=6, attn_type=attn_type, dtype=jnp.bfloat16))
+    params = made(model)["params"]
+    rounded = cast(params, jnp.bfloat16)
+    assert rounded["encoder"]["conv_in"]["kernel"].dtype == jnp.bfloat16
+    assert rounded["quantize"]["embedding"].dtype == jnp.float32
+    x, z = image(1, 8, 8, 3), image(1, 4, 4, TINY["embed_dim"])
+    for method, given in (("encode", x), ("decode", z)):
+        got, expected = (run(model, {"params": p}, given, method=method) for p in (rounded, params))
+        np.testing.assert_array_equal(got, expected)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.control import Control
+from ldm_jax.models.layers import cast
 from ldm_jax.models.unet import UNet, apply_unet, coordinates, site_table
 from ldm_jax.types import Cond
 
@@ -267,3 +268,14 @@ def test_coordinates_tell_each_cell_its_place():
     y, x = np.moveaxis(np.asarray(coordinates(jnp.zeros((1, 2, 4, 3))))[0], -1, 0)
     np.testing.assert_allclose(y, [[-0.5] * 4, [0.5] * 4])
     np.testing.assert_allclose(x, [[-0.75, -0.25, 0.25, 0.75]] * 2)
+
+
+def test_parameters_in_the_compute_dtype_change_nothing():
+    unet = UNet(**(SMALL | dict(num_classes=7, dtype=jnp.bfloat16)))
+    cond = Cond(context=COND.context, vector=jnp.array([1, 2]))
+    params = random_params(unet, X, T, cond)
+    rounded = cast(params, jnp.bfloat16)
+    kinds = {path[-1].key: leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(rounded)}
+    assert kinds["kernel"] == jnp.bfloat16 and kinds["scale"] == kinds["embedding"] == jnp.float32
+    predict = jit(lambda params: apply_unet(unet, params, X, T, cond)[0])
+    np.testing.assert_array_equal(predict(rounded), predict(params))
