@@ -116,7 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     start = time.time()
     from ldm_jax import checkpoints, pipeline, tasks
 
-    model = pipeline.load(args.checkpoint, **checkpoints.options_from(args)._asdict())
+    options = checkpoints.options_from(args)._asdict()
+    model = pipeline.load(args.checkpoint, cli.executables(), **options)
     for name in ("prompt", "negative_prompt"):
         if name in given and "prompts" not in model.system.takes:
             raise ValueError(f"--{name}: {args.checkpoint} is not a text model")

@@ -15,9 +15,18 @@ def use_compilation_cache() -> None:
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm_jax" / "jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(_cache() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def executables() -> Path:
+    """The folder of executables.py, inside of $JAX_COMPILATION_CACHE_DIR where that is one of this machine's; else beside the default."""
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    return (Path(chosen) if chosen and "://" not in chosen else _cache()) / "executables"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm_jax"
 
 
 def add_checkpoint_arguments(add: Callable) -> None:

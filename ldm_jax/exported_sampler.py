@@ -29,17 +29,13 @@ from jax import export
 
 from ldm_jax import __version__, atomic, checkpoints, cli, grid
 from ldm_jax import bundle as bundles
-from ldm_jax.pipeline import LatentDiffusion, bucket, check_params, from_bundle, one_each
+from ldm_jax.pipeline import MODEL, LatentDiffusion, bucket, check_params, from_bundle, one_each
 from ldm_jax.sampling_program import Recipe, arguments, make_decoder, make_program
 from ldm_jax.system import make_system
 from ldm_jax.types import PyTree
 
 FORMAT = "ldm_jax sampler 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
-# What of a config the programs are made from; tokenizers are the checkpoint's, and are no part of them.
-MODEL = (
-    "image_size", "dtype", "first_stage", "model", "conditioning", "schedule", "prediction_type", "scale_factor",
-)  # fmt: skip
 
 
 def write(

@@ -19,6 +19,7 @@ import numpy as np
 from ldm_jax import bundle as bundles
 from ldm_jax import checkpoints, grid, known_pixels, sizes
 from ldm_jax.diffusion import timesteps
+from ldm_jax.executables import Executables
 from ldm_jax.find import find
 from ldm_jax.sampling_program import Recipe, make_decoder, make_program
 from ldm_jax.system import System, make_system
@@ -29,6 +30,10 @@ from ldm_jax.types import MAX_SEED, Array, PyTree
 FALLBACK = dict(
     num_steps=50, guidance_scale=1.0, sampler="ddim", eta=None, spacing="uniform", final_alpha=None
 )
+# What of a config its programs are made from; tokenizers are no part of them.
+MODEL = (
+    "image_size", "dtype", "first_stage", "model", "conditioning", "schedule", "prediction_type", "scale_factor",
+)  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -46,6 +51,7 @@ class LatentDiffusion:
 
     config: what the bundle says of itself; `sampling` holds the defaults that its makers recommend.
     programs: jitted functions that need not be traced any more: a Recipe's make_program, and 'decode', make_decoder.
+    executables: where compiled programs are kept from one process to the next; None: nowhere but in jax's own cache.
     """
 
     def __init__(
@@ -55,10 +61,12 @@ class LatentDiffusion:
         scale_factor: float,
         config: dict | None = None,
         programs: Mapping[Recipe | str, Callable] | None = None,
+        executables: Executables | None = None,
     ):
         self.system, self.scale_factor, self.config = system, float(scale_factor), config or {}
         self.params = jax.device_put(params)  # all at once: one by one takes 20 times as long
         self._programs: dict[Recipe | str, Callable] = dict(programs or {})
+        self._executables = executables
         self._tiled: dict[int, TiledFirstStage] = {}
 
     def sample(
@@ -232,15 +240,14 @@ class LatentDiffusion:
         return in_tiles.mode(self.params["first_stage"], np.asarray(images)) * np.float32(self.scale_factor)
 
     def _decode(self, latents: Array) -> np.ndarray:
-        if "decode" not in self._programs:
-            self._programs["decode"] = jax.jit(make_decoder(self.system, self.scale_factor))
-        return np.asarray(self._programs["decode"](self.params["first_stage"], jnp.asarray(latents)))
+        program = self._compiled("decode", lambda: make_decoder(self.system, self.scale_factor))
+        return np.asarray(program(self.params["first_stage"], jnp.asarray(latents)))
 
     def _encode(self, images: Array) -> np.ndarray:
-        if "encode" not in self._programs:
-            scale = self.scale_factor
-            self._programs["encode"] = jax.jit(lambda p, x: self.system.first_stage.mode(p, x) * scale)
-        return np.asarray(self._programs["encode"](self.params["first_stage"], jnp.asarray(images)))
+        def make():
+            return lambda params, x: self.system.first_stage.mode(params, x) * self.scale_factor
+
+        return np.asarray(self._compiled("encode", make)(self.params["first_stage"], jnp.asarray(images)))
 
     def _in_tiles(self, image_shape: tuple[int, int], tile: int | None) -> TiledFirstStage | None:
         """The first stage in tiles, or None where one tile holds the picture."""
@@ -292,9 +299,13 @@ class LatentDiffusion:
 
     def _program(self, recipe: Recipe) -> Callable:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
-        if recipe not in self._programs:
-            self._programs[recipe] = jax.jit(make_program(self.system, self.scale_factor, recipe))
-        return self._programs[recipe]
+        return self._compiled(recipe, lambda: make_program(self.system, self.scale_factor, recipe))
+
+    def _compiled(self, key: Recipe | str, make: Callable[[], Callable]) -> Callable:
+        if key not in self._programs:
+            jitted = jax.jit(make())
+            self._programs[key] = self._executables.kept(str(key), jitted) if self._executables else jitted
+        return self._programs[key]
 
 
 def _check_seeds(seeds: Sequence[int]) -> np.ndarray:
@@ -338,15 +349,21 @@ def _in_batches(fn: Callable, values: np.ndarray, batch_size: int) -> np.ndarray
     return np.concatenate([fn(values[index])[:n] for index, n in _batches(len(values), batch_size)])
 
 
-def from_bundle(bundle: bundles.Bundle) -> LatentDiffusion:
-    """Raises: ValueError for a first stage alone, or parameters that do not fit the config."""
+def from_bundle(bundle: bundles.Bundle, executables: str | Path | None = None) -> LatentDiffusion:
+    """executables: a folder of one's own in which compiled programs are kept, see executables.py.
+
+    Raises: ValueError for a first stage alone, or parameters that do not fit the config.
+    """
     if "unet" not in bundle.params:
         raise ValueError("this checkpoint is a first stage alone; sampling needs a second stage")
     system = make_system(bundle.config, bundle.tokenizer)
-    check_params(system.param_shapes(), bundle.params, "the checkpoint")
-    return LatentDiffusion(
-        system, system.in_compute_dtype(bundle.params), bundle.config["scale_factor"], bundle.config
-    )
+    about = {name: bundle.config.get(name) for name in MODEL}
+    about["words"] = system.tokenizer and system.tokenizer.get_vocab_size()
+    kept = Executables(executables, about) if executables else None
+    expected = kept.shapes("parameters", system.param_shapes) if kept else system.param_shapes()
+    check_params(expected, bundle.params, "the checkpoint")
+    params = system.in_compute_dtype(bundle.params)
+    return LatentDiffusion(system, params, bundle.config["scale_factor"], bundle.config, executables=kept)
 
 
 def check_sampling(options: Mapping[str, Any], num_timesteps: int) -> None:
@@ -381,13 +398,13 @@ def _leaves(tree: PyTree) -> dict[str, Any]:
     }
 
 
-def load(name: str | Path = "shapes", **options) -> LatentDiffusion:
+def load(name: str | Path = "shapes", executables: str | Path | None = None, **options) -> LatentDiffusion:
     """A shipped model by name, a bundle, a training workdir, a file of the original's, or a diffusers folder.
 
-    options: fields of checkpoints.Options, such as ema=False or original_config="v1-inference.yaml".
+    executables: as of `from_bundle`. options: fields of checkpoints.Options, such as ema=False or original_config="v1-inference.yaml".
     Raises: ValueError if there is no such thing, it is damaged, or it is a first stage alone.
     """
     checkpoint = checkpoints.open_checkpoint(name, checkpoints.Options(**options))
     for note in checkpoint.notes:
         log.info("%s", note)
-    return from_bundle(checkpoint.bundle())
+    return from_bundle(checkpoint.bundle(), executables)

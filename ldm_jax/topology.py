@@ -4,19 +4,18 @@ libtpu compiles ahead of time for any slice. Decides how the compiler's figures 
 time that a step takes at least. It knows neither configs nor models (dry_run.py does), but that some are cut to the chip, and runs nothing.
 """
 
-import contextlib
 import importlib.util
 import math
 import os
 import re
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
 
 from ldm_jax import flops, hlo
+from ldm_jax.executables import without_compilation_cache
 from ldm_jax.tpu_slices import GIB, Slice, find_slice
 from ldm_jax.types import PyTree
 
@@ -90,7 +89,7 @@ def compile_for(slice_: Slice, jitted: Any, *args: PyTree) -> Cost:
     with attention_tpu.for_chip(slice_.chip.vmem):
         traced = jitted.trace(*args)
     lowered, start = traced.lower(), time.time()
-    with _without_compilation_cache():
+    with without_compilation_cache():  # what it holds was compiled in no time, and does not tell its cost
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -115,17 +114,6 @@ def _loop_factor(jaxpr: Any) -> float:
     """FLOPs with the loops run to their ends, divided by those with each taken once, as the compiler counts them."""
     once = flops.of_jaxpr(jaxpr, run_loops=False)
     return flops.of_jaxpr(jaxpr) / once if once else 1.0
-
-
-@contextlib.contextmanager
-def _without_compilation_cache() -> Iterator[None]:
-    """What it holds was compiled in no time, and does not tell its cost."""
-    before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
 
 
 def memory_of(analysis: Any, capacity: int) -> Memory:

@@ -80,7 +80,7 @@ def test_encoding_decoding_and_names(name):
         return apply(x, "encode"), apply(z, "decode")
 
     program = jax.jit(run).lower(params, x, z)
-    got = program.compile({"xla_backend_optimization_level": 0})(params, x, z)
+    got = program.compile()(params, x, z)
     assert relative_error(got[0], encoded.numpy()) <= 1e-5
     assert relative_error(got[1], decoded.numpy()) <= 1e-5
 

@@ -12,9 +12,6 @@ from ldm_jax.models.layers import cast
 from ldm_jax.models.unet import UNet, apply_unet, coordinates, site_table
 from ldm_jax.types import Cond
 
-# these programs run once: compiling them well would take longer than running them badly
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 SMALL = dict(
     in_channels=3, out_channels=3, channels=8, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(1,)
 )
@@ -34,7 +31,7 @@ X = jnp.asarray(RNG.normal(size=(2, 8, 8, 3)), jnp.float32)
 T = jnp.array([3, 977])
 COND = Cond(context=jnp.asarray(RNG.normal(size=(2, 5, 6)), jnp.float32))
 PARAMS = random_params(UNET, X, T, COND)
-apply = jit(apply_unet, static_argnums=0)
+apply = jax.jit(apply_unet, static_argnums=0)
 
 
 class Identity(Control):
@@ -69,7 +66,7 @@ def plain():
 def test_a_fresh_unet_gives_exactly_zero():
     # a cheap random generator: compiling threefry for every parameter takes longer than all the rest
     unet = UNet(**TINY)
-    out, variables = jit(unet.init_with_output)(jax.random.key(0, impl="unsafe_rbg"), X, T, COND)
+    out, variables = jax.jit(unet.init_with_output)(jax.random.key(0, impl="unsafe_rbg"), X, T, COND)
     assert np.asarray(variables["params"]["conv_in"]["kernel"]).std() > 0
     np.testing.assert_array_equal(out, np.zeros_like(out))
 
@@ -83,7 +80,7 @@ def test_the_identity_control_is_no_control(plain):
 def test_two_strengths_are_one_trace_and_the_neutral_one_is_no_control(plain):
     traces = []
 
-    @jit
+    @jax.jit
     def call(params, control):
         traces.append(1)
         return apply_unet(UNET, params, X, T, COND, control)
@@ -109,7 +106,7 @@ def test_rematerialised_blocks_take_controls_record_and_have_the_same_gradient()
         return jnp.sum(jnp.square(out)), taps
 
     def both(unet):
-        return jit(jax.value_and_grad(partial(loss, unet=unet), has_aux=True))(jnp.float32(1))
+        return jax.jit(jax.value_and_grad(partial(loss, unet=unet), has_aux=True))(jnp.float32(1))
 
     (expected, expected_taps), expected_grad = both(UNet(**TINY))
     (value, taps), grad = both(UNet(**TINY, remat=True))
@@ -178,7 +175,7 @@ def test_attention_in_some_of_a_levels_blocks():
 
 
 def test_one_context_per_site_and_one_for_keys_and_one_for_values(plain):
-    out = jit(lambda context: apply_unet(UNET, PARAMS, X, T, Cond(context=context))[0])
+    out = jax.jit(lambda context: apply_unet(UNET, PARAMS, X, T, Cond(context=context))[0])
     close = dict(rtol=1e-5, atol=1e-5 * np.abs(plain).max())
     other = COND.context + 1
     per_site = jnp.stack([COND.context] * 3 + [other])
@@ -211,7 +208,7 @@ def test_dropout_and_vectors(num_classes):
     unet = UNet(**(TINY | dict(transformer_depth=0, context_dim=None)), dropout=0.5, num_classes=num_classes)
     cond = Cond(vector=jnp.array([1, 2]))
     params = random_params(unet, X, T, cond)
-    dropped = jit(lambda cond, key: apply_unet(unet, params, X, T, cond, None, key)[0])
+    dropped = jax.jit(lambda cond, key: apply_unet(unet, params, X, T, cond, None, key)[0])
     key = jax.random.key(1)
     np.testing.assert_array_equal(dropped(cond, key), dropped(cond, key))
     first = dropped(Cond(vector=jnp.array([1, 5])), key)
@@ -259,10 +256,10 @@ def test_coordinates_tell_each_cell_its_place():
 
     def run(more):
         extended["conv_in"]["kernel"] = jnp.concatenate([kernel, more], axis=2)
-        return np.asarray(jit(apply_unet, static_argnums=0)(unet, extended, X, T, COND)[0])
+        return np.asarray(jax.jit(apply_unet, static_argnums=0)(unet, extended, X, T, COND)[0])
 
     more = jnp.zeros((3, 3, 2, kernel.shape[-1]))
-    without = np.asarray(jit(apply_unet, static_argnums=0)(plain, params, X, T, COND)[0])
+    without = np.asarray(jax.jit(apply_unet, static_argnums=0)(plain, params, X, T, COND)[0])
     np.testing.assert_allclose(run(more), without, rtol=1e-6, atol=1e-6)
     assert np.abs(run(more.at[1, 1].set(1.0)) - without).max() > 1e-3
     y, x = np.moveaxis(np.asarray(coordinates(jnp.zeros((1, 2, 4, 3))))[0], -1, 0)
@@ -277,5 +274,5 @@ def test_parameters_in_the_compute_dtype_change_nothing():
     rounded = cast(params, jnp.bfloat16)
     kinds = {path[-1].key: leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(rounded)}
     assert kinds["kernel"] == jnp.bfloat16 and kinds["scale"] == kinds["embedding"] == jnp.float32
-    predict = jit(lambda params: apply_unet(unet, params, X, T, cond)[0])
+    predict = jax.jit(lambda params: apply_unet(unet, params, X, T, cond)[0])
     np.testing.assert_array_equal(predict(rounded), predict(params))
