@@ -46,8 +46,8 @@ def ways(q: jax.Array, k: jax.Array) -> dict[str, Callable]:
     """By name: plain XLA, slices of several sizes in bytes of logits, and what `attend` takes."""
     total = q.shape[0] * attention.logits_bytes(q, k)
     slices = {
-        f"slices of {size >> 20} MB": partial(attention.attend_in_slices, most=size // q.shape[0])
-        for size in (2**21, 2**23, 2**25)
+        f"slices of {size >> 20} MB": partial(attention.attend_in_slices, most=size, one_by_one=True)
+        for size in (2**21, 2**22, 2**23, 2**24)
         if size < total
     }
     return dict(plain=attention.attend_plainly) | slices | dict(attend=attention.attend)

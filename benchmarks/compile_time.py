@@ -3,15 +3,18 @@
     python benchmarks/compile_time.py --config configs/sd1.py
     python benchmarks/compile_time.py --config configs/sd1.py --batch_size 4 --steps 50 --compile
 
-prints a JSON line; parameters are shapes, none is allocated. Seconds of the wall, and of this process's processors (`cpu`), which
+prints a JSON line, and appends it to benchmarks/results/compile_time.jsonl, of which benchmarks/report.py makes a table; parameters are shapes, none is allocated. Seconds of the wall, and of this process's processors (`cpu`), which
 what else the machine does changes less. `unet` is one forward pass of the network alone. Nothing is read from a compilation cache.
 """
 
 import argparse
 import json
+import os
 import platform
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +25,12 @@ from ldm_jax.models.unet import apply_unet
 from ldm_jax.sampling_program import arguments, make_program
 from ldm_jax.system import System, make_system
 from ldm_jax.types import PyTree
+
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import report  # noqa: E402  (a script has its own folder on the path, and not the repository)
 
 
 def timed(fn: Callable) -> tuple[Any, dict[str, float]]:
@@ -72,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--batch_size", type=int, default=1, help="pictures at once (default %(default)s)")
     add("--steps", type=int, help="sampling steps (default the config's)")
     add("--dtype", help="of the computation (default the config's)")
+    add("--results", type=Path, default=report.START, help="the file to append to (default %(default)s)")
     add("--compile", action="store_true", help="compile as well, for this machine: minutes for a large model")
     args = parser.parse_args(argv)
     jax.config.update("jax_enable_compilation_cache", False)
@@ -80,8 +90,11 @@ def main(argv: list[str] | None = None) -> None:
     settings = pipeline.settle(config.get("sampling", {}), num_steps=args.steps)
     settings.pop("batch_size", None)
     found = measure(config, args.batch_size, settings, args.compile)
-    where = dict(device=jax.devices()[0].device_kind, machine=platform.machine(), jax=jax.__version__)
-    print(json.dumps(dict(benchmark="compile_time", config=args.config) | found | where))
+    where = dict(device=jax.devices()[0].device_kind, machine=platform.machine(), cores=os.cpu_count())
+    where |= dict(jax=jax.__version__, date=time.strftime("%Y-%m-%d"))
+    line = dict(config=Path(args.config).stem) | found | where
+    print(json.dumps(line))
+    report.append(args.results, [line])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.jsonl"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 ATTENTION = ROOT / "benchmarks" / "results" / "attention.jsonl"
+START = ROOT / "benchmarks" / "results" / "compile_time.jsonl"
 HEADER = (
     "",
     "batch",
@@ -170,6 +171,22 @@ def attention_table(lines: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in out)
 
 
+def start_table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Of benchmarks/compile_time.py's lines, the last of each kind: seconds that this process's processors took for the sampler."""
+    last = {(line["config"], line["batch_size"], line["device"]): line for line in lines}
+    out = [("", "batch", "device", "trace", "lower", "lines", "compile")]
+    out.append(("---",) * len(out[0]))
+    for (config, batch_size, device), line in last.items():
+        found = line["sampler"]
+        where = f"{line['cores']} cores" if device == "cpu" else device
+        seconds = [
+            f"{found[stage]['cpu']:.1f} s" if stage in found else ""
+            for stage in ("trace", "lower", "compile")
+        ]
+        out.append((config, str(batch_size), where, *seconds[:2], f"{found['lines']:,}", seconds[2]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in out)
+
+
 def put(document: Path, name: str, content: str) -> None:
     """Content where a document has the place for the table `name`. Raises: ValueError if it has none."""
     from ldm_jax import atomic
@@ -192,6 +209,7 @@ def main() -> None:
 
     put(DOCUMENT, "speed", table(read()))
     put(DOCUMENT, "attention", attention_table(read(ATTENTION)))
+    put(DOCUMENT, "compile_time", start_table(read(START)))
     tpu_cost.write_table(tpu_cost.read_results())
 
 

@@ -36,8 +36,8 @@ def attend(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
     if k.shape[1] == 1:  # its probability is 1
         return jnp.broadcast_to(v, (*q.shape[:-1], v.shape[-1]))
     rows = {row.platform: row.attend for row in reversed(KERNELS) if row.takes(q, k)}
-    default = attend_in_slices if logits_bytes(q, k) > MOST_LOGITS else attend_plainly
-    return jax.lax.platform_dependent(q, k, v, **rows, default=default) if rows else default(q, k, v)
+    default = _in_slices if logits_bytes(q, k) > MOST_LOGITS else attend_plainly
+    return jax.lax.platform_dependent(q, k, v, **rows, default=default)
 
 
 def logits_bytes(q: Array, k: Array) -> int:
@@ -60,10 +60,17 @@ def attend_plainly(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
     return (out / p.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
 
 
-def attend_in_slices(q: Array, k: Array, v: Array, most: int | None = None) -> Array:
-    """`attend` for as many queries at a time as have `most` bytes of logits in one example (models/attention_slices.py)."""
-    n, number = q.shape[1], math.ceil(logits_bytes(q, k) / (MOST_LOGITS if most is None else most))
-    return attention_slices.attend(q, k, v, math.ceil(n / number))
+def attend_in_slices(q: Array, k: Array, v: Array, most: int, one_by_one: bool = False) -> Array:
+    """`attend` with at most about `most` bytes of logits at a time (models/attention_slices.py): so many queries of every head, or
+    one_by_one as many heads as have no more in whole, and of one that has more some queries."""
+    b, n, heads, _ = q.shape
+    together, one = b * heads, 4 * n * k.shape[1]
+    if one_by_one:
+        together = max(
+            h for h in range(1, b * heads + 1) if b * heads % h == 0 and (h == 1 or h * one <= most)
+        )
+    number = max(1, together * one // most)
+    return attention_slices.attend(q, k, v, together, math.ceil(n / number))
 
 
 class Kernel(NamedTuple):
@@ -99,15 +106,13 @@ def _on_cuda(q: Array, k: Array, v: Array) -> Array:
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
 
-def _always(q: Array, k: Array) -> bool:
-    return True
-
-
 def _on_cpu(q: Array, k: Array, v: Array) -> Array:
-    # The gradients of keys and values are added up over the slices: few slices where these are large.
-    b, total = q.shape[0], q.shape[0] * logits_bytes(q, k)
-    most = max(CACHE, 3 * 4 * k.size)
-    return attend_in_slices(q, k, v, total // b if total <= 2 * most else most // b)
+    whole = q.shape[0] * logits_bytes(q, k)
+    return attend_in_slices(q, k, v, whole if whole <= 2 * CACHE else CACHE, one_by_one=True)
+
+
+def _in_slices(q: Array, k: Array, v: Array) -> Array:
+    return attend_in_slices(q, k, v, q.shape[0] * MOST_LOGITS)
 
 
 # cpu: `python benchmarks/attention.py`: gradients of 4 x 1024 queries and keys, 8 heads of 8, in less than half of the plain time.
@@ -117,9 +122,9 @@ def _on_cpu(q: Array, k: Array, v: Array) -> Array:
 KERNELS = (
     Kernel("tpu", _pays_on_tpu, _on_tpu),
     Kernel("cuda", _pays_on_cuda, _on_cuda),
-    Kernel("cpu", _always, _on_cpu),
+    Kernel("cpu", lambda q, k: True, _on_cpu),
 )
-CACHE = 2**23  # bytes of logits that a CPU computes at a time, all examples together
+CACHE = 2**22  # bytes of logits that a CPU computes at a time, of all examples
 # Elsewhere: in slices where one example's logits are more bytes than this.
 MOST_LOGITS = 2**26
 

@@ -1,10 +1,10 @@
-"""Attention for some queries after the other, forward and backward: the matrix of logits is never whole, and may be of one slice.
+"""Attention for some heads after the other and some queries after the other, forward and backward: the logits are never whole.
 
 Decides what is kept for the backward pass, which is q, k, v and the result, and that a slice's weights are computed again there (Dao
 et al. 2022, arXiv:2205.14135, appendix B.2; here every slice sees all keys at once, so that its softmax is the plain one); and that no
 product on a CPU has to turn round its large operand, which takes four times as long as the product: the gradients of keys and values
-come out with their channels first. Queries do not see each other: the arithmetic of each is as in one piece. It does not know when
-this pays (models/attention.py); there is no forward-mode derivative.
+come out with their channels first. Heads and queries do not see each other: the arithmetic of each is as in one piece. It does not
+know when this pays (models/attention.py); there is no forward-mode derivative.
 """
 
 import math
@@ -18,48 +18,57 @@ from ldm_jax.types import Array
 _F32 = jnp.float32
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def attend(q: Array, k: Array, v: Array, size: int) -> Array:
-    """softmax(q k^T / sqrt(d)) v: q [B, N, heads, d], k and v [B, K, heads, d] float -> [B, N, heads, d] in v's dtype.
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def attend(q: Array, k: Array, v: Array, heads: int, queries: int) -> Array:
+    """softmax(q k^T / sqrt(d)) v: q [B, N, H, d], k and v [B, K, H, d] float -> [B, N, H, d] in v's dtype.
 
-    size: how many queries at a time. Logits, softmax and sums are float32.
+    heads: how many of the B x H at a time, a divisor of them. queries: how many of each at a time. Logits, softmax and sums are float32.
     """
-    return _attend_fwd(q, k, v, size)[0]
+    return _attend_fwd(q, k, v, heads, queries)[0]
 
 
-def _attend_fwd(q, k, v, size):
-    keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+def _attend_fwd(q, k, v, heads, queries):
+    def of_heads(group):
+        q, keys, values = group
 
-    def one(queries):
-        p, total = _weights(queries, keys)
-        return (_dot("bhnk,bhkd->bhnd", p.astype(v.dtype), values) / total).astype(v.dtype)
+        def of_queries(q):
+            p, total = _weights(q, keys)
+            return (_dot("hnk,hkd->hnd", p.astype(v.dtype), values) / total).astype(v.dtype)
 
-    out = _join(jax.lax.map(one, _cut(_scaled(q), size)), q.shape[1])
+        return _join(jax.lax.map(of_queries, _cut(q, queries)), q.shape[1])
+
+    groups = tuple(_grouped(a, heads) for a in (_scaled(q), k, v))
+    out = _apart(jax.lax.map(of_heads, groups), q.shape[0])
     return out, (q, k, v, out)
 
 
-def _attend_bwd(size, residuals, g):
+def _attend_bwd(heads, queries, residuals, g):
     q, k, v, out = residuals
-    keys, values, factor = k.swapaxes(1, 2), v.swapaxes(1, 2), q.shape[-1] ** -0.5
 
-    def one(sums, slices):
-        queries, out, g = slices
-        p, total = _weights(queries, keys)
-        # p is not normalised: what is linear in it is, where there are d numbers and not K
-        g = g.astype(_F32) / total
-        inside = (g * out).sum(-1, keepdims=True)
-        g = g.astype(v.dtype)
-        ds = (p * (_dot("bhnd,bhkd->bhnk", g, values) - inside)).astype(q.dtype)
-        dq = _dot("bhnk,bhkd->bhnd", ds, keys)
-        dk = _dot("bhnd,bhnk->bhdk", queries, ds)
-        dv = _dot("bhnd,bhnk->bhdk", g, p.astype(g.dtype))
-        return (sums[0] + dk, sums[1] + dv), dq
+    def of_heads(group):
+        q, keys, values, out, g = group
 
-    zeros = tuple(jnp.zeros(a.swapaxes(2, 3).shape, _F32) for a in (keys, values))
-    (dk, dv), dq = jax.lax.scan(one, zeros, tuple(_cut(a, size) for a in (_scaled(q), out, g)))
-    dk = dk * _left(q)
-    dk, dv = (a.transpose(0, 3, 1, 2) for a in (dk, dv))
-    return (_join(dq, q.shape[1]) * factor).astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+        def of_queries(sums, slices):
+            q, out, g = slices
+            p, total = _weights(q, keys)
+            # p is not normalised: what is linear in it is, where there are d numbers and not K
+            g = g.astype(_F32) / total
+            inside = (g * out).sum(-1, keepdims=True)
+            g = g.astype(v.dtype)
+            ds = (p * (_dot("hnd,hkd->hnk", g, values) - inside)).astype(q.dtype)
+            dq = _dot("hnk,hkd->hnd", ds, keys)
+            dk = _dot("hnd,hnk->hdk", q, ds)
+            dv = _dot("hnd,hnk->hdk", g, p.astype(g.dtype))
+            return (sums[0] + dk, sums[1] + dv), dq
+
+        zeros = tuple(jnp.zeros(a.swapaxes(1, 2).shape, _F32) for a in (keys, values))
+        (dk, dv), dq = jax.lax.scan(of_queries, zeros, tuple(_cut(a, queries) for a in (q, out, g)))
+        return _join(dq, q.shape[1]), dk.swapaxes(1, 2), dv.swapaxes(1, 2)
+
+    groups = tuple(_grouped(a, heads) for a in (_scaled(q), k, v, out, g))
+    dq, dk, dv = (_apart(a, q.shape[0]) for a in jax.lax.map(of_heads, groups))
+    dq, dk = dq * q.shape[-1] ** -0.5, dk * _left(q)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
 attend.defvjp(_attend_fwd, _attend_bwd)
@@ -79,21 +88,32 @@ def _left(q: Array) -> float:
 
 
 def _weights(q: Array, k: Array) -> tuple[Array, Array]:
-    """exp(logits - their maximum) [B, heads, n, K] float32, and their sums [B, heads, n, 1]. q: as `_scaled` gives it."""
-    s = _dot("bhnd,bhkd->bhnk", q, k)
+    """exp(logits - their maximum) [h, n, K] float32, and their sums [h, n, 1]. q [h, n, d]: as `_scaled` gives it. k: [h, K, d]."""
+    s = _dot("hnd,hkd->hnk", q, k)
     p = jnp.exp((s - s.max(-1, keepdims=True)) * _left(q))
     return p, p.sum(-1, keepdims=True)
 
 
-def _cut(x: Array, size: int) -> Array:
-    """[B, N, heads, d] -> [slices, B, heads, size, d]; the last slice is filled up with zeros."""
-    b, n, heads, d = x.shape
-    number = math.ceil(n / size)
-    whole = jnp.pad(x, ((0, 0), (0, number * size - n), (0, 0), (0, 0)))
-    return whole.reshape(b, number, size, heads, d).transpose(1, 0, 3, 2, 4)
+def _grouped(x: Array, heads: int) -> Array:
+    """[B, N, H, d] -> [groups, heads, N, d]."""
+    b, n, h, d = x.shape
+    return x.swapaxes(1, 2).reshape(b * h // heads, heads, n, d)
+
+
+def _apart(x: Array, b: int) -> Array:
+    """`_grouped`, turned round."""
+    return x.reshape(b, -1, *x.shape[2:]).swapaxes(1, 2)
+
+
+def _cut(x: Array, queries: int) -> Array:
+    """[heads, N, d] -> [slices, heads, queries, d]; the last slice is filled up with zeros."""
+    heads, n, d = x.shape
+    number = math.ceil(n / queries)
+    whole = jnp.pad(x, ((0, 0), (0, number * queries - n), (0, 0)))
+    return whole.reshape(heads, number, queries, d).swapaxes(0, 1)
 
 
 def _join(x: Array, n: int) -> Array:
     """`_cut`, turned round."""
-    number, b, heads, size, d = x.shape
-    return x.transpose(1, 0, 3, 2, 4).reshape(b, number * size, heads, d)[:, :n]
+    number, heads, queries, d = x.shape
+    return x.swapaxes(0, 1).reshape(heads, number * queries, d)[:, :n]
