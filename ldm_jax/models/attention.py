@@ -107,8 +107,9 @@ def _on_cuda(q: Array, k: Array, v: Array) -> Array:
 
 
 def _on_cpu(q: Array, k: Array, v: Array) -> Array:
-    whole = q.shape[0] * logits_bytes(q, k)
-    return attend_in_slices(q, k, v, whole if whole <= 2 * CACHE else CACHE, one_by_one=True)
+    # With fewer queries at a time than channels, the sums of the keys' gradients would be larger than the logits.
+    whole, most = q.shape[0] * logits_bytes(q, k), max(CACHE, 4 * k.shape[1] * k.shape[3])
+    return attend_in_slices(q, k, v, whole if whole <= 2 * most else most, one_by_one=True)
 
 
 def _in_slices(q: Array, k: Array, v: Array) -> Array:
