@@ -3,8 +3,8 @@
     python benchmarks/compile_time.py --config configs/sd1.py
     python benchmarks/compile_time.py --config configs/sd1.py --batch_size 4 --steps 50 --compile
 
-prints a JSON line, and appends it to benchmarks/results/compile_time.jsonl, of which benchmarks/report.py makes a table; parameters are shapes, none is allocated. Seconds of the wall, and of this process's processors (`cpu`), which
-what else the machine does changes less. `unet` is one forward pass of the network alone. Nothing is read from a compilation cache.
+prints a JSON line, and appends it to benchmarks/results/compile_time.jsonl, of which benchmarks/report.py makes a table. Parameters are
+shapes, none is allocated. Seconds of the wall, and of this process's processors (`cpu`), which what else the machine does changes less. `unet` is one forward pass of the network alone. Nothing is read from a compilation cache.
 """
 
 import argparse
@@ -23,8 +23,7 @@ import jax.numpy as jnp
 from ldm_jax import cli, dry_run, pipeline, recognise
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.sampling_program import arguments, make_program
-from ldm_jax.system import System, make_system
-from ldm_jax.types import PyTree
+from ldm_jax.system import make_system
 
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
@@ -50,15 +49,10 @@ def stages(jitted: Any, args: tuple, compiles: bool) -> dict[str, Any]:
     return found
 
 
-def _params(system: System) -> PyTree:
-    """Their shapes, as pipeline.load places them."""
-    return jax.eval_shape(system.in_compute_dtype, system.param_shapes())
-
-
 def measure(config: dict, batch_size: int, settings: dict, compiles: bool) -> dict[str, Any]:
     """The JSON line, without the name of the config."""
     system = make_system(dry_run.with_first_stage(config))
-    recipe, args = arguments(system, _params(system), settings, batch_size)
+    recipe, args = arguments(system, system.param_shapes(), settings, batch_size)
     scale_factor = config.get("scale_factor") or 1.0
     sampler = stages(jax.jit(make_program(system, scale_factor, recipe)), args, compiles)
     rows = batch_size * (1 + recipe.guided)

@@ -19,7 +19,6 @@ from benchmarks import speed_models, speed_turns
 from ldm_jax import bundle as bundles
 from ldm_jax import cli, utilization
 from ldm_jax.pipeline import LatentDiffusion, from_bundle
-from ldm_jax.system import make_system
 from ldm_jax.training import parallel
 from ldm_jax.training.optimizer import make_optimizer
 
@@ -27,14 +26,11 @@ from ldm_jax.training.optimizer import make_optimizer
 def open_model(request: dict[str, Any]) -> LatentDiffusion:
     """The bundle that speed_models.write left, computing in request['dtype'], as users open it; training has float32 parameters."""
     config = speed_models.read_config(request["model"], request["dtype"])
-    params, tokens = (
-        bundles.read(Path(request["weights"]) / "bundle").params,
-        speed_models.tokenizer_of(config),
-    )
+    params = bundles.read(Path(request["weights"]) / "bundle").params
     if request["question"] in ("gradients", "train_step"):
-        return LatentDiffusion(make_system(config, tokens), params, config["scale_factor"], config)
+        return LatentDiffusion(speed_models.system_of(config), params, config["scale_factor"], config)
     kept = cli.executables() if os.environ.get("JAX_COMPILATION_CACHE_DIR") else None
-    return from_bundle(bundles.Bundle(config, params, tokens), kept)
+    return from_bundle(bundles.Bundle(config, params, speed_models.tokenizer_of(config)), kept)
 
 
 def answer(request: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[Any], dict[str, np.ndarray]]]:

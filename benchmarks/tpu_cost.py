@@ -138,7 +138,8 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
 
 def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]:
     """Stable Diffusion 1's UNet on one chip, in bfloat16, nothing recomputed: its prediction, with parameters as sampling has them, or
-    its loss and gradients, with float32 parameters. `kernel_flops` of the FLOPs are those of Pallas kernels, which the compiler counts only as far as it is told them."""
+    its loss and gradients, with float32 parameters. `kernel_flops` of the FLOPs are those of Pallas kernels, which the compiler counts
+    only as far as it is told them."""
     slice_, devices = topology.open_slice(slice_name)
     options = load_config("sd1", {})["model"] | dict(remat=False)
     unet = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}, dtype=jnp.bfloat16)

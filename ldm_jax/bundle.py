@@ -6,7 +6,7 @@ business, and the config is system.py's.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,19 @@ def flatten(params: PyTree) -> dict[str, np.ndarray]:
     """Nested dicts -> {'a/b/c': array}."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def described(tree: PyTree) -> dict[str, list]:
+    """{'a/b': [shape, dtype]} of nested dicts of arrays, or of their shapes: plain data."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(k.key for k in path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
+
+
+def of_description(described: Mapping[str, Sequence]) -> PyTree:
+    """Nested dicts of jax.ShapeDtypeStructs: the inverse of `described`."""
+    return unflatten(
+        {k: jax.ShapeDtypeStruct(tuple(shape), dtype) for k, (shape, dtype) in described.items()}
+    )
 
 
 def unflatten(flat: Mapping[str, Any]) -> PyTree:

@@ -174,11 +174,11 @@ def sampling(
     mesh = Mesh(np.asarray(devices), ("images",))
     whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("images")))
     number, shape = batch_size * slice_.num_chips, jax.ShapeDtypeStruct
-    params = jax.eval_shape(system.in_compute_dtype, system.param_shapes())  # as pipeline.load places them
-    recipe, shapes = sampling_program.arguments(system, params, settings, number)
+    recipe, shapes = sampling_program.arguments(system, system.param_shapes(), settings, number)
+    params, _, _, _, _, _, visited, _, _ = shapes
     placed = (whole, split, split, split, whole, whole, whole, whole, split)
     args = list(zip(shapes, placed, strict=True))
-    num_steps = shapes[6].shape[0]
+    num_steps = visited.shape[0]
     per_step = 2 if recipe.guided else 1
     scale = config.get("scale_factor") or 1.0
     flops_of = forward_flops(system, number)

@@ -24,7 +24,7 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from ldm_jax import atomic
-from ldm_jax.bundle import unflatten
+from ldm_jax.bundle import described, of_description
 from ldm_jax.types import PyTree
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
@@ -53,13 +53,10 @@ class Executables:
         """compute(): nested dicts of jax.ShapeDtypeStructs. Read from the folder, or else computed and written to it."""
         path = self._folder / f"{_digest(self._about, name, source(), _versions())}.json"
         try:
-            found = json.loads(path.read_text())
-            return unflatten({k: jax.ShapeDtypeStruct(*leaf) for k, leaf in found.items()})
+            return of_description(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             tree = compute()
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        plain = {"/".join(k.key for k in keys): [leaf.shape, str(leaf.dtype)] for keys, leaf in leaves}
-        _write(path, json.dumps(plain).encode())
+        _write(path, json.dumps(described(tree)).encode())
         return tree
 
 

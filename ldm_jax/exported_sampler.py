@@ -61,9 +61,8 @@ def write(
         raise ValueError("this model has no config, expected one that was loaded from a checkpoint")
     system, settings = model.system, model.settle(**settings)
     shape = system.check_shape(system.image_shape if image_shape is None else image_shape, "image_shape")
-    params = jax.eval_shape(system.in_compute_dtype, model.params)  # as `load` has them
-    recipe, sampler_args = arguments(system, params, settings, batch_size, shape)
-    inputs = sampler_args[1]
+    recipe, sampler_args = arguments(system, model.params, settings, batch_size, shape)
+    params, inputs = sampler_args[:2]
     latents = jax.ShapeDtypeStruct((batch_size, *recipe.latent_shape), jnp.float32)
     exported = _export("sampler", make_program(system, model.scale_factor, recipe), platforms, *sampler_args)
     exported |= _export(
@@ -72,7 +71,7 @@ def write(
     header = dict(
         format=FORMAT, ldm_jax=__version__, jax=jax.__version__, calling_convention=next(iter(exported.values())).calling_convention_version,
         platforms=list(platforms), batch_size=batch_size, image_shape=list(shape), guided=recipe.guided, settings=settings,
-        model={k: model.config.get(k) for k in MODEL}, parameters=_described(params), inputs=_described(inputs),
+        model={k: model.config.get(k) for k in MODEL}, parameters=bundles.described(params), inputs=bundles.described(inputs),
     )  # fmt: skip
     with atomic.writing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("header.json", json.dumps(header, indent=2))
@@ -159,12 +158,6 @@ class ExportedSampler:
         return drawn[:number]
 
 
-def _described(tree: PyTree) -> dict[str, list]:
-    """{'a/b': [shape, dtype]}, plain data."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(k.key for k in path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
-
-
 def _export(name: str, fn: Callable, platforms: Sequence[str], *args: PyTree) -> dict[str, export.Exported]:
     """{'PLATFORM/name': …}. args: shapes. Raises: ValueError for a platform that jax does not lower for, or none."""
     for platform in platforms or [None]:
@@ -214,9 +207,7 @@ def _taking(expected: Mapping[str, list], program: Callable, path: str | Path) -
 
 def _check_model(header: Mapping[str, Any], bundle: bundles.Bundle, path: str | Path) -> None:
     """Raises: ValueError if the bundle's parameters, or what else the programs were made from, are not the file's."""
-    expected = bundles.unflatten(
-        {k: np.broadcast_to(np.zeros((), dtype), shape) for k, (shape, dtype) in header["parameters"].items()}
-    )
+    expected = bundles.of_description(header["parameters"])
     check_params(expected, bundle.params, "the checkpoint", str(path))
     plain = json.loads(json.dumps(bundle.config))
     other = [name for name in MODEL if plain.get(name) != header["model"][name]]

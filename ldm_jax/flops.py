@@ -49,7 +49,8 @@ def of_jaxpr(jaxpr: Any, run_loops: bool = True) -> int:
     """FLOPs of a jaxpr, over all devices together.
 
     A scan counts as often as it runs, or once without `run_loops`. A while loop counts once: how long it goes on is in its
-    data. Of a cond's branches, the costliest counts.
+    data. Of a cond's branches, the costliest counts, but none that is for CPUs alone: what attention computes again there is no part of a
+    model's FLOPs.
     """
     return sum(_of_equation(equation, run_loops) for equation in jaxpr.eqns)
 
@@ -64,7 +65,8 @@ def _of_equation(equation: Any, run_loops: bool) -> int:
         return _convolution(equation)
     inside = [of_jaxpr(jaxpr, run_loops) for jaxpr in _jaxprs(params)]
     if name == "cond":
-        return max(inside, default=0)
+        platforms = _platforms(equation) or [""] * len(inside)
+        return max((n for n, one in zip(inside, platforms, strict=True) if one != "cpu"), default=0)
     times = 1
     if name == "scan" and run_loops:
         times = params["length"]

@@ -93,8 +93,9 @@ def arguments(
 ) -> tuple[Recipe, tuple[PyTree, ...]]:
     """(the recipe of drawing batch_size pictures from noise, jax.ShapeDtypeStructs of make_program's arguments for it).
 
-    params: arrays or their shapes. settings: of pipeline.settle. image_shape: (H, W) in pixels, that of training by default.
+    params: arrays or their shapes, which are placed as pipeline.load does it. settings: of pipeline.settle. image_shape: (H, W) in pixels, that of training by default.
     """
+    params = jax.eval_shape(system.in_compute_dtype, params)
     image_shape = system.image_shape if image_shape is None else image_shape
     guided = bool(system.drops) and float(settings["guidance_scale"]) != 1.0
     recipe = Recipe(settings["sampler"], guided, settings["final_alpha"], system.latent_shape_of(image_shape))

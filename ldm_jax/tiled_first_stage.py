@@ -46,8 +46,8 @@ class TiledFirstStage:
     Memory on the device: the fine part's is bounded by batch_size tiles, whatever the picture. The coarse part's grows with the
     picture: less than eight float32 arrays of its cells x channels (its positions are 1 / factor^2 of the pixels where attention
     is at the latents' resolution; a first stage with attention at the pixels' own is all coarse), or the logits that
-    attention computes at a time where those are small (models/attention.py). tests/test_tiled_first_stage.py bounds both for the shipped autoencoder on 2048 x 2048 pixels in tiles of 64 cells:
-    the untiled needs more than 5 times as much to decode and 2.5 times to encode, the logits of attention not counted.
+    attention computes at a time where those are small (models/attention.py). tests/test_tiled_first_stage.py bounds both for the
+    shipped autoencoder on 2048 x 2048 pixels in tiles of 64 cells: the untiled needs more than 5 times as much to decode and 2.5 times to encode, the logits of attention not counted.
     On the host: the picture, and what the coarse part takes or gives.
     Time: about (norms of the fine part) / 2 + 1 passes over the tiles, and attention's, which is quadratic in the cells, tiled or not.
     A picture that one tile covers is passed to the first stage itself, and so is any with the identity.

@@ -9,7 +9,7 @@ CACHE = pathlib.Path(
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-# Programs of tests run once or twice: compiling them well takes longer than running them badly, a quarter of the whole suite's time.
+# Programs of tests run once or twice: compiling them well takes longer than running them badly.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -135,10 +135,16 @@ def test_where_nothing_can_be_written_it_is_compiled(tmp_path):
     np.testing.assert_array_equal(calls(folder, {})[0], [0, 2, 4])
 
 
-def test_arrays_of_several_devices_and_traced_ones_are_the_jitted_functions_own(tmp_path):
+def test_arrays_of_other_devices_and_traced_ones_are_the_jitted_functions_own(tmp_path, monkeypatch):
     kept = executables.Executables(tmp_path, {}).kept("fn", jax.jit(double))
     np.testing.assert_array_equal(jax.jit(kept)(np.arange(3.0)), [0, 2, 4])
+    array = jax.device_put(np.arange(3.0, dtype=np.float32))
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: ["another device"])
+        np.testing.assert_array_equal(kept(array), [0, 2, 4])
     assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(kept(array), [0, 2, 4])
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_program_of_several_results_is_refused(tmp_path):

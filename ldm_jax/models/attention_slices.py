@@ -1,8 +1,8 @@
-"""Attention for some heads after the other and some queries after the other, forward and backward: the logits are never whole.
+"""Attention for some heads after the other and some queries after the other, forward and backward.
 
 Decides what is kept for the backward pass, which is q, k, v and the result, and that a slice's weights are computed again there (Dao
 et al. 2022, arXiv:2205.14135, appendix B.2; here every slice sees all keys at once, so that its softmax is the plain one); and that no
-product on a CPU has to turn round its large operand, which takes four times as long as the product: the gradients of keys and values
+product on a CPU has to turn round its large operand, which takes longer than the product: the gradients of keys and values
 come out with their channels first. Heads and queries do not see each other: the arithmetic of each is as in one piece. It does not
 know when this pays (models/attention.py); there is no forward-mode derivative.
 """

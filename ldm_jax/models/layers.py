@@ -40,7 +40,7 @@ def _uniform(key: Array, shape: tuple[int, ...], dtype: jnp.dtype, bound: float)
 
 def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...]) -> Array:
     """A parameter of `module`, float32: as Module.param, but that of one that is there the shape alone is compared. Flax traces `init`
-    for that, each time, which was two fifths of tracing a network. Raises: ValueError for another shape.
+    for that, each time, a good part of tracing a network. Raises: ValueError for another shape.
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape, jnp.float32)
