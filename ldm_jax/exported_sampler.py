@@ -129,7 +129,7 @@ class ExportedSampler:
         **conditions: Sequence | None,
     ) -> np.ndarray:
         """Draws one picture per seed, as LatentDiffusion.sample does with the file's settings in batches of its batch_size, and
-        with the same arguments: on one platform to the bit. guidance_scale, eta: None takes the file's.
+        with the same arguments, to rounding: the program is compiled anew. guidance_scale, eta: None takes the file's.
 
         Returns: [N, H, W, 3] uint8. Raises: ValueError as there, and for a guidance scale of 1 where the file's sampler is
         guided or another one where it is not.

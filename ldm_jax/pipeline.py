@@ -96,7 +96,8 @@ class LatentDiffusion:
         prompts | class_labels | conditions: one per seed, or a single one for all, of each name that the model takes
         (system.takes; what they are says TAKES of the files of conditioning/).
         negative_prompts: what guidance leads away from, in the place of the empty prompt; as prompts.
-        seeds: integers in [0, 2**32). The same seed gives the same picture whatever stands beside it.
+        seeds: integers in [0, 2**32). The same seed gives the same picture whatever stands beside it, to
+        rounding: batches of another size are computed by another program.
         num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha: None takes what the model's makers recommend
         (`settle`). eta: 0 is deterministic, 1 adds DDPM's
         noise (ddim, whose own is 0, and euler_ancestral, whose own is 1). spacing: a key of diffusion.timesteps.SPACINGS.

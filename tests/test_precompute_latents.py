@@ -136,7 +136,7 @@ def test_hosts_share_the_shards(config, whole, tmp_path):
     assert sorted(f.name for f in (tmp_path / "out" / "shards").iterdir()) == ["00000.json", "00002.json"]
     assert precompute(config, tmp_path / "out", OPTIONS, host=(1, 2)) is not None
     for one, other in zip(examples(tmp_path / "out"), examples(whole[0]), strict=True):
-        np.testing.assert_allclose(one["moments"], other["moments"], atol=1e-6)
+        np.testing.assert_allclose(one["moments"], other["moments"], atol=1e-5)
     with pytest.raises(ValueError, match="--shard is 2/2, expected i/n with 0 <= i < n"):
         precompute(config, tmp_path / "out", OPTIONS, host=(2, 2))
 
@@ -161,7 +161,7 @@ def test_beam_writes_the_same_folder(config, whole, tmp_path):
     assert statistics["scale_factor"] == pytest.approx(whole[1]["scale_factor"], rel=1e-6)
     for one, other in zip(examples(tmp_path / "out"), examples(whole[0]), strict=True):
         assert one.keys() == other.keys() and one["caption"] == other["caption"]
-        np.testing.assert_allclose(one["moments"], other["moments"], atol=1e-6)
+        np.testing.assert_allclose(one["moments"], other["moments"], atol=1e-5)
 
 
 def test_parts_are_pooled_as_if_they_were_one():

@@ -37,7 +37,7 @@ def test_strength_leads_from_the_reconstruction_to_plain_sampling(model):
         s: model.sample(["a red circle"], [3], init_images=PICTURES[:1], strength=s, **QUICK)
         for s in (0, 0.1, 0.26, 0.5, 0.75, 1.0)
     }
-    np.testing.assert_array_equal(drawn[1.0], plain)
+    np.testing.assert_array_equal(drawn[1.0], plain)  # the same program
     np.testing.assert_array_equal(drawn[0], reconstruction(model, PICTURES[0]))
     np.testing.assert_array_equal(drawn[0.1], drawn[0])  # none of four steps
     assert all((drawn[a] != drawn[b]).any() for a, b in [(0, 0.26), (0.26, 0.5), (0.5, 0.75), (0.75, 1.0)])
@@ -49,7 +49,7 @@ def test_image_i_depends_on_its_seed_and_picture_alone_when_it_starts_from_one(m
     options = dict(strength=0.5, eta=1.0, **QUICK)
     together = model.sample(["a red circle"], [3, 4], init_images=PICTURES, **options)
     swapped = model.sample(["a red circle"], [4, 3], init_images=PICTURES[::-1], **options)
-    np.testing.assert_array_equal(together, swapped[::-1])
+    assert np.abs(together.astype(int) - swapped[::-1]).max() <= 1  # places in a batch may round differently
     alone = model.sample(["a red circle"], [4], init_images=[PICTURES[1]], **options)
     assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
     one_for_both = model.sample(["a red circle"], [3, 4], init_images=PICTURES[:1], **options)

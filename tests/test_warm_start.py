@@ -36,14 +36,16 @@ def models():
     return {"unet": random_like(small)}, {"unet": random_like(wide, 1)}
 
 
-def test_a_wider_unet_predicts_exactly_what_the_other_did_whatever_the_new_channels_hold(models):
+def test_a_wider_unet_predicts_what_the_other_did_whatever_the_new_channels_hold(models):
+    """What the new channels hold changes no bit. Against the narrow UNet, another program, there is rounding."""
     opened, fresh = models
     params, notes = start_from(fresh, opened)
     before = jax.jit(unet(4).apply)({"params": opened["unet"]}, X, T)
     after = jax.jit(unet(9).apply)
     assert np.abs(before).max() > 0.1
-    for concat in (np.zeros_like(EXTRA), EXTRA):
-        np.testing.assert_array_equal(after({"params": params["unet"]}, X, T, Cond(concat=concat)), before)
+    outs = [after({"params": params["unet"]}, X, T, Cond(concat=c)) for c in (np.zeros_like(EXTRA), EXTRA)]
+    np.testing.assert_array_equal(*outs)  # one program, and every weight that could tell them apart is zero
+    np.testing.assert_allclose(outs[0], before, rtol=0, atol=1e-5 * np.abs(before).max())
     count = len(jax.tree.leaves(fresh))
     assert (
         notes

@@ -9,6 +9,7 @@ Sources: Lugmayr et al. 2022, RePaint (arXiv:2201.09865), algorithm 1 without it
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from ldm_jax.diffusion.process import q_sample
@@ -37,7 +38,7 @@ def edit(
 
     x_start: [B, h, w, c] float32 latents (or pixels) to keep. mask: float, broadcastable against x_start, in
       [0, 1], 1 = keep: the sense of the original's samplers (its inpainting scripts mean the opposite). All
-      zeros changes nothing.
+      zeros is no edit: the identity itself unless the mask is traced, and then up to rounding.
     moment: 'before' each step, as the original's DDIM and PLMS; 'after' it, still at the level of the t that
       it came from, as the original's DDPM: one level noisier than x.
     paste: put x_start itself in place after the last step. The original does not; its kept region is x_start
@@ -57,6 +58,8 @@ def edit(
         raise ValueError(
             f"mask: got shape {mask.shape}, expected one that broadcasts to x_start's, {x_start.shape}"
         )
+    if not isinstance(mask, jax.core.Tracer) and not mask.any():
+        return Edit()
 
     def keep(known, x):
         return mask * known + (1 - mask) * x

@@ -36,14 +36,23 @@ def unedited():
 
 @pytest.mark.parametrize("options", [dict(), dict(moment="after"), dict(paste=True)])
 def test_an_empty_mask_is_no_edit(options):
-    edit = blended.edit(X_START, jnp.zeros((4, 4, 1)), SCHEDULE, **options)
-    np.testing.assert_array_equal(run(edit), unedited())  # bit for bit
+    """Bit for bit, because the same program is compiled; where the mask is traced it is another one, and there is rounding."""
+    empty = jnp.zeros((4, 4, 1))
+    assert blended.edit(X_START, empty, SCHEDULE, **options) == Edit()
+    traced = jax.jit(
+        lambda mask, x: sample(
+            eps_fn, ddpm.sampler(SCHEDULE), x, uniform(100, 8), jax.random.key(2),
+            blended.edit(X_START, mask, SCHEDULE, **options),
+        )[0]
+    )(empty, jax.random.normal(jax.random.key(1), SHAPE))  # fmt: skip
+    np.testing.assert_allclose(traced, unedited(), rtol=1e-5, atol=1e-5)
 
 
 def test_paste_keeps_the_region_exactly_and_nothing_else():
     out, plain = run(blended.edit(X_START, LEFT, SCHEDULE, paste=True)), unedited()
     np.testing.assert_array_equal(out[:, :, :2], X_START[:, :, :2])
-    np.testing.assert_array_equal(out[:, :, 2:], plain[:, :, 2:])  # this network looks at one cell at a time
+    # this network looks at one cell at a time
+    np.testing.assert_allclose(out[:, :, 2:], plain[:, :, 2:], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -66,7 +66,7 @@ def test_it_goes_on_where_it_was_left():
     whole = np.concatenate([f["pool"] for _, f in extract(images, small_extractor(), batch_size=4)])
     later = list(extract(images, small_extractor(), batch_size=4, start=6))
     assert later[0][0][0] == 6
-    np.testing.assert_allclose(np.concatenate([f["pool"] for _, f in later]), whole[6:], rtol=1e-6)
+    np.testing.assert_allclose(np.concatenate([f["pool"] for _, f in later]), whole[6:], rtol=1e-5, atol=1e-6)
     assert not list(extract(images, small_extractor(), start=13))
 
 
@@ -132,7 +132,7 @@ def test_one_two_and_eight_devices_give_the_same_and_two_processes():
     assert [devices for devices, *_ in results] == [1, 2, 8, 4, 4]
     for _, *found in results[1:]:
         for a, b in zip(found, results[0][1:], strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)
+            np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 def test_features_that_are_not_finite_name_the_image():

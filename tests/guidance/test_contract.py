@@ -30,7 +30,7 @@ def test_scale_1_is_the_conditional_output_and_one_call_of_the_plain_batch():
 
     plain, _ = model_fn(X, T, COND)
     out, taps = classifier_free.apply(counting, COND, UNCOND, 1.0)(X, T)
-    np.testing.assert_array_equal(out, plain)  # bit for bit
+    np.testing.assert_array_equal(out, plain)  # bit for bit: the same call of the network, nothing after it
     np.testing.assert_array_equal(taps["vector"], COND.vector)
     np.testing.assert_array_equal(classifier_free.apply(counting, COND, None, 1)(X, T)[0], plain)
     np.testing.assert_allclose(classifier_free.guide(counting, COND, UNCOND, 1.0)(X, T)[0], plain, atol=1e-6)
@@ -59,7 +59,7 @@ def test_scale_per_example():
 
 def test_equal_conditions_make_the_scale_irrelevant():
     outs = [classifier_free.guide(model_fn, COND, COND, s)(X, T)[0] for s in (2.0, 50.0)]
-    np.testing.assert_array_equal(*outs)
+    np.testing.assert_allclose(*outs, atol=1e-5)  # the halves of a batch may round differently, times 50
 
 
 def test_one_program_for_every_scale():

@@ -80,7 +80,10 @@ def test_group_norm_wants_groups_that_divide_and_keeps_float32_statistics():
     out = layers.GroupNorm(2, dtype=jnp.bfloat16).apply(variables, x)
     assert out.dtype == jnp.bfloat16
     full = layers.GroupNorm(2).apply(variables, x.astype(jnp.float32))
-    np.testing.assert_array_equal(out, full.astype(jnp.bfloat16))
+    # Rounded once, the error is at most half a step of bfloat16 (8 significant bits), and float32's on top.
+    full = np.asarray(full, np.float64)
+    half_step = np.ldexp(1.0, np.frexp(full)[1] - 9)
+    assert (np.abs(np.asarray(out, np.float64) - full) <= 1.01 * half_step + 1e-5).all()
 
 
 def test_layer_norm_agrees_with_torch():
