@@ -20,9 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ldm_jax import cli, dry_run, pipeline, recognise
+from ldm_jax import cli, dry_run
+from ldm_jax.config import load_config
+from ldm_jax.inference import pipeline
+from ldm_jax.inference.program import arguments, make_program
 from ldm_jax.models.unet import apply_unet
-from ldm_jax.sampling_program import arguments, make_program
 from ldm_jax.system import make_system
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--compile", action="store_true", help="compile as well, for this machine: minutes for a large model")
     args = parser.parse_args(argv)
     jax.config.update("jax_enable_compilation_cache", False)
-    config = recognise.load_config(args.config)
+    config = load_config(args.config)
     config |= {"dtype": args.dtype} if args.dtype else {}
     settings = pipeline.settle(config.get("sampling", {}), num_steps=args.steps)
     settings.pop("batch_size", None)

@@ -1,4 +1,4 @@
-"""How long `python -m ldm_jax.convert` takes for a checkpoint of Stable Diffusion 1's size, and how much memory it needs:
+"""How long `ldm-convert` takes for a checkpoint of Stable Diffusion 1's size, and how much memory it needs:
 
     python benchmarks/convert.py --to bundle
 
@@ -20,9 +20,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ldm_jax import checkpoints, export
-from ldm_jax.convert import files, layout, published
+from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints import write as export
+from ldm_jax.convert import files, published
 from ldm_jax.convert.tensor import Tensor
+from ldm_jax.params import flatten, unflatten
 from ldm_jax.system import make_system
 
 CLIP_L = dict(
@@ -45,8 +47,8 @@ def stable_diffusion_1() -> checkpoints.Checkpoint:
     def drawn(shape: tuple[int, ...]) -> Tensor:
         return Tensor(shape, np.dtype("float32"), lambda: np.resize(block, shape))
 
-    flat = {path: drawn(tuple(leaf.shape)) for path, leaf in layout.flatten(template).items()}
-    return checkpoints.Checkpoint(config, layout.unflatten(flat), None, "bundle")
+    flat = {path: drawn(tuple(leaf.shape)) for path, leaf in flatten(template).items()}
+    return checkpoints.Checkpoint(config, unflatten(flat), None, "bundle")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ FLOPs, bytes that are read and written, and bytes of temporaries, of the predict
 that `python benchmarks/speed.py forward --model small` times. Nothing is run, so that nothing depends on how busy a machine is.
 The compiler is told which instructions and how many threads to plan for (SAME), so that other processors count alike; of a UNet of
 two levels the figures were the same for AVX2 and AVX512, and for 1, 2 and 4 threads.
-tests/test_cost_guard.py compares.
+tests/benchmarks/test_cost_guard.py compares.
 """
 
 import argparse

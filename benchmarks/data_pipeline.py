@@ -4,7 +4,7 @@
 
 prints one JSON line for each of the two trainings and one for each pipeline: the scenes drawn on demand and a folder of the same
 pictures as PNG files, which configs/shapes_kl_f4.py is trained on; their latents in a workdir, as configs/shapes_text.py keeps
-them, and in a folder, as `python -m ldm_jax.data.precompute_latents` writes them. What is measured of a pipeline is what train.py
+them, and in a folder, as `ldm-precompute-latents` writes them. What is measured of a pipeline is what train.py
 asks of it: batches of the config, transformed, with tokens, in as many threads. What is measured of training is its compiled step
 alone, without waiting for data. Pictures apart, the numbers are zeros or random: no time depends on them.
 
@@ -27,16 +27,17 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ldm_jax import recognise, training_program
+from ldm_jax.config import load_config
 from ldm_jax.data import latents_builder, pipeline, transforms
 from ldm_jax.data.latents import MadeOf
-from ldm_jax.examples import conditions_of, inputs_of, needed_beside_moments
+from ldm_jax.distributed import parallel
 from ldm_jax.system import make_system
-from ldm_jax.training import parallel
+from ldm_jax.training import program as training_program
+from ldm_jax.training.examples import conditions_of, inputs_of, needed_beside_moments
 from ldm_jax.training.latents import MomentsSource
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
-CONFIGS = {name: recognise.load_config(FOLDER / f"{name}.py") for name in ("shapes_kl_f4", "shapes_text")}
+CONFIGS = {name: load_config(FOLDER / f"{name}.py") for name in ("shapes_kl_f4", "shapes_text")}
 FIRST_STAGE = CONFIGS["shapes_kl_f4"]["first_stage"]
 MOMENTS = (16, 16, 8)  # of that first stage
 

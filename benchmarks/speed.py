@@ -242,7 +242,7 @@ def utilization(question: str, result: dict[str, Any], peak: float | None) -> di
     if question == "first_image" or reached is None:
         return {}
     if peak is None:  # torch's side does not know it
-        from ldm_jax.utilization import PEAKS
+        from ldm_jax.xla.utilization import PEAKS
 
         peak = PEAKS[result["hardware"]["kind"]]
     median, floor = result["seconds"]["median"], result["model_flops"] / reached

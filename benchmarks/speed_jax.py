@@ -16,11 +16,12 @@ import numpy as np
 import optax
 
 from benchmarks import speed_models, speed_turns
-from ldm_jax import bundle as bundles
-from ldm_jax import cli, utilization
-from ldm_jax.pipeline import LatentDiffusion, from_bundle
-from ldm_jax.training import parallel
+from ldm_jax import cli
+from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.distributed import parallel
+from ldm_jax.inference.pipeline import LatentDiffusion, from_bundle
 from ldm_jax.training.optimizer import make_optimizer
+from ldm_jax.xla import utilization
 
 
 def open_model(request: dict[str, Any]) -> LatentDiffusion:

@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base as config_base
-from ldm_jax import checkpoints, export, flops, recognise
-from ldm_jax.convert import sections
+from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints import write as export
+from ldm_jax.config import conditioning_kinds, conditioning_section, load_config
 from ldm_jax.models.layers import timestep_embedding
 from ldm_jax.models.unet import UNet, apply_unet
 from ldm_jax.samplers import base as samplers
 from ldm_jax.system import System, make_system
 from ldm_jax.types import Cond, PyTree
+from ldm_jax.xla import flops
 
 ROOT = Path(__file__).resolve().parent.parent
 # name: the config and its argument. The tiny ones, which tests run, are the configs' own reductions to eight channels, and here
@@ -58,16 +60,16 @@ def read_config(name: str, dtype: str = "float32") -> dict[str, Any]:
         config = json.loads(json.dumps(SMALL))
     else:
         file, argument = CONFIGS[name]
-        config = recognise.load_config(ROOT / "configs" / f"{file}.py", argument)
+        config = load_config(ROOT / "configs" / f"{file}.py", argument)
     if name.startswith("tiny"):
         _cut_levels(config)
     config |= dict(task="diffusion", dtype=dtype, model=config["model"] | dict(remat=None))
     config["sampling"] = dict(sampler="ddim", spacing="leading", eta=0.0)
-    kinds = sections.kinds(config.get("conditioning"))
+    kinds = conditioning_kinds(config.get("conditioning"))
     for options in kinds.values():
         options.pop("tokenizer", None)
         options.setdefault("vocab_size", TINY_VOCABULARY if name.startswith("tiny") else 49408)
-    config["conditioning"] = sections.section(kinds) or {}
+    config["conditioning"] = conditioning_section(kinds) or {}
     return config
 
 
@@ -105,7 +107,7 @@ class FixedTokens:
 
 def tokenizer_of(config: Mapping[str, Any]) -> FixedTokens | None:
     """None for an unconditional model."""
-    kinds = list(sections.kinds(config.get("conditioning")).values())
+    kinds = list(conditioning_kinds(config.get("conditioning")).values())
     return FixedTokens(kinds[0]) if kinds else None
 
 

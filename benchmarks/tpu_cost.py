@@ -26,11 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax import dry_run, flops, pipeline, recognise, topology
+from ldm_jax import dry_run
+from ldm_jax.config import load_config
+from ldm_jax.distributed import parallel
+from ldm_jax.inference import pipeline
 from ldm_jax.models import layers
 from ldm_jax.models.unet import UNet
-from ldm_jax.training import parallel
 from ldm_jax.types import Cond
+from ldm_jax.xla import flops, topology
 
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
@@ -112,9 +115,9 @@ ROWS = [
 ]
 
 
-def load_config(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+def config_with(name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """configs/<name>.py, with `changes` by dotted keys. Raises: ValueError if it is not there."""
-    config = recognise.load_config(ROOT / "configs" / f"{name}.py")
+    config = load_config(ROOT / "configs" / f"{name}.py")
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = config
@@ -129,7 +132,7 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
     jax.config.update("jax_exec_time_optimization_effort", row.get("effort", 0.0))
     if row["what"] == "yardstick":
         return yardstick(row["topology"], row["batch_size"], row["config"] == "sd1 forward")
-    config = load_config(row["config"], row["changes"])
+    config = config_with(row["config"], row["changes"])
     if row["what"] == "train":
         return dry_run.training(config, row["topology"])
     settings = pipeline.settle(config["sampling"])
@@ -141,7 +144,7 @@ def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]
     its loss and gradients, with float32 parameters. `kernel_flops` of the FLOPs are those of Pallas kernels, which the compiler counts
     only as far as it is told them."""
     slice_, devices = topology.open_slice(slice_name)
-    options = load_config("sd1", {})["model"] | dict(remat=False)
+    options = config_with("sd1", {})["model"] | dict(remat=False)
     unet = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}, dtype=jnp.bfloat16)
     shape = jax.ShapeDtypeStruct
     x, t = shape((batch_size, 64, 64, 4), jnp.float32), shape((batch_size,), jnp.int32)

@@ -6,8 +6,8 @@ hyper-parameters of Rombach et al. 2022 (arXiv:2112.10752), tables 8 and 12 to 1
 
 from ml_collections import ConfigDict, config_dict
 
-from ldm_jax.convert import sections
-from ldm_jax.data.shapes_world import WORDS
+from ldm_jax.config import conditioning_kinds, conditioning_section
+from ldm_jax.shapes_world.scenes import WORDS
 
 
 def _kl(channel_mult, z, attention_levels=()):
@@ -121,7 +121,7 @@ def warm_up(steps: int) -> dict:
 
 
 def spread(c: ConfigDict) -> None:
-    """How a run is spread over devices (ldm_jax/training/parallel.py), and steps over dispatches."""
+    """How a run is spread over devices (ldm_jax/distributed/parallel.py), and steps over dispatches."""
     c.parallelism, c.steps_per_dispatch = "pmap", 1
     c.mesh = dict(data=config_dict.placeholder(int), fsdp=config_dict.placeholder(int))
 
@@ -253,7 +253,7 @@ def shapes(
 
     It predicts v: at the high noise levels, where the layout of a scene is decided, eps weighs errors of x_start by next
     to nothing. data: options of the source `shapes` beyond its split. init_from: a model whose weights it begins with
-    (ldm_jax/warm_start.py).
+    (ldm_jax/checkpoints/warm_start.py).
     """
     c = _start(name, arg, "diffusion", 64)
     c.data = (
@@ -345,10 +345,10 @@ def _shrink_model(c: ConfigDict) -> None:
     if c.model.get("context_dim"):
         c.model.context_dim = 8
     shrunk = {}
-    for kind, options in sections.kinds(c.conditioning.to_dict()).items():
+    for kind, options in conditioning_kinds(c.conditioning.to_dict()).items():
         c.data.derive = dict(c.data.get("derive", {})) | TINY_FIELDS.get(kind, {})
         shrunk[kind] = _shrunk_conditioning(c, kind, options)
-    c.conditioning = sections.section(shrunk) or {}
+    c.conditioning = conditioning_section(shrunk) or {}
 
 
 def _shrunk_conditioning(c: ConfigDict, kind: str, options: dict) -> dict:

@@ -4,7 +4,7 @@ Run:     python train.py --config configs/shapes_colorize.py --workdir runs/shap
 Smoke:   python train.py --config configs/shapes_colorize.py:runlocal --workdir /tmp/shapes_colorize
 Source:  Rombach et al. 2022, section 4.3.2 (conditioning by concatenation), with one more condition, in small.
 Result:  After 600 steps, 4 minutes on two busy cores: 95 % of objects have one of the world's colours, and 66 % of the shapes stay readable
-         (64 scenes, `python -m ldm_jax.evaluate colorize`).
+         (64 scenes, `ldm-evaluate colorize`).
 """
 
 from ml_collections import ConfigDict

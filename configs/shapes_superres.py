@@ -4,7 +4,7 @@ Run:     python train.py --config configs/shapes_superres.py --workdir runs/shap
 Smoke:   python train.py --config configs/shapes_superres.py:runlocal --workdir /tmp/shapes_superres
 Source:  Rombach et al. 2022, section 4.4 (the low-resolution image beside the latent, bicubic degradation), in small.
 Result:  874,308 parameters. After 700 steps, 6 minutes on two busy cores: PSNR 29.2 dB, SSIM 0.919 on 64 scenes; bicubic 24.4 dB and 0.863
-         (`python -m ldm_jax.evaluate superres`).
+         (`ldm-evaluate superres`).
 """
 
 from ml_collections import ConfigDict

@@ -15,7 +15,7 @@ Result:  3,935,003 parameters with the autoencoder. After 8,000 steps (ldm_jax/s
 from ml_collections import ConfigDict
 
 from configs import base
-from ldm_jax.data.shapes_world import WORDS
+from ldm_jax.shapes_world.scenes import WORDS
 
 
 def get_config(arg: str = "") -> ConfigDict:

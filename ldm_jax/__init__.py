@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 
 def load(name: str = "shapes", **options):
-    """See ldm_jax.pipeline.load; imported when it is called, so that `import ldm_jax` costs nothing."""
-    from ldm_jax import pipeline
+    """See ldm_jax.inference.pipeline.load; imported when it is called, so that `import ldm_jax` costs nothing."""
+    from ldm_jax.inference import pipeline
 
     return pipeline.load(name, **options)

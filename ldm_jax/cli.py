@@ -20,7 +20,7 @@ def use_compilation_cache() -> None:
 
 
 def executables() -> Path:
-    """The folder of executables.py, inside of $JAX_COMPILATION_CACHE_DIR where that is one of this machine's; else beside the default."""
+    """The folder of xla/executables.py, inside of $JAX_COMPILATION_CACHE_DIR where that is one of this machine's; else beside the default."""
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     return (Path(chosen) if chosen and "://" not in chosen else _cache()) / "executables"
 
@@ -119,3 +119,10 @@ def run(main: Callable, *args) -> None:
             else f"{type(error).__name__}: "
         )
         sys.exit(f"error: {kind}{said}")
+
+
+def console(main: Callable) -> None:
+    """What every console command does around its main(): logging, the compilation cache, errors in one sentence."""
+    set_up_logging()
+    use_compilation_cache()
+    run(main)

@@ -1,7 +1,7 @@
 """What `--dry_run` says: shapes and parameter counts; with `--topology`, the real program of a config, compiled for a slice of
 Cloud TPU, and what to change if it does not fit.
 
-It knows configs and programs; how a program's cost is read from the compiler is topology.py's.
+It knows configs and programs; how a program's cost is read from the compiler is xla/topology.py's.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax import flops, sampling_program, topology, training_program
-from ldm_jax.checkpoints import open_checkpoint
+from ldm_jax.checkpoints.open import open_checkpoint
+from ldm_jax.distributed import parallel
+from ldm_jax.first_stage import make_first_stage
+from ldm_jax.inference import program as sampling_program
 from ldm_jax.models.unet import apply_unet
-from ldm_jax.system import System, make_first_stage, make_system
-from ldm_jax.tpu_slices import GIB, Slice
-from ldm_jax.training import parallel
+from ldm_jax.system import System, make_system
+from ldm_jax.training import program as training_program
 from ldm_jax.types import PyTree
+from ldm_jax.xla import flops, topology
+from ldm_jax.xla.tpu_slices import GIB, Slice
 
 
 def with_first_stage(config: Mapping[str, Any]) -> Mapping[str, Any]:

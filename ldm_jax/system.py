@@ -4,7 +4,6 @@ A config's sections `first_stage`, `model`, `conditioning` and `schedule` are pl
 the options of that one's constructor. An option that it does not have is an error that lists those it has.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -12,101 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from ldm_jax.conditioning.base import Setting, merge
-from ldm_jax.convert import sections
+from ldm_jax.config import call, conditioning_kinds, options_of, pick
 from ldm_jax.diffusion.schedule import NoiseSchedule, make_schedule
 from ldm_jax.find import find
+from ldm_jax.first_stage import FirstStage, make_first_stage
 from ldm_jax.models import autoencoder, layers
 from ldm_jax.models.unet import UNet
 from ldm_jax.types import Array, Cond, PyTree
-
-FIRST_STAGES = {
-    "kl": autoencoder.AutoencoderKL,
-    "vq": autoencoder.VQModel,
-    "identity": autoencoder.IdentityFirstStage,
-}
-
-
-def call(fn: Callable, options: Mapping[str, Any], what: str, *, then: Callable | None = None, **more) -> Any:
-    """fn(**options, **more), with lists made tuples.
-
-    then: the function that fn hands its **options on to, whose options therefore count as well.
-    Raises: ValueError "model has no option 'chanels'; it has: …" for an option that neither takes or that is not the
-    config's to give, and for one that is missing.
-    """
-    known = [k for k in _options(fn) + (_options(then) if then else []) if k not in more]
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{what} has no option {name!r}; it has: {', '.join(known)}")
-    arguments = more | {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    try:
-        inspect.signature(fn).bind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{what}: {error}") from None
-    return fn(**arguments)
-
-
-def _options(fn: Callable) -> list[str]:
-    """The names of fn's arguments, but for those that every linen module has."""
-    hidden = ("parent", "name") if isinstance(fn, type) and issubclass(fn, nn.Module) else ()
-    parameters = inspect.signature(fn).parameters.items()
-    return [name for name, p in parameters if name not in hidden and p.kind is not p.VAR_KEYWORD]
-
-
-def pick(section: Mapping[str, Any] | None, what: str, known: Mapping[str, Any]) -> tuple[Any, dict]:
-    """The entry of `known` that the section's `name` says, and the section's other keys.
-
-    Raises: ValueError listing `known`.
-    """
-    options = dict(section or {})
-    name = options.pop("name", None)
-    if name not in known:
-        raise ValueError(f"{what} {name!r} not found; there are: {', '.join(known)}")
-    return known[name], options
-
-
-class FirstStage(NamedTuple):
-    """module: linen, owns encode and decode. factor: pixels per latent cell. channels: of a latent."""
-
-    name: str
-    module: Any
-    factor: int
-    channels: int
-
-    def init(self, key: Array, size: int = 0) -> PyTree:
-        """Fresh parameters. size: the side of the image that shapes are inferred with; the factor's fourfold by default."""
-        if self.name == "identity":
-            return {}
-        side = size or 4 * self.factor
-        return jax.jit(self.module.init)(
-            key, jnp.zeros((1, side, side, self.module.in_channels)), jax.random.key(0)
-        )["params"]
-
-    def encode(self, params: PyTree, images: Array) -> Array:
-        """images [B,H,W,C] in [-1,1] -> what encoding gives: moments [B,h,w,2c] of a KL model, else latents [B,h,w,c]."""
-        return self.module.apply({"params": params}, images, method="encode")
-
-    def mode(self, params: PyTree, images: Array) -> Array:
-        """images [B,H,W,C] in [-1,1] -> latents [B,h,w,c], not scaled: the posterior's mean, or what `encode` gives."""
-        encoded = self.encode(params, images)
-        return jnp.split(encoded, 2, axis=-1)[0] if self.name == "kl" else encoded
-
-    def decode(self, params: PyTree, z: Array) -> Array:
-        """z [B,h,w,c], not scaled -> images [B,H,W,C] float32, about [-1,1]."""
-        return self.module.apply({"params": params}, z, method="decode").astype(jnp.float32)
-
-
-def make_first_stage(section: Mapping[str, Any], dtype: str = "float32") -> FirstStage:
-    """Raises: ValueError for an unknown name or option."""
-    cls, options = pick(section, "first_stage", FIRST_STAGES)
-    if section["name"] == "identity":
-        return FirstStage(
-            "identity", call(cls, options, "first_stage identity"), 1, options.get("in_channels", 3)
-        )
-    module = call(cls, options, f"first_stage {section['name']!r}", dtype=jnp.dtype(dtype))
-    return FirstStage(section["name"], module, 2 ** (len(module.channel_mult) - 1), module.embed_dim)
 
 
 class Part(NamedTuple):
@@ -356,12 +269,12 @@ def make_parts(section: Mapping[str, Any] | None, tokenizer: Any = None) -> tupl
     Raises: ValueError for an unknown kind or option.
     """
     parts = []
-    for name, options in sections.kinds(section).items():
+    for name, options in conditioning_kinds(section).items():
         kind = find("conditioning", name)
         tokenizer_section = options.pop("tokenizer", None)
         if hasattr(kind, "TOKENIZERS") and tokenizer is None:
             tokenizer = make_tokenizer(tokenizer_section, kind.TOKENIZERS)
-        if "vocab_size" in _options(kind.Conditioner) and tokenizer is not None:
+        if "vocab_size" in options_of(kind.Conditioner) and tokenizer is not None:
             options.setdefault("vocab_size", tokenizer.get_vocab_size())
         parts.append(Part(name, kind, call(kind.Conditioner, options, f"conditioning {name!r}")))
     return tuple(parts), tokenizer

@@ -1,4 +1,4 @@
-"""Trains next to nothing beside other processes, with a fault of its own: a process of tests/test_train_faults.py.
+"""Trains next to nothing beside other processes, with a fault of its own: a process of tests/commands/test_train_faults.py.
 
 python -m tests.faulty_process data --config tests/tiny_first_stage.py --workdir /tmp/x --coordinator … --process_id 1
 """
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 
-import train
 from ldm_jax import cli
+from ldm_jax.commands import train
 from ldm_jax.data import shapes
 from ldm_jax.training import loop
 from ldm_jax.training.state import TrainState

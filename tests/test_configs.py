@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
-from ldm_jax import dry_run, grid, pipeline
-from ldm_jax.convert import sections
-from ldm_jax.data.shapes_world import CLASS_NAMES
-from ldm_jax.examples import conditions_of
-from ldm_jax.system import make_first_stage, make_system
-from ldm_jax.workdir import check_config
+from ldm_jax import dry_run, grid
+from ldm_jax.commands import train
+from ldm_jax.config import conditioning_kinds
+from ldm_jax.first_stage import make_first_stage
+from ldm_jax.inference import pipeline
+from ldm_jax.shapes_world.scenes import CLASS_NAMES
+from ldm_jax.system import make_system
+from ldm_jax.training.examples import conditions_of
+from ldm_jax.training.workdir import check_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
@@ -183,7 +185,9 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     if config["task"] == "first_stage":
         assert pictures == ["reconstructions_00000002.png"]
         return
-    shown_layouts = {"layouts_00000002.png"} if "layout" in sections.kinds(config["conditioning"]) else set()
+    shown_layouts = (
+        {"layouts_00000002.png"} if "layout" in conditioning_kinds(config["conditioning"]) else set()
+    )
     assert set(pictures) == {"samples_00000002.png"} | shown_layouts
     model, source = pipeline.load(str(workdir)), train.open_source(config)
     named = {"class_labels", "layouts"} & set(model.system.takes)

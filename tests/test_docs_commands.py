@@ -4,6 +4,7 @@ The definitions are read from the source: nothing is run but the config files.
 """
 
 import ast
+import configparser
 import functools
 import importlib
 import pathlib
@@ -14,9 +15,19 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(
-    r"(?<![\w.-])(?:[\w./]*/)?python3? +(?:-m +(?P<module>[\w.]+)|(?P<script>[\w/]+\.py))(?P<rest>.*)"
+    r"(?<![\w.-])(?:[\w./]*/)?"
+    r"(?:python3? +(?:-m +(?P<module>[\w.]+)|(?P<script>[\w/]+\.py))|(?P<console>ldm-[a-z-]+))(?P<rest>.*)"
 )
+IMPORT = re.compile(r"from (ldm_jax[\w.]*) import (\w+)(?: as (\w+))?$", flags=re.MULTILINE)
+START = re.compile(r"python3? |(?<![\w-])ldm-[a-z]")
 END = re.compile(r"`| && | \| |; | #|\$\(| -- |\)$")  # of a command within its line
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+CONSOLE = dict(
+    re.findall(
+        r"^([\w-]+) = ([\w.:]+)$", SETUP["options.entry_points"]["console_scripts"], flags=re.MULTILINE
+    )
+)
 FLAG = re.compile(r"(?<!\S)--([\w.]+)")
 
 
@@ -24,17 +35,21 @@ def commands(text: str) -> list[tuple[str, str]]:
     """(what is run, its arguments without what is quoted in them) of a document."""
     found = []
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-        for start in re.finditer(r"python3? ", line):  # several in one line
+        for start in START.finditer(line):  # several in one line
             before = line[: start.start()].rfind(" ") + 1
             match = COMMAND.match(line[before:].lstrip("`'\"("))
             if match:
                 rest = re.sub(r"'[^']*'", "''", match["rest"])
-                found.append((match["module"] or match["script"], END.split(rest)[0].rstrip("'\" ")))
+                name = match["module"] or match["script"] or match["console"]
+                found.append((name, END.split(rest)[0].rstrip("'\" ")))
     return found
 
 
 def source_of(name: str) -> pathlib.Path | None:
-    """The file that `python name.py` or `python -m name` runs, if there is one."""
+    """The file that `python name.py`, `python -m name` or a console command runs, if there is one."""
+    if name.startswith("ldm-"):
+        entry = CONSOLE.get(name)
+        return None if entry is None else source_of(entry.partition(":")[0])
     if name.endswith(".py"):
         places = [ROOT / name]
     else:
@@ -48,8 +63,13 @@ def flags_of(path: pathlib.Path) -> frozenset[str]:
     """The flags that a program's source defines, and those of the modules that it hands its arguments to."""
     tree, found = ast.parse(path.read_text()), {"help"}
     text = path.read_text()
-    mains = re.findall(r"from (ldm_jax[\w.]*) import main", text)
-    mains += [f"ldm_jax.{name}" for name in re.findall(r"(\w+)\.(?:main|run)\(argv\b", text)]
+    mains = re.findall(r"from (ldm_jax[\w.]*) import (?:main|console)", text)
+    for name in re.findall(r"(\w+)\.(?:main|run)\(argv\b", text):
+        mains += [
+            f"{package}.{module}"
+            for package, module, alias in IMPORT.findall(text)
+            if name == (alias or module)
+        ]
     if "cli.add_checkpoint_arguments(" in text:
         mains.append("ldm_jax.cli")
     for node in ast.walk(tree):
@@ -74,7 +94,7 @@ def keys_of(config: str) -> dict:
 
 def complaints(name: str, rest: str) -> list[str]:
     """What is wrong with one command of ours; nothing of others' modules, such as pytest."""
-    if not name.endswith(".py") and not name.startswith("ldm_jax"):
+    if not name.endswith(".py") and not name.startswith(("ldm_jax", "ldm-")):
         return []
     path = source_of(name)
     if path is None:
@@ -104,15 +124,15 @@ def test_commands_name_what_there_is(document):
 def test_commands_are_found_wherever_they_stand():
     text = """
     pip install x && python train.py --config configs/sd1.py --workdir \\
-        runs && python -m ldm_jax.convert a b --to compvis   # --no
-    on 0 'cd x && sudo env A=1 venv/bin/python -m ldm_jax.convert runs out --raw'
-    `python -m ldm_jax.sweep --steps 10` and `python -c "--nothing"`; python sample.py --jobs '--x' --out y
+        runs && ldm-convert a b --to compvis   # --no
+    on 0 'cd x && sudo env A=1 venv/bin/ldm-convert runs out --raw'
+    `ldm-sweep --steps 10` and `python -c "--nothing"`; python sample.py --jobs '--x' --out y
     """
     assert [(name, FLAG.findall(rest)) for name, rest in commands(text)] == [
         ("train.py", ["config", "workdir"]),
-        ("ldm_jax.convert", ["to"]),
-        ("ldm_jax.convert", ["raw"]),
-        ("ldm_jax.sweep", ["steps"]),
+        ("ldm-convert", ["to"]),
+        ("ldm-convert", ["raw"]),
+        ("ldm-sweep", ["steps"]),
         ("sample.py", ["jobs", "out"]),
     ]
     assert sum(len(commands(document.read_text())) for document in DOCUMENTS) > 30
@@ -123,9 +143,10 @@ def test_commands_are_found_wherever_they_stand():
     [
         ("sample.py", "--prompt x --raw --seeds 3", []),
         ("sample.py", "--promt x", ["sample.py has no --promt"]),
-        ("ldm_jax.data.precompute_latents", "--config configs/sd1.py --config.data.root=x --out y", []),
-        ("ldm_jax.convert", "--config.data.root=x", ["ldm_jax.convert has no --config.data.root"]),
+        ("ldm-precompute-latents", "--config configs/sd1.py --config.data.root=x --out y", []),
+        ("ldm-convert", "--config.data.root=x", ["ldm-convert has no --config.data.root"]),
         ("ldm_jax.nothing", "--out x", ["ldm_jax.nothing is not there"]),
+        ("ldm-nothing", "--out x", ["ldm-nothing is not there"]),
         (
             "train.py",
             "--config configs/sd1.py --config.data.rot=x",

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import pytest
 
 from configs import shapes_kl_f4, shapes_text
-from ldm_jax import dry_run, pipeline, training_program
+from ldm_jax import dry_run
+from ldm_jax.distributed import parallel
+from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
-from ldm_jax.tpu_slices import GIB
-from ldm_jax.training import parallel
+from ldm_jax.training import program as training_program
+from ldm_jax.xla.tpu_slices import GIB
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install 'ldm_jax[tpu]'"

@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from ldm_jax import pipeline
 from ldm_jax.conditioning.base import merge
-from ldm_jax.objective import freeze
+from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
+from ldm_jax.training.objective import freeze
 from ldm_jax.types import Cond
-from tests.test_pipeline import CONFIG
+from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
 
 TEXT = {k: v for k, v in CONFIG["conditioning"].items() if k != "name"}

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from ldm_jax.data.shapes_world import WORDS
+from ldm_jax.shapes_world.scenes import WORDS
 from tests import tiny_first_stage
 
 

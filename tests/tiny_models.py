@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from ldm_jax.bundle import Bundle
+from ldm_jax.checkpoints.bundle import Bundle
 from ldm_jax.conditioning import clip
 from ldm_jax.system import System, make_system
 from ldm_jax.types import PyTree

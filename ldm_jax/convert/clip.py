@@ -10,14 +10,16 @@ Source: the state dicts of transformers 4 and 5 (CLIPTextModel, CLIPTextModelWit
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_jax.convert import diffusers_ldm_bert, layout, sections
-from ldm_jax.convert.layout import Entry, Path
+from ldm_jax.config import by_kind
+from ldm_jax.convert import diffusers_ldm_bert, layout
+from ldm_jax.convert.layout import Entry
+from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
 
 LAYOUTS = ("hf", "open_clip")
 
 
-def entries(template: PyTree, names: str = "hf", path: Path = (), prefix: str = "") -> list[Entry]:
+def entries(template: PyTree, names: str = "hf", path: ParamPath = (), prefix: str = "") -> list[Entry]:
     """The name map of a CLIPTextTransformer's params, at `path` in ours and under `prefix` in torch.
 
     names: 'hf' (transformers; everything but the projection under 'text_model.') or 'open_clip'.
@@ -118,7 +120,7 @@ def diffusers_entries(conditioning: Mapping[str, Any] | None, template: PyTree) 
     Raises: ValueError for a kind with params that diffusers has no place for.
     """
     found: list[Entry] = []
-    for kind, path, tree in sections.by_kind(conditioning, template):
+    for kind, path, tree in by_kind(conditioning, template):
         if kind == "clip":
             found += entries(tree["transformer"], "hf", (*path, "transformer"), "text_encoder.")
         elif kind == "sdxl":

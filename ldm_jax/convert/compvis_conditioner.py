@@ -15,7 +15,8 @@ import numpy as np
 
 from ldm_jax.convert import clip, layout
 from ldm_jax.convert.diffusers_ldm_bert import to_logits
-from ldm_jax.convert.layout import Entry, Path
+from ldm_jax.convert.layout import Entry
+from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
 
 
@@ -29,7 +30,7 @@ def entries(template: PyTree) -> list[Entry]:
     return transformer_entries(template["transformer"], ("transformer",), "transformer.")
 
 
-def transformer_entries(template: PyTree, path: Path = (), prefix: str = "") -> list[Entry]:
+def transformer_entries(template: PyTree, path: ParamPath = (), prefix: str = "") -> list[Entry]:
     """The name map of a TextTransformer's params, at `path` in ours and under `prefix` in torch."""
     found: list[Entry] = [
         ((*path, "token_embed", "embedding"), f"{prefix}token_emb.weight", "same"),

@@ -12,14 +12,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from ldm_jax.convert import layout, lpips
-from ldm_jax.convert.layout import Entry, Path
+from ldm_jax.convert.layout import Entry
+from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
 
 NORMS = ("norm", "norm1", "norm2", "norm_out")
 ONE_BY_ONE = ("q", "k", "v", "proj_out", "to_qkv", "to_out")  # convolutions there, Linear here
 
 
-def _autoencoder_entry(path: Path) -> Entry:
+def _autoencoder_entry(path: ParamPath) -> Entry:
     if path == ("quantize", "embedding"):
         return path, "quantize.embedding.weight", "same"
     *modules, leaf = path
@@ -37,7 +38,7 @@ def _autoencoder_entry(path: Path) -> Entry:
 
 def autoencoder_entries(params: PyTree) -> list[Entry]:
     """The name map of AutoencoderKL's or VQModel's params (arrays or shapes, without the 'params' level)."""
-    return [_autoencoder_entry(path) for path in layout.flatten(params)]
+    return [_autoencoder_entry(path) for path in flatten(params)]
 
 
 def discriminator_entries(variables: PyTree) -> list[Entry]:
@@ -48,7 +49,7 @@ def discriminator_entries(variables: PyTree) -> list[Entry]:
     main.{3n}.
     """
     entries = []
-    for path in layout.flatten(variables):
+    for path in flatten(variables):
         _, module, leaf = path
         part, layer = module.split("_")
         place = 0 if layer == "0" else 3 * int(layer) - (part == "conv")

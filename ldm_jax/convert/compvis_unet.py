@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ldm_jax.convert import layout
-from ldm_jax.convert.layout import Entry, Path
+from ldm_jax.convert.layout import Entry
+from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
 
 # Our layer inside a block -> the torch name inside that block, and the kind of its kernel (None: a norm).
@@ -107,7 +108,7 @@ def _torch_blocks(template: PyTree) -> dict[str, str]:
     return blocks
 
 
-def _inside_block(path: Path, prefix: str, is_attention_block: bool, linear_projection: bool) -> Entry:
+def _inside_block(path: ParamPath, prefix: str, is_attention_block: bool, linear_projection: bool) -> Entry:
     """The entry of one parameter of a residual, attention or resampling block whose torch prefix is
     `prefix`."""
     block, *inner, layer, leaf = path
@@ -142,5 +143,5 @@ def _ends(name: str, tree: PyTree, has_codebook: bool) -> list[Entry]:
     return layout.conv((name,), torch_name, kind="linear_conv2d" if name == "codebook_out" else "conv")
 
 
-def _paths(name: str, tree: PyTree) -> list[Path]:
-    return [(name, *path) for path in layout.flatten(tree)]
+def _paths(name: str, tree: PyTree) -> list[ParamPath]:
+    return [(name, *path) for path in flatten(tree)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ldm_jax.convert import sections
+from ldm_jax.config import conditioning_kinds, conditioning_section
 from ldm_jax.convert.diffusers_networks import (
     DIFFUSERS_VERSION,
     first_stage_json,
@@ -98,7 +98,7 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
     conditioning = _read_conditioning(pipeline.kinds, files, index, model, first_stage)
     if conditioning:
-        config["conditioning"] = sections.section(conditioning)
+        config["conditioning"] = conditioning_section(conditioning)
     scheduler = scheduler_sections(_file(files, "scheduler/scheduler_config.json"))
     sampling = {"num_steps": pipeline.num_steps, "guidance_scale": pipeline.guidance_scale}
     return config | scheduler | {"sampling": sampling | scheduler["sampling"]}
@@ -113,7 +113,7 @@ def write_pipeline_configs(
     A CLIP tower that is read at its last layer but one is written without the last, as Stable Diffusion 2 is published.
     Raises: ValueError for what diffusers cannot express.
     """
-    parts = sections.kinds(config.get("conditioning"))
+    parts = conditioning_kinds(config.get("conditioning"))
     name = _pipeline_name(parts)
     factor = 2 ** (len(config["first_stage"].get("channel_mult", (1, 2, 4))) - 1)
     unet = unet_json(

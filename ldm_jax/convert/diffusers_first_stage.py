@@ -14,7 +14,8 @@ import numpy as np
 
 from ldm_jax.convert import layout
 from ldm_jax.convert.diffusers_unet import renamed
-from ldm_jax.convert.layout import Entry, Path
+from ldm_jax.convert.layout import Entry
+from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
 
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -29,7 +30,7 @@ def entries(template: PyTree) -> list[Entry]:
     """
     decoder = template.get("decoder", {})
     levels = 1 + max((int(m[1]) for name in decoder if (m := re.match(r"up_(\d+)_", name))), default=0)
-    return [_entry(path, levels) for path in layout.flatten(template)]
+    return [_entry(path, levels) for path in flatten(template)]
 
 
 def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
@@ -45,7 +46,7 @@ def to_torch(params: PyTree) -> dict[str, np.ndarray]:
     return layout.to_torch(params, entries(params))
 
 
-def _entry(path: Path, levels: int) -> Entry:
+def _entry(path: ParamPath, levels: int) -> Entry:
     if path == ("quantize", "embedding"):
         return path, "quantize.embedding.weight", "same"
     *modules, leaf = path

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.convert import layout
-from ldm_jax.convert.layout import Entry, Path
+from ldm_jax.convert.layout import Entry
+from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
 
 
-def entries(template: PyTree, path: Path = (), prefix: str = "") -> list[Entry]:
+def entries(template: PyTree, path: ParamPath = (), prefix: str = "") -> list[Entry]:
     """The name map of a TextTransformer's params, at `path` in ours and under `prefix` in torch."""
     body = f"{prefix}model."
     found: list[Entry] = [

@@ -16,7 +16,8 @@ import numpy as np
 
 from ldm_jax.convert import layout
 from ldm_jax.convert.compvis_unet import TRANSFORMER
-from ldm_jax.convert.layout import Entry, Path
+from ldm_jax.convert.layout import Entry
+from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
 
 # our layer -> its torch name inside its block, and the kind of its kernel (None: a norm)
@@ -58,7 +59,7 @@ def entries(template: PyTree, model: Mapping[str, Any], vector: str = "class_emb
     found: list[Entry] = []
     for name, tree in template.items():
         if re.match(r"(down|mid|up)_", name):
-            paths = [(name, *path) for path in layout.flatten(tree)]
+            paths = [(name, *path) for path in flatten(tree)]
             inside = _attention_block_entry if "qkv" in tree else _block_entry
             found += [inside(path, tree, model) for path in paths]
         else:
@@ -93,7 +94,7 @@ def _prefix(block: str) -> str:
     return f"{place}_blocks.{number}.{lists[kind]}.{j or 0}"
 
 
-def _block_entry(path: Path, tree: PyTree, model: Mapping[str, Any]) -> Entry:
+def _block_entry(path: ParamPath, tree: PyTree, model: Mapping[str, Any]) -> Entry:
     """The entry of one parameter of a residual block, a transformer or a resampling convolution."""
     block, *inner, layer, leaf = path
     transformer = "proj_in" in tree
@@ -105,7 +106,7 @@ def _block_entry(path: Path, tree: PyTree, model: Mapping[str, Any]) -> Entry:
     return path, ".".join([_prefix(block), *inner, name, torch_leaf]), kind if leaf == "kernel" else "same"
 
 
-def _attention_block_entry(path: Path, tree: PyTree, model: Mapping[str, Any]) -> Entry:
+def _attention_block_entry(path: ParamPath, tree: PyTree, model: Mapping[str, Any]) -> Entry:
     """The entry of one parameter of an AttentionBlock; those of qkv are three in torch."""
     block, layer, leaf = path
     torch_leaf = "bias" if leaf == "bias" else "weight"

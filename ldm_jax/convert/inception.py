@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_jax.convert import layout
+from ldm_jax.params import flatten
 from ldm_jax.types import PyTree
 
 NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
@@ -22,7 +23,7 @@ _TORCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var":
 def entries(template: PyTree) -> list[layout.Entry]:
     """The name map of every array of `template`, the parameters of InceptionV3 (nested dicts of shapes)."""
     named: list[layout.Entry] = []
-    for path in layout.flatten(template):
+    for path in flatten(template):
         *block, leaf = path
         place = ".".join(block)
         if block == ["fc"]:

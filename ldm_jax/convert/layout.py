@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from ldm_jax.convert.tensor import Tensor, as_tensor, contiguous, is_floating
+from ldm_jax.params import ParamPath, flatten, unflatten
 from ldm_jax.types import PyTree
 
-Path = tuple[str, ...]
-Entry = tuple[Path, str | tuple[str, ...], str]
+Entry = tuple[ParamPath, str | tuple[str, ...], str]
 
 _TO_TORCH: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "conv": lambda a: a.transpose(3, 2, 0, 1),
@@ -81,41 +81,18 @@ def _heads(kind: str) -> int:
     return 1 if kind == "split_new" else int(kind.removeprefix("split:"))
 
 
-def flatten(tree: PyTree) -> dict[Path, object]:
-    """{path: leaf} of nested dicts, sorted by name."""
-    flat = {}
-    for name in sorted(tree):
-        leaf = tree[name]
-        if isinstance(leaf, Mapping):
-            flat.update({(name, *path): value for path, value in flatten(leaf).items()})
-        else:
-            flat[(name,)] = leaf
-    return flat
-
-
-def unflatten(flat: Mapping[Path, object]) -> PyTree:
-    """Nested dicts of {path: leaf}."""
-    tree: dict = {}
-    for path, leaf in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = leaf
-    return tree
-
-
-def conv(path: Path, torch_name: str, bias: bool = True, kind: str = "conv") -> list[Entry]:
+def conv(path: ParamPath, torch_name: str, bias: bool = True, kind: str = "conv") -> list[Entry]:
     """The entries of a Conv or Linear at `path`: kernel and bias. kind is the kernel's."""
     entries = [((*path, "kernel"), f"{torch_name}.weight", kind)]
     return entries + [((*path, "bias"), f"{torch_name}.bias", "same")] if bias else entries
 
 
-def linear(path: Path, torch_name: str, bias: bool = True) -> list[Entry]:
+def linear(path: ParamPath, torch_name: str, bias: bool = True) -> list[Entry]:
     """The entries of a Linear at `path`."""
     return conv(path, torch_name, bias, "linear")
 
 
-def norm(path: Path, torch_name: str) -> list[Entry]:
+def norm(path: ParamPath, torch_name: str) -> list[Entry]:
     """The entries of a GroupNorm or LayerNorm at `path`."""
     return [
         ((*path, "scale"), f"{torch_name}.weight", "same"),

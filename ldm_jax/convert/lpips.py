@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_jax.convert import files, layout
+from ldm_jax.params import flatten, unflatten
 from ldm_jax.types import PyTree
 
 # Convs of torchvision's vgg16().features: place, slice of the original's VGG wrapper, channels in and out.
@@ -37,8 +38,8 @@ def template() -> PyTree:
         shapes[f"conv_{place}"] = {"kernel": (3, 3, channels, features), "bias": (features,)}
     for i, channels in enumerate(HEADS):
         shapes[f"lin_{i}"] = {"kernel": (channels, 1)}
-    flat = layout.flatten(shapes)
-    return layout.unflatten({path: np.broadcast_to(np.float32(0), shape) for path, shape in flat.items()})
+    flat = flatten(shapes)
+    return unflatten({path: np.broadcast_to(np.float32(0), shape) for path, shape in flat.items()})
 
 
 def _read(path: str | Path) -> Mapping[str, np.ndarray]:

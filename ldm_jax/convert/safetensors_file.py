@@ -14,7 +14,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ldm_jax.convert.tensor import BFLOAT16, Tensor, as_bytes, as_tensor, mapped, stored_dtype, to_write
+from ldm_jax.convert.tensor import (
+    BFLOAT16,
+    Tensor,
+    as_bytes,
+    as_tensor,
+    mapped,
+    stored_dtype,
+    to_write,
+)
 
 _DTYPES = {
     "F64": np.dtype("float64"),

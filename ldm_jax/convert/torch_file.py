@@ -19,7 +19,15 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from ldm_jax.convert.tensor import BFLOAT16, Tensor, as_bytes, as_tensor, mapped, stored_dtype, to_write
+from ldm_jax.convert.tensor import (
+    BFLOAT16,
+    Tensor,
+    as_bytes,
+    as_tensor,
+    mapped,
+    stored_dtype,
+    to_write,
+)
 
 _STORAGES = {  # torch's typed storage -> the dtype of its numbers
     "FloatStorage": np.dtype("float32"),

@@ -1,4 +1,4 @@
-"""The source `latents`: what a first stage made of a data set, in a folder that `python -m ldm_jax.data.precompute_latents` wrote.
+"""The source `latents`: what a first stage made of a data set, in a folder that `ldm-precompute-latents` wrote.
 
 Decides what the record of such a folder says, which folders may be trained on, and that a picture and its mirror image are
 equally likely. It compares fingerprints and computes none: networks are unknown here. latents_builder.py writes what this
@@ -21,7 +21,7 @@ TEXT = ("text_context", "text_vector", "text_vector_null")
 RECORD = "latents.json"
 NAME = "latents"  # of the TFDS data set
 RANDOM_ACCESS = "array_record"
-COMMAND = "python -m ldm_jax.data.precompute_latents"
+COMMAND = "ldm-precompute-latents"
 AGAIN = f"write another with {COMMAND}, or name the one that made it"
 
 
@@ -110,7 +110,7 @@ class LatentsSource:
 
     An example holds `moments` [h, w, 2c] float32 (latents [h, w, c] of a first stage without a variance), where the folder
     has them `moments_flipped`, those of the mirror image, `text_context` [L, D], `text_vector` [P] and `text_vector_null` [P]
-    float32 (stored_text.py), and the fields that the data set's examples had: `caption` (str), `class_label` (int), `image` [H, W, 3] uint8 as it was encoded, ….
+    float32 (training/stored_text.py), and the fields that the data set's examples had: `caption` (str), `class_label` (int), `image` [H, W, 3] uint8 as it was encoded, ….
 
     record: what the folder's record says; `scale_factor`, `mean` and `std` are of the latents of the whole data set.
     """

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from ldm_jax import atomic
-from ldm_jax.data.latents import MOMENTS, NAME, RECORD, TEXT, MadeOf, missing_shards, read_record
+from ldm_jax.data.latents import (
+    MOMENTS,
+    NAME,
+    RECORD,
+    TEXT,
+    MadeOf,
+    missing_shards,
+    read_record,
+)
 
 DTYPES = ("float32", "float16")
 FILE_FORMATS = ("array_record", "tfrecord")

@@ -1,7 +1,7 @@
 """The source `shapes`: the procedural scenes of shapes_world, drawn on demand, with every annotation.
 
 Decides which fields an example has and how they are laid out. Knows neither TFDS (shapes_builder.py writes
-the same examples to disk) nor batches (pipeline.py). What a scene is, looks like and is called is
+the same examples to disk) nor batches (inference/pipeline.py). What a scene is, looks like and is called is
 shapes_world's alone.
 """
 
@@ -9,7 +9,7 @@ import hashlib
 
 import numpy as np
 
-from ldm_jax.data import shapes_world as world
+from ldm_jax.shapes_world import scenes as world
 
 NUM_SCENES = {"train": 100_000, "test": 2_000, "unseen": 2_000}
 

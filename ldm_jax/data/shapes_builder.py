@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from ldm_jax.data import shapes
-from ldm_jax.data import shapes_world as world
+from ldm_jax.shapes_world import scenes as world
 
 
 @dataclasses.dataclass

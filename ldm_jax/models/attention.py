@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ldm_jax.control import Control, Site
+from ldm_jax.control.base import Control, Site
 from ldm_jax.models import attention_slices
 from ldm_jax.models.hooks import tap, touched
 from ldm_jax.models.layers import GroupNorm, LayerNorm, Linear, geglu

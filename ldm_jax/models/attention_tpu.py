@@ -27,7 +27,7 @@ _for_chip: ContextVar[int | None] = ContextVar("_for_chip", default=None)
 
 @contextlib.contextmanager
 def for_chip(vmem: int) -> Iterator[None]:
-    """Inside, programs are traced for a chip with `vmem` bytes of its own memory, which need not be at hand (topology.py).
+    """Inside, programs are traced for a chip with `vmem` bytes of its own memory, which need not be at hand (xla/topology.py).
     A function that was traced before with the same shapes is not traced anew: jax.clear_caches() before the next chip."""
     token = _for_chip.set(vmem)
     try:
@@ -118,7 +118,7 @@ def _batched(kernel, heads: int, interpret: bool):
 
 def _sharded(kernel):
     """The compiler cannot split a kernel: it is told how, where it splits the rest by itself, over a mesh that is in context
-    (training/parallel.py). Examples that the devices do not divide stay together: so they come when a vmap is still to be applied."""
+    (distributed/parallel.py). Examples that the devices do not divide stay together: so they come when a vmap is still to be applied."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     axes = tuple(name for name in mesh.axis_names if kinds[name] == AxisType.Auto)

@@ -8,7 +8,7 @@ under the name '<site name>/<site kind>'. Knows nothing of attention; who collec
 
 from flax import linen as nn
 
-from ldm_jax.control import Control, Site
+from ldm_jax.control.base import Control, Site
 from ldm_jax.types import Array
 
 

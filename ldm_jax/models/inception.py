@@ -1,7 +1,7 @@
 """InceptionV3 as the field measures with it: the graph that TensorFlow published on 2015-12-05.
 
 Decides the network that FID, sFID, KID, the Inception score, precision and recall look through. It knows no metric
-and no resize: it takes 299 x 299 pixels that are normalised already (evaluation/resize.py).
+and no resize: it takes 299 x 299 pixels that are normalised already (metrics/resize.py).
 Source: Szegedy et al. 2016 (arXiv:1512.00567); what the published graph has and torchvision's model has not: 1008
 classes, borders left out of the average pools, a maximum pool in the last block, batch normalisation with
 epsilon 1e-3. Every convolution is float32 at the highest precision: bfloat16 passes move features by more than the

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ldm_jax.control import Control, Site
+from ldm_jax.control.base import Control, Site
 from ldm_jax.models.hooks import feature_hook
 from ldm_jax.models.layers import Conv, GroupNorm, Linear, avg_pool_2x, nearest_upsample_2x
 from ldm_jax.types import Array

@@ -1,7 +1,7 @@
 """A small classifier of 64 x 64 pictures: what the shapes world is measured with, as the field measures with Inception.
 
-Decides the architecture. What the labels mean is evaluation/shapes_features.py's business, how it is trained
-ldm_jax/train_shapes_classifier.py's. There is no source: it is this repository's own, and its numbers compare with nothing
+Decides the architecture. What the labels mean is metrics/shapes_features.py's business, how it is trained
+ldm_jax/commands/train_shapes_classifier.py's. There is no source: it is this repository's own, and its numbers compare with nothing
 but themselves.
 """
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from ldm_jax.control import Control, Site
+from ldm_jax.control.base import Control, Site
 from ldm_jax.models import remat
 from ldm_jax.models.attention import AttentionBlock, Context, SpatialTransformer
 from ldm_jax.models.hooks import feature_hook

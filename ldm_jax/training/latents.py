@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm_jax.training.checkpoint import write_json
+from ldm_jax.atomic import write_json
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from jax.profiler import StepTraceAnnotation
 
-from ldm_jax.training import checkpoint, parallel, prefetch, watch
+from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.distributed import parallel
+from ldm_jax.training import prefetch, watch
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 

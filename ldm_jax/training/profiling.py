@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from ldm_jax.training import hosts
+from ldm_jax.distributed import hosts
 
 LOOK_EVERY = 10.0  # seconds: a workdir may be a bucket, where it takes long to see that there is no file
 ASK = "profile"  # the file in the workdir that asks for a trace

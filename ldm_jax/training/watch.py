@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.training import parallel
+from ldm_jax.distributed import parallel
 from ldm_jax.training.state import TrainState, global_norm
 from ldm_jax.types import Array, PyTree
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from ldm_jax import pipeline
 from ldm_jax.conditioning import depth
+from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
 from tests.conditioning.examples import setting
-from tests.test_pipeline import CONFIG
+from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ldm_jax.conditioning import clip, sdxl, text
+from ldm_jax.first_stage import FirstStage
 from ldm_jax.models import clip_text
 from ldm_jax.models.clip_text import CLIPTextTransformer
-from ldm_jax.system import FirstStage, Part, System
+from ldm_jax.system import Part, System
 from tests.conditioning import tiny_clip
 from tests.conditioning.examples import IMAGE_SIZE, setting
 

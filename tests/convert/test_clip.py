@@ -11,6 +11,7 @@ from ldm_jax.convert import clip as clip_names
 from ldm_jax.convert import compvis_conditioner, diffusers_ldm_bert, layout
 from ldm_jax.models.clip_text import CLIPTextTransformer
 from ldm_jax.models.text_encoder import TextTransformer
+from ldm_jax.params import flatten
 
 VOCAB, WIDTH, LAYERS, HEADS, LENGTH, PROJECTION = 60, 32, 3, 4, 9, 12
 BOS, EOS = VOCAB - 2, VOCAB - 1
@@ -116,8 +117,8 @@ def test_transformers_names_with_and_without_the_prefix(hugging_face):
     bare["embeddings.position_ids"] = np.arange(LENGTH)[None]
     template = {name: tree for name, tree in template_of(ours).items() if name != "text_projection"}
     again = clip_names.from_torch(bare, template)
-    for path, array in layout.flatten(again).items():
-        np.testing.assert_array_equal(array, layout.flatten(params)[path])
+    for path, array in flatten(again).items():
+        np.testing.assert_array_equal(array, flatten(params)[path])
     # a projection that is not read may be there, anything else may not
     clip_names.from_torch(state, template)
     with pytest.raises(ValueError, match="unused: visual_projection.weight"):
@@ -230,7 +231,7 @@ def test_one_tower_in_both_layouts_is_one(open_clip):
 def single_file_names(kind, conditioner, inputs, options=None):
     template = jax.eval_shape(conditioner.init, jax.random.key(0), inputs).get("params", {})
     entries = compvis_conditioner.compvis_entries(kind, template, options)
-    assert sorted(path for path, _, _ in entries) == sorted(layout.flatten(template))
+    assert sorted(path for path, _, _ in entries) == sorted(flatten(template))
     names = {part for _, name, _ in entries for part in ([name] if isinstance(name, str) else name)}
     return names, compvis_conditioner.compvis_unused(kind, template, options)
 
@@ -315,8 +316,8 @@ def test_a_diffusers_folder_of_two_text_encoders(hugging_face):
     state |= {f"text_encoder_2.{name}": array for name, array in numpy_state(theirs).items()}
     section = {"inpaint": {}, "sdxl": {}}
     read = clip_names.lazy_from_diffusers(state, section, template)
-    for path, tensor in layout.flatten(read["sdxl"]["clip_g"]).items():
-        np.testing.assert_array_equal(tensor.read(), layout.flatten(params)[path])
+    for path, tensor in flatten(read["sdxl"]["clip_g"]).items():
+        np.testing.assert_array_equal(tensor.read(), flatten(params)[path])
     np.testing.assert_array_equal(read["sdxl"]["clip_l"]["norm"]["scale"].read(), params["norm"]["scale"])
     # one kind alone, its projection unread
     alone = {"transformer": template["sdxl"]["clip_l"]}
@@ -325,7 +326,7 @@ def test_a_diffusers_folder_of_two_text_encoders(hugging_face):
     half = {name: a.astype(np.float16) for name, a in (one | extra).items()}
     for keep, dtype in ((True, np.float16), (False, np.float32)):
         read = clip_names.lazy_from_diffusers(half, {"name": "clip"}, alone, keep_dtype=keep)
-        assert {t.read().dtype for t in layout.flatten(read).values()} == {np.dtype(dtype)}
+        assert {t.read().dtype for t in flatten(read).values()} == {np.dtype(dtype)}
     read = clip_names.lazy_from_diffusers(one | extra, {"name": "clip"}, alone)
     back = layout.to_torch(read, clip_names.diffusers_entries({"name": "clip"}, alone))
     assert {name.replace("text_model.", "") for name in back} == {n.replace("text_model.", "") for n in one}

@@ -7,14 +7,15 @@ import pytest
 
 from ldm_jax.convert import compvis_first_stage, compvis_unet, detect, layout
 from ldm_jax.convert.published import recognise
+from ldm_jax.first_stage import make_first_stage
 from ldm_jax.models.unet import UNet
-from ldm_jax.system import make_first_stage
+from ldm_jax.params import flatten
 from tests.models.test_unet_sizes import PUBLISHED, abstract_cond, published
 
 
 def torch_shapes(template, entries) -> dict:
     """{torch name: torch shape} of a tree of shapes, nothing of which is allocated."""
-    flat = layout.flatten(template)
+    flat = flatten(template)
     blank = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in flat.items()}
     return {name: layout._TO_TORCH[kind](blank[path]).shape for path, name, kind in entries}
 

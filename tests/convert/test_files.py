@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from ldm_jax.convert import layout
 from ldm_jax.convert.files import find_weights, open_tensors, replacing, write_ckpt, write_safetensors
 from ldm_jax.convert.tensor import Tensor
+from ldm_jax.params import flatten
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ONE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -285,7 +286,7 @@ def test_one_tensor_at_a_time_is_in_memory(large, tmp_path, write, dtype, turned
         entries = [((str(i), "kernel"), f"{i}.weight", "linear") for i in range(COUNT)]
         template = {str(i): {"kernel": np.broadcast_to(np.float32(0), (SIDE, SIDE))} for i in range(COUNT)}
         tree = layout.lazy_from_torch(tensors, template, entries)
-        tensors = {"/".join(path): tensor for path, tensor in layout.flatten(tree).items()}
+        tensors = {"/".join(path): tensor for path, tensor in flatten(tree).items()}
     write(tmp_path / "out", tensors, dtype=dtype)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from ldm_jax.convert import inception, layout
+from ldm_jax.convert import inception
 from ldm_jax.convert.cached_weights import find_cached
+from ldm_jax.params import flatten, unflatten
 
 SHAPES = {
     "Conv2d_1a_3x3": {"kernel": (3, 3, 3, 4), "scale": (4,), "bias": (4,), "mean": (4,), "var": (4,)},
@@ -15,8 +16,8 @@ SHAPES = {
 
 @pytest.fixture
 def template():
-    flat = layout.flatten(SHAPES)
-    return layout.unflatten({path: np.broadcast_to(np.float32(0), shape) for path, shape in flat.items()})
+    flat = flatten(SHAPES)
+    return unflatten({path: np.broadcast_to(np.float32(0), shape) for path, shape in flat.items()})
 
 
 @pytest.fixture

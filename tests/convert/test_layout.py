@@ -4,6 +4,7 @@ import pytest
 
 from ldm_jax.convert import layout
 from ldm_jax.convert.tensor import Tensor
+from ldm_jax.params import flatten
 
 LEAVES = (("kernel", "weight"), ("bias", "bias"))
 
@@ -55,9 +56,9 @@ def test_a_tree_survives_the_round_trip_and_takes_the_templates_dtype():
     back = layout.from_torch(
         {name: array.astype(np.float16) for name, array in state.items()}, TEMPLATE, ENTRIES
     )
-    for path, leaf in layout.flatten(TEMPLATE).items():
-        np.testing.assert_array_equal(layout.flatten(back)[path], leaf)
-        assert layout.flatten(back)[path].dtype == np.float32
+    for path, leaf in flatten(TEMPLATE).items():
+        np.testing.assert_array_equal(flatten(back)[path], leaf)
+        assert flatten(back)[path].dtype == np.float32
 
 
 def test_everything_that_does_not_fit_is_listed():

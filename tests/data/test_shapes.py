@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.data import shapes
-from ldm_jax.data import shapes_world as world
+from ldm_jax.shapes_world import scenes as world
 
 
 @pytest.fixture(scope="module")

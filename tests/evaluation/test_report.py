@@ -16,7 +16,7 @@ def test_a_page_shows_numbers_warnings_samples_and_how_to_repeat_it(tmp_path):
         "a <run>",
         {"FID": {"value": 12.345678, "low": 11.0, "high": 13.5}, "precision": 0.5},
         warnings=["FID of 10 images", ""],
-        repeat={"command": "python -m ldm_jax.evaluate", "seed": 3},
+        repeat={"command": "ldm-evaluate", "seed": 3},
         grid=grid,
         figures={"trade-off": report.curve({"cfg": [(1.0, 2.0)]}, "IS", "FID")},
     )

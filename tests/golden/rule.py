@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm_jax.convert import layout
+from ldm_jax.params import flatten, unflatten
 
 GOLDEN = json.loads((Path(__file__).parent / "original_golden.json").read_text())
 
@@ -46,10 +47,8 @@ def fill_params(template, entries, prefix: str = "", gain: float = 1.0):
 
 def zeros_like_tree(template):
     """float32 zeros of the template's shapes, without memory behind them."""
-    flat = {
-        path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in layout.flatten(template).items()
-    }
-    return layout.unflatten(flat)
+    flat = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in flatten(template).items()}
+    return unflatten(flat)
 
 
 def nchw(x) -> np.ndarray:

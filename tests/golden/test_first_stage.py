@@ -12,7 +12,14 @@ from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.training import first_stage_loss as losses
-from tests.golden.rule import GOLDEN, check_stats, fill_params, gen, nchw, nhwc
+from tests.golden.rule import (
+    GOLDEN,
+    check_stats,
+    fill_params,
+    gen,
+    nchw,
+    nhwc,
+)
 
 KL = AutoencoderKL(
     channels=32, channel_mult=(1, 2, 4), num_res_blocks=1, attention_levels=(1,), z_channels=4, embed_dim=4

@@ -8,7 +8,14 @@ import pytest
 from ldm_jax.convert import compvis_unet
 from ldm_jax.models.unet import UNet
 from ldm_jax.types import Cond
-from tests.golden.rule import GOLDEN, check_stats, fill_params, gen, nchw, nhwc
+from tests.golden.rule import (
+    GOLDEN,
+    check_stats,
+    fill_params,
+    gen,
+    nchw,
+    nhwc,
+)
 
 CONTEXT = jnp.asarray(gen("context", (2, 5, 24), 1))
 COMMON = {"in_channels": 3, "out_channels": 3, "channels": 32, "num_res_blocks": 1}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.control import Site
+from ldm_jax.control.base import Site
 from ldm_jax.models import attention
 from ldm_jax.models.attention import AttentionBlock, FeedForward, attend, attend_in_slices, attend_plainly
 

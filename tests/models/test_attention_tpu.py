@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ldm_jax import topology
+from ldm_jax.distributed import parallel
 from ldm_jax.models import attention, attention_tpu
-from ldm_jax.tpu_slices import find_slice
-from ldm_jax.training import parallel
 from ldm_jax.training.state import TrainState
+from ldm_jax.xla import topology
+from ldm_jax.xla.tpu_slices import find_slice
 
 RNG = np.random.default_rng(0)
 needs_libtpu = pytest.mark.skipif(

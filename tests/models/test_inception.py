@@ -7,15 +7,15 @@ import pytest
 
 from ldm_jax.convert import inception as weights
 from ldm_jax.convert import layout
-from ldm_jax.evaluation import moments
-from ldm_jax.evaluation.features import extract, inception_extractor
-from ldm_jax.evaluation.fid import fid
-from ldm_jax.evaluation.images import ArrayImages
-from ldm_jax.evaluation.inception_score import inception_score
-from ldm_jax.evaluation.kid import kid
-from ldm_jax.evaluation.precision_recall import precision_recall
+from ldm_jax.metrics import moments
+from ldm_jax.metrics.features import extract, inception_extractor
+from ldm_jax.metrics.fid import fid
+from ldm_jax.metrics.images import ArrayImages
+from ldm_jax.metrics.inception_score import inception_score
+from ldm_jax.metrics.kid import kid
+from ldm_jax.metrics.precision_recall import precision_recall
 from ldm_jax.models.inception import InceptionV3, average_pool
-from tests.evaluation import fidelity
+from tests.metrics import fidelity
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ldm_jax import measuring
-from ldm_jax.data import shapes_world as world
-from ldm_jax.evaluation import features, shapes_features
-from ldm_jax.evaluation.fid import fid
-from ldm_jax.evaluation.images import ArrayImages
+from ldm_jax.evaluation import networks as measuring
+from ldm_jax.metrics import features, shapes_features
+from ldm_jax.metrics.fid import fid
+from ldm_jax.metrics.images import ArrayImages
 from ldm_jax.models.shapes_classifier import ShapesClassifier
+from ldm_jax.shapes_world import scenes as world
 
 
 @pytest.fixture(scope="module")

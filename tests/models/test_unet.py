@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.control import Control
+from ldm_jax.control.base import Control
 from ldm_jax.models.layers import cast
 from ldm_jax.models.unet import UNet, apply_unet, coordinates, site_table
 from ldm_jax.types import Cond

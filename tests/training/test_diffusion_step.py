@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from ldm_jax.diffusion.schedule import make_schedule
-from ldm_jax.training import diffusion_step, ema, parallel
+from ldm_jax.distributed import parallel
+from ldm_jax.training import diffusion_step, ema
 from ldm_jax.training.diffusion_step import loss_by_timestep
 from ldm_jax.training.state import TrainState
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.training import ema, parallel, watch
+from ldm_jax.distributed import parallel
+from ldm_jax.training import ema, watch
 from ldm_jax.training.diffusion_step import loss_by_timestep
 from ldm_jax.training.state import TrainState
 

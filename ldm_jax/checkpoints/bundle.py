@@ -1,0 +1,134 @@
+"""A model on disk: config.json, model.safetensors and, for a text model, tokenizer.json in one folder; save and read.
+
+Parameters lie in the file by their path, 'unet/conv_in/kernel'. It knows no network: what the arrays mean is the config's
+business, and the config is system.py's.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldm_jax.convert import files
+from ldm_jax.convert.tensor import is_floating
+from ldm_jax.params import flatten, from_names, named_leaves, unflatten
+from ldm_jax.types import PyTree
+
+SHIPPED = Path(__file__).parents[1] / "shipped"
+WEIGHTS = "model.safetensors"
+
+
+class Bundle(NamedTuple):
+    """config: plain data. params: nested dicts of arrays, {'first_stage', 'unet', 'conditioner'} or the first alone.
+    tokenizer: a tokenizers.Tokenizer, or None."""
+
+    config: dict
+    params: PyTree
+    tokenizer: Any = None
+
+
+def save(directory: str | Path, bundle: Bundle, dtype: str = "float32") -> None:
+    """Writes the bundle beside its place and renames it into it; what was there goes only when the new one is whole.
+
+    dtype: 'float32' or 'float16', in which floating point parameters are stored.
+    Raises: ValueError for a folder that holds something else than a model.
+    """
+    with files.replacing(directory, overwrite=True) as partial:
+        partial.mkdir()
+        files.write_safetensors(partial / WEIGHTS, named_leaves(bundle.params), dtype)
+        write_texts(partial, bundle.config, bundle.tokenizer)
+
+
+def write_texts(directory: Path, config: Mapping[str, Any], tokenizer: Any) -> None:
+    """What a bundle holds beside its weights: config.json, and tokenizer.json of a text model."""
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def is_bundle(directory: Path) -> bool:
+    """Whether a folder holds a bundle (a diffusers model has a config.json too, but says its class in it)."""
+    if not (directory / WEIGHTS).is_file() or not (directory / "config.json").is_file():
+        return False
+    return "_class_name" not in read_config(directory)
+
+
+def read_config(directory: Path) -> dict:
+    """Raises: ValueError if config.json is not there, or no JSON object."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} is no bundle: config.json is not there")
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return config
+
+
+def read_tokenizer(directory: Path) -> Any:
+    """The tokenizers.Tokenizer of a bundle, or None."""
+    if not (directory / "tokenizer.json").is_file():
+        return None
+    from ldm_jax.conditioning.text import load_tokenizer
+
+    return load_tokenizer(directory / "tokenizer.json")
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """Parameters are float32 in memory, whatever they are stored in; other dtypes pass."""
+    return array.astype(np.float32, copy=False) if is_floating(array.dtype) else array
+
+
+def open_unread(directory: str | Path) -> Bundle:
+    """A bundle with each parameter as a convert.tensor.Tensor, none of them read.
+
+    Raises: ValueError naming the file that is missing or cannot be read.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    if not (directory / WEIGHTS).is_file():
+        raise ValueError(f"{directory} is no bundle: {WEIGHTS} is not there")
+    params = from_names(files.open_tensors(directory / WEIGHTS))
+    params.setdefault("first_stage", {})  # that of an identity has no parameters
+    return Bundle(config, params, read_tokenizer(directory))
+
+
+def with_arrays(unread: Bundle) -> Bundle:
+    """`unread`, whose parameters are Tensors, with every one of them read, in float32."""
+    flat = {path: as_float32(tensor.read()) for path, tensor in flatten(unread.params).items()}
+    return unread._replace(params={name: {} for name in unread.params} | unflatten(flat))
+
+
+def read(directory: str | Path) -> Bundle:
+    """A bundle with its parameters in memory, float32. Raises: ValueError as `open_unread`."""
+    return with_arrays(open_unread(directory))
+
+
+def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
+    """The newest readable checkpoint of a training run as a bundle; its running average unless ema is False.
+
+    Raises: ValueError if the folder holds no run or no checkpoint.
+    """
+    from ldm_jax.checkpoints import train_state as checkpoint
+
+    workdir = Path(workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    checkpoints = checkpoint.manager(workdir, only_reading=True)
+    restored = checkpoint.restore(checkpoints)
+    checkpoints.close()
+    if restored is None:
+        raise ValueError(f"{workdir} holds no checkpoint yet")
+    state, _ = restored
+    trained = state["ema_params"] if ema and state["ema_params"] is not None else state["params"]
+    if config["task"] == "first_stage":
+        params = {"first_stage": trained.get("autoencoder", trained)}
+        return Bundle(config, params)
+    base = read(workdir / "first_stage")
+    measured = json.loads((workdir / "latents.json").read_text())
+    params = {name: trained[name] for name in ("unet", "conditioner") if name in trained}
+    config = dict(config, first_stage=base.config["first_stage"], scale_factor=measured["scale_factor"])
+    return Bundle(config, params | {"first_stage": base.params["first_stage"]}, read_tokenizer(workdir))

@@ -1,0 +1,213 @@
+"""A checkpoint written out: as a bundle, as the original's single file, or as a diffusers folder.
+
+Decides which file each part goes to and what else a folder of each kind holds. Arrays are read, turned and written one at a
+time; nothing appears under its final name before it is whole.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.checkpoints.open import BUFFERS, Checkpoint
+from ldm_jax.checkpoints.recognize import CONFIG_KEY, FIRST_STAGE, UNET
+from ldm_jax.config import by_kind, conditioning_kinds
+from ldm_jax.convert import clip as clip_names
+from ldm_jax.convert import (
+    compvis_conditioner,
+    compvis_first_stage,
+    compvis_unet,
+    diffusers_config,
+    diffusers_first_stage,
+    diffusers_ldm_bert,
+    diffusers_unet,
+    files,
+    layout,
+)
+from ldm_jax.convert.diffusers_networks import first_stage_json
+from ldm_jax.convert.tensor import Tensor, stored_dtype
+from ldm_jax.diffusion.schedule import make_betas, make_tables
+from ldm_jax.params import flatten
+from ldm_jax.types import PyTree
+
+TARGETS = ("bundle", "compvis", "diffusers")
+# Scales of latents that releases have as a constant; one that a run measured lies in its file, as `scale_factor`.
+CONSTANT_SCALES = (1.0, 0.18215, 0.13025, 0.08333, 0.22765929)
+
+
+def write(
+    checkpoint: Checkpoint,
+    destination: str | Path,
+    to: str,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], Any] | None = None,
+) -> None:
+    """Writes `checkpoint` at `destination` in the layout `to`.
+
+    dtype: 'float32', 'float16' or 'bfloat16', of floating point arrays; None keeps each as it is.
+    progress: called with (bytes written, of how many).
+    Raises: ValueError for a destination that exists, without overwrite, or what the layout cannot hold.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"--to {to!r} not found; there are: {', '.join(TARGETS)}")
+    destination = Path(destination)
+    if to == "compvis" and destination.suffix not in (".safetensors", ".ckpt"):
+        raise ValueError(f"--to compvis writes one file: {destination} should end in .safetensors or .ckpt")
+    parts = PARTS[to](checkpoint)
+    total = sum(_bytes(tensors, dtype) for tensors in parts.values())
+    before = 0
+
+    def advance(name: str, written: int, of: int) -> None:
+        nonlocal before
+        if progress:
+            progress(before + written, total)
+        before += of if written == of else 0
+
+    with files.replacing(destination, overwrite=overwrite) as partial:
+        if to == "compvis":
+            (tensors,) = parts.values()
+            if destination.suffix == ".ckpt":
+                files.write_ckpt(partial, tensors, dtype, progress=advance)
+            else:
+                metadata = {"format": "pt", CONFIG_KEY: json.dumps(checkpoint.config)}
+                files.write_safetensors(partial, tensors, dtype, metadata, progress=advance)
+            return
+        partial.mkdir()
+        for name, tensors in parts.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            files.write_safetensors(partial / name, tensors, dtype, progress=advance)
+        TEXTS[to](checkpoint, partial)
+
+
+def _bytes(tensors: Mapping[str, Tensor], dtype: str | None) -> int:
+    return sum(math.prod(t.shape) * stored_dtype(t.dtype, dtype).itemsize for t in tensors.values())
+
+
+def bundle_parts(checkpoint: Checkpoint) -> dict[str, dict]:
+    """{file: {name: array}} of a bundle."""
+    flat = flatten(checkpoint.params)
+    return {"model.safetensors": {"/".join(path): tensor for path, tensor in flat.items()}}
+
+
+def compvis_parts(checkpoint: Checkpoint) -> dict[str, dict]:
+    """The original's one file: UNet, first stage, conditioner and the buffers of its schedule; or a first stage alone."""
+    if checkpoint.config.get("model", {}).get("coordinates"):
+        raise ValueError("model.coordinates is True, expected False in the original's layout; write a bundle")
+    params, config = checkpoint.params, checkpoint.config
+    first_stage = params.get("first_stage", {})
+    tensors = layout.lazy_to_torch(first_stage, compvis_first_stage.autoencoder_entries(first_stage))
+    if "unet" not in params:
+        return {"": tensors}
+    linear = bool(config["model"].get("use_linear_projection"))
+    unet = layout.lazy_to_torch(params["unet"], compvis_unet.entries(params["unet"], linear))
+    state = _prefixed(unet, UNET) | _prefixed(tensors, FIRST_STAGE)
+    for kind, tree, options in _conditioners(checkpoint):
+        state |= layout.lazy_to_torch(tree, compvis_conditioner.compvis_entries(kind, tree, options))
+        state |= compvis_conditioner.compvis_unused(kind, tree, options)
+    if float(config.get("scale_factor", 1.0)) not in CONSTANT_SCALES:
+        state["scale_factor"] = np.float32(config["scale_factor"])
+    return {"": state | _buffers(config)}
+
+
+def _buffers(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tables that the original keeps in its file, [T] float32; Stability's later code, of SDXL, keeps none.
+
+    Source: CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py register_schedule; float64 until they are stored.
+    """
+    options = dict(config["schedule"])
+    kinds = list(conditioning_kinds(config.get("conditioning")))
+    if options.pop("zero_terminal_snr", False) or kinds == ["sdxl"]:
+        return {}
+    v = options.pop("v_posterior", 0.0)
+    tables = make_tables(make_betas(**options), v)
+    signal = tables["alphas_cumprod"]
+    tables |= dict(
+        log_one_minus_alphas_cumprod=np.log(1 - signal),
+        sqrt_recip_alphas_cumprod=np.sqrt(1 / signal),
+        sqrt_recipm1_alphas_cumprod=np.sqrt(1 / signal - 1),
+    )
+    return {name: tables[name].astype(np.float32) for name in BUFFERS}
+
+
+def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:
+    """{file: {name: array}} of a diffusers folder; of its vae alone for a first stage alone."""
+    params, config = checkpoint.params, checkpoint.config
+    first_stage = params.get("first_stage", {})
+    vae = layout.lazy_to_torch(first_stage, diffusers_first_stage.entries(first_stage))
+    weights = "diffusion_pytorch_model.safetensors"
+    if "unet" not in params:
+        return {weights: vae}
+    names = diffusers_config.write_pipeline_configs(config)  # refuses what diffusers cannot express
+    vector = (
+        "add_embedding" if "sdxl" in conditioning_kinds(config.get("conditioning")) else "class_embedding"
+    )
+    unet = diffusers_unet.entries(params["unet"], config["model"], vector)
+    folder = "vqvae" if "vqvae/config.json" in names else "vae"
+    parts = {f"unet/{weights}": layout.lazy_to_torch(params["unet"], unet), f"{folder}/{weights}": vae}
+    for kind, tree, options in _conditioners(checkpoint):
+        if kind == "clip":
+            tree, _ = clip_names.without_unread_layer(tree, options)
+        state = layout.lazy_to_torch(tree, clip_names.diffusers_entries({"name": kind}, tree))
+        for name, tensor in state.items():
+            folder, _, inner = name.partition(".")
+            parts.setdefault(f"{folder}/model.safetensors", {})[inner] = tensor
+        if kind == "text":
+            parts["bert/model.safetensors"] |= diffusers_ldm_bert.to_logits(tree["transformer"])
+    return parts
+
+
+def _conditioners(checkpoint: Checkpoint) -> list[tuple[str, PyTree, dict]]:
+    """[(kind, its parameters, its options)] of the kinds of conditioning that have parameters."""
+    section, params = checkpoint.config.get("conditioning"), checkpoint.params.get("conditioner", {})
+    options = conditioning_kinds(section)
+    return [(kind, tree, options[kind]) for kind, _, tree in by_kind(section, params) if tree]
+
+
+def _prefixed(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _bundle_texts(checkpoint: Checkpoint, directory: Path) -> None:
+    bundles.write_texts(directory, checkpoint.config, checkpoint.tokenizer)
+
+
+def _diffusers_texts(checkpoint: Checkpoint, directory: Path) -> None:
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer
+    if "unet" not in checkpoint.params:
+        section = first_stage_json(
+            config["first_stage"], config.get("scale_factor", 1.0), config["image_size"]
+        )
+        (directory / "config.json").write_text(json.dumps(section, indent=2) + "\n")
+        return
+    pad_token = tokenizer.padding["pad_token"] if tokenizer is not None else "<|endoftext|>"
+    for name, section in diffusers_config.write_pipeline_configs(config, pad_token).items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(section, indent=2) + "\n")
+    if tokenizer is not None:
+        for folder in ("tokenizer", "tokenizer_2"):
+            if (directory / folder).is_dir():
+                _write_vocabulary(tokenizer, directory / folder)
+
+
+def _write_vocabulary(tokenizer: Any, folder: Path) -> None:
+    """The tokenizer in the files that transformers reads: tokenizer.json, and vocab.json with merges.txt or vocab.txt."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    model = json.loads(tokenizer.to_str())["model"]
+    if model["type"] == "BPE":
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    elif model["type"] == "WordPiece":
+        words = sorted(model["vocab"], key=model["vocab"].get)
+        (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+
+
+PARTS = {"bundle": bundle_parts, "compvis": compvis_parts, "diffusers": diffusers_parts}
+TEXTS = {"bundle": _bundle_texts, "diffusers": _diffusers_texts}

@@ -1,0 +1,120 @@
+"""Reads any checkpoint of this model family and writes it in another layout:
+
+    ldm-convert v1-5.ckpt models/sd15 --to bundle
+    ldm-convert models/sd15 sd15.safetensors --to compvis --dtype float16
+    ldm-convert v1-5.ckpt --inspect
+
+SRC: a .ckpt, .pt or .safetensors file of the original's, a diffusers folder, a bundle, a training workdir or a shipped model.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ldm_jax import cli
+from ldm_jax.config import conditioning_kinds
+from ldm_jax.params import flatten
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ldm-convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", metavar="SRC", help="what to read")
+    add("destination", metavar="DST", nargs="?", help="the folder or file to write")
+    add(
+        "--to",
+        choices=("bundle", "compvis", "diffusers"),
+        default="bundle",
+        help="layout (default %(default)s)",
+    )
+    add("--inspect", action="store_true", help="only say what SRC is")
+    add("--ema", action="store_true", help="running averages where there are any (that is the default)")
+    add(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of floating point numbers; default: as they are",
+    )
+    cli.add_checkpoint_arguments(add)
+    add("--overwrite", action="store_true", help="replace DST")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    if args.ema and args.raw:
+        raise ValueError("--ema and --raw: name one of them")
+    if args.inspect == bool(args.destination):
+        raise ValueError("name DST, or --inspect without it")
+    from ldm_jax.checkpoints import open as checkpoints
+    from ldm_jax.checkpoints import write as export
+
+    if args.destination:
+        source, destination = Path(args.source).resolve(), Path(args.destination).resolve()
+        if destination == source or destination in source.parents:
+            raise ValueError(f"DST {args.destination} holds SRC {args.source}: name a place beside it")
+    start = time.time()
+    checkpoint = checkpoints.open_checkpoint(args.source, checkpoints.options_from(args))
+    print("\n".join(summary(checkpoint, args.source)), flush=True)
+    if args.inspect:
+        return
+    export.write(
+        checkpoint, args.destination, args.to, dtype=args.dtype, overwrite=args.overwrite, progress=bar()
+    )
+    print(f"{args.destination}: written as {args.to}, {time.time() - start:.1f} s")
+
+
+def summary(checkpoint, source: str) -> list[str]:
+    """What it is, parameters per part, what was recognised and left out; a line each."""
+    lines = [f"{source}: {checkpoint.layout}"] + [f"  {note}" for note in checkpoint.notes]
+    for part, tree in checkpoint.params.items():
+        tensors = flatten(tree).values()
+        count = sum(_size(t.shape) for t in tensors)
+        dtypes = ", ".join(sorted({str(t.dtype) for t in tensors}))
+        lines.append(f"  {part}: {count:,} parameters in {len(tensors)} arrays {dtypes}")
+    config = checkpoint.config
+    said = {
+        "conditioning": " + ".join(conditioning_kinds(config.get("conditioning"))) or "none",
+        "prediction_type": config.get("prediction_type"),
+        "scale_factor": config.get("scale_factor"),
+        "image_size": config.get("image_size"),
+        "tokenizer": "found" if checkpoint.tokenizer is not None else "none",
+    }
+    if "unet" in checkpoint.params:
+        lines.append("  " + ", ".join(f"{k} {v}" for k, v in said.items()))
+    return lines
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def bar() -> Callable[[int, int], None]:
+    """(bytes written, of how many) -> a progress bar, drawn again when a part of a hundred more is written."""
+    report, shown = None, None
+
+    def draw(done: int, total: int) -> None:
+        nonlocal report, shown
+        report = report or cli.progress(f"percent of {total / 1e6:,.0f} MB", 100)
+        hundredths = 100 * done // max(total, 1)
+        if hundredths != shown:
+            report(hundredths)
+        shown = hundredths
+
+    return draw
+
+
+def console() -> None:
+    """The console command `ldm-convert`."""
+    cli.console(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,94 @@
+"""Stores what the first stage of a config makes of its data, so that training need not encode them again:
+
+    ldm-precompute-latents --config configs/shapes_text.py --out latents/shapes
+    python train.py --config configs/shapes_text.py --latents latents/shapes --workdir runs/text
+
+Run the same command again to go on where it stopped. On several hosts that see one --out, run it on each; --shard i/n says
+which of them this is, where JAX does not know. What lies in the folder: data/latents.py. Its pictures are cut as in training,
+each in one way for good, and not mirrored: --flip stores both. An Apache Beam pipeline instead: training/precompute_beam.py.
+"""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from ldm_jax import cli
+from ldm_jax.data import latents_builder
+from ldm_jax.data.latents import COMMAND
+from ldm_jax.training.precompute import Options, precompute
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description=__doc__,
+        epilog="--config CONFIG.py [--config.KEY=VALUE …] is as of train.py.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add, default = parser.add_argument, Options()
+    add("--out", required=True, help="the folder to write; the same one again goes on in it")
+    add("--dtype", default=default.dtype, help=f"of what is stored: {' or '.join(latents_builder.DTYPES)}")
+    add("--flip", action="store_true", help="store the mirror images' moments too; training takes either")
+    add("--text", action="store_true", help="store the outputs of the text encoder, which is not trained")
+    add("--fields", help="fields of the examples to keep, a,b,c; by default what the conditioning needs")
+    add("--file_format", default=default.file_format, help=" or ".join(latents_builder.FILE_FORMATS))
+    add("--examples_per_shard", type=int, default=default.examples_per_shard, help="what is lost by a stop")
+    add("--batch_size", type=int, default=default.batch_size, help="of each device")
+    add("--num_threads", type=int, default=default.num_threads, help="that read and cut pictures")
+    add("--shard", help="i/n: this is host i of n; by default what JAX says")
+    add("--beam", metavar="OPTIONS", help="write with Apache Beam, such as '--runner=DataflowRunner …'")
+    return parser
+
+
+def read_config(argv: Sequence[str]) -> dict:
+    """The config of `--config FILE [--config.KEY=VALUE …]`. Raises: ValueError without one, or for another argument."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=[COMMAND, *argv])
+    try:
+        rest = values([COMMAND, *argv])
+    except flags.Error as error:
+        raise ValueError(f"{error}; see --help") from None
+    if len(rest) > 1:
+        raise ValueError(f"unexpected argument {rest[1]!r}; see --help")
+    if values.config is None:
+        raise ValueError("--config is missing: one of configs/*.py")
+    return values.config.to_dict()
+
+
+def host_of(shard: str | None) -> tuple[int, int]:
+    """(index, count) of 'i/n', or of this process among JAX's. Raises: ValueError for something else."""
+    if shard is None:
+        return jax.process_index(), jax.process_count()
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal()):
+        raise ValueError(f"--shard is {shard!r}, expected i/n, such as 0/4")
+    return int(index), int(count)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, rest = make_parser().parse_known_args(argv)
+    fields = None if args.fields is None else tuple(filter(None, args.fields.split(",")))
+    given = {name: getattr(args, name) for name in Options._fields}
+    config, options = read_config(rest), Options(**given | {"fields": fields})
+    if args.beam is not None:
+        from ldm_jax.training import precompute_beam
+
+        statistics = precompute_beam.precompute(config, args.out, options, shlex.split(args.beam))
+    else:
+        statistics = precompute(config, args.out, options, host_of(args.shard))
+    if statistics is not None:
+        print(f"{args.out}: scale factor {statistics['scale_factor']:.5f}")
+
+
+def console() -> None:
+    """The console command `ldm-precompute-latents`."""
+    cli.console(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,287 @@
+"""Draws pictures with a latent diffusion model:
+
+    python sample.py --prompt "a small red circle above a large blue square" --seeds 0-7 --out samples
+    python sample.py --checkpoint X --task inpaint --image photos --mask masks --out filled
+    python sample.py --checkpoint X --jobs jobs.jsonl
+
+writes samples/<seed>.png, or filled/<name of the input>.png, and grid.png, each with its settings as text chunks. Inputs are
+files or folders of files; docs/tasks.md says what each task takes. `--checkpoint` takes a shipped model's name, a bundle, a
+training workdir, a .ckpt or .safetensors file of the original's, or a diffusers folder.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from ldm_jax import cli
+from ldm_jax.cli import parse_seeds
+from ldm_jax.diffusion.timesteps import SPACINGS
+
+PROMPT = "a small red circle above a large blue square"
+GRID_PIXELS = 10**8  # of the pictures that the grid shows
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--task",
+        help="unconditional, text, class, layout, semantic, superres, inpaint, img2img, colorize, depth or retrieval; "
+        "by default what the model and what is given are for",
+    )
+    add(
+        "--prompt",
+        help=f'what to draw (text models); default "{PROMPT}" for the task text without --jobs, elsewhere the empty prompt',
+    )
+    add("--negative_prompt", help="what guidance leads away from, in the place of the empty prompt")
+    add(
+        "--class_label",
+        help='the class to draw: its number, its name, or "one:0.5,another:0.5" (class models)',
+    )
+    add("--seeds", help="one picture each: 0-7, or 1,5,9-12 (default 0-7; 0 where there are files)")
+    add("--batch_size", type=int, default=4, help="pictures drawn at once (default %(default)s)")
+    add("--out", default="samples", help="folder for the pictures (default %(default)s)")
+    add = parser.add_argument_group(
+        "inputs; each a file, or a folder of files that belong together by their names"
+    ).add_argument
+    add("--image", help="pictures to start from, enlarge, colour or fill in")
+    add("--mask", help="white where the image is to be filled in; by default x_mask.png beside x.png")
+    add("--map", help="label maps: a pixel's value (palette: index) is its class; PNG or .npy")
+    add(
+        "--layout", help='.json of {"boxes": [[x0, y0, w, h], ...], "labels": [...]}, relative to the picture'
+    )
+    add("--depth", help="depth maps, near is large: grey PNG of 8 or 16 bits, or .npy")
+    add("--embeddings", help=".npy of embeddings [how many, width] (retrieval models)")
+    add("--jobs", help="a file of JSON lines, a job each; other inputs are what lines do not say")
+    add("--strength", type=float, help="how much of an image is drawn anew, 0 to 1 (img2img; default 0.75)")
+    add("--noise_level", type=int, help="of the noise that an upscaler adds to the image")
+    add("--size", help="height x width in pixels, such as 64x128; default the image's, or the model's own")
+    add(
+        "--fit",
+        default="none",
+        help="images of another size than --size, or the model's: resize, crop or none (default: drawn as large as they are)",
+    )
+    add("--tile", type=int, help="side in pixels of the tiles in which large pictures are drawn")
+    add = parser.add_argument_group(
+        "the sampler; what is not given is what the model's makers recommend"
+    ).add_argument
+    add("--steps", type=int, help="sampling steps, 1 to the number of training timesteps")
+    add("--guidance_scale", type=float, help="1 is off")
+    add("--sampler", help="a file of ldm_jax/samplers")
+    add("--eta", type=float, help="0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral)")
+    add("--spacing", help=f"which timesteps are visited: {', '.join(SPACINGS)}")
+    add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
+    add = parser.add_argument_group("the model").add_argument
+    add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
+    cli.add_checkpoint_arguments(add)
+    add = parser.add_argument_group("without drawing anything").add_argument
+    add(
+        "--dry_run",
+        action="store_true",
+        help="print settings, shapes and parameter counts as JSON; --config alone will do",
+    )
+    add(
+        "--topology",
+        help="with --dry_run: compile for this slice of Cloud TPU, as v5e:1x1, --batch_size on each chip, and say what it costs",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    # Config: what was asked for.
+    args = make_parser().parse_args(argv)
+    from ldm_jax.tasks.jobs import FILES, GIVEN
+
+    given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
+    alike = args.jobs is None and not any(
+        name in given for name in FILES
+    )  # pictures that differ in seeds alone
+    args.seeds = args.seeds if args.seeds is not None else "0-7" if alike else "0"
+    seeds = parse_seeds(args.seeds)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size is {args.batch_size}, expected at least 1")
+
+    if args.topology and not args.dry_run:
+        raise ValueError(f"--topology {args.topology} goes with --dry_run: nothing is run on it")
+    if args.dry_run:
+        dry_run(args)
+        return
+
+    # Model.
+    start = time.time()
+    from ldm_jax.checkpoints import open as checkpoints
+    from ldm_jax.inference import pipeline
+    from ldm_jax.tasks import run as tasks
+
+    options = checkpoints.options_from(args)._asdict()
+    model = pipeline.load(args.checkpoint, cli.executables(), **options)
+    for name in ("prompt", "negative_prompt"):
+        if name in given and "prompts" not in model.system.takes:
+            raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
+    settings = model.settle(**asked(args))
+
+    # Data: one job for each picture.
+    task, jobs, failures = find_jobs(args, given, seeds, model)
+    for failure in failures:
+        print(f"{failure.where}: {failure.error}", file=sys.stderr)
+
+    check_out(args.out, jobs)
+
+    # Pictures.
+    results = tasks.run(
+        model, jobs, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings
+    )
+    texts = {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
+    texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
+    drawn, failed = draw(results, jobs, args, texts, alike, model)
+    failed += len(failures)
+    print(f"{drawn} pictures{' and grid.png' if drawn else ''} in {args.out}, {time.time() - start:.1f} s")
+    if failed:
+        raise ValueError(f"{failed} of {drawn + failed} jobs failed, for the reasons above")
+
+
+def asked(args: argparse.Namespace) -> dict:
+    """The sampler's settings, None where nothing is asked for."""
+    return dict(
+        num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta, spacing=args.spacing,
+        final_alpha=args.final_alpha,
+    )  # fmt: skip
+
+
+def dry_run(args: argparse.Namespace) -> None:
+    """Prints what sampling with the model of --config, or else of --checkpoint, takes: of the slice, if one is named."""
+    from ldm_jax import dry_run as dry_runs
+    from ldm_jax.checkpoints import open as checkpoints
+    from ldm_jax.config import load_config
+    from ldm_jax.inference import pipeline
+
+    options = checkpoints.options_from(args)
+    if args.config:
+        config = load_config(args.config)
+    else:
+        config = checkpoints.open_checkpoint(args.checkpoint, options).config
+    if config["task"] != "diffusion":
+        raise ValueError(
+            f"{args.config or args.checkpoint} is a first stage alone, expected a model that samples"
+        )
+    settings = pipeline.settle(config.get("sampling", {}), **asked(args))
+    pipeline.check_sampling(settings, config["schedule"].get("num_timesteps", 1000))
+    if args.topology:
+        cost = dry_runs.sampling(config, args.topology, args.batch_size, settings)
+        print(json.dumps(cost, indent=2))
+        dry_runs.check_fits(cost)
+    else:
+        print(json.dumps(dry_runs.sampled(config, args.batch_size, settings), indent=2))
+
+
+def find_jobs(args: argparse.Namespace, given: dict, seeds: list[int], model) -> tuple:
+    """(the task, or None where each line's own fields say it, the jobs, and what could not be made a job)."""
+    from ldm_jax.tasks import jobs
+    from ldm_jax.tasks import run as tasks
+
+    if args.task is not None:
+        tasks.check_task(model.system, args.task)
+    if args.jobs is not None:
+        return args.task, *jobs.of_lines(args.jobs, given, seeds)
+    task = args.task or tasks.find_task(model.system, given)
+    if task == "text":
+        given = dict(prompt=PROMPT) | given
+    return task, *jobs.of_flags(given, seeds, with_masks=task == "inpaint")
+
+
+def check_out(out: str, jobs: list) -> None:
+    """Raises: ValueError if a picture in the folder `out` would be written over a file of a job."""
+    from ldm_jax.tasks.jobs import FILES
+
+    names = ["grid", *(job.name for job in jobs)]
+    names += [f"{job.name}_boxes" for job in jobs if "layout" in job.given]
+    written = {os.path.realpath(f"{out}/{name}.png") for name in names}
+    for job in jobs:
+        for field in FILES:
+            file = job.given.get(field)
+            if isinstance(file, str) and os.path.realpath(file) in written:
+                raise ValueError(
+                    f"--out {out}: a picture would be written over {file}, the {field} of job {job.name!r}, expected another folder"
+                )
+
+
+def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool, model):
+    """Writes the pictures as they come, those of layouts with their boxes beside them, and the grid of as many as GRID_PIXELS.
+
+    texts: what all have in common. Returns: how many were drawn, and how many failed, which is
+    said on standard error. Raises: the error of one of jobs that are alike.
+    """
+    from ldm_jax import grid
+
+    order = {job.name: i for i, job in enumerate(jobs)}
+    out, shown, drawn, failed, pixels = Path(args.out), {}, 0, 0, 0
+    if jobs:
+        bar(0, len(jobs))
+    for job, result in results:
+        if isinstance(result, ValueError):
+            if alike:
+                raise result
+            failed += 1
+            print(f"\r{f'{job.where}: {result}':<100}", file=sys.stderr)
+        else:
+            drawn += 1
+            pixels += result.shape[0] * result.shape[1]
+            grid.write_png(out / f"{job.name}.png", result, dict(job.given, **texts, seed=job.seed))
+            if "layout" in job.given:
+                write_boxes(out / f"{job.name}_boxes.png", result, job, model)
+            if pixels <= GRID_PIXELS or not shown:
+                shown[order[job.name]] = result
+        bar(drawn + failed, len(jobs))
+    if shown:
+        images = same_size([shown[i] for i in sorted(shown)])
+        common = {k: v for k, v in jobs[0].given.items() if all(job.given.get(k) == v for job in jobs)}
+        grid.write_png(out / "grid.png", grid.grid(images), dict(common, **texts, seeds=args.seeds))
+    return drawn, failed
+
+
+def write_boxes(path: Path, image, job, model) -> None:
+    """Writes the picture with the boxes that the model was told of, or says why its layout has none to show."""
+    from ldm_jax import grid
+    from ldm_jax.tasks import boxes, labels
+
+    names = model.config.get("class_names")
+    try:
+        layout = labels.told(model.system, job.given["layout"], names)
+    except ValueError as error:
+        print(f"\r{f'{job.where}: no {path.name}: {error}':<100}", file=sys.stderr)
+    else:
+        grid.write_png(path, boxes.draw(image, layout, names))
+
+
+def same_size(images: list):
+    """[N, H, W, 3] uint8: pictures [h, w, 3] of several sizes, the smaller ones on white."""
+    import numpy as np
+
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    out = np.full((len(images), height, width, 3), 255, np.uint8)
+    for canvas, image in zip(out, images, strict=True):
+        canvas[: image.shape[0], : image.shape[1]] = image
+    return out
+
+
+def bar(done: int, total: int) -> None:
+    """A progress bar on standard error; before the first picture the sampler is being compiled."""
+    filled = 30 * done // total
+    note = "" if done else " (compiling, or reading the compiled sampler from the cache)"
+    end = "\n" if done == total else ""
+    line = f"\r[{'#' * filled}{'.' * (30 - filled)}] {done}/{total} pictures{note}"
+    print(f"{line:<100}", end=end, file=sys.stderr, flush=True)
+
+
+def console() -> None:
+    """The console command `ldm-sample`."""
+    cli.console(main)
+
+
+if __name__ == "__main__":
+    console()

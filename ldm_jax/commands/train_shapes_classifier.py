@@ -1,0 +1,133 @@
+"""Trains the classifier that the shapes world is measured with, and writes the folder that is shipped:
+
+    python -m ldm_jax.commands.train_shapes_classifier --out ldm_jax/shipped/shapes_classifier
+
+leaves weights.safetensors (float16), classifier.json (how it was made, how often it is right) and reference.npz, the
+statistics that shapes-FID compares with. It learns from the splits `train` and `unseen`, since it has to know the pairs
+that a model must not see, and is scored on `test`. Two cores take well under an hour.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ldm_jax import cli
+from ldm_jax.convert import files
+from ldm_jax.metrics import features, shapes_features, statistics
+from ldm_jax.metrics.images import ArrayImages
+from ldm_jax.models.shapes_classifier import SIZE, ShapesClassifier
+from ldm_jax.params import named_leaves
+from ldm_jax.shapes_world import scenes as world
+from ldm_jax.types import PyTree
+
+UNSEEN_SHARE = 0.2  # of the scenes that it learns from
+LEARNING_RATE = 2e-3
+
+
+def scenes(split: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first scenes of a split: pictures [N, 64, 64, 3] uint8 and labels [N, 39] float32."""
+    drawn = [world.scene(i, split) for i in range(number)]
+    return np.stack([world.render(s) for s in drawn]), np.stack([shapes_features.labels(s) for s in drawn])
+
+
+def train(num_scenes: int, num_steps: int, batch_size: int, seed: int = 0) -> PyTree:
+    """The parameters, nested dicts of float32 arrays."""
+    unseen = max(1, int(num_scenes * UNSEEN_SHARE))
+    parts = [scenes("train", num_scenes - unseen), scenes("unseen", unseen)]
+    images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    model = ShapesClassifier(len(shapes_features.LABELS))
+    params = model.init(jax.random.key(seed), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
+    tx = optax.adamw(optax.cosine_decay_schedule(LEARNING_RATE, num_steps), weight_decay=1e-4)
+
+    @jax.jit
+    def step(params, opt_state, pixels, labels):
+        def loss(params):
+            logits = model.apply({"params": params}, pixels.astype(jnp.float32) / 127.5 - 1.0).logits
+            return optax.sigmoid_binary_cross_entropy(logits, labels).sum(-1).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    opt_state, rng = tx.init(params), np.random.default_rng(seed)
+    for number in range(num_steps):
+        drawn = rng.integers(len(images), size=batch_size)
+        pixels = images[drawn]
+        if rng.random() < 0.5:  # a scene in the mirror has the same labels
+            pixels = pixels[:, :, ::-1]
+        params, opt_state, value = step(params, opt_state, pixels, labels[drawn])
+        if (number + 1) % 100 == 0:
+            print(f"step {number + 1}/{num_steps}  loss {float(value):.4f}", flush=True)
+    return jax.tree.map(np.asarray, params)
+
+
+def accuracy(params: PyTree, number: int) -> dict[str, float]:
+    """On held-out scenes: the share of labels that are right, and that of scenes with no label wrong."""
+    images, labels = scenes("test", number)
+    extractor = shapes_features.shapes_extractor(params)
+    found = features.extract(ArrayImages(images), extractor, layers=("logits",), batch_size=64)
+    logits = np.concatenate([values["logits"] for _, values in found])
+    right = (logits > 0) == (labels > 0.5)
+    return {"labels_right": float(right.mean()), "scenes_right": float(right.all(1).mean())}
+
+
+def reference(params: PyTree, each: int) -> statistics.Statistics:
+    """The statistics of `each` rendered held-out scenes of every kind of prompt."""
+    images, extractor = (
+        shapes_features.reference_images(each),
+        shapes_features.shapes_extractor(params),
+    )
+    collected = features.collect(images, extractor, batch_size=64)
+    return statistics.describe(images, extractor, collected)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", required=True, help="the folder to write")
+    add("--steps", type=int, default=2000, help="default %(default)s")
+    add("--batch_size", type=int, default=64, help="default %(default)s")
+    add("--num_scenes", type=int, default=40_000, help="to learn from (default %(default)s)")
+    add(
+        "--reference_each", type=int, default=2048, help="scenes of each kind of prompt (default %(default)s)"
+    )
+    add("--test_scenes", type=int, default=2000, help="to be scored on (default %(default)s)")
+    args = parser.parse_args(argv)
+    start = time.time()
+    params = train(args.num_scenes, args.steps, args.batch_size)
+    # What is measured with is what is written: the weights as float16 keeps them.
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), params)
+    scored = accuracy(params, args.test_scenes)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_safetensors(out / "weights.safetensors", named_leaves(params), "float16")
+    statistics.write(out / "reference.npz", reference(params, args.reference_each))
+    about = {
+        "command": f"python -m ldm_jax.commands.train_shapes_classifier --steps {args.steps} --batch_size {args.batch_size} "
+        f"--num_scenes {args.num_scenes} --reference_each {args.reference_each}",
+        "hash": features.params_hash(params),
+        "labels": list(shapes_features.LABELS),
+        "test_scenes": args.test_scenes,
+        **scored,
+        "minutes": round((time.time() - start) / 60, 1),
+        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    (out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+    print(json.dumps(about | {"labels": len(shapes_features.LABELS)}))
+
+
+def console() -> None:
+    """The console command `python -m ldm_jax.commands.train_shapes_classifier`."""
+    cli.console(main)
+
+
+if __name__ == "__main__":
+    console()

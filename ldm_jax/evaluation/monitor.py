@@ -1,0 +1,120 @@
+"""Evaluation while a second stage trains: every `evaluate_every` steps, on fixed seeds and prompts, with the averaged weights.
+
+A config's `evaluate` has metrics (of metrics/table.py), num_images, reference (a folder or statistics; None is what is
+shipped, for shapes_fid) and batch_size; samples are drawn as its `sampling` says. All of it is checked before the first step.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ldm_jax.checkpoints import bundle
+from ldm_jax.distributed import parallel
+from ldm_jax.evaluation import run as measure
+from ldm_jax.evaluation.store import Store
+from ldm_jax.inference import devices as draw_samples
+from ldm_jax.inference.pipeline import LatentDiffusion
+from ldm_jax.metrics import table as metrics
+from ldm_jax.metrics.table import Settings
+from ldm_jax.system import make_system
+from ldm_jax.training.state import TrainState
+from ldm_jax.types import PyTree
+
+log = logging.getLogger(__name__)
+
+OPTIONS = {"metrics": ("accuracy", "shapes_fid"), "num_images": 96, "reference": None, "batch_size": 16}
+SETTINGS = Settings(resamples=0)
+
+
+def read_options(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """OPTIONS with what the config says; None where it evaluates nothing. Raises: ValueError for what cannot be."""
+    every = config.get("evaluate_every") or 0
+    if every < 0:
+        raise ValueError(f"config.evaluate_every is {every}, expected a number of steps, or 0 for none")
+    if not every:
+        return None
+    if config["task"] != "diffusion":
+        raise ValueError("config.evaluate_every is for task 'diffusion': a first stage has nothing to sample")
+    given = dict(config.get("evaluate") or {})
+    for name in given:
+        if name not in OPTIONS:
+            raise ValueError(f"config.evaluate has no option {name!r}; it has: {', '.join(OPTIONS)}")
+    options = OPTIONS | given
+    options["metrics"] = metrics.parse(options["metrics"])
+    metrics.check_counts(options["metrics"], options["num_images"], False)
+    return options
+
+
+def every(config: Mapping[str, Any], workdir: Path) -> Callable[[Any, int, TrainState], bool]:
+    """(writer, steps done, state on the devices) -> whether it was time to evaluate; then the scalars are written. All
+    processes have to ask.
+
+    Raises: ValueError as `make`.
+    """
+    evaluate, total = make(config, workdir), config["total_steps"]
+
+    def due(writer: Any, done: int, state: TrainState) -> bool:
+        if not config.get("evaluate_every") or (done != total and done % config["evaluate_every"]):
+            return False
+        params = parallel.fetch(state.ema_params)
+        if evaluate is None:  # the first process does
+            return True
+        found = evaluate(params)
+        writer.write_scalars(done, found)
+        log.info("step %d  %s", done, "  ".join(f"{k.split('/')[1]} {v:.4g}" for k, v in found.items()))
+        return True
+
+    return due
+
+
+def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[str, float]] | None:
+    """(averaged parameters) -> {'evaluation/accuracy': …}; None where the config evaluates nothing, or on other processes than
+    the first.
+
+    workdir: of a run whose first stage and latents are measured. Raises: ValueError as `read_options`, for weights that are
+    not there, and for metrics that this model cannot be measured with.
+    """
+    options = read_options(config)
+    if options is None or jax.process_index():
+        return None
+    first = bundle.read(workdir / "first_stage")
+    config = dict(config, first_stage=first.config["first_stage"])
+    scale_factor = json.loads((workdir / "latents.json").read_text())["scale_factor"]
+    params = {"first_stage": first.params["first_stage"]}
+    base = LatentDiffusion(make_system(config), params, scale_factor, config)
+    names, count = options["metrics"], options["num_images"]
+    given = draw_samples.conditions(base, count)
+    sampling = base.settle()
+    rows = options["batch_size"] * jax.local_device_count()
+    nets, layers = measure.networks(names), metrics.layers(names)
+    model: list[draw_samples.OnAllDevices] = []
+
+    def source(sampler: Any) -> measure.Source:
+        kinds = draw_samples.kinds(base)
+        return measure.samples_of(sampler, given, count, 0, rows, {}, kinds=kinds, **sampling)
+
+    against = measure.open_reference(options["reference"], names, source(base), nets, None, "strict")
+    reference = measure.gather_reference(against, names, source(base), nets, workdir / "evaluation", rows)
+    measure.check_prompts(names, source(base))
+
+    def evaluate(params: PyTree) -> dict[str, float]:
+        whole = dict(params, first_stage=base.params["first_stage"])
+        if not model:
+            model.append(draw_samples.OnAllDevices(base))
+        model[0].place(whole)
+        drawn = source(model[0])
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store(folder, {}, count, {"shown": measure.SHOWN})
+            measure.gather(store, drawn, nets, layers, rows, "evaluation")
+            values = measure.values_of(names, store, drawn, nets, reference, SETTINGS)
+        found = {f"evaluation/{name}": value["value"] for name, value in values.items()}
+        by_kind = values.get("accuracy", {})
+        found |= {f"evaluation/accuracy_{k}": by_kind[k] for k in drawn.kinds or () if k in by_kind}
+        return found
+
+    return evaluate

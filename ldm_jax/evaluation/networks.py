@@ -1,0 +1,147 @@
+"""The measuring networks with their weights: from files that the user names or has in a cache directory to extractors.
+
+Decides where each network's files are looked for and what is said when none is there. Nothing is fetched. What the
+networks are and how images reach them is evaluation/'s and models/', the names in the files convert/'s.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.checkpoints.bundle import SHIPPED
+from ldm_jax.conditioning import clip as clip_conditioning
+from ldm_jax.convert import cached_weights, clip_vision, files
+from ldm_jax.convert import clip as clip_names
+from ldm_jax.convert import inception as inception_names
+from ldm_jax.convert.lpips import load_lpips
+from ldm_jax.metrics import features, shapes_features, statistics
+from ldm_jax.metrics.clip_score import clip_extractor
+from ldm_jax.metrics.features import Extractor
+from ldm_jax.models.clip_text import CLIPTextTransformer
+from ldm_jax.models.clip_vision import CLIPVisionTransformer
+from ldm_jax.models.inception import SIZE, InceptionV3
+from ldm_jax.params import from_names
+from ldm_jax.types import PyTree
+
+CLASSIFIER = SHIPPED / "shapes_classifier"
+VGG = ("vgg16-397923af.pth", "vgg16.safetensors")
+VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+HEADS = ("lpips_vgg.safetensors", "vgg_lpips.pth", "vgg.pth")
+CLIPS = ("clip-vit-base-patch16", "clip-vit-large-patch14", "clip-vit-base-patch32")
+
+
+def inception(path: str | Path | None = None, resize: str = "tf1") -> Extractor:
+    """InceptionV3 of the FID literature. path: its file; None looks in the cache directory.
+
+    Raises: ValueError if there is none, it does not fit, or resize is not one of evaluation.resize.CONVENTIONS.
+    """
+    path = cached_weights.find_cached("InceptionV3 of FID", inception_names.NAMES, path, inception_names.URL)
+    template = jax.eval_shape(InceptionV3().init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
+    return features.inception_extractor(inception_names.load_inception(path, template), resize)
+
+
+def lpips(vgg: str | Path | None = None, heads: str | Path | None = None) -> PyTree:
+    """The parameters of models/lpips.py. vgg: torchvision's vgg16. heads: the five learned layers; None looks in the
+    cache directory for either, and for the heads in the first file too.
+
+    Raises: ValueError if there is none, or it does not fit.
+    """
+    vgg = cached_weights.find_cached("VGG16 of LPIPS", VGG, vgg, VGG_URL)
+    if heads is None and any(name.startswith("lin0.") for name in files.open_tensors(vgg)):
+        return load_lpips(vgg)
+    return load_lpips(vgg, cached_weights.find_cached("heads of LPIPS", HEADS, heads))
+
+
+def shapes(folder: Path = CLASSIFIER) -> Extractor:
+    """The shipped classifier of the shapes world. Raises: ValueError if it is not there or damaged."""
+    tensors = files.open_tensors(folder / "weights.safetensors")
+    params = from_names({name: np.asarray(t.read(), np.float32) for name, t in tensors.items()})
+    return shapes_features.shapes_extractor(params)
+
+
+def shapes_reference(folder: Path = CLASSIFIER) -> statistics.Statistics:
+    """What shapes-FID compares with: statistics of rendered held-out scenes, equal shares of the kinds of prompt."""
+    return statistics.read(folder / "reference.npz")
+
+
+class Clip(NamedTuple):
+    """extractor: the image tower, layer `embedding` [B, D]. embed: captions -> [N, D] float32, of the text tower."""
+
+    extractor: Extractor
+    embed: Callable[[Sequence[str]], np.ndarray]
+
+
+def clip(folder: str | Path | None = None, batch_size: int = 64) -> Clip:
+    """Both towers of a folder of transformers' CLIPModel: config.json, its weights and its tokenizer's files.
+
+    folder: None looks for one called as those that scores are quoted with (CLIPS) in the cache directory.
+    Raises: ValueError if there is none, or it does not fit.
+    """
+    given = None if folder is None else Path(folder).expanduser() / "config.json"
+    path = cached_weights.find_cached(
+        "CLIP (a folder)", [f"{name}/config.json" for name in CLIPS], given
+    ).parent
+    config = json.loads((path / "config.json").read_text())
+    if "vision_config" not in config or "text_config" not in config:
+        raise ValueError(
+            f"{path} is no folder of transformers' CLIPModel: its config.json has no vision_config and text_config"
+        )
+    tensors = files.open_tensors(path)
+    text_tensors = {n: t for n, t in tensors.items() if n.startswith(("text_model.", "text_projection."))}
+    vision = _vision(config)
+    blank = jnp.zeros((1, vision.image_size, vision.image_size, 3))
+    template = jax.eval_shape(vision.init, jax.random.key(0), blank)["params"]
+    params = clip_vision.from_state({name: t.read() for name, t in tensors.items()}, template)
+    extractor = clip_extractor(f"CLIP {path.name}", vision, params)
+    text = _text(config)
+    tokenizer = clip_conditioning.clip_tokenizer(path, text.max_length)
+    template = jax.eval_shape(text.init, jax.random.key(0), jnp.zeros((1, text.max_length), jnp.int32))[
+        "params"
+    ]
+    text_params = clip_names.from_torch({name: t.read() for name, t in text_tensors.items()}, template)
+    pooled = jax.jit(lambda p, tokens: text.apply({"params": p}, tokens).pooled)
+
+    def embed(captions: Sequence[str]) -> np.ndarray:
+        out = []
+        for start in range(0, len(captions), batch_size):
+            part = list(captions[start : start + batch_size])
+            tokens = np.asarray([e.ids for e in tokenizer.encode_batch(part)], np.int32)
+            tokens = np.concatenate([tokens, np.repeat(tokens[-1:], batch_size - len(part), 0)])
+            with jax.default_matmul_precision("highest"):
+                out.append(np.asarray(pooled(text_params, tokens), np.float32)[: len(part)])
+        return np.concatenate(out)
+
+    return Clip(extractor, embed)
+
+
+def _vision(config: dict) -> CLIPVisionTransformer:
+    """Defaults are transformers' own, which its files leave out."""
+    c = config["vision_config"]
+    return CLIPVisionTransformer(
+        c.get("hidden_size", 768),
+        c.get("num_hidden_layers", 12),
+        c.get("num_attention_heads", 12),
+        c.get("patch_size", 32),
+        config.get("projection_dim", 512),
+        c.get("image_size", 224),
+        c.get("hidden_act", "quick_gelu"),
+    )
+
+
+def _text(config: dict) -> CLIPTextTransformer:
+    c = config["text_config"]
+    return CLIPTextTransformer(
+        c.get("vocab_size", 49408),
+        c.get("hidden_size", 512),
+        c.get("num_hidden_layers", 12),
+        c.get("num_attention_heads", 8),
+        c.get("max_position_embeddings", 77),
+        c.get("hidden_act", "quick_gelu"),
+        c.get("intermediate_size", 2048),
+        config.get("projection_dim", 512),
+    )

@@ -1,0 +1,52 @@
+"""How large the pictures of a call are, and the tiles that large ones are made in; sampling is convolutional, at any size.
+
+Decides who says the size: the caller, else the conditions, else the pictures started from, else the training; and how far tiles
+overlap. Which sizes a model can make says System.check_shape; how tiles are blended, inference/tiles.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ldm_jax.system import System
+
+
+class Tiling(NamedTuple):
+    """Of inference/tiles.py: the side of a tile, and how far neighbours overlap, in latent cells."""
+
+    tile: int
+    overlap: int
+
+
+def choose_shape(
+    system: System, given: Mapping[str, Sequence], asked: Sequence[int] | None, images: Sequence | None
+) -> tuple[int, int]:
+    """(H, W) in pixels: asked, or what the conditions `given` ask for, or that of the first of images, or that of training.
+
+    Raises: ValueError for a size that the model cannot make.
+    """
+    if asked is not None:
+        return system.check_shape(asked)
+    shape = system.shape_of(given)
+    if shape is None and images is not None and len(images):
+        return system.check_shape(np.shape(images[0])[:2], "the size of init_images")
+    return system.image_shape if shape is None else shape
+
+
+def tiling(system: System, tile: int | None, image_shape: tuple[int, int]) -> Tiling | None:
+    """tile: side in pixels. None where it is, or where one tile holds the whole (H, W). The overlap is a quarter, at least once what the UNet's downsampling needs.
+
+    Raises: ValueError for a side that is no multiple of system.cell, at which the UNet answers alike in and out of tiles.
+    """
+    if tile is None:
+        return None
+    units = max(1, round(tile / system.cell))
+    if tile != units * system.cell:
+        raise ValueError(
+            f"tile: got {tile} pixels, expected a multiple of {system.cell}, such as {units * system.cell}"
+        )
+    unit = system.cell // system.first_stage.factor
+    if tile >= max(image_shape):
+        return None
+    return Tiling(units * unit, max(units // 4, min(1, units - 1)) * unit)

@@ -1,0 +1,389 @@
+"""The tasks of a model: what a job gives becomes the arguments of LatentDiffusion.sample, and jobs are drawn in batches.
+
+Decides which task a model can do, what each needs, which size its pictures get, and that a job that cannot be drawn stops
+none of the others. Where jobs come from is tasks/jobs.py's to say, what a file means data/pictures.py's, how a class or a layout
+is read tasks/labels.py's. Sources of the tasks: Rombach et al. 2022 (arXiv:2112.10752) section 4; image-to-image: SDEdit (Meng et
+al. 2022, arXiv:2108.01073) as in CompVis/stable-diffusion scripts/img2img.py, with its default strength.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ldm_jax.data import pictures, transforms
+from ldm_jax.tasks import jobs as job_sources
+from ldm_jax.tasks import labels
+from ldm_jax.tasks.jobs import Job
+
+STRENGTH = 0.75
+# The condition that each field of a job becomes; an image's is the task's to say.
+CONDITIONS = {
+    "prompt": "prompts",
+    "class_label": "class_labels",
+    "layout": "layouts",
+    "map": "segmentations",
+    "depth": "depths",
+    "embeddings": "embeddings",
+    "noise_level": "noise_levels",
+}
+_OF_IMAGES = ("images", "masks", "low_res_images")  # conditions that are made of a job's image and mask
+_WAITING = 8  # batches that wait, decoded, for more jobs of their shape
+
+
+class Task(NamedTuple):
+    """needs, may: fields of a job. takes: the condition that only models of this task have. image: what the job's image
+    becomes, a condition or the picture that is started from."""
+
+    needs: tuple[str, ...] = ()
+    may: tuple[str, ...] = ()
+    takes: str | None = None
+    image: str | None = None
+
+
+TASKS = {
+    "unconditional": Task(),
+    "text": Task(may=("prompt",), takes="prompts"),
+    "class": Task(("class_label",), takes="class_labels"),
+    "layout": Task(("layout",), takes="layouts"),
+    "semantic": Task(("map",), takes="segmentations"),
+    "superres": Task(("image",), takes="low_res_images", image="low_res_images"),
+    "inpaint": Task(("image", "mask"), ("strength",), image="images"),
+    "img2img": Task(("image",), ("strength",), image="init_images"),
+    "colorize": Task(("image",), takes="images", image="images"),
+    "depth": Task(("depth",), ("image", "strength"), takes="depths", image="init_images"),
+    "retrieval": Task(("embeddings",), takes="embeddings"),
+}
+
+
+def can(system: Any, name: str) -> bool:
+    """Whether a model does the task. Any whose conditions are no images does img2img, and inpaint by blending."""
+    needed = {n for n in system.takes if n not in system.optional and n != "seeds"}
+    if name == "unconditional":
+        return not needed
+    provided = {"images", "masks"} if name == "inpaint" and "masks" in needed else {TASKS[name].image}
+    if name == "inpaint" and "masks" not in needed:
+        provided = set()
+    return TASKS[name].takes in (None, *system.takes) and (needed & set(_OF_IMAGES)) <= provided
+
+
+def find_task(system: Any, given: Iterable[str] = ()) -> str:
+    """The task that a model is for; one that can do several does what the job's fields `given` ask for.
+
+    Raises: ValueError for a model of which no task is known.
+    """
+    given = set(given)
+    own = ("inpaint",) if "masks" in system.takes else ()
+    own += ("superres", "colorize", "semantic", "layout", "depth", "retrieval")
+    asked = [name for name in ("inpaint", "img2img") if set(TASKS[name].needs) <= given]
+    asked = ["inpaint"] if "mask" in given else asked
+    first = [n for n in own if can(system, n) and (n != "inpaint" or "masks" in system.takes)]
+    for name in (*first, *asked, "text", "class", "unconditional"):
+        if can(system, name):
+            return name
+    raise ValueError(f"this model takes {_shown(system)}, which is none of the tasks {', '.join(TASKS)}")
+
+
+def check_task(system: Any, name: str) -> None:
+    """Raises: ValueError for an unknown task, or one that the model cannot do, which says those that it can."""
+    if name not in TASKS:
+        raise ValueError(f"task {name!r} not found; there are: {', '.join(TASKS)}")
+    if not can(system, name):
+        able = [n for n in TASKS if can(system, n)]
+        raise ValueError(
+            f"task {name!r}: this model takes {_shown(system)}; it can do: {', '.join(able) or 'none'}"
+        )
+
+
+class Ready(NamedTuple):
+    """A job with its files read. conditions: one value for each name that LatentDiffusion.sample takes a list of."""
+
+    conditions: dict[str, Any]
+    negative_prompt: str | None = None
+    image_shape: tuple[int, int] | None = None
+    strength: float | None = None
+
+    @property
+    def group(self) -> tuple:
+        """Jobs of one group can be drawn together."""
+        length = np.shape(self.conditions.get("embeddings"))
+        names = tuple(sorted(self.conditions))
+        return self.image_shape, self.strength, self.negative_prompt is None, names, length
+
+    @property
+    def program(self) -> tuple:
+        """Batches of one size and one program compile nothing anew: the strength is an argument, save for 1."""
+        shape, _, _, names, length = self.group
+        return shape, self.strength in (None, 1), names, length
+
+
+def run(
+    model: Any,
+    jobs: Iterable[Job | Mapping[str, Any]],
+    task: str | None = None,
+    *,
+    batch_size: int = 4,
+    fit: str = "none",
+    tile: int | None = None,
+    **settings: Any,
+) -> Iterator[tuple[Job, np.ndarray | ValueError]]:
+    """Draws jobs, and yields each with its picture [H, W, 3] uint8, or with the error that says why there is none.
+
+    model: a LatentDiffusion. jobs: of tasks/jobs.py, or mappings of its FIELDS: paths, or the arrays themselves (pictures uint8
+    [H, W, 3] or of PIL, masks, maps and depths [H, W], embeddings [L, D], layouts dicts, class mixtures {label: weight}).
+    task: one of TASKS; None finds the one that the model does with the fields a job has.
+    fit: one of pictures.FITS, what happens to images, masks and maps of another size than asked for: the job's `size`, or
+    the model's own. 'none' draws pictures of the image's size. tile, settings: as LatentDiffusion.sample.
+    Jobs of equal shape and strength are drawn together, batch_size at once, in the order in which their batches are full.
+    Files are read job by job as pictures are asked for; fewer than _WAITING batches' jobs wait, read, for others like them.
+    Raises: ValueError at once for an unknown task or fit, one that the model cannot do, and a batch size below 1; while
+    drawing, what LatentDiffusion.sample says of the settings.
+    """
+    if task is not None:
+        check_task(model.system, task)
+    if fit not in pictures.FITS:
+        raise ValueError(f"fit {fit!r} not found; there are: {', '.join(pictures.FITS)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    return _run(model, jobs, task, batch_size, fit, tile, settings)
+
+
+def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, settings: Mapping) -> Iterator:
+    """As `run`, its arguments checked."""
+    waiting: dict[tuple, list[tuple[Job, Ready]]] = {}
+    full: set[tuple] = set()
+
+    def draw(group: tuple) -> Iterator:
+        batch = waiting.pop(group)
+        program = batch[0][1].program
+        if len(batch) == batch_size:
+            full.add(program)
+        size = batch_size if program in full else len(batch)
+        options = {} if tile is None else dict(tile=tile)
+        yield from _draw(model, batch, size, dict(settings, **options, batch_size=batch_size))
+
+    for number, given in enumerate(jobs):
+        job = given
+        try:
+            if not isinstance(given, Job):
+                job = Job(str(number), 0, {}, f"job {number}")
+                job = job_sources.make_job(given, where=job.where, name=job.name)
+            ready = prepare(model, job, task, fit)
+        except ValueError as error:
+            yield job, error
+            continue
+        waiting.setdefault(ready.group, []).append((job, ready))
+        if len(waiting[ready.group]) == batch_size:
+            yield from draw(ready.group)
+        elif sum(map(len, waiting.values())) >= _WAITING * batch_size:
+            yield from draw(max(waiting, key=lambda group: len(waiting[group])))
+    for group in list(waiting):
+        yield from draw(group)
+
+
+def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: Mapping):
+    """The pictures of a batch; of one with bad jobs, the errors of these, and the pictures of the rest.
+
+    size: how many are drawn, the last one again and again if there are fewer: where larger batches went before, no program is
+    compiled for a smaller one.
+    """
+    first = batch[0][1]
+    padded = [*batch, *[batch[-1]] * (size - len(batch))]
+    arguments = {
+        name: [ready.conditions[name] for _, ready in padded] for name in first.conditions
+    } | settings
+    optional = dict(image_shape=first.image_shape, strength=first.strength)
+    if first.negative_prompt is not None:
+        optional["negative_prompts"] = [ready.negative_prompt for _, ready in padded]
+    arguments |= {name: value for name, value in optional.items() if value is not None}
+    try:
+        images = model.sample(seeds=[job.seed for job, _ in padded], **arguments)
+    except ValueError:
+        wrong = [_error_alone(model.system, ready) for _, ready in batch]
+        if not any(wrong):  # it is no job's fault, but that of the settings
+            raise
+        yield from ((job, error) for (job, _), error in zip(batch, wrong, strict=True) if error)
+        rest = [one for one, error in zip(batch, wrong, strict=True) if not error]
+        if rest:
+            yield from _draw(model, rest, size, settings)
+        return
+    for (job, _), image in zip(batch, images, strict=False):
+        yield job, image
+
+
+def _error_alone(system: Any, ready: Ready) -> ValueError | None:
+    """What is wrong with the conditions of one job, or with its negative prompt."""
+    given = {name: [value] for name, value in ready.conditions.items() if name in system.takes}
+    try:
+        system.inputs(given, ready.image_shape)
+        if ready.negative_prompt is not None:
+            system.null_inputs(1, dict(given, prompts=[ready.negative_prompt]), ready.image_shape)
+    except ValueError as error:
+        return error
+    return None
+
+
+def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") -> Ready:
+    """The job with its files read and checked, for `task` (None: find_task). fit: as `run`.
+
+    Raises: ValueError in one sentence for whatever is wrong with it.
+    """
+    system, given = model.system, job.given
+    name = find_task(system, given) if task is None else task
+    check_task(system, name)
+    chosen, blending = TASKS[name], name == "inpaint" and "masks" not in system.takes
+    _check_fields(system, name, given, blending)
+    size = None if given.get("size") is None else _size(given["size"])
+    arrays = _read(given)
+    shape, arrays = _fitted(system, name, arrays, size, fit)
+    if "mask" in arrays:
+        _check_mask(arrays["mask"], fit)
+    conditions = {}
+    if "prompts" in system.takes:
+        conditions["prompts"] = given.get("prompt", "")
+    names = getattr(model, "config", {}).get("class_names")
+    if "class_label" in given:
+        conditions["class_labels"] = labels.class_label(given["class_label"], names)
+    if "layout" in given:
+        conditions["layouts"] = labels.within_room(
+            system, labels.layout(given["layout"], names), names, job.where
+        )
+    if "noise_level" in given:
+        conditions["noise_levels"] = given["noise_level"]
+    conditions |= {
+        CONDITIONS[field]: arrays[field] for field in ("map", "depth", "embeddings") if field in arrays
+    }
+    if "image" in arrays:
+        conditions["init_images" if blending else chosen.image] = arrays["image"]
+    if "mask" in arrays:
+        conditions["fill_masks" if blending else "masks"] = arrays["mask"]
+    strength = given.get("strength", STRENGTH if "init_images" in conditions and not blending else None)
+    if strength is not None and not 0 <= strength <= 1:
+        raise ValueError(f"strength is {strength}, expected a number from 0 to 1")
+    return Ready(conditions, given.get("negative_prompt"), shape, strength)
+
+
+def _check_fields(system: Any, name: str, given: Mapping[str, Any], blending: bool) -> None:
+    """Raises: ValueError for a field that is missing, or one that this task of this model has no use for."""
+    may = [field for field in TASKS[name].may if field != "strength" or name != "inpaint" or blending]
+    extra = [field for field, condition in CONDITIONS.items() if condition in system.takes]
+    extra += ["negative_prompt"] if "prompts" in system.takes else []
+    useful = list(dict.fromkeys([*TASKS[name].needs, *may, *extra, "size"]))
+    for field in given:
+        if field not in useful:
+            raise ValueError(f"task {name!r} of this model takes {', '.join(useful)}, got {field}")
+    needed = [
+        field
+        for field, condition in CONDITIONS.items()
+        if field != "prompt" and condition in system.takes and condition not in system.optional
+    ]
+    missing = [field for field in dict.fromkeys([*TASKS[name].needs, *needed]) if field not in given]
+    if missing:
+        got = ", ".join(given) or "nothing"
+        raise ValueError(f"task {name!r} of this model needs {' and '.join(missing)}, got {got}")
+    if "strength" in given and "image" not in given:
+        raise ValueError("strength: there is no image that it could be of")
+
+
+def _read(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of the fields that are files."""
+    arrays = {}
+    if "image" in given:
+        arrays["image"] = _picture(given["image"])
+    if "mask" in given:
+        mask = arrays["mask"] = _array(given["mask"], pictures.read_mask, pictures.as_mask)
+        shape = arrays["image"].shape[:2] if "image" in arrays else mask.shape
+        if mask.shape != shape:
+            raise ValueError(f"the mask is {_by(mask.shape)} and its image {_by(shape)}, expected one size")
+    if "map" in given:
+        arrays["map"] = _array(given["map"], pictures.read_map)
+    if "depth" in given:
+        arrays["depth"] = _array(given["depth"], pictures.read_depth)
+    if "embeddings" in given:
+        arrays["embeddings"] = _array(given["embeddings"], lambda p: pictures.load_array(p, "embeddings"))
+    for field in ("map", "depth", "embeddings"):
+        if field in arrays and arrays[field].ndim != 2:
+            raise ValueError(f"{field} has shape {arrays[field].shape}, expected two axes")
+    return arrays
+
+
+def _check_mask(mask: np.ndarray, fit: str) -> None:
+    """mask: fitted, which may have taken its hole away. Raises: ValueError for one that marks all of the image, or none."""
+    if mask.any() and not mask.all():
+        return
+    which, reason = ("all", "nothing is known") if mask.all() else ("none", "nothing is to be filled in")
+    after = "" if fit == "none" else f" after fit {fit!r}"
+    raise ValueError(
+        f"the mask marks {which} of the image{after}, so {reason}; 1 or white marks what is filled in"
+    )
+
+
+def _picture(value: Any) -> np.ndarray:
+    if isinstance(value, str | Path):
+        return pictures.read_picture(value)
+    image = transforms.to_rgb(value) if isinstance(value, Image.Image) else np.asarray(value)
+    grey = image[..., None] if image.ndim == 2 else image
+    if image.dtype != np.uint8 or grey.ndim != 3 or grey.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"image is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3), or grey (height, width)"
+        )
+    return np.repeat(grey, 3, axis=-1) if grey.shape[-1] == 1 else image
+
+
+def _array(value: Any, read: Any, check: Any = np.asarray) -> np.ndarray:
+    return read(value) if isinstance(value, str | Path) else check(value)
+
+
+def _fitted(
+    system: Any, name: str, arrays: dict, size: tuple[int, int] | None, fit: str
+) -> tuple[tuple[int, int] | None, dict]:
+    """(H, W) of the picture that is drawn, None for the model's own; the arrays, the image and what lies on it fitted."""
+    times = system.first_stage.factor if name == "superres" else 1
+    leading = next((field for field in ("image", "map") if field in arrays), None)
+    if leading is None:
+        return (None if size is None else tuple(system.check_shape(size, "size"))), arrays
+    wanted = system.image_shape if size is None else size
+    shape = tuple(times * side for side in arrays[leading].shape[:2])
+    if fit == "none":
+        hint = f"; fit 'crop' or 'resize' makes it {_by(side // times for side in wanted)}"
+        if size is not None and shape != tuple(size):
+            raise ValueError(
+                f"the {leading} is {_by(arrays[leading].shape[:2])}, for pictures of {_by(shape)}, size is {_by(size)}{hint}"
+            )
+        what = f"the {leading}" if times == 1 else f"the picture, {times} times the {leading}"
+        try:
+            return tuple(system.check_shape(shape, what)), arrays
+        except ValueError as error:
+            raise ValueError(f"{error}{hint}") from None
+    shape = tuple(system.check_shape(wanted, "size"))
+    fields = [field for field in ("image", "mask", "map", "depth") if field in arrays]
+    for field in fields:
+        if not arrays[field].size:
+            raise ValueError(f"{field} has shape {arrays[field].shape}, expected at least one pixel")
+    if "depth" in arrays:  # of any size, of what the image shows
+        arrays = arrays | {"depth": pictures.fit(arrays["depth"], *arrays[leading].shape[:2], "resize")}
+    fitted = {field: pictures.fit(arrays[field], *(side // times for side in shape), fit) for field in fields}
+    return shape, arrays | fitted
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """(height, width) of a pair, of one number, or of '64x128' as in 'height x width'. Raises: ValueError for others."""
+    try:
+        parts = value.lower().split("x") if isinstance(value, str) else np.atleast_1d(value).tolist()
+        sides = [int(part) for part in parts]
+        whole = all(isinstance(part, str) or side == part for side, part in zip(sides, parts, strict=True))
+    except (TypeError, ValueError, OverflowError):  # infinity is the last
+        sides, whole = [], False
+    if not whole or len(sides) not in (1, 2) or min(sides) < 1:
+        raise ValueError(f"size is {value!r}, expected height x width in whole pixels, such as 64x128")
+    return sides[0], sides[-1]
+
+
+def _by(shape: Iterable[int]) -> str:
+    return " x ".join(str(side) for side in shape)
+
+
+def _shown(system: Any) -> str:
+    return ", ".join(name for name in system.takes if name != "seeds") or "no conditions"

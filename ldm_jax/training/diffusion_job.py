@@ -1,0 +1,184 @@
+"""What a second stage's run consists of (loop.Job): the first stage that it stands on, its latents, its step, its pictures."""
+
+import json
+import logging
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldm_jax import grid
+from ldm_jax.atomic import write_json
+from ldm_jax.checkpoints import bundle
+from ldm_jax.checkpoints.open import open_checkpoint
+from ldm_jax.checkpoints.warm_start import start_from
+from ldm_jax.data import latents as stored
+from ldm_jax.data import pipeline
+from ldm_jax.distributed import hosts, parallel
+from ldm_jax.first_stage import make_first_stage
+from ldm_jax.inference.pipeline import LatentDiffusion, check_sampling
+from ldm_jax.params import fingerprint
+from ldm_jax.system import System, make_system
+from ldm_jax.tasks import boxes, labels
+from ldm_jax.training import latents, loop
+from ldm_jax.training import program as training_program
+from ldm_jax.training.examples import (
+    check_example,
+    conditions_of,
+    inputs_of,
+    needed_beside_moments,
+    open_source,
+)
+from ldm_jax.training.first_stage_job import batches_of, image_transform, init_key
+from ldm_jax.training.precompute import read_first_stage
+from ldm_jax.training.workdir import (
+    has_checkpoints,
+)
+from ldm_jax.types import PyTree
+
+log = logging.getLogger(__name__)
+
+
+def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
+    """The first stage that the latents are of: the workdir's own copy, or else the one that the config names, copied there.
+
+    The copy comes first so that a run goes on in the latents that it began in, whatever has become of the original.
+    """
+    kept = workdir / "first_stage"
+    if kept.is_dir() and (has_checkpoints(workdir) or not hosts.is_first()):
+        return bundle.read(kept)
+    if config.get("first_stage_from"):
+        section, params = read_first_stage(config)
+    else:
+        first_stage = make_first_stage(config["first_stage"])
+        if first_stage.name != "identity":
+            log.warning("config.first_stage_from names no trained first stage: a fresh one is used")
+        section, params = config["first_stage"], first_stage.init(init_key(config))
+    opened = bundle.Bundle(dict(task="first_stage", first_stage=section), {"first_stage": params})
+    bundle.save(kept, opened)
+    return opened
+
+
+def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.Job:
+    with hosts.first_alone("the first stage"):
+        first = open_first_stage(config, workdir)
+    config = dict(config, first_stage=first.config["first_stage"])
+    frozen = {"first_stage": first.params["first_stage"]}
+    system = make_system(config)
+    source, crop = open_source(config), image_transform(config)
+    check_example(config, system, source)
+    check_sampling(config.get("sampling", {}), system.schedule.num_timesteps)
+    if {"class_labels", "layouts"} & set(system.takes) and not config.get("class_names"):
+        config["class_names"] = list(getattr(source, "class_names", ())) or None
+    with hosts.first_alone("the latents"):
+        if system.tokenizer is not None and hosts.is_first():
+            system.tokenizer.save(str(workdir / "tokenizer.json"))
+        source, scale_factor = measure_latents(config, workdir, system, frozen, source, crop)
+    frozen["scale_factor"] = np.float32(scale_factor)
+
+    conditions = conditions_of(config, system, source, crop)
+    with parallel.on_host():
+        params = first_params(config, system)
+        if isinstance(source, stored.LatentsSource) and source.has_text:
+            frozen_text = "conditioner" in (config.get("freeze") or ())
+            encoder = {"conditioner": params["conditioner"]}
+            source.check_text(fingerprint(encoder) if frozen_text else None)
+        step, begin = training_program.diffusion_parts(config, system, layout, params)
+        state = begin(params)
+    _, learning_rate = training_program.make_optimizer(config, jax.device_count())
+    preview = preview_of(config, system, frozen, source, conditions)
+    batches = batches_of(config, source, inputs_of(system, conditions))
+    data_fingerprint = source.fingerprint()
+    drawn, names = operator.attrgetter("ema_params"), config.get("class_names")
+    return loop.Job(state, step, frozen, batches, drawn, preview, learning_rate, data_fingerprint, names)
+
+
+def first_params(config: dict, system: System) -> PyTree:
+    """Those of the network and its conditioner before the first step, and what the loss learns."""
+    params = system.init(init_key(config))
+    if config.get("init_from"):
+        opened = open_checkpoint(config["init_from"]).bundle().params
+        params, notes = start_from(params, opened, config.get("freeze") or ())
+        log.info("init_from %r: %s", config["init_from"], notes)
+    return training_program.with_logvar(config, system, params)
+
+
+def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):
+    """(source, scale factor): the factor that the config gives, or else 1 / std of the latents of the whole data set.
+
+    Latents that were stored ahead of training have theirs with them. With data.precompute_latents the source then gives
+    moments, and what the conditioning needs beside them. Both are kept in the workdir.
+    """
+
+    def plain(example, rng):
+        return {"image": crop(example["image"], rng)}
+
+    has_variance = system.first_stage.name == "kl"
+    encode = jax.jit(lambda x: system.first_stage.encode(frozen["first_stage"], x))
+    batches = pipeline.evaluation_batches(source, batch_size=64, transform=plain)
+    made_of = dict(first_stage=fingerprint(frozen), data=source.fingerprint())
+    ahead = isinstance(source, stored.LatentsSource)
+    if ahead:
+        source.check(first_stage=made_of["first_stage"], image_size=config["image_size"])
+    path, record = workdir / "latents.npy", workdir / "latents.json"
+    precompute = config["data"].get("precompute_latents", False)
+    before = json.loads(record.read_text()) if record.exists() else {}
+    differing = [k for k in made_of if before.get(k) != made_of[k]]
+    if differing and has_checkpoints(workdir):
+        raise ValueError(
+            f"workdir {workdir} was trained on other {'data' if 'data' in differing else 'latents'} than it would go on with; "
+            "restore them, or take another --workdir"
+        )
+    if differing or (precompute and not path.exists()):
+        if ahead:
+            measured = source.statistics
+        elif precompute:
+            measured = latents.precompute(path, batches, len(source), encode, has_variance, made_of)._asdict()
+        else:
+            measured = latents.measure(batches, encode, has_variance)._asdict()
+        before = dict(made_of, **measured)
+        if config.get("scale_factor"):
+            before["scale_factor"] = config["scale_factor"]
+        write_json(record, before)
+    log.info(
+        "latents: mean %s, std %s, scale factor %.5f",
+        np.round(before["mean"], 3),
+        np.round(before["std"], 3),
+        before["scale_factor"],
+    )
+    if precompute:
+        fields = needed_beside_moments(config, system)
+        source = latents.MomentsSource(source, np.load(path, mmap_mode="r"), fields)
+    return source, before["scale_factor"]
+
+
+def preview_of(config: dict, system: System, frozen: PyTree, source: Any, conditions: Callable) -> Callable:
+    """Eight samples of fixed seeds, for the conditions of the first eight examples."""
+    sampling, seeds = dict(config.get("sampling", {})), range(8)
+    given: dict[str, list] = {}
+    if system.parts:
+        seeds = range(min(8, len(source)))
+        for i in seeds:
+            _, values = conditions({"index": i, **source[i]}, np.random.default_rng(i))
+            values.pop("seeds", None)  # the pictures' own
+            for name, value in values.items():
+                given.setdefault(name, []).append(value)
+
+    def preview(ema_params: PyTree) -> dict:
+        params = dict(ema_params, first_stage=frozen["first_stage"])
+        model = LatentDiffusion(system, params, frozen["scale_factor"])
+        # Not `sample`: it refuses masks of nothing and of everything, which training may draw, and puts known pixels back.
+        latents = model.sample_latents(given, seeds, **model.settle(**{"batch_size": 8, **sampling}))
+        samples = grid.to_uint8(model.decode(latents))
+        pictures = {"samples": grid.grid(samples, columns=4)}
+        if "layouts" in given:
+            names = config.get("class_names")
+            told = [labels.told(system, layout, names) for layout in given["layouts"]]
+            drawn = [boxes.draw(*pair, names) for pair in zip(samples, told, strict=True)]
+            pictures["layouts"] = grid.grid(np.stack(drawn), columns=4)
+        return pictures
+
+    return preview

@@ -1,0 +1,184 @@
+"""The programs that train either stage, put together from a config: the optimizer, the step, and the state before the first one.
+
+It has neither data nor weights: train.py brings both, and dry_run.py compiles the same step where neither they nor the devices are.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.config import call
+from ldm_jax.convert import lpips as lpips_weights
+from ldm_jax.distributed import parallel
+from ldm_jax.first_stage import FirstStage, make_first_stage
+from ldm_jax.models.autoencoder import check_size
+from ldm_jax.models.discriminator import NLayerDiscriminator
+from ldm_jax.models.lpips import LPIPS
+from ldm_jax.system import System, make_system
+from ldm_jax.training import diffusion_step, ema, first_stage_loss, first_stage_step, optimizer
+from ldm_jax.training.objective import diffusion_objective, freeze
+from ldm_jax.training.state import TrainState
+from ldm_jax.types import PyTree
+
+
+class Program(NamedTuple):
+    """step(state, frozen, batch, seed) -> (state, metrics), for parallel.Layout.compile; the others are trees of
+    jax.ShapeDtypeStruct, batch the global one."""
+
+    step: Callable
+    state: TrainState
+    frozen: PyTree
+    batch: PyTree
+
+
+def make_program(config: Mapping[str, Any], layout: parallel.Layout) -> Program:
+    """config: with its first stage's section, of either task. Raises: ValueError as the makers of its parts."""
+    make = first_stage_program if config["task"] == "first_stage" else diffusion_program
+    return make(config, layout)
+
+
+def make_optimizer(config: Mapping[str, Any], num_devices: int) -> tuple[Any, Callable]:
+    """(the optimizer that the config names, its learning rate by step), at the original's rate (training/optimizer.py)."""
+    options = dict(config["optimizer"])
+    accumulate = options.get("accumulate", 1)
+    base_lr, scale_lr = options.pop("base_lr"), options.pop("scale_lr", True)
+    per_device = config["batch_size"] // num_devices
+    lr = optimizer.learning_rate(base_lr, per_device, num_devices, accumulate, scale_lr)
+    tx = call(optimizer.make_optimizer, {}, "optimizer", learning_rate=lr, **options)
+    return tx, optimizer.make_lr_schedule(lr, options.get("schedule"))
+
+
+# ------------------------------------------------------------------------------------------------------ the second stage
+
+
+def with_logvar(config: Mapping[str, Any], system: System, params: PyTree) -> PyTree:
+    """params, and what the loss learns beside them: logvar [T] float32, where the config asks for it."""
+    options = config.get("loss", {})
+    if not options.get("learn_logvar"):
+        return params
+    logvar = jnp.full(system.schedule.num_timesteps, options.get("logvar_init", 0.0), jnp.float32)
+    return dict(params, logvar=logvar)
+
+
+def diffusion_parts(
+    config: Mapping[str, Any], system: System, layout: parallel.Layout, params: PyTree
+) -> tuple[Callable, Callable]:
+    """(step, params -> state before the first step). params: arrays or shapes, of which config.freeze picks by name."""
+    tx, _ = make_optimizer(config, layout.mesh.size)
+    tx = freeze(tx, config.get("freeze") or (), params)
+    objective, ema_decay = diffusion_objective(config, system), config.get("ema_decay", 0.9999)
+    accumulate = config["optimizer"].get("accumulate", 1)
+    step = diffusion_step.make_step(objective, tx, ema_decay, layout.average, accumulate)
+
+    def begin(params: PyTree) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
+
+    return step, begin
+
+
+def diffusion_program(config: Mapping[str, Any], layout: parallel.Layout) -> Program:
+    """Of the second stage, whose examples are images, or moments with data.precompute_latents."""
+    system, key = make_system(config), jax.random.key(0)
+    params = jax.eval_shape(lambda key: with_logvar(config, system, system.init(key)), key)
+    step, begin = diffusion_parts(config, system, layout, params)
+    frozen = {
+        "first_stage": jax.eval_shape(system.first_stage.init, key),
+        "scale_factor": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    return Program(step, jax.eval_shape(begin, params), frozen, diffusion_batch(config, system))
+
+
+def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.ShapeDtypeStruct]:
+    """'image' [B, H, W, 3] or 'moments' [B, h, w, c], the inputs of the conditioning, 'position' [B]."""
+    number, (h, w, c) = config["batch_size"], system.latent_shape
+    inputs = {k: (v.shape[1:], v.dtype) for k, v in system.null_inputs(1).items()}
+    if config["data"].get("precompute_latents"):
+        inputs["moments"] = ((h, w, 2 * c if system.first_stage.name == "kl" else c), np.float32)
+    else:
+        inputs["image"] = ((*system.image_shape, 3), np.float32)
+    inputs["position"] = ((), np.int32)
+    return {k: jax.ShapeDtypeStruct((number, *shape), dtype) for k, (shape, dtype) in inputs.items()}
+
+
+# ------------------------------------------------------------------------------------------------------- the first stage
+
+
+def first_stage_parts(
+    config: Mapping[str, Any], layout: parallel.Layout
+) -> tuple[FirstStage, Callable, Callable]:
+    """(the first stage, step, key -> state before the first step), with the perceptual loss where config.lpips names weights,
+    which the step then finds in frozen['lpips']."""
+    if config["first_stage"].get("name") == "identity":
+        raise ValueError("first_stage 'identity' has nothing to train; name kl or vq")
+    first_stage = make_first_stage(config["first_stage"], config.get("dtype", "float32"))
+    size, ema_decay = config["image_size"], config.get("ema_decay")
+    check_size(size, size, first_stage.factor)
+    discriminator = None
+    if config.get("discriminator"):
+        options = dict(config["discriminator"])
+        discriminator = call(NLayerDiscriminator, options, "discriminator", axis_name=layout.axis_name)
+    txs = {part: make_optimizer(config, layout.mesh.size)[0] for part in ("autoencoder", "discriminator")}
+    loss_options = dict(config.get("loss", {}))
+    logvar_init = loss_options.pop("logvar_init", 0.0)
+    if first_stage.name == "vq":
+        loss_options.setdefault("n_embed", first_stage.module.n_embed)
+    own = {"kl": first_stage_loss.generator_loss_kl, "vq": first_stage_loss.generator_loss_vq}
+    step = call(
+        first_stage_step.make_step,
+        loss_options,
+        "loss",
+        then=own[first_stage.name],
+        kind=first_stage.name,
+        autoencoder=first_stage.module,
+        discriminator=discriminator,
+        txs=txs,
+        perceptual=_perceptual(config["lpips"]) if has_perceptual(config) else None,
+        ema_decay=ema_decay,
+        average=layout.average,
+        accumulate=config["optimizer"].get("accumulate", 1),
+    )
+
+    def begin(key: jax.Array) -> TrainState:
+        shape = (size, size, 3)
+        return first_stage_step.init_state(
+            key, first_stage.init, discriminator, shape, txs, ema_decay, logvar_init
+        )
+
+    return first_stage, step, begin
+
+
+def first_stage_program(config: Mapping[str, Any], layout: parallel.Layout) -> Program:
+    """Of the first stage; the weights of its perceptual loss are not read."""
+    _, step, begin = first_stage_parts(config, layout)
+    size, number = config["image_size"], config["batch_size"]
+    frozen = {"lpips": jax.eval_shape(lambda: lpips_weights.template())} if has_perceptual(config) else {}
+    batch = {
+        "image": jax.ShapeDtypeStruct((number, size, size, 3), np.float32),
+        "position": jax.ShapeDtypeStruct((number,), np.int32),
+    }
+    return Program(step, jax.eval_shape(begin, jax.random.key(0)), frozen, batch)
+
+
+def has_perceptual(config: Mapping[str, Any]) -> bool:
+    """Whether config.lpips names weights."""
+    return bool(config.get("lpips", {}).get("vgg_path"))
+
+
+def _perceptual(section: Mapping[str, Any]) -> Callable:
+    """(frozen, x, x_rec, keys) -> [B,1,1,1] float32."""
+    module = LPIPS(dropout=section.get("dropout", False))
+
+    def perceptual(frozen, x, x_rec, keys):
+        if not module.dropout:
+            return module.apply({"params": frozen["lpips"]}, x, x_rec)
+
+        def alone(x, x_rec, key):  # its dropout depends on its own key, not on which others its device has
+            rngs = {"dropout": key}
+            return module.apply({"params": frozen["lpips"]}, x[None], x_rec[None], rngs=rngs)[0]
+
+        return jax.vmap(alone)(x, x_rec, keys)
+
+    return perceptual

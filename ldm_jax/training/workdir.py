@@ -1,0 +1,131 @@
+"""Whose a training workdir is: whether a config can be trained at all, whether it may go on in this folder, and whether there is
+room for it.
+
+It looks at plain data and at which files there are; it builds nothing and reads no checkpoint.
+"""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import jax
+
+from ldm_jax import atomic
+from ldm_jax.distributed import parallel
+from ldm_jax.distributed.hosts import is_first
+from ldm_jax.types import PyTree
+
+DATA = "data.json"  # what the checkpoints in a workdir were trained on
+
+# Every key that a config may have; those of the sections are the options of what they name.
+KEYS = {
+    "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "init_from", "scale_factor", "loss", "discriminator",
+    "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
+    "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps", "sampling",
+    "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
+}  # fmt: skip
+POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
+
+
+def check_config(config: dict) -> None:
+    """Raises: ValueError for a key that is unknown, missing, or a number that cannot be."""
+    unknown = sorted(set(config) - KEYS)
+    if unknown:
+        raise ValueError(f"config has the unknown key {unknown[0]!r}; known keys: {', '.join(sorted(KEYS))}")
+    needed = ("task", "seed", "image_size", "data", "optimizer", "batch_size", *POSITIVE)
+    missing = [key for key in needed if key not in config]
+    if missing:
+        raise ValueError(f"config has no {missing[0]!r}; it needs: {', '.join(needed)}")
+    if config["task"] not in ("first_stage", "diffusion"):
+        raise ValueError(f"config.task {config['task']!r} not found; there are: first_stage, diffusion")
+    for key in POSITIVE:
+        if config[key] < 1:
+            raise ValueError(f"config.{key} is {config[key]}, expected at least 1")
+    at_once = config.get("steps_per_dispatch", 1)
+    if at_once < 1:
+        raise ValueError(f"config.steps_per_dispatch is {at_once}, expected at least 1")
+    for key in (*POSITIVE[:-1], "evaluate_every"):
+        if (config.get(key) or 0) % at_once:
+            raise ValueError(
+                f"config.{key} is {config[key]}, expected a multiple of steps_per_dispatch, {at_once}"
+            )
+
+
+def check_devices(config: dict) -> None:
+    """Raises: ValueError where the config does not go with the devices that there are."""
+    parallel.check_batch_size(config["batch_size"], jax.device_count())
+    parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    return (workdir / "checkpoints").is_dir() and any(
+        p.name.isdigit() for p in (workdir / "checkpoints").iterdir()
+    )
+
+
+def check_workdir(workdir: Path, config: dict) -> None:
+    """Compares the config with that of the checkpoints in the workdir, if there are any. How long a run is, how chatty
+    it is, how fast it learns and how it is spread over devices may change from one start to the next.
+
+    Raises: ValueError that names the first key that differs.
+    """
+    free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
+    free |= {"evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch"}
+    rate = {"base_lr", "scale_lr", "schedule"}
+
+    def fixed(config: dict) -> dict:
+        kept = {k: v for k, v in config.items() if k not in free}
+        kept["optimizer"] = {k: v for k, v in config["optimizer"].items() if k not in rate}
+        return json.loads(json.dumps(kept))
+
+    path = workdir / "config.json"
+    if not path.exists() or not has_checkpoints(workdir):
+        return
+    before, now = fixed(json.loads(path.read_text())), fixed(config)
+    differing = sorted(k for k in set(before) | set(now) if before.get(k) != now.get(k))
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"workdir {workdir} belongs to another config: {key} is {before.get(key)!r} there and {now.get(key)!r} here; "
+            "take another --workdir"
+        )
+
+
+def check_room(workdir: Path, state: PyTree) -> None:
+    """Makes the workdir and writes a file in it, which is gone again, before anything is computed.
+
+    state: of arrays, what a checkpoint holds. Raises: OSError that says on which host the workdir cannot be written, or that a
+    checkpoint does not fit on its disk.
+    """
+    here = f"workdir {workdir} on {socket.gethostname()}, process {jax.process_index()},"
+    try:
+        atomic.write_text(workdir / f"writable.{jax.process_index()}", "")
+        (workdir / f"writable.{jax.process_index()}").unlink()
+    except OSError as error:
+        raise OSError(
+            f"{here} cannot be written: {error.strerror or error}; take another --workdir"
+        ) from None
+    # Several processes write a state together: this one at least its part.
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / jax.process_count()
+    free = shutil.disk_usage(workdir).free
+    if needed > free:
+        raise OSError(
+            f"no space left: {here} has {free / 1e9:.2f} GB free, and a checkpoint needs {needed / 1e9:.2f} GB of it"
+        )
+
+
+def check_data(workdir: Path, fingerprint: str) -> None:
+    """Compares the data with those that the checkpoints in the workdir were trained on, and keeps it where there are none yet.
+
+    fingerprint: of a data source. Raises: ValueError if they are others.
+    """
+    path = workdir / DATA
+    before = json.loads(path.read_text())["fingerprint"] if path.exists() else None
+    if before not in (None, fingerprint) and has_checkpoints(workdir):
+        raise ValueError(
+            f"workdir {workdir} was trained on other data than it would go on with: their fingerprint is {before[:12]} there and "
+            f"{fingerprint[:12]} here; restore them, or take another --workdir"
+        )
+    if is_first():
+        atomic.write_text(path, json.dumps({"fingerprint": fingerprint}) + "\n")

@@ -1,0 +1,151 @@
+"""What is saved is the state at the time of saving, and is given back in any layout; half a checkpoint is none."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.distributed import parallel
+from tests.distributed.test_hosts import free_port
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+def test_a_state_may_be_donated_while_it_is_being_saved(tmp_path):
+    """Orbax writes in the background, and on a CPU from the very memory that the next step is given to write to."""
+    layout = parallel.make()
+    step = jax.jit(lambda state: {"x": state["x"] + 1}, donate_argnums=0)
+    state = step(layout.place({"x": np.zeros((1024, 4096), np.float32)}))
+    checkpoints = checkpoint.manager(tmp_path)
+    checkpoint.save(checkpoints, 1, state)
+    for _ in range(20):
+        state = step(state)
+    jax.block_until_ready(state)
+    checkpoints.wait_until_finished()
+    like = layout.abstract({"x": jnp.zeros((1024, 4096))})
+    restored, at = checkpoint.restore(checkpoints, like)
+    checkpoints.close()
+    assert at == 1
+    np.testing.assert_array_equal(restored["x"], 1.0)
+    np.testing.assert_array_equal(state["x"], 21.0)
+
+
+def test_a_reader_changes_nothing(tmp_path):
+    layout = parallel.make()
+    checkpoints = checkpoint.manager(tmp_path)
+    checkpoint.save(checkpoints, 3, layout.place({"x": np.arange(3.0)}), wait=True)
+    checkpoints.close()
+    reader = checkpoint.manager(tmp_path, only_reading=True)
+    state, step = checkpoint.restore(reader)
+    reader.close()
+    assert step == 3
+    np.testing.assert_array_equal(state["x"], np.arange(3.0))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> pathlib.Path:
+    """Two checkpoints, 3 and 6, of a state whose numbers say the step."""
+    folder = tmp_path_factory.mktemp("saved")
+    checkpoints, layout = checkpoint.manager(folder), parallel.make()
+    rng = np.random.default_rng(0)
+    for step in (3, 6):
+        state = {"step": np.int32(step), "params": {"x": rng.normal(size=(64, 64)) + step, "y": np.zeros(3)}}
+        checkpoint.save(checkpoints, step, layout.place(state), wait=True)
+    checkpoints.close()
+    return folder
+
+
+def files(folder: pathlib.Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def newest(folder: pathlib.Path) -> int:
+    """The step that a run would go on from, which has to be what its numbers say."""
+    checkpoints, layout = checkpoint.manager(folder), parallel.make()
+    like = {"step": jnp.int32(0), "params": {"x": jnp.zeros((64, 64)), "y": jnp.zeros(3)}}
+    state, step = checkpoint.restore(checkpoints, layout.abstract(like))
+    checkpoints.close()
+    assert step == state["step"] and abs(state["params"]["x"].mean() - step) < 0.1
+    return step
+
+
+def test_whole_checkpoints_are_taken(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    assert newest(tmp_path / "run") == 6
+
+
+def test_a_save_that_lost_or_cut_any_one_file_is_passed_over(saved, tmp_path):
+    """Either the step before is taken, or the file was none of those that matter, and all numbers are right."""
+    names, passed_over = files(saved / "checkpoints" / "6"), set()
+    assert len(names) > 5
+    for number, name in enumerate(names):
+        for how in ("lost", "cut", "empty"):
+            run = tmp_path / f"{how}{number}"
+            shutil.copytree(saved, run)
+            file = run / "checkpoints" / "6" / name
+            whole = file.read_bytes()
+            if how == "lost":
+                file.unlink()
+            else:
+                file.write_bytes(whole[: len(whole) // 2] if how == "cut" else b"")
+            if newest(run) == 3:
+                passed_over.add((pathlib.Path(name).name, how))
+    assert {("_METADATA", "cut"), ("manifest.ocdbt", "cut"), ("manifest.ocdbt", "lost")} <= passed_over
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 4])
+def test_a_copy_that_was_stopped_is_passed_over(saved, tmp_path, number):
+    """The first `number` files of a checkpoint, as a copy from another machine leaves them."""
+    source = saved / "checkpoints" / "6"
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    shutil.copytree(saved / "checkpoints" / "3", tmp_path / "checkpoints" / "3")
+    for name in files(source)[:number]:
+        target = tmp_path / "checkpoints" / "6" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, target)
+    assert newest(tmp_path) == 3
+
+
+def test_a_folder_that_was_not_renamed_yet_is_no_checkpoint(saved, tmp_path):
+    shutil.copytree(saved / "checkpoints" / "3", tmp_path / "checkpoints" / "3")
+    unfinished = "6.orbax-checkpoint-tmp-12"
+    shutil.copytree(saved / "checkpoints" / "6", tmp_path / "checkpoints" / unfinished)
+    assert newest(tmp_path) == 3
+
+
+READERS = """
+import json, sys
+import numpy as np
+from ldm_jax.training import checkpoint, hosts
+
+address, process, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+hosts.initialize(address, 2, process, timeout=100)
+found = []
+for _ in range(1 + process):  # as often as each likes, and alone
+    reader = checkpoint.manager(folder, only_reading=True)
+    state, step = checkpoint.restore(reader)
+    reader.close()
+    found.append([step, float(np.asarray(state["params"]["x"]).mean())])
+open(f"{folder}/read_{process}.json", "w").write(json.dumps(found))
+hosts.barrier("the end", 100)
+"""
+
+
+def test_processes_read_each_on_its_own(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    address = f"127.0.0.1:{free_port()}"
+    commands = [[sys.executable, "-c", READERS, address, str(i), str(tmp_path / "run")] for i in range(2)]
+    processes = [subprocess.Popen(c, cwd=ROOT, stderr=subprocess.PIPE, text=True) for c in commands]
+    errors = [p.communicate(timeout=300)[1] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], errors
+    first, second = (json.loads((tmp_path / "run" / f"read_{i}.json").read_text()) for i in range(2))
+    assert first[0][0] == 6 and abs(first[0][1] - 6) < 0.1
+    assert second == first * 2

@@ -1,0 +1,233 @@
+"""sample.py with files: small random models end to end, what is written, and what becomes of bad jobs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.checkpoints import bundle
+from ldm_jax.commands import sample as script
+from ldm_jax.conditioning import layout as layouts
+from ldm_jax.inference import pipeline
+from ldm_jax.tasks import run as tasks
+from tests import tiny_models
+
+CONFIG = dict(
+    task="diffusion",
+    image_size=16,
+    first_stage=dict(
+        name="kl", channels=8, channel_mult=[1, 1], num_res_blocks=1, z_channels=2, embed_dim=2, num_groups=4
+    ),
+    model=dict(
+        in_channels=2, out_channels=2, channels=8, channel_mult=[1], num_res_blocks=1, attention_levels=[0],
+        num_heads=2, transformer_depth=1, context_dim=8, num_groups=4,
+    ),
+    schedule=dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195),
+    prediction_type="v",
+    scale_factor=1.0,
+    sampling=dict(num_steps=2),
+)  # fmt: skip
+WORDS = dict(name="word_level", words=["red", "circle"], max_length=4)
+TEXT = dict(name="text", width=8, num_layers=1, max_length=4, num_heads=2, head_dim=4, tokenizer=WORDS)
+LAYOUT = dict(name="layout", vocab_size=64, num_classes=2, width=8, num_layers=1, max_length=11)
+LAYOUT |= dict(num_heads=2, head_dim=4)
+PHOTO = np.random.default_rng(0).integers(0, 256, (16, 24, 3)).astype(np.uint8)
+HOLE = np.zeros((16, 24), bool)
+HOLE[4:12, 6:12] = True
+
+
+def save_model(path, **changes):
+    model = CONFIG["model"] | changes.pop("model", {})
+    made = tiny_models.random_bundle(CONFIG | changes | dict(model=model))
+    bundle.save(path, made)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    return pipeline.load(save_model(tmp_path_factory.mktemp("text") / "model", conditioning=TEXT))
+
+
+@pytest.fixture
+def loaded(text_model, monkeypatch):
+    """sample.py gets the text model, whatever --checkpoint says, so that it compiles each program once."""
+    monkeypatch.setattr(pipeline, "load", lambda *args, **options: text_model)
+    return text_model
+
+
+@pytest.fixture(scope="module")
+def layout_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("layout") / "model"
+    return pipeline.load(save_model(path, conditioning=LAYOUT, class_names=["ant", "bee"]))
+
+
+def picture(path):
+    return np.asarray(Image.open(path))
+
+
+def test_lines_of_jobs_of_several_tasks(loaded, tmp_path, capsys):
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    Image.fromarray(HOLE).save(tmp_path / "hole.png")
+    lines = [
+        json.dumps(dict(prompt="red circle", name="red")),
+        json.dumps(dict(image="photo.png", strength=0.5)),
+        "{",
+        json.dumps(dict(image="photo.png", mask="hole.png", name="filled")),
+        json.dumps(dict(image="away.png")),
+    ]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="2 of 5 jobs failed"):
+        script.main(["--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(out)])
+    assert sorted(p.name for p in out.iterdir()) == [
+        "filled.png", "grid.png", "photo.png", "red.png",
+    ]  # fmt: skip
+    assert picture(out / "photo.png").shape == (16, 24, 3)
+    assert picture(out / "red.png").shape == (16, 16, 3)
+    filled = picture(out / "filled.png")
+    np.testing.assert_array_equal(filled[~HOLE], PHOTO[~HOLE])
+    assert (filled[HOLE] != PHOTO[HOLE]).any()
+    text = Image.open(out / "photo.png").text
+    assert text["image"].endswith("photo.png") and text["strength"] == "0.5" and text["seed"] == "0"
+    shown = capsys.readouterr()
+    assert "jobs.jsonl line 3: no JSON" in shown.err
+    assert "jobs.jsonl line 5: image" in shown.err and "away.png is not there" in shown.err
+    assert "3 pictures and grid.png" in shown.out
+
+    # the same in python, one by one
+    ((job, alone),) = tasks.run(
+        loaded, [dict(image=PHOTO, strength=0.5, name="photo")], "img2img", num_steps=2
+    )
+    assert job.name == "photo"
+    assert np.abs(alone.astype(int) - picture(out / "photo.png")).max() <= 1
+
+
+def test_a_folder_of_pictures_and_masks(tmp_path, capsys):
+    checkpoint = save_model(
+        tmp_path / "model",
+        conditioning=dict(name="inpaint"),
+        model=dict(in_channels=2 + 3, attention_levels=[], context_dim=None),
+    )
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a", "b", "c", "d"):
+        Image.fromarray(PHOTO).save(folder / f"{name}.png")
+    Image.fromarray(HOLE).save(folder / "a_mask.png")
+    Image.fromarray(HOLE[:, :16]).save(folder / "b_mask.png")
+    Image.fromarray(HOLE).save(folder / "d_mask.png")
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="2 of 4 jobs failed"):
+        script.main(
+            ["--checkpoint", checkpoint, "--image", str(folder), "--out", str(out), "--batch_size", "2"]
+        )
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "d.png", "grid.png"]
+    np.testing.assert_array_equal(picture(out / "d.png")[~HOLE], PHOTO[~HOLE])
+    said = capsys.readouterr().err
+    assert "c.png: no mask for it" in said
+    assert "b.png: the mask is 16 x 16 and its image 16 x 24" in said
+
+
+def test_layouts_and_their_boxes(layout_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "load", lambda *args, **options: layout_model)
+    (tmp_path / "good.json").write_text(
+        json.dumps(dict(boxes=[[0, 0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]], labels=["bee", 0]))
+    )
+    (tmp_path / "bad.json").write_text(json.dumps(dict(boxes=[[0.9, 0, 0.5, 0.5]], labels=["bee"])))
+    (tmp_path / "unknown.json").write_text(json.dumps(dict(boxes=[[0, 0, 1, 1]], labels=["cat"])))
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="2 of 3 jobs failed"):
+        script.main(["--task", "layout", "--layout", str(tmp_path), "--out", str(out)])
+    assert sorted(p.name for p in out.iterdir()) == ["good.png", "good_boxes.png", "grid.png"]
+    assert picture(out / "good_boxes.png").shape == (512, 512, 3)
+    said = capsys.readouterr().err
+    assert "bad.json: layout: box 0" in said and "unknown.json: class 'cat' not found" in said
+
+
+def test_boxes_of_what_the_model_was_told(layout_model, tmp_path, monkeypatch, capsys):
+    """Of five objects it has room for three; tokens are drawn as the layout that they say."""
+    monkeypatch.setattr(pipeline, "load", lambda *args, **options: layout_model)
+    kept = dict(boxes=[[0, 0, 0.5, 0.5]] * 3, labels=[0, 1, 0])
+    many = dict(boxes=kept["boxes"] + [[0.5, 0.5, 0.5, 0.5]] * 2, labels=[0, 1, 0, 1, 1])
+    tokens = layouts.tokens(kept, vocab_size=64, num_classes=2, max_length=11).tolist()
+    lines = dict(many=many, kept=kept, tokens=tokens, none=[63] * 11)
+    (tmp_path / "jobs.jsonl").write_text(
+        "\n".join(json.dumps(dict(layout=layout, name=name)) for name, layout in lines.items())
+    )
+    out = tmp_path / "out"
+    script.main(["--batch_size", "1", "--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(out)])
+    np.testing.assert_array_equal(picture(out / "many_boxes.png"), picture(out / "kept_boxes.png"))
+    assert (out / "tokens_boxes.png").exists()
+    assert (out / "none.png").exists() and not (out / "none_boxes.png").exists()
+    said = capsys.readouterr()
+    assert "line 4: no none_boxes.png: layout: token 63 in the place of a point" in said.err
+    assert "4 pictures" in said.out
+
+
+def test_inputs_are_not_written_over(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "run", lambda *args, **options: pytest.fail("something was drawn"))
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    before = (tmp_path / "photo.png").read_bytes()
+    Image.fromarray(PHOTO).save(tmp_path / "grid.png")
+    (tmp_path / "sub").mkdir()
+    for image in ("photo.png", "grid.png", ""):
+        with pytest.raises(ValueError, match=r"written over .*(photo|grid)\.png, the image of job") as error:
+            script.main(["--image", str(tmp_path / image), "--out", str(tmp_path / "sub" / "..")])
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "photo.png").read_bytes() == before
+
+
+def test_the_default_prompt_is_of_the_command_line_alone(loaded, tmp_path, monkeypatch):
+    asked = []
+    real = tasks.run
+    monkeypatch.setattr(
+        tasks, "run", lambda model, jobs, *a, **o: asked.extend(jobs) or real(model, [], *a, **o)
+    )
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(dict(seed=5)))
+    script.main(["--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out")])
+    script.main(["--seeds", "1", "--out", str(tmp_path / "out")])
+    assert [(job.seed, job.given) for job in asked] == [(5, {}), (1, dict(prompt=script.PROMPT))]
+
+
+def test_what_flags_refuse(loaded, tmp_path):
+    def message(*args):
+        with pytest.raises(ValueError) as error:
+            script.main(["--out", str(tmp_path / "out"), *args])
+        return str(error.value)
+
+    assert "takes prompts; it can do: text, inpaint, img2img" in message("--task", "superres")
+    assert "'paint' not found" in message("--task", "paint")
+    assert "takes prompt, negative_prompt, size, got class_label" in message("--class_label", "3")
+    assert "expected height x width" in message("--size", "large")
+    assert "expected multiples of 2" in message("--size", "7x9")
+    assert "'squash' not found" in message("--fit", "squash")
+    assert "'dimm' not found" in message("--sampler", "dimm")
+    assert "is not there" in message("--jobs", str(tmp_path / "away.jsonl"))
+    assert "1 of 1 jobs failed" in message("--image", str(tmp_path / "away.png"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_counts_what_the_model_has(tmp_path, capsys):
+    path = save_model(tmp_path / "model", conditioning=TEXT)
+    model = pipeline.load(path)
+    script.main(["--checkpoint", path, "--dry_run", "--steps", "7", "--batch_size", "3"])
+    said = json.loads(capsys.readouterr().out)
+    counted = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in model.params.items()}
+    assert said["parameters"] == counted
+    assert said["settings"] == model.settle(num_steps=7) and said["takes"] == ["prompts"]
+    assert said["shapes"]["latents"] == [3, *model.system.latent_shape]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--topology", "v5e:1x1"], "--topology v5e:1x1 goes with --dry_run: nothing is run on it"),
+        (["--dry_run", "--config", "configs/kl_f8.py"], "configs/kl_f8.py is a first stage alone"),
+        (["--dry_run", "--steps", "1001"], "1001"),
+        (["--dry_run", "--sampler", "dim"], "'dim' not found"),
+    ],
+)
+def test_what_a_dry_run_refuses(args, message):
+    with pytest.raises(ValueError, match=message):
+        script.main(args)

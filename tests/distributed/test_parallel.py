@@ -1,0 +1,142 @@
+"""The same losses however a run is sharded: 1 device, pmap on 8, fsdp on 4 x 2, 2 processes of 4 devices over loopback, and
+across restarts on other numbers of devices. The runs are tests/distributed/parallel_runs.py's.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from ldm_jax.distributed import parallel
+from tests.distributed.test_hosts import free_port
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+STEPS = 20
+STAGES = {"kl": ("total_loss", "disc_loss", "d_weight"), "diffusion": ("loss", "loss_vlb", "loss_gamma")}
+MESH = {"data": 4, "replicate_below": 64}
+
+
+def start(task: dict) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "tests.training.parallel_runs", json.dumps(task)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def said(*tasks: dict) -> list[dict]:
+    """What each process wrote, started together."""
+    processes = [start(task) for task in tasks]
+    errors = [p.communicate(timeout=900)[1] for p in processes]
+    assert [p.returncode for p in processes] == [0] * len(tasks), errors
+    return [
+        json.loads((pathlib.Path(t["folder"]) / f"said_{t.get('process', 0)}.json").read_text())
+        for t in tasks
+    ]
+
+
+def assert_same(expected: dict, got: dict, stage: str, every: int = 1) -> None:
+    """Metrics of all steps to 1e-5. Adam divides by the size of a gradient, so what is rounding at one step is not at the next:
+    the learning rate is small enough for 20 steps of that."""
+    names = [*STAGES[stage], "gradient_norm", "param_norm", "update_ratio", "ema_distance"]
+    if every == 1:  # of several steps at once only the last one's examples are in them
+        names += [name for name in expected if name.startswith("loss_by_timestep/")]
+    for name in names:
+        values = expected[name][every - 1 :: every]
+        np.testing.assert_allclose(got[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict:
+    """Both stages on one device."""
+    folder = tmp_path_factory.mktemp("alone")
+    runs = [[stage, stage, "pmap", 1, None, 1] for stage in STAGES]
+    return said(dict(folder=str(folder), devices=1, steps=STEPS, runs=runs))[0]
+
+
+@pytest.mark.slow
+def test_eight_devices_both_ways(alone, tmp_path):
+    """python -m pytest -m slow tests/distributed/test_parallel.py"""
+    runs = [[f"{stage} pmap", stage, "pmap", 8, None, 1] for stage in STAGES]
+    runs += [[f"{stage} fsdp", stage, "fsdp", 8, MESH, 1] for stage in STAGES]
+    runs += [["at once", "diffusion", "fsdp", 8, MESH, 4]]
+    (found,) = said(dict(folder=str(tmp_path), devices=8, steps=STEPS, runs=runs))
+    for stage in STAGES:
+        assert_same(alone[stage], found[f"{stage} pmap"], stage)
+        assert_same(alone[stage], found[f"{stage} fsdp"], stage)
+        assert found[f"{stage} pmap"]["split"] == 0
+        assert found[f"{stage} fsdp"]["split"] > 0.9
+    assert_same(alone["diffusion"], found["at once"], "diffusion", every=4)
+
+
+@pytest.mark.slow
+def test_two_processes_both_ways(alone, tmp_path):
+    """python -m pytest -m slow tests/distributed/test_parallel.py"""
+    runs = [["kl", "kl", "pmap", 8, None, 1], ["diffusion", "diffusion", "fsdp", 8, MESH, 1]]
+    task = dict(
+        folder=str(tmp_path), devices=4, steps=STEPS, runs=runs, coordinator=f"127.0.0.1:{free_port()}"
+    )
+    first, second = said(*(dict(task, process=i) for i in range(2)))
+    assert first == second
+    for stage in STAGES:
+        assert_same(alone[stage], first[stage], stage)
+
+
+@pytest.mark.slow
+def test_eight_then_four_then_one_device(alone, tmp_path):
+    """Each goes on from the other's checkpoint, in another way of sharding too."""
+    task, losses = dict(folder=str(tmp_path), devices=8), []
+    for steps, layout in ((8, ["fsdp", 8, MESH, 1]), (8, ["pmap", 4, None, 1]), (4, ["pmap", 1, None, 1])):
+        (found,) = said(task | dict(steps=steps, runs=[["one", "diffusion", *layout]]))
+        losses += found["one"]["loss"]
+    np.testing.assert_allclose(losses, alone["diffusion"]["loss"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape, spec",
+    [
+        ((3, 3, 64, 128), PartitionSpec(None, None, None, "fsdp")),
+        ((3, 3, 128, 64), PartitionSpec(None, None, "fsdp")),
+        ((128, 128), PartitionSpec(None, "fsdp")),  # of equal ones the last
+        ((130, 128), PartitionSpec(None, "fsdp")),  # the largest is not divided
+        ((1030, 62), PartitionSpec()),  # none is
+        ((64, 63), PartitionSpec()),  # small
+        ((), PartitionSpec()),
+    ],
+)
+def test_a_leaf_is_split_by_its_shape(shape, spec):
+    assert parallel.split_by_shape(shape, 4, 64 * 64) == spec
+    assert parallel.split_by_shape(shape, 1, 0) == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    "way, mesh, message",
+    [
+        ("zero", None, "config.parallelism 'zero' not found; there are: pmap, fsdp"),
+        ("fsdp", {"model": 2}, "config.mesh has no option 'model'; it has: data, fsdp, replicate_below"),
+        ("fsdp", {"data": 0}, "config.mesh.data is 0, expected a whole number of at least 1"),
+        ("fsdp", {"data": 3}, "data 3 times fsdp 1 is 3, expected the number of devices, 1"),
+        ("pmap", {"data": 1}, "config.mesh is for parallelism 'fsdp'"),
+    ],
+)
+def test_what_cannot_be_laid_out_is_said(way, mesh, message):
+    with pytest.raises(ValueError, match=message):
+        parallel.make(way, mesh)
+
+
+def test_placed_leaves_own_their_memory():
+    """A donated buffer must not be the caller's array."""
+    layout, given = parallel.make(), np.arange(1024.0, dtype=np.float32)
+    placed = layout.place({"x": given})
+    given[:] = -1
+    np.testing.assert_array_equal(parallel.fetch(placed)["x"], np.arange(1024.0))
+
+
+def test_a_batch_that_the_devices_do_not_divide():
+    with pytest.raises(
+        ValueError, match="batch_size 12 is not divided by the 8 devices; the nearest that is: 8 or 16"
+    ):
+        parallel.check_batch_size(12, 8)

@@ -1,0 +1,30 @@
+"""What `ldm-evaluate` asks of a model: all settings of its samples, which are also what its result says of them."""
+
+import argparse
+
+import pytest
+
+from ldm_jax.evaluation import samples as measure_command
+from ldm_jax.inference import pipeline
+
+SAMPLING = dict(guidance_scale=3.0, sampler="ddim", eta=1.0, spacing="trailing")
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, dict(SAMPLING, num_steps=50)),
+        (dict(guidance_scale=1.0, eta=0.0), dict(SAMPLING, num_steps=50, guidance_scale=1.0, eta=0.0)),
+        # what is recommended for one sampler is not for another
+        (
+            dict(sampler="plms"),
+            dict(num_steps=50, guidance_scale=3.0, sampler="plms", eta=None, spacing="uniform"),
+        ),
+    ],
+)
+def test_what_the_model_recommends_is_asked_for_and_said(asked, expected):
+    args = argparse.Namespace(**(dict(steps=50, guidance_scale=None, sampler="ddim", eta=None) | asked))
+    model = pipeline.LatentDiffusion(None, {}, 1.0, dict(sampling=SAMPLING))
+    found = measure_command.sampling_options(args, measure_command.Model(model, {}, ""))
+    assert found == expected | dict(final_alpha=None)
+    assert model.settle(**found) == found  # sampling with them settles nothing else

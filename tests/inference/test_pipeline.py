@@ -1,0 +1,256 @@
+"""Sampling as a user does it: from python, from sample.py, from a bundle; and what it refuses."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.checkpoints import bundle
+from ldm_jax.commands import sample as script
+from ldm_jax.inference import pipeline
+from ldm_jax.inference import program as sampling_program
+from ldm_jax.models import unet
+from ldm_jax.params import fingerprint
+from ldm_jax.system import make_system
+from tests.tiny_models import random_params
+
+CONFIG = dict(
+    task="diffusion",
+    image_size=16,
+    first_stage=dict(
+        name="kl", channels=8, channel_mult=[1, 2, 2], num_res_blocks=1, z_channels=2, embed_dim=2, num_groups=4
+    ),
+    model=dict(
+        in_channels=2, out_channels=2, channels=8, channel_mult=[1], num_res_blocks=1, attention_levels=[0],
+        num_heads=2, transformer_depth=1, context_dim=8, num_groups=4,
+    ),
+    conditioning=dict(name="text", width=8, num_layers=1, max_length=6, num_heads=2, head_dim=4,
+                      tokenizer=dict(name="word_level", words=["a", "red", "blue", "circle"], max_length=6)),
+    schedule=dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195),
+    prediction_type="v",
+    scale_factor=1.5,
+    sampling=dict(guidance_scale=3.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text_bundle(tmp_path_factory):
+    system = make_system(CONFIG)
+    path = tmp_path_factory.mktemp("bundles") / "text"
+    bundle.save(path, bundle.Bundle(CONFIG, random_params(system, gain=1.5), system.tokenizer))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(text_bundle):
+    return pipeline.load(str(text_bundle))
+
+
+def test_image_i_depends_on_its_seed_and_prompt_alone(model):
+    prompts = ["a red circle", "a blue circle", "a circle", "a red circle", "blue"]
+    seeds = [3, 1, 4, 1, 5]
+    together = model.sample(prompts, seeds, num_steps=3, eta=1.0, batch_size=8)
+    in_twos = model.sample(prompts, seeds, num_steps=3, eta=1.0, batch_size=2)
+    assert together.shape == (5, 16, 16, 3) and together.dtype == np.uint8
+    assert (
+        np.abs(together.astype(int) - in_twos).max() <= 1
+    )  # another batch size is another program: rounding
+    assert np.abs(together[1].astype(int) - together[3]).max() > 1  # the prompt counts
+    alone = model.sample(prompts[4:], seeds[4:], num_steps=3, eta=1.0)
+    assert np.abs(together[4].astype(int) - alone[0]).max() <= 1
+
+
+def test_a_new_prompt_seed_scale_or_eta_compiles_nothing(model):
+    def draw(prompt, seed, scale, eta):
+        return model.sample([prompt], [seed], num_steps=4, guidance_scale=scale, eta=eta)
+
+    first = draw("a red circle", 0, 2.0, 0.0)
+    program = model._programs[pipeline.Recipe("ddim", True, None, (4, 4, 2))]
+    before = program._cache_size()
+    assert (draw("a blue circle", 7, 5.5, 0.5) != first).any()
+    assert program._cache_size() == before
+
+
+def test_batches_of_any_number_of_pictures_are_of_a_few_sizes():
+    """1 to 8 pictures, that start from a picture as well: what is compiled are the programs of 1, 2, 4 and 8, or of batch_size."""
+    assert [pipeline.bucket(n, 8) for n in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 8]
+    assert [pipeline.bucket(n, 6) for n in (1, 3, 5, 7)] == [1, 4, 6, 6]
+    network = dict(
+        in_channels=3,
+        out_channels=3,
+        channels=4,
+        channel_mult=[1],
+        num_res_blocks=1,
+        num_heads=1,
+        num_groups=2,
+    )
+    pixels = dict(first_stage=dict(name="identity"), model=network, image_size=8)
+    system = make_system({k: v for k, v in (CONFIG | pixels).items() if k != "conditioning"})
+    model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.0)
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    eight = model.sample(None, range(8), num_steps=2, batch_size=8)
+    for number in range(1, 9):
+        drawn = model.sample(None, range(number), num_steps=2, batch_size=8)
+        assert np.abs(drawn.astype(int) - eight[:number]).max() <= 1  # another batch size: rounding
+        model.sample(None, range(number), num_steps=2, init_images=[picture] * number, strength=0.0)
+    sizes = {name: program._cache_size() for name, program in model._programs.items()}
+    assert sizes == {pipeline.Recipe("ddim", False, None, (8, 8, 3)): 4, "decode": 4, "encode": 4}
+    with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
+        model.sample(None, [0], batch_size=0)
+
+
+def test_without_guidance_the_unconditional_half_is_not_computed(text_bundle, monkeypatch):
+    batches = []
+    plain = unet.apply_unet
+
+    def counted(module, params, x, *args, **kwargs):
+        batches.append(x.shape[0])
+        return plain(module, params, x, *args, **kwargs)
+
+    monkeypatch.setattr(sampling_program, "apply_unet", counted)
+    fresh = pipeline.load(str(text_bundle))
+    fresh.sample(["a circle"], [0, 1], num_steps=2, guidance_scale=1.0)
+    assert set(batches) == {2}
+    batches.clear()
+    fresh.sample(["a circle"], [0, 1], num_steps=2, guidance_scale=2.0)
+    assert set(batches) == {4}
+
+
+@pytest.mark.parametrize("sampler, spacing", [("ddpm", "uniform"), ("plms", "quad"), ("ddim", "trailing")])
+def test_every_sampler_and_spacing_draws(model, sampler, spacing):
+    images = model.sample(
+        ["a red circle"], [0], num_steps=2, sampler=sampler, spacing=spacing, guidance_scale=1.0
+    )
+    assert images.shape == (1, 16, 16, 3)
+
+
+def test_a_bundle_comes_back_as_it_went(text_bundle, model, tmp_path):
+    opened = bundle.read(text_bundle)
+    assert opened.config == json.loads(json.dumps(CONFIG))
+    bundle.save(tmp_path / "again", opened)
+    assert fingerprint(bundle.read(tmp_path / "again").params) == fingerprint(opened.params)
+    assert (
+        model.sample(["a circle"], [0], num_steps=2)
+        == pipeline.load(str(tmp_path / "again")).sample(["a circle"], [0], num_steps=2)
+    ).all()
+
+
+def test_the_script_writes_pictures_that_carry_their_settings(text_bundle, tmp_path, capsys):
+    args = ["--checkpoint", str(text_bundle), "--prompt", "a red circle", "--seeds", "2,5-6", "--steps", "3"]
+    script.main([*args, "--guidance_scale", "2.5", "--out", str(tmp_path)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2.png", "5.png", "6.png", "grid.png"]
+    text = Image.open(tmp_path / "5.png").text
+    assert (
+        text["prompt"] == "a red circle"
+        and text["seed"] == "5"
+        and text["guidance_scale"] == "2.5"
+        and text["steps"] == "3"
+    )
+    shown = capsys.readouterr()
+    assert "3/3 pictures" in shown.err and "grid.png" in shown.out
+    alone = pipeline.load(str(text_bundle)).sample(["a red circle"], [5], num_steps=3, guidance_scale=2.5)[0]
+    assert np.abs(np.asarray(Image.open(tmp_path / "5.png")).astype(int) - alone).max() <= 1
+
+
+def test_class_labels_and_the_null_class():
+    config = dict(CONFIG, conditioning=dict(name="class_label", num_classes=5, width=8))
+    system = make_system(config)
+    model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5)
+    images = model.sample(class_labels=[0, 4], seeds=[1, 1], num_steps=2, guidance_scale=2.0)
+    assert np.abs(images[0].astype(int) - images[1]).max() > 1
+    with pytest.raises(ValueError, match="label 5, expected 0 to 4"):
+        model.sample(class_labels=[5], seeds=[0])
+    with pytest.raises(ValueError, match="takes class_labels, got prompts"):
+        model.sample(prompts=["a circle"], seeds=[0])
+
+
+def test_a_long_prompt_is_cut_with_a_warning(model, caplog):
+    model.sample(["a red circle a blue circle a red circle"], [0], num_steps=1, guidance_scale=1.0)
+    assert "caption cut to 6 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (dict(sampler="dimm"), "'dimm' not found.*ddim, ddpm.*plms"),
+        (dict(num_steps=0), "num_steps: got 0, expected 1 to 1000"),
+        (dict(num_steps=1001), "num_steps: got 1001, expected 1 to 1000"),
+        (dict(spacing="linear"), "spacing 'linear' not found"),
+        (dict(sampler="plms", eta=0.5), "takes no eta"),
+        (dict(sampler="ddpm", final_alpha="one"), "takes no final_alpha"),
+        (dict(final_alpha="two"), "final_alpha"),
+        (dict(seeds=[-1]), r"integers in \[0"),
+        (dict(seeds=[]), "got none"),
+        (dict(prompts=["a", "b"], seeds=[0, 1, 2]), "got 2 for 3 seeds"),
+        (dict(prompts=None), "takes prompts, got none"),
+        (dict(class_labels=[1]), "takes prompts, got class_labels"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(model, options, said):
+    arguments = dict(prompts=["a circle"], seeds=[0]) | options
+    with pytest.raises(ValueError, match=said):
+        model.sample(**arguments)
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-", "7-3", "1,,2", "-4"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(ValueError, match="--seeds"):
+        script.parse_seeds(text)
+
+
+def test_seeds():
+    assert script.parse_seeds("0-3") == [0, 1, 2, 3]
+    assert script.parse_seeds("7, 1-2") == [7, 1, 2]
+
+
+def test_a_bfloat16_model_holds_its_networks_in_bfloat16(text_bundle):
+    opened = bundle.read(text_bundle)
+    model = pipeline.from_bundle(opened._replace(config=dict(opened.config, dtype="bfloat16")))
+    kernels = {
+        path[0].key: leaf.dtype
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+        if path[-1].key == "kernel"
+    }
+    halves = dict.fromkeys(("unet", "first_stage"), jnp.bfloat16)
+    assert kernels == halves | dict(conditioner=jnp.float32)
+    assert model.params["unet"]["norm_out"]["scale"].dtype == jnp.float32
+
+
+def test_checkpoints_that_are_none(text_bundle, tmp_path):
+    with pytest.raises(ValueError, match="'nowhere' not found"):
+        pipeline.load("nowhere")
+    with pytest.raises(ValueError, match="has no weights in it"):
+        pipeline.load(str(tmp_path))
+    opened = bundle.read(text_bundle)
+    damaged = tmp_path / "damaged"
+    bundle.save(damaged, opened)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="model.safetensors.*truncated"):
+        pipeline.load(str(damaged))
+    opened.params["unet"]["conv_in"]["kernel"] = np.zeros((3, 3, 2, 9), np.float32)
+    del opened.params["unet"]["conv_out"]
+    bundle.save(damaged, opened)
+    with pytest.raises(
+        ValueError,
+        match=r"3 parameters of the checkpoint do not fit the config: unet/conv_out/.* is missing.*expected \(3, 3, 2, 8\)",
+    ):
+        pipeline.load(str(damaged))
+
+
+def test_what_is_not_asked_for_is_what_the_makers_recommend():
+    sampling = dict(num_steps=4, guidance_scale=1.5, sampler="euler_ancestral", spacing="trailing", eta=0.5)
+    system = make_system(CONFIG)
+    model = pipeline.LatentDiffusion(
+        system, random_params(system, gain=1.5), 1.0, dict(CONFIG, sampling=sampling)
+    )
+    assert model.settle() == sampling | dict(final_alpha=None)
+    assert model.settle(eta=0.0, num_steps=9) == sampling | dict(final_alpha=None, eta=0.0, num_steps=9)
+    # spacing and eta were recommended for a sampler that is not used
+    other = model.settle(sampler="ddim")
+    assert other == dict(
+        num_steps=4, guidance_scale=1.5, sampler="ddim", eta=None, spacing="uniform", final_alpha=None
+    )

@@ -1,0 +1,91 @@
+"""Whole pipelines against diffusers: what this package writes is loaded there, and both draw the same picture.
+
+Prompt, text encoder, guidance, 50 sampler steps and decoder, float32; pictures differ by at most 2 of 255.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.checkpoints import write as export
+from ldm_jax.checkpoints.open import open_checkpoint
+from ldm_jax.inference import pipeline
+from ldm_jax.samplers import base
+from tests.tiny_models import stable_diffusion_1
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+PROMPT, SEED, SCALE, STEPS = "a red circle and a blue square's edge", 3, 3.0, 50
+# our sampler and spacing: their scheduler, and what its options are beside those that the exported folder says
+SAMPLERS = {
+    "ddim": ("DDIMScheduler", {}),
+    "plms": ("PNDMScheduler", dict(skip_prk_steps=True)),
+    "dpm_solver": ("DPMSolverMultistepScheduler", dict(timestep_spacing="leading", steps_offset=1)),
+    "euler": ("EulerDiscreteScheduler", dict(timestep_spacing="leading", steps_offset=1)),
+}
+SPACING = {"ddim": "leading", "plms": "leading", "dpm_solver": "dpm_leading", "euler": "leading"}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """(our model, their pipeline that loaded what we wrote)."""
+    folder = tmp_path_factory.mktemp("parity")
+    bundles.save(folder / "bundle", stable_diffusion_1(folder / "vocabulary"))
+    export.write(open_checkpoint(folder / "bundle"), folder / "diffusers", "diffusers")
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder / "diffusers", safety_checker=None)
+    theirs.set_progress_bar_config(disable=True)
+    return pipeline.load(folder / "bundle"), theirs
+
+
+def our_latents(model) -> np.ndarray:
+    return np.asarray(
+        base.step_noise(jax.vmap(jax.random.key)(np.array([SEED])), (1, *model.system.latent_shape), "x_T")
+    )
+
+
+def drawn(model, negative_prompts=None, **settings) -> np.ndarray:
+    """[1, H, W, 3] in [0, 1], before it is cut off to 8 bits."""
+    given = {"prompts": [PROMPT]}
+    latents = model.sample_latents(
+        given, [SEED], negative_prompts=negative_prompts, batch_size=1, **model.settle(**settings)
+    )
+    return np.clip((model.decode(latents) + 1) / 2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [s if s == "ddim" else pytest.param(s, marks=pytest.mark.slow) for s in SAMPLERS],
+)
+def test_the_same_picture(both, sampler):
+    ours, theirs = both
+    name, options = SAMPLERS[sampler]
+    theirs.scheduler = getattr(diffusers, name).from_config(theirs.scheduler.config, **options)
+    latents = torch.tensor(our_latents(ours).transpose(0, 3, 1, 2))
+    with torch.no_grad():
+        expected = theirs(
+            PROMPT, num_inference_steps=STEPS, guidance_scale=SCALE, latents=latents, height=16, width=16, output_type="np"
+        ).images  # fmt: skip
+    got = drawn(ours, num_steps=STEPS, guidance_scale=SCALE, sampler=sampler, spacing=SPACING[sampler])
+    assert expected.std() > 0.02, "a picture that is one grey would prove nothing"
+    assert np.abs(got - expected).max() * 255 <= 2
+
+
+def test_a_negative_prompt_and_the_tokens_are_theirs(both):
+    ours, theirs = both
+    captions = [PROMPT, "", "RED,  circle!! 12", "word " * 100]
+    expected = theirs.tokenizer(
+        captions, padding="max_length", max_length=77, truncation=True, return_tensors="np"
+    )["input_ids"]
+    np.testing.assert_array_equal(ours.system.inputs({"prompts": captions})["tokens"], expected)
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
+    latents = torch.tensor(our_latents(ours).transpose(0, 3, 1, 2))
+    given = dict(
+        num_inference_steps=4, guidance_scale=SCALE, latents=latents, height=16, width=16, output_type="np"
+    )
+    with torch.no_grad():
+        expected = theirs(PROMPT, negative_prompt="blue", **given).images
+        without = theirs(PROMPT, **given).images
+    got = drawn(ours, ["blue"], num_steps=4, guidance_scale=SCALE, spacing="leading")
+    assert np.abs(expected - without).max() > 0.02
+    assert np.abs(got - expected).max() * 255 <= 2

@@ -1,0 +1,69 @@
+"""The measurement itself: a painter who does as told is always right, one who does not never is."""
+
+import numpy as np
+import pytest
+
+from ldm_jax.shapes_world import prompts as shapes
+from ldm_jax.shapes_world import scenes as world
+from ldm_jax.shapes_world.oracle import read_caption
+
+
+def scenes_by_caption(kind: str, number: int) -> dict[str, world.Scene]:
+    """Scenes that the prompts of a kind were made of."""
+    split, wanted = ("unseen" if kind == "unseen" else "test"), set(shapes.prompts(kind, number))
+    found, index = {}, 0
+    while wanted - set(found):
+        scene = world.scene(index, split)
+        found.setdefault(world.caption(scene, np.random.default_rng([1, index])), scene)
+        index += 1
+    return found
+
+
+@pytest.mark.parametrize("kind", shapes.KINDS)
+def test_the_obedient_painter_is_right_and_the_stubborn_one_wrong(kind):
+    known = scenes_by_caption(kind, 12)
+
+    def obedient(prompts, seeds):
+        return np.stack([world.render(known[p]) for p in prompts])
+
+    def stubborn(prompts, seeds):
+        return np.stack([world.render(world.Scene((), known[p].background)) for p in prompts])
+
+    assert shapes.accuracies(obedient, 12, kinds=(kind,)) == {kind: 1.0}
+    assert shapes.accuracies(stubborn, 12, kinds=(kind,)) == {kind: 0.0}
+
+
+def test_prompts_are_of_their_kind_and_the_same_every_time():
+    for kind in shapes.KINDS:
+        said = shapes.prompts(kind, 10)
+        assert said == shapes.prompts(kind, 10) and len(said) == 10
+        for prompt in said:
+            read_caption(prompt)
+    assert all(" and " in p and "," not in p for p in shapes.prompts("two", 20))
+    assert all(any(r in p for r in world.RELATIONS) for p in shapes.prompts("relation", 20))
+    assert all(p.split()[0] in ("two", "three") for p in shapes.prompts("count", 20))
+
+
+def test_training_never_sees_what_unseen_asks_for():
+    pairs = {(c, s) for c, s in world.UNSEEN_PAIRS}
+    for prompt in shapes.prompts("unseen", 20):
+        assert any(colour in prompt.split() and shape in prompt.split() for colour, shape in pairs)
+    for index in range(2000):
+        objects = world.scene(index, "train").objects
+        assert not pairs & {(o.colour, o.shape) for o in objects}
+        for a in objects:
+            for b in objects:
+                assert a is b or (a.shape, world.relation(a, b), b.shape) not in world.UNSEEN_RELATIONS
+
+
+def test_the_background_is_farther_from_every_colour_than_they_are_from_each_other():
+    colours = np.asarray(list(world.COLOURS.values()), float)
+    between = np.linalg.norm(colours[:, None] - colours[None], axis=-1).max()
+    for index in range(300):
+        background = world.render(world.Scene((), world.scene(index, "train").background)).reshape(-1, 3)
+        assert np.linalg.norm(background[:, None] - colours, axis=-1).min() > between
+
+
+def test_no_samples_is_an_error():
+    with pytest.raises(ValueError, match="num_samples is 0"):
+        shapes.accuracies(lambda p, s: None, 0)

@@ -1,0 +1,50 @@
+"""A workdir that cannot be written, has no room, or belongs to other data is refused in a sentence, and stays as it was."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from ldm_jax.training import workdir
+
+
+def test_a_workdir_is_made_and_nothing_stays_in_it(tmp_path):
+    workdir.check_room(tmp_path / "runs" / "a", {"x": np.zeros(4)})
+    assert list((tmp_path / "runs" / "a").iterdir()) == []
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"^workdir .*file/run on .*, process 0, cannot be written: Not a directory; take"
+    ):
+        workdir.check_room(tmp_path / "file" / "run", {})
+
+
+def test_a_disk_without_room_for_a_checkpoint(tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    monkeypatch.setattr(workdir.shutil, "disk_usage", lambda path: free)
+    workdir.check_room(tmp_path, {"x": np.zeros(10, np.float32)})
+    with pytest.raises(
+        OSError, match=r"no space left: workdir .* has 0\.01 GB free, and a checkpoint needs 0\.04"
+    ):
+        workdir.check_room(tmp_path, {"x": np.zeros(10_000_000, np.float32)})
+
+
+def test_data_may_change_until_there_is_a_checkpoint(tmp_path):
+    for fingerprint in ("a" * 64, "b" * 64, "b" * 64):
+        workdir.check_data(tmp_path, fingerprint)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    workdir.check_data(tmp_path, "b" * 64)
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match="on other data .* fingerprint is b{12} there and a{12} here; restore"
+        ):
+            workdir.check_data(tmp_path, "a" * 64)
+
+
+def test_a_run_from_before_the_data_were_kept_keeps_them_now(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    workdir.check_data(tmp_path, "a" * 64)
+    with pytest.raises(ValueError, match="was trained on other data"):
+        workdir.check_data(tmp_path, "b" * 64)
