@@ -1,13 +1,12 @@
 """Files of torch.save, read and written without torch: the zip of today and the row of pickles before torch
 1.6.
 
-Decides what a pickle may name: tensors, their storages and plain containers. Any other global is refused by
-its name before anything of it runs; what stands in for the admitted ones here are functions of this file that
-only build tuples. It does not know what the tensors mean.
-Source: the layout that torch/serialization.py and torch/_utils.py (torch 1.6 to 2.13) read and write.
+Decides where the numbers of a tensor lie in a file, and what is written. What their pickles may say is
+torch_pickle.py's business. It does not know what the tensors mean.
+Source: the layout that torch/serialization.py (torch 1.6 to 2.13) reads and writes.
 """
 
-import pickle
+import io
 import re
 import struct
 import zipfile
@@ -16,91 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
-from ldm_jax.convert.tensor import (
-    BFLOAT16,
-    Tensor,
-    as_bytes,
-    as_tensor,
-    mapped,
-    stored_dtype,
-    to_write,
-)
+from ldm_jax.convert.tensor import Tensor, as_bytes, as_tensor, mapped, stored_dtype, to_write
+from ldm_jax.convert.torch_pickle import DTYPES, STORAGES, Storage, Unread, View, load
 
-_STORAGES = {  # torch's typed storage -> the dtype of its numbers
-    "FloatStorage": np.dtype("float32"),
-    "HalfStorage": np.dtype("float16"),
-    "BFloat16Storage": BFLOAT16,
-    "DoubleStorage": np.dtype("float64"),
-    "LongStorage": np.dtype("int64"),
-    "IntStorage": np.dtype("int32"),
-    "ShortStorage": np.dtype("int16"),
-    "CharStorage": np.dtype("int8"),
-    "ByteStorage": np.dtype("uint8"),
-    "BoolStorage": np.dtype("bool"),
-    "ComplexFloatStorage": np.dtype("complex64"),
-    "ComplexDoubleStorage": np.dtype("complex128"),
-    "UntypedStorage": np.dtype("uint8"),
-}
-_DTYPES = {  # torch.<name>, which a tensor of a dtype younger than typed storages names
-    **{name: np.dtype(name) for name in ("float16", "float32", "float64", "complex64", "complex128", "bool")},
-    **{
-        name: np.dtype(name)
-        for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-    },
-    "bfloat16": BFLOAT16,
-    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
-    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
-}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before torch 1.6
 _ALIGNMENT = 64  # of what is written, as torch does, so that mapped arrays need no copy
-
-
-class _Refused(ValueError):
-    """A pickle names what is not admitted."""
-
-
-class _Admitted(NamedTuple):
-    """What a pickle may call. A tuple, so that no instruction of a pickle can change it."""
-
-    make: Callable[..., Any]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.make(*args)
-
-
-class _Dict(dict):
-    """An OrderedDict; the attributes that torch hangs on a state dict are let go."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _Storage(NamedTuple):
-    key: str
-    dtype: np.dtype
-    nbytes: int
-
-
-class _View(NamedTuple):
-    """A tensor as the pickle says it: offset and strides count numbers, not bytes."""
-
-    storage: _Storage
-    dtype: np.dtype
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @property
-    def extent(self) -> int:
-        """How many numbers of the storage lie between its first and its last, both included."""
-        if 0 in self.shape:
-            return 0
-        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
 
 
 class _Span(NamedTuple):
@@ -109,97 +30,6 @@ class _Span(NamedTuple):
     start: int
     nbytes: int
     unpack: Callable[[], bytes] | None = None
-
-
-def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *ignored: Any) -> _View:
-    return _View(storage, storage.dtype, offset, tuple(shape), tuple(strides))
-
-
-def _typed_tensor(
-    storage: _Storage,
-    offset: int,
-    shape: tuple,
-    strides: tuple,
-    grad: bool,
-    hooks: Any,
-    dtype: str,
-    *ignored: Any,
-) -> _View:
-    return _View(storage, _DTYPES[dtype], offset, tuple(shape), tuple(strides))
-
-
-# types are admitted as their names: a pickle can do nothing to a string, but could set an np.dtype's state
-_GLOBALS: dict[str, Any] = {
-    "collections.OrderedDict": _Admitted(_Dict),
-    "torch.Size": _Admitted(tuple),
-    "torch._utils._rebuild_tensor_v2": _Admitted(_tensor),
-    "torch._utils._rebuild_tensor_v3": _Admitted(_typed_tensor),
-    "torch._utils._rebuild_parameter": _Admitted(lambda view, *ignored: view),
-    **{f"{module}.set": _Admitted(set) for module in ("builtins", "__builtin__")},
-    **{f"torch.{name}": name for name in _STORAGES | _DTYPES},
-    **{f"torch.storage.{name}": name for name in _STORAGES},
-}
-
-
-class _Ignored:
-    """Stands where a pickle names a class that is not admitted, if the user says so: takes whatever is done to an
-    object of it, and does nothing."""
-
-    def __new__(cls, *args: Any, **options: Any) -> "_Ignored":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        pass
-
-    def _nothing(self, *args: Any) -> None:
-        pass
-
-    __setstate__ = __setitem__ = append = extend = add = update = _nothing
-
-
-class _Unpickler(pickle.Unpickler):
-    """storages: {key: storage} of all that the pickle has named. ignore_objects: see `read_zip`."""
-
-    def __init__(self, file: BinaryIO, ignore_objects: bool = False) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.storages: dict[str, _Storage] = {}
-        self.ignore_objects = ignore_objects
-
-    def find_class(self, module: str, name: str) -> Any:
-        admitted = _GLOBALS.get(f"{module}.{name}")
-        if admitted is None and self.ignore_objects:
-            return _Ignored
-        if admitted is None:
-            raise _Refused(
-                f"its pickle names {module}.{name}, expected tensors and plain containers alone, so it was "
-                "refused and nothing of it was run; --ignore_objects reads the tensors beside it, still without "
-                "running anything"
-            )
-        return admitted
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, name, key, _, numel, *view = pid
-        if kind != "storage" or any(part is not None for part in view):
-            raise _Refused(
-                "its storages are those of a torch before 0.4, expected a newer one: load and save it anew"
-            )
-        if type(numel) is not int or numel < 0:
-            raise pickle.UnpicklingError(f"storage {key} has {numel} numbers")
-        dtype = _STORAGES[name]
-        self.storages[str(key)] = _Storage(str(key), dtype, numel * dtype.itemsize)
-        return self.storages[str(key)]
-
-
-def _load(file: BinaryIO, path: str | Path, ignore_objects: bool = False) -> tuple[Any, dict[str, _Storage]]:
-    """What a pickle says, and the storages that it names. Raises: ValueError for all that can be wrong with
-    it."""
-    unpickler = _Unpickler(file, ignore_objects)
-    try:
-        return unpickler.load(), unpickler.storages
-    except _Refused as error:
-        raise ValueError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle can make the unpickler raise anything
-        raise ValueError(f"{path} holds a pickle that is truncated or damaged: {error!r}") from error
 
 
 def read_zip(path: str | Path, ignore_objects: bool = False) -> dict[str, Tensor]:
@@ -217,11 +47,20 @@ def read_zip(path: str | Path, ignore_objects: bool = False) -> dict[str, Tensor
             if len(data) != 1:
                 raise ValueError(f"{path} is a zip without the one data.pkl of torch.save, so no checkpoint")
             prefix = data[0].removesuffix("data.pkl")
-            if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
-                raise ValueError(f"{path} was written big-endian; expected little-endian numbers")
             size = Path(path).stat().st_size
-            with archive.open(data[0]) as pickled:
-                root, _ = _load(pickled, path, ignore_objects)
+
+            def content(name: str) -> bytes:
+                info = archive.getinfo(name)
+                if info.CRC or info.compress_type != zipfile.ZIP_STORED:
+                    return archive.read(info)
+                # torch can leave out the checksums, which zipfile would not forgive
+                span = _span(path, file, info, size)
+                file.seek(span.start)
+                return file.read(span.nbytes)
+
+            if f"{prefix}byteorder" in archive.namelist() and content(f"{prefix}byteorder") != b"little":
+                raise ValueError(f"{path} was written big-endian; expected little-endian numbers")
+            root, _ = load(io.BytesIO(content(data[0])), path, ignore_objects)
             spans = {
                 info.filename.removeprefix(f"{prefix}data/"): _span(path, file, info, size)
                 for info in archive.infolist()
@@ -239,17 +78,17 @@ def read_legacy(path: str | Path, ignore_objects: bool = False) -> dict[str, Ten
     """
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
-        if _load(file, path)[0] != LEGACY_MAGIC:
+        if load(file, path)[0] != LEGACY_MAGIC:
             raise ValueError(f"{path} is a pickle, but none that torch.save wrote, so no checkpoint")
-        _load(file, path)  # the version of the protocol
-        system, _ = _load(file, path)
+        load(file, path)  # the version of the protocol
+        system, _ = load(file, path)
         if not (isinstance(system, dict) and system.get("little_endian", True)):
             raise ValueError(f"{path} was written big-endian, expected little-endian numbers")
-        root, storages = _load(file, path, ignore_objects)
-        keys, spans = _load(file, path)[0], {}
+        root, storages = load(file, path, ignore_objects)
+        keys, spans = load(file, path)[0], {}
         for key in keys if isinstance(keys, list) else []:
             length, start = file.read(8), file.tell()
-            storage = storages.get(str(key), _Storage(str(key), np.dtype("uint8"), -1))
+            storage = storages.get(str(key), Storage(str(key), np.dtype("uint8"), -1))
             if len(length) < 8 or storage.nbytes != struct.unpack("<q", length)[0] * storage.dtype.itemsize:
                 raise ValueError(f"{path} is truncated or damaged: storage {key} is not there")
             spans[storage.key] = _within(path, _Span(start, storage.nbytes), storage.key, size)
@@ -289,18 +128,18 @@ def _unpacked(path: str | Path, name: str) -> bytes:
         raise ValueError(f"{path}: entry {name} cannot be unpacked: {error}") from error
 
 
-def _named(root: Any, path: str | Path) -> dict[str, _View]:
+def _named(root: Any, path: str | Path) -> dict[str, View | Unread]:
     """{name: tensor} of what a pickle says: its 'state_dict' if it has one, nested names joined by '.'; all
     that is no tensor is dropped."""
     if isinstance(root, dict) and isinstance(root.get("state_dict"), dict):
         root = root["state_dict"]
-    found: dict[str, _View] = {}
+    found: dict[str, View | Unread] = {}
 
     def walk(node: Any, names: tuple[str, ...]) -> None:
         if isinstance(node, dict):
             for key, value in node.items():
                 walk(value, (*names, str(key)))
-        elif isinstance(node, _View):
+        elif isinstance(node, View | Unread):
             name = ".".join(names)
             if name in found:
                 raise ValueError(f"{path} has two tensors of the name {name}")
@@ -318,6 +157,10 @@ def _named(root: Any, path: str | Path) -> dict[str, _View]:
 def _resolve(path: str | Path, root: Any, spans: Mapping[str, _Span]) -> dict[str, Tensor]:
     tensors = {}
     for name, view in _named(root, path).items():
+        if isinstance(view, Unread):
+            raise ValueError(
+                f"{path}: tensor {name} {view.what}, expected a plain tensor of {', '.join(DTYPES)}"
+            )
         numbers = (view.offset, *view.shape, *view.strides)
         if len(view.shape) != len(view.strides) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(
@@ -332,14 +175,17 @@ def _resolve(path: str | Path, root: Any, spans: Mapping[str, _Span]) -> dict[st
     return tensors
 
 
-def _reads(path: Path, span: _Span, view: _View) -> Callable[[], np.ndarray]:
+def _reads(path: Path, span: _Span, view: View) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         if span.unpack is None:
             numbers = mapped(path, view.dtype, span.start + view.offset * view.dtype.itemsize, view.extent)
         else:
             numbers = np.frombuffer(span.unpack(), view.dtype)[view.offset : view.offset + view.extent]
         strides = tuple(stride * view.dtype.itemsize for stride in view.strides)
-        return np.lib.stride_tricks.as_strided(numbers, view.shape, strides, writeable=False)
+        # over bytes: numpy's own as_strided does not know every dtype of ml_dtypes
+        array = np.ndarray(view.shape, view.dtype, numbers.view(np.uint8), strides=strides)
+        array = np.conj(array) if view.conj else array
+        return np.negative(array) if view.neg else array
 
     return read
 
@@ -397,7 +243,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 def _pickled(state: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: str | Path) -> bytes:
     """The instructions, of pickle protocol 2, that make {name: tensor}; tensor i lies in storage i."""
-    storage_of = {dtype: name for name, dtype in _STORAGES.items() if name != "UntypedStorage"}
+    storage_of = {dtype: name for name, dtype in STORAGES.items() if name != "UntypedStorage"}
     ordered_dict = _global("collections", "OrderedDict") + b")R"
     code = [b"}("]
     for i, (name, (shape, dtype)) in enumerate(state.items()):
