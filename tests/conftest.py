@@ -15,6 +15,9 @@ CACHE = pathlib.Path(
     os.environ.get("LDM_JAX_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / "ldm_jax_test_cache")
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.pop(
+    "JAX_DEFAULT_PRNG_IMPL", None
+)  # samplers refuse the keys of some, and tests make theirs by default
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 # Programs of tests run once or twice: compiling them well takes longer than running them badly.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

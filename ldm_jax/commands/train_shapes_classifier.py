@@ -24,7 +24,7 @@ from ldm_jax.metrics.images import ArrayImages
 from ldm_jax.models.shapes_classifier import SIZE, ShapesClassifier
 from ldm_jax.params import named_leaves
 from ldm_jax.shapes_world import scenes as world
-from ldm_jax.types import PyTree
+from ldm_jax.types import KEY_IMPL, PyTree
 
 UNSEEN_SHARE = 0.2  # of the scenes that it learns from
 LEARNING_RATE = 2e-3
@@ -42,7 +42,7 @@ def train(num_scenes: int, num_steps: int, batch_size: int, seed: int = 0) -> Py
     parts = [scenes("train", num_scenes - unseen), scenes("unseen", unseen)]
     images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     model = ShapesClassifier(len(shapes_features.LABELS))
-    params = model.init(jax.random.key(seed), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
+    params = model.init(jax.random.key(seed, impl=KEY_IMPL), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
     tx = optax.adamw(optax.cosine_decay_schedule(LEARNING_RATE, num_steps), weight_decay=1e-4)
 
     @jax.jit

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from ldm_jax.conditioning.base import Setting, pictures
-from ldm_jax.types import Array, Cond
+from ldm_jax.types import KEY_IMPL, Array, Cond
 
 TAKES = ("low_res_images", "noise_levels", "seeds")
 OPTIONAL = ("noise_levels", "seeds")
@@ -41,7 +41,8 @@ class Conditioner(nn.Module):
         levels, images = inputs["noise_levels"], inputs["low_res_images"]
         betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_timesteps) ** 2
         alphas_cumprod = jnp.asarray(np.cumprod(1 - betas), jnp.float32)[levels][:, None, None, None]
-        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), NOISE))(inputs["seeds"])
+        keys = jax.vmap(lambda seed: jax.random.key(seed, impl=KEY_IMPL))(inputs["seeds"])
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, NOISE))(keys)
         noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
         noised = jnp.sqrt(alphas_cumprod) * images + jnp.sqrt(1 - alphas_cumprod) * noise
         return Cond(concat=noised, vector=levels)

@@ -20,7 +20,7 @@ from ldm_jax.inference.sizes import Tiling
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.samplers import base
 from ldm_jax.system import System
-from ldm_jax.types import PyTree
+from ldm_jax.types import KEY_IMPL, PyTree
 
 
 class Recipe(NamedTuple):
@@ -69,7 +69,7 @@ def make_program(system: System, scale_factor: float, recipe: Recipe) -> Callabl
         else:
             fn = classifier_free.condition(model_fn, cond)
         eps_fn = process.to_eps_fn(fn, system.schedule, system.prediction_type)
-        keys = jax.vmap(jax.random.key)(seeds)
+        keys = jax.vmap(lambda seed: jax.random.key(seed, impl=KEY_IMPL))(seeds)
         x, edit = base.step_noise(keys, (seeds.shape[0], *recipe.latent_shape), "x_T"), base.Edit()
         if recipe.from_image:
             x = process.q_sample(system.schedule, known["x_start"], visited[start], x)

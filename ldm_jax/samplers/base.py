@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ldm_jax.types import Array, EpsFn, PyTree
+from ldm_jax.types import KEY_IMPL, Array, EpsFn, PyTree
 
 
 class StepInfo(NamedTuple):
@@ -78,6 +78,12 @@ def _check_key(key: Array) -> None:
             f"key: got {key.dtype}{list(key.shape)}, expected a typed key (jax.random.key) "
             "or one per example, [B]"
         )
+    impl = str(jax.random.key_impl(key))
+    if "rbg" in impl:
+        raise ValueError(
+            f"key: got one of {impl}, under which an image depends on those beside it, "
+            f"expected jax.random.key(seed, impl={KEY_IMPL!r})"
+        )
 
 
 def _fold_in(keys: Array, data: Array | int) -> Array:
@@ -112,7 +118,7 @@ def step_noise(key: Array, shape: tuple[int, ...], purpose: str = "sampler") -> 
       the other images matter.
     purpose: a name; different purposes draw independent noise from one key. The sampler itself draws as
       'sampler', an editing method under its own name, the first latent as 'x_T'.
-    Raises: ValueError if key is not a typed key of shape [] or [B].
+    Raises: ValueError if key is not a typed key of shape [] or [B], or one of jax's rbg implementations.
     """
     _check_key(key)
     if key.ndim and key.shape[0] != shape[0]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ldm_jax.types import Array, PyTree
+from ldm_jax.types import KEY_IMPL, Array, PyTree
 
 
 class TrainState(struct.PyTreeNode):
@@ -24,7 +24,7 @@ def example_keys(seed: Array, step: Array, position: Array) -> Array:
     seed: [] uint32. step: [] int32. position: [B] int32, the example's place in the global batch.
     Returns: [B] keys. They depend on nothing else: not on the number of devices, and a resumed run repeats nothing.
     """
-    key = jax.random.fold_in(jax.random.key(seed), step)
+    key = jax.random.fold_in(jax.random.key(seed, impl=KEY_IMPL), step)
     return jax.vmap(lambda p: jax.random.fold_in(key, p))(position)
 
 

@@ -124,6 +124,7 @@ def test_indices_count_from_the_start():
         (np.zeros((0,), np.int32), jax.random.key(0), "S >= 1"),
         (np.zeros((2, 2), np.int32), jax.random.key(0), "S >= 1"),
         (STEPS, jax.random.PRNGKey(0), "jax.random.key"),
+        (STEPS, jax.random.key(0, impl="rbg"), "of rbg, under which an image depends on those beside it"),
         (STEPS, jax.random.split(jax.random.key(0), (2, 2)), "one per example"),
     ],
 )
