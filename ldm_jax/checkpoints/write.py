@@ -5,6 +5,7 @@ time; nothing appears under its final name before it is whole.
 """
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ from ldm_jax.convert.tensor import Tensor, stored_dtype
 from ldm_jax.diffusion.schedule import make_betas, make_tables
 from ldm_jax.params import flatten
 from ldm_jax.types import PyTree
+
+log = logging.getLogger(__name__)
 
 TARGETS = ("bundle", "compvis", "diffusers")
 # Scales of latents that releases have as a constant; one that a run measured lies in its file, as `scale_factor`.
@@ -190,6 +193,8 @@ def _diffusers_texts(checkpoint: Checkpoint, directory: Path) -> None:
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(section, indent=2) + "\n")
+    for what in diffusers_config.not_said(config):
+        log.warning("the diffusers folder cannot say all of how this model samples: %s", what)
     if tokenizer is not None:
         for folder in ("tokenizer", "tokenizer_2"):
             if (directory / folder).is_dir():

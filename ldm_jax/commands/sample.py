@@ -76,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--eta", type=float, help="0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral)")
     add("--spacing", help=f"which timesteps are visited: {', '.join(SPACINGS)}")
     add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
+    add("--clip_denoised", type=float, help="clip predicted clean latents to this size (ddim, ddpm, heun)")
     add = parser.add_argument_group("the model").add_argument
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     cli.add_checkpoint_arguments(add)
@@ -149,7 +150,7 @@ def asked(args: argparse.Namespace) -> dict:
     """The sampler's settings, None where nothing is asked for."""
     return dict(
         num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta, spacing=args.spacing,
-        final_alpha=args.final_alpha,
+        final_alpha=args.final_alpha, clip_denoised=args.clip_denoised,
     )  # fmt: skip
 
 

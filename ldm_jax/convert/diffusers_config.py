@@ -7,11 +7,12 @@ Source: diffusers 0.42 pipelines/; transformers models/clip/configuration_clip.p
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm_jax.config import conditioning_kinds, conditioning_section
+from ldm_jax.convert import diffusers_scheduler
 from ldm_jax.convert.diffusers_networks import (
     DIFFUSERS_VERSION,
     first_stage_json,
@@ -20,7 +21,12 @@ from ldm_jax.convert.diffusers_networks import (
     unet_json,
     unet_section,
 )
-from ldm_jax.convert.diffusers_scheduler import scheduler_json, scheduler_sections
+from ldm_jax.convert.diffusers_scheduler import (
+    NOISING,
+    scheduler_json,
+    scheduler_options,
+    scheduler_sections,
+)
 
 
 class _Pipeline(NamedTuple):
@@ -99,7 +105,10 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     conditioning = _read_conditioning(pipeline.kinds, files, index, model, first_stage)
     if conditioning:
         config["conditioning"] = conditioning_section(conditioning)
-    scheduler = scheduler_sections(_file(files, "scheduler/scheduler_config.json"))
+    # the class is what the pipeline says: diffusers opens the file with that one, whatever the file says
+    scheduler = scheduler_sections(
+        _file(files, "scheduler/scheduler_config.json"), _class_of(index.get("scheduler"))
+    )
     sampling = {"num_steps": pipeline.num_steps, "guidance_scale": pipeline.guidance_scale}
     return config | scheduler | {"sampling": sampling | scheduler["sampling"]}
 
@@ -152,6 +161,20 @@ def write_pipeline_configs(
     return {"model_index.json": index} | files
 
 
+def not_said(config: Mapping[str, Any]) -> Iterator[str]:
+    """What of how a config samples its diffusers folder does not say, in words, one sentence each.
+
+    Raises: ValueError as `write_pipeline_configs`.
+    """
+    yield from diffusers_scheduler.not_said(config)
+    name = _pipeline_name(conditioning_kinds(config.get("conditioning")))
+    own, sampling = PIPELINES[name], config.get("sampling", {})
+    if sampling.get("num_steps", own.num_steps) != own.num_steps:
+        yield f"num_steps {sampling['num_steps']} has no place in it; {name} takes {own.num_steps} unless told"
+    if own.kinds and sampling.get("guidance_scale", own.guidance_scale) != own.guidance_scale:
+        yield f"guidance_scale {sampling['guidance_scale']} has no place in it; {name} takes {own.guidance_scale} unless told"
+
+
 def _read_conditioning(kinds, files, index, model, first_stage) -> dict[str, dict]:
     """{kind: options} of a pipeline."""
     parts: dict[str, dict] = {}
@@ -173,21 +196,30 @@ def _read_conditioning(kinds, files, index, model, first_stage) -> dict[str, dic
 
 def _read_upscale(files: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> dict[str, Any]:
     """How the low-resolution picture is noised; its scheduler draws nothing else."""
-    section = files.get("low_res_scheduler/scheduler_config.json", {"beta_schedule": "scaled_linear"})
-    if section.get("beta_schedule", "linear") != "scaled_linear":
-        refuse("low_res_scheduler", "beta_schedule", section.get("beta_schedule", "linear"), "scaled_linear")
+    section = files.get(
+        "low_res_scheduler/scheduler_config.json",
+        {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear"},
+    )
+    name, options = scheduler_options(section, _class_of(index.get("low_res_scheduler")))
+    if name not in NOISING:
+        refuse("low_res_scheduler", "_class_name", name, " or ".join(NOISING))
+    for option, value in {"beta_schedule": "scaled_linear", "trained_betas": None}.items():
+        if options[option] != value:
+            refuse("low_res_scheduler", option, options[option], repr(value))
+    if options.get("rescale_betas_zero_snr"):
+        refuse("low_res_scheduler", "rescale_betas_zero_snr", True, "false")
     return {
         "max_noise_level": index.get("max_noise_level", 350),
-        "num_timesteps": section.get("num_train_timesteps", 1000),
-        "beta_start": section.get("beta_start", 1e-4),
-        "beta_end": section.get("beta_end", 0.02),
+        "num_timesteps": options["num_train_timesteps"],
+        "beta_start": options["beta_start"],
+        "beta_end": options["beta_end"],
     }
 
 
 def _write_upscale(options: Mapping[str, Any], index: dict, files: dict) -> None:
     schedule = {k: options[k] for k in ("num_timesteps", "beta_start", "beta_end") if k in options}
     files["low_res_scheduler/scheduler_config.json"] = scheduler_json(
-        {"schedule": {"name": "linear"} | schedule, "sampling": {"sampler": "ddpm"}}
+        {"schedule": {"name": "linear"} | schedule, "sampling": {"sampler": "ddpm", "spacing": "leading_0"}}
     )
     index["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
     index["max_noise_level"] = options.get("max_noise_level", 350)
@@ -367,6 +399,11 @@ def _file(files: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any
     if name not in files:
         raise ValueError(f"diffusers folder: {name} is not there")
     return files[name]
+
+
+def _class_of(entry: Any) -> str | None:
+    """The class of a part that model_index.json names as [library, class]; None where it names none."""
+    return entry[1] if isinstance(entry, (list, tuple)) and len(entry) == 2 else None
 
 
 def _side(sample_size: Any) -> int | None:

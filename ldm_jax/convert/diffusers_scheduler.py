@@ -1,17 +1,20 @@
 """diffusers' scheduler_config.json, to and from the `schedule`, `prediction_type` and `sampling` of a config of ours.
 
-Decides what a scheduler says of the noise schedule, of what the network predicts and of how it is sampled. Where a
-scheduler's way of sampling is not here, sampling falls back to DDIM with a warning in the log: the weights do not depend
-on it. A noise schedule that is not here is an error.
-Source: diffusers 0.42 schedulers/. The options written (steps_offset 1, set_alpha_to_one false, clip_sample false) are
-those that give the original's sampler.
+Decides what a scheduler says of the noise schedule, of what the network predicts and of how it is sampled. An option that
+a file leaves out is taken at its class's own default. Another process than the variance preserving one, or another input or
+output of the network, is an error: the weights mean something else. A way of sampling that is not here is one line in the
+log that names it, and the nearest that is here is taken: the weights do not depend on it. What
+a written file cannot say is refused where the file would mean another model; `not_said` tells what is only sampled otherwise.
+Source: diffusers 0.42 schedulers/.
 """
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ldm_jax.convert.diffusers_networks import DIFFUSERS_VERSION, refuse
+from ldm_jax.convert.diffusers_scheduler_defaults import DEFAULTS
 
 log = logging.getLogger(__name__)
 
@@ -26,84 +29,110 @@ SAMPLERS = {
 }
 SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredcos_cap_v2": "squaredcos_cap_v2"}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x_start"}
-# scheduler options that change the way through the timesteps to one that is not here, unless they have this value
-_SAMPLER_OPTIONS = {
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "use_lu_lambdas": False,
-    "algorithm_type": "dpmsolver++",
-    "solver_order": 2,
-    "solver_type": "midpoint",
-    "thresholding": False,
-    "interpolation_type": "linear",
-    "timestep_type": "discrete",
-    "euler_at_final": False,
-}
-# spacing -> (timestep_spacing, steps_offset); the first of those that read the same is what is read
-_SPACINGS = {
-    "leading": ("leading", 1),
-    "leading_0": ("leading", 0),
-    "linspace": ("linspace", 0),
-    "trailing": ("trailing", 0),
-    "uniform": ("leading", 1),
-    "original": ("leading", 1),
-    "dpm_leading": ("leading", 1),
-    "dpm_linspace": ("linspace", 0),
-}
-_DEFAULT_SPACING = {name: "leading" for name in ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")}
+# the same as another class, number for number
+_SAME = {"DDIMParallelScheduler": "DDIMScheduler", "DDPMParallelScheduler": "DDPMScheduler"}
+# classes that place their timesteps as DPM-Solver does: S + 1 levels, of which the last is where the last step leads
+_DPM_SPACED = (
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "SASolverScheduler",
+)
+# classes that have no option for where the last step leads, and lead to the noise of timestep 0
+_END_AT_FIRST = ("DEISMultistepScheduler", "SASolverScheduler")
+# whose 'linspace' is rounded to timesteps
+_ROUNDED = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
+# whose own timesteps, whatever the spacing, begin at the last one and are nearest to 'trailing'
+_CONSISTENCY = ("LCMScheduler", "TCDScheduler")
+# spacings whose last timestep is 0
+_TO_ZERO = ("leading_0", "linspace_rounded")
+_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+# where the last step leads unless told otherwise, of samplers that can be told
+_FINAL_ALPHAS = {"ddim": "first", "plms": "first", "dpm_solver": "one", "euler": "one"}
+_ALWAYS_ONE = ("euler_ancestral", "heun")
+# diffusers' add_noise of these keeps the scale of the process; of the others it adds noise to the unscaled picture
+NOISING = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", *_SAME)
 
 
-def scheduler_sections(section: Mapping[str, Any]) -> dict[str, Any]:
-    """schedule, prediction_type and sampling {sampler, spacing, perhaps final_alpha} of a scheduler_config.json.
+def scheduler_options(section: Mapping[str, Any], name: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The class of a scheduler_config.json, and all of its options: those of the file, and its defaults for the others.
 
-    Raises: ValueError for a noise schedule or a prediction that is not here.
+    name: the class that the pipeline names, which counts more than the one in the file.
+    Raises: ValueError for a class that is not known.
     """
-    name = section.get("_class_name", "DDIMScheduler")
-    if name not in SAMPLERS and "beta_schedule" not in section:
-        raise ValueError(f"scheduler: _class_name {name!r}, expected one of {', '.join(SAMPLERS)}")
-    if section.get("trained_betas") is not None:
+    name = name or section.get("_class_name", "DDIMScheduler")
+    if name not in DEFAULTS:
+        raise ValueError(
+            f"scheduler: _class_name {name!r}, expected one of {', '.join(DEFAULTS)}; flow matching, EDM's "
+            "preconditioning and others are another process than the one here"
+        )
+    defaults = DEFAULTS[name]
+    return name, dict(defaults) | {k: v for k, v in section.items() if k in defaults}
+
+
+def scheduler_sections(section: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """schedule, prediction_type and sampling {sampler, spacing, perhaps final_alpha, clip_denoised} of a scheduler_config.json.
+
+    name: as for `scheduler_options`.
+    Raises: ValueError for a class, a noise schedule, a prediction or a process that is not here.
+    """
+    name, options = scheduler_options(section, name)
+    if options["trained_betas"] is not None:
         refuse("scheduler", "trained_betas", "a list", "null")
-    betas, prediction = section.get("beta_schedule", "linear"), section.get("prediction_type", "epsilon")
+    betas, prediction = options["beta_schedule"], options["prediction_type"]
     if betas not in SCHEDULES:
         refuse("scheduler", "beta_schedule", betas, " or ".join(SCHEDULES))
     if prediction not in PREDICTIONS:
         refuse("scheduler", "prediction_type", prediction, " or ".join(PREDICTIONS))
-    heun = name == "HeunDiscreteScheduler"  # whose defaults are others
+    if options.get("use_flow_sigmas"):
+        refuse(
+            "scheduler",
+            "use_flow_sigmas",
+            options["use_flow_sigmas"],
+            "false: flow matching is another process",
+        )
+    if options.get("timestep_type", "discrete") != "discrete" and prediction == "v_prediction":
+        refuse(
+            "scheduler", "timestep_type", options["timestep_type"], "discrete: the network is given timesteps"
+        )
     schedule = {
         "name": SCHEDULES[betas],
-        "num_timesteps": section.get("num_train_timesteps", 1000),
-        "beta_start": section.get("beta_start", 0.00085 if heun else 0.0001),
-        "beta_end": section.get("beta_end", 0.012 if heun else 0.02),
+        "num_timesteps": options["num_train_timesteps"],
+        "beta_start": options["beta_start"],
+        "beta_end": options["beta_end"],
     }
     if section.get("rescale_betas_zero_snr"):
         schedule["zero_terminal_snr"] = True
+        if "rescale_betas_zero_snr" not in options:
+            log.warning(
+                "%s ignores rescale_betas_zero_snr: true, which the model was trained with; kept here", name
+            )
+    if _read_variance(name, options):
+        schedule["v_posterior"] = 1.0
     return {
         "schedule": schedule,
         "prediction_type": PREDICTIONS[prediction],
-        "sampling": _read_sampling(name, section),
+        "sampling": _read_sampling(name, options),
     }
 
 
 def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """scheduler_config.json of a config's schedule, prediction_type and sampling.
+    """scheduler_config.json of a config's schedule, prediction_type and sampling; see `not_said` for what it cannot say.
 
-    Raises: ValueError for a noise schedule or a sampler that diffusers has not.
+    Raises: ValueError for a noise schedule, a sampler, a spacing or a prediction that diffusers has not.
     """
     schedule, sampling = dict(config["schedule"]), config.get("sampling", {})
     names = {ours: theirs for theirs, ours in SCHEDULES.items()} | {"cosine": "squaredcos_cap_v2"}
     if schedule["name"] not in names or schedule.get("cosine_s", 8e-3) != 8e-3:
         refuse("config", "schedule", schedule["name"], " or ".join(SCHEDULES.values()))
-    sampler = sampling.get("sampler", "ddim")
+    sampler, spacing = sampling.get("sampler", "ddim"), sampling.get("spacing", "uniform")
     classes = {ours: theirs for theirs, ours in SAMPLERS.items()}
     if sampler not in classes:
         refuse("config", "sampling.sampler", sampler, " or ".join(classes))
-    spacing, offset = _SPACINGS.get(sampling.get("spacing", "uniform"), (None, 1))
-    if spacing is None:
-        log.warning("diffusers has no timestep spacing %r; 'leading' is written", sampling["spacing"])
-        spacing = "leading"
+    name = classes[sampler]
     section = {
-        "_class_name": classes[sampler],
+        "_class_name": name,
         "_diffusers_version": DIFFUSERS_VERSION,
         "num_train_timesteps": schedule.get("num_timesteps", 1000),
         "beta_start": schedule.get("beta_start", 1e-4),
@@ -111,45 +140,184 @@ def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
         "beta_schedule": names[schedule["name"]],
         "trained_betas": None,
         "prediction_type": {v: k for k, v in PREDICTIONS.items()}[config.get("prediction_type", "eps")],
-        "timestep_spacing": spacing,
-        "steps_offset": offset,
     }
+    if sampler == "euler" and spacing.startswith("dpm_"):  # Euler's method is DPM-Solver++'s first order
+        section["_class_name"] = name = classes["dpm_solver"]
+        section["solver_order"] = 1
+    section["timestep_spacing"], section["steps_offset"] = _written_spacing(name, spacing)
+    clip = sampling.get("clip_denoised")
     if sampler in ("ddim", "ddpm", "heun"):
-        section["clip_sample"] = False
+        section["clip_sample"] = clip is not None
+        if clip is not None:
+            section["clip_sample_range"] = float(clip)
+    final_alpha = sampling.get("final_alpha") or _FINAL_ALPHAS.get(sampler)
     if sampler in ("ddim", "plms"):
-        section["set_alpha_to_one"] = sampling.get("final_alpha") == "one"
+        section["set_alpha_to_one"] = final_alpha == "one"
+    if sampler in ("dpm_solver", "euler"):
+        section["final_sigmas_type"] = "sigma_min" if final_alpha == "first" else "zero"
     if sampler == "plms":
         section["skip_prk_steps"] = True
-    if sampler in ("dpm_solver", "euler"):
-        section["final_sigmas_type"] = "sigma_min" if sampling.get("final_alpha") == "first" else "zero"
+        if section["prediction_type"] == "sample":
+            refuse("config", "prediction_type", "x_start", "eps or v with sampler plms in diffusers")
+    if sampler == "ddpm":
+        section["variance_type"] = "fixed_large" if schedule.get("v_posterior") == 1 else "fixed_small"
     if schedule.get("zero_terminal_snr"):
-        if sampler in ("plms", "heun"):
-            refuse("config", "schedule.zero_terminal_snr", True, f"False with sampler {sampler} in diffusers")
         section["rescale_betas_zero_snr"] = True
     return section
 
 
-def _read_sampling(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """sampler, spacing and, if it is not the sampler's own, final_alpha; a warning for what is not here."""
+def _read_variance(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether ancestral steps have the variance of the whole step, and not of the posterior.
+
+    Raises: ValueError for a variance that the network predicts, and for one that is not a number in diffusers.
+    """
+    variance = options.get("variance_type")
+    if variance in (
+        None,
+        "fixed_small",
+        "fixed_small_log",
+    ):  # the two differ in how they are worked out alone
+        return False
+    if variance != "fixed_large" or _SAME.get(name, name) != "DDPMScheduler":
+        refuse(
+            "scheduler",
+            "variance_type",
+            variance,
+            "fixed_small or fixed_large, no part of the network's output",
+        )
+    return True
+
+
+def _read_sampling(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """sampler, spacing and, where they are not the sampler's own, final_alpha and clip_denoised."""
+    name = _SAME.get(name, name)
+    for what in _not_here(name, options):
+        log.warning("%s with %s", name, what)
+    sampler = SAMPLERS.get(name, "ddim")
     if name not in SAMPLERS:
-        log.warning("there is no sampler like %s here; ddim is the default of this model", name)
-        return {"sampler": "ddim", "spacing": "leading"}
-    changed = {k: section[k] for k, v in _SAMPLER_OPTIONS.items() if section.get(k) not in (None, v)}
-    if changed:
-        log.warning("%s with %s samples otherwise than ours", name, changed)
-    sampler = SAMPLERS[name]
-    spacing = section.get("timestep_spacing", _DEFAULT_SPACING.get(name, "linspace"))
-    offset = section.get("steps_offset", 0)
-    if spacing == "leading" and offset not in (0, 1) or spacing not in ("leading", "linspace", "trailing"):
-        log.warning("%s with %s, steps_offset %s: sampled with uniform timesteps", name, spacing, offset)
-        spacing = "uniform"
-    elif sampler == "dpm_solver" and spacing != "trailing":
-        spacing = f"dpm_{spacing}"
-    elif spacing == "leading" and offset == 0:
-        spacing = "leading_0"
-    found = {"sampler": sampler, "spacing": spacing}
-    if sampler in ("ddim", "plms") and section.get("set_alpha_to_one", sampler == "ddim"):
-        found["final_alpha"] = "one"
-    if sampler in ("dpm_solver", "euler") and section.get("final_sigmas_type", "zero") == "sigma_min":
-        found["final_alpha"] = "first"
+        log.warning("there is no sampler like %s here; ddim through its timesteps is taken", name)
+    if sampler == "dpm_solver" and options["solver_order"] == 1:
+        sampler = "euler"  # what DPM-Solver++ is in first order
+    found = {"sampler": sampler, "spacing": _read_spacing(name, options)}
+    if "set_alpha_to_one" in options:
+        final_alpha = "one" if options["set_alpha_to_one"] else "first"
+    elif name in _END_AT_FIRST or options.get("final_sigmas_type") == "sigma_min":
+        final_alpha = "first"
+    else:
+        final_alpha = "one"
+    if final_alpha != _FINAL_ALPHAS.get(sampler, final_alpha):
+        found["final_alpha"] = final_alpha
+    if options.get("clip_sample") and not options.get("thresholding"):
+        found["clip_denoised"] = float(options["clip_sample_range"])
     return found
+
+
+def _read_spacing(name: str, options: Mapping[str, Any]) -> str:
+    """A key of diffusion.timesteps.SPACINGS, or 'leading_<offset>', 'dpm_leading_<offset>'.
+
+    Raises: ValueError for a spacing or an offset that is not here.
+    """
+    if name in _CONSISTENCY:
+        return "trailing"
+    spacing, offset = options.get("timestep_spacing", "linspace"), options.get("steps_offset", 0)
+    if spacing not in ("leading", "linspace", "trailing"):
+        refuse("scheduler", "timestep_spacing", spacing, "leading, linspace or trailing")
+    if not isinstance(offset, int) or offset < 0:
+        refuse("scheduler", "steps_offset", offset, "an integer of at least 0")
+    if spacing == "trailing":
+        return spacing
+    if spacing == "leading":
+        spacing = "leading" if offset == 1 else f"leading_{offset}"
+    elif name in _ROUNDED:
+        spacing = "linspace_rounded"
+    return f"dpm_{spacing}" if name in _DPM_SPACED else spacing
+
+
+def _written_spacing(name: str, spacing: str) -> tuple[str, int]:
+    """(timestep_spacing, steps_offset) of the nearest that the class has; see `not_said` for those that differ.
+
+    Raises: ValueError for a spacing that is not known.
+    """
+    dpm = name in _DPM_SPACED
+    if match := re.fullmatch(r"(?:dpm_)?leading(?:_(\d+))?", spacing):
+        return "leading", int(match[1] or 1)
+    if spacing in ("linspace", "linspace_rounded") or spacing == "dpm_linspace" and dpm:
+        return "linspace", 0
+    if spacing in ("trailing", "sgm", "dpm_linspace"):
+        return "trailing", 0
+    if spacing not in ("uniform", "original", "quad"):
+        refuse("config", "sampling.spacing", spacing, "a spacing of this library")
+    return "leading", 1
+
+
+def _not_here(name: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """What of a scheduler's way of sampling is not here, in words; `name` draws otherwise than what is taken for it."""
+    sigmas = [option for option in _SIGMAS if options.get(option)]
+    if sigmas and name not in _CONSISTENCY:
+        yield f"{sigmas[0]}: true visits other noise levels; its timestep_spacing is taken"
+    if options.get("thresholding"):
+        yield "thresholding: true scales the predicted picture; it is left as it is"
+    if options.get("interpolation_type", "linear") != "linear":
+        yield f"interpolation_type: {options['interpolation_type']!r} visits other noise levels; linear is taken"
+    if options.get("lambda_min_clipped", -float("inf")) > -float("inf"):
+        yield f"lambda_min_clipped: {options['lambda_min_clipped']} begins at less noise; all timesteps are taken"
+    if name == "DPMSolverMultistepScheduler":
+        yield from _not_here_of_dpm_solver(options)
+    if name == "PNDMScheduler" and not options["skip_prk_steps"]:
+        yield "skip_prk_steps: false begins with Runge-Kutta steps; the steps of plms are taken"
+    if name == "PNDMScheduler" and options["prediction_type"] == "v_prediction":
+        yield "prediction_type: 'v_prediction' extrapolates v; plms here extrapolates eps"
+    if name in ("DDIMScheduler", "PNDMScheduler") and options["timestep_spacing"] == "linspace":
+        yield "timestep_spacing: 'linspace' steps to other timesteps than it visits next; each step here leads to the next"
+    if options.get("variance_type") == "fixed_large" and _read_spacing(name, options) not in _TO_ZERO:
+        yield "variance_type: 'fixed_large' adds noise to the last picture; it is left as it is"
+
+
+def _not_here_of_dpm_solver(options: Mapping[str, Any]) -> Iterator[str]:
+    order, algorithm = options["solver_order"], options["algorithm_type"]
+    deterministic = algorithm in ("dpmsolver++", "deis") or (algorithm == "dpmsolver" and order == 1)
+    if not deterministic:
+        yield f"algorithm_type: {algorithm!r} is another rule; dpmsolver++ is taken"
+    if order not in (1, 2):
+        yield f"solver_order: {order} is of another order; 2 is taken"
+    if options["solver_type"] == "heun" and order > 1:
+        yield "solver_type: 'heun' combines steps otherwise; midpoint is taken"
+    if options["final_sigmas_type"] == "sigma_min" and order > 1:
+        if options["euler_at_final"]:
+            yield "euler_at_final: true makes the last step of first order in runs of 15 steps and more; of second here"
+        elif not options["lower_order_final"]:
+            yield "lower_order_final: false makes the last step of second order in runs of fewer than 15 steps; of first here"
+
+
+def not_said(config: Mapping[str, Any]) -> Iterator[str]:
+    """What of how a config samples its scheduler_config.json does not say, in words, one sentence each.
+
+    Raises: ValueError as `scheduler_json`.
+    """
+    section, schedule, sampling = scheduler_json(config), config["schedule"], config.get("sampling", {})
+    sampler = sampling.get("sampler", "ddim")
+    name, spacing = section["_class_name"], sampling.get("spacing", "uniform")
+    if _read_spacing(name, section) != spacing:
+        written = section["timestep_spacing"]
+        if written == "leading":
+            written += f" with steps_offset {section['steps_offset']}"
+        agree = ""
+        if spacing == "sgm" or spacing in ("uniform", "original") and name not in _DPM_SPACED:
+            agree = f" where the number of steps does not divide {section['num_train_timesteps']}"
+        yield f"{name} has no timestep spacing {spacing!r}; {written} is written, which visits other timesteps{agree}"
+    elif spacing == "linspace_rounded" and sampler in ("ddim", "plms"):
+        yield f"{name} steps under 'linspace' to other timesteps than it visits next"
+    if sampling.get("final_alpha") == "first" and sampler in _ALWAYS_ONE:
+        yield f"{name} cannot end at the noise of timestep 0 (final_alpha 'first'); it ends at the clean image"
+    eta = sampling.get("eta")
+    if eta is not None and float(eta) != {"euler_ancestral": 1.0, "ddpm": 1.0}.get(sampler, 0.0):
+        yield f"eta {eta} has no place in it; diffusers takes it as an argument where a pipeline is called, if at all"
+    if sampler == "plms" and section["prediction_type"] == "v_prediction":
+        yield "PNDMScheduler extrapolates v, where plms here extrapolates eps"
+    if sampler in ("plms", "heun") and schedule.get("zero_terminal_snr"):
+        yield f"{name} ignores rescale_betas_zero_snr, which is written all the same: the model was trained with it"
+    posterior = schedule.get("v_posterior", 0.0)
+    if posterior and (sampler != "ddpm" or posterior != 1):
+        yield f"schedule.v_posterior {posterior} has no place in a {name}"
+    if posterior == 1 and sampler == "ddpm" and _read_spacing(name, section) not in _TO_ZERO:
+        yield "DDPMScheduler with variance_type 'fixed_large' adds noise to the last picture"

@@ -12,9 +12,11 @@ Other libraries' spacings are here by their names. Where S divides T, 'uniform' 
 steps_offset 1, which is what Stable Diffusion and SDXL are published with; Turbo models are with 'trailing'.
 diffusers' DPM-Solver spaces S + 1 levels, of which the last is the clean image, where its other samplers space
 S: hence 'dpm_leading' and 'dpm_linspace'. Its DDIM and PNDM step from t to t - T // S whatever they visit next,
-so that only 'leading', and 'trailing' where S divides T, are chains there, and their 'linspace' is none.
+so that only 'leading', and 'trailing' where S divides T, are chains there, and their 'linspace', which is rounded, is none:
+here each step leads to the timestep that is visited next.
 """
 
+import re
 from functools import partial
 
 import numpy as np
@@ -144,6 +146,16 @@ def linspace(num_train: int, num_steps: int) -> np.ndarray:
     return np.linspace(num_train - 1, 0, num_steps).astype(np.float32)
 
 
+def linspace_rounded(num_train: int, num_steps: int) -> np.ndarray:
+    """`linspace` rounded to timesteps: diffusers' 'linspace' of DDPM, DDIM and PNDM, but for S = 1, which is T-1 here and 0 there.
+
+    Returns: [num_steps] int32, descending. Raises: ValueError for num_steps outside [1, num_train].
+    """
+    _check(num_train, num_steps)
+    steps = np.linspace(0, num_train - 1, num_steps) if num_steps > 1 else np.array([num_train - 1])
+    return steps.round()[::-1].astype(np.int32)
+
+
 def dpm_linspace(num_train: int, num_steps: int) -> np.ndarray:
     """'linspace' of diffusers' DPM-Solver: T-1 to 0 in S steps, rounded, without the 0.
 
@@ -173,7 +185,9 @@ SPACINGS = {
     "leading": leading,
     "leading_0": partial(leading, steps_offset=0),
     "linspace": linspace,
+    "linspace_rounded": linspace_rounded,
     "dpm_leading": dpm_leading,
+    "dpm_leading_0": partial(dpm_leading, steps_offset=0),
     "dpm_linspace": dpm_linspace,
     "sgm": sgm,
 }
@@ -182,11 +196,13 @@ SPACINGS = {
 def make_timesteps(spacing: str, num_train: int, num_steps: int, **options) -> np.ndarray:
     """The timesteps of a named spacing, a key of SPACINGS, with its options: [num_steps], descending.
 
-    int32, but float32 for 'linspace'; 'original' may give more than num_steps. 'leading' has steps_offset 1,
-    'leading_0' none.
+    int32, but float32 for 'linspace'; 'original' may give more than num_steps. 'leading' and 'dpm_leading' have
+    steps_offset 1; 'leading_0', 'leading_2', 'dpm_leading_0' and so on have the one that they end in.
 
     Raises: ValueError for an unknown name (listing the known ones), and as the spacing itself.
     """
+    if match := re.fullmatch(r"((?:dpm_)?leading)_(\d+)", spacing):
+        spacing, options = match[1], {"steps_offset": int(match[2])} | options
     if spacing not in SPACINGS:
         raise ValueError(f"timestep spacing {spacing!r} not found; known: {', '.join(SPACINGS)}")
     return SPACINGS[spacing](num_train, num_steps, **options)

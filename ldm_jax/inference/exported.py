@@ -52,7 +52,7 @@ def write(
     """Writes the sampler and the decoder of `model`, in batches of batch_size, to the file `path`.
 
     model: of pipeline.load. image_shape: (H, W) in pixels, the model's own by default. platforms: of jax.export: 'cpu', 'cuda',
-    'rocm', 'tpu'. settings: num_steps, guidance_scale, sampler, eta, spacing, final_alpha as of LatentDiffusion.sample;
+    'rocm', 'tpu'. settings: num_steps, guidance_scale, sampler, eta, spacing, final_alpha, clip_denoised as of LatentDiffusion.sample;
     whether the guidance scale is 1 decides whether the file's sampler is guided, other scales are an argument of it.
     Returns: the header: format, versions, platforms, batch_size, image_shape, guided, settings, model (the sections MODEL of its
     config), parameters and inputs (name: [shape, dtype]).
@@ -104,7 +104,14 @@ def load(path: str | Path, bundle: bundles.Bundle) -> "ExportedSampler":
     settings = header["settings"]
     system = make_system(bundle.config, bundle.tokenizer)
     latent_shape = system.latent_shape_of(tuple(header["image_shape"]))
-    recipe = Recipe(settings["sampler"], header["guided"], settings["final_alpha"], latent_shape)
+    clip_denoised = settings.get("clip_denoised")  # earlier files have no such setting
+    recipe = Recipe(
+        settings["sampler"],
+        header["guided"],
+        settings["final_alpha"],
+        latent_shape,
+        clip_denoised=clip_denoised,
+    )
     programs = {
         recipe: _taking(header["inputs"], _opened(serialized["sampler"], path), path),
         "decode": _opened(serialized["decoder"], path),
@@ -238,6 +245,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--sampler", help="a file of ldm_jax/samplers")
     add("--spacing", help="which timesteps are visited")
     add("--final_alpha", help="where the last step leads: first or one")
+    add("--clip_denoised", type=float, help="clip predicted clean latents to this size (ddim, ddpm, heun)")
     add = parser.add_argument_group("drawing from one").add_argument
     add("--draw", help="the file to draw from")
     add("--prompt", help="what to draw (text models)")
@@ -266,6 +274,7 @@ def main(argv: list[str] | None = None) -> None:
         from_bundle(bundle), args.out, batch_size=args.batch_size, image_shape=args.size and tuple(args.size),
         platforms=args.platforms.split(","), num_steps=args.steps, guidance_scale=args.guidance_scale,
         sampler=args.sampler, eta=args.eta, spacing=args.spacing, final_alpha=args.final_alpha,
+        clip_denoised=args.clip_denoised,
     )  # fmt: skip
     size = Path(args.out).stat().st_size / 1e6
     print(f"{args.out}, {size:.1f} MB, for {', '.join(header['platforms'])}, {time.time() - start:.1f} s")

@@ -31,7 +31,13 @@ from ldm_jax.xla.executables import Executables
 
 # Settings of a model whose makers recommend none.
 FALLBACK = dict(
-    num_steps=50, guidance_scale=1.0, sampler="ddim", eta=None, spacing="uniform", final_alpha=None
+    num_steps=50,
+    guidance_scale=1.0,
+    sampler="ddim",
+    eta=None,
+    spacing="uniform",
+    final_alpha=None,
+    clip_denoised=None,
 )
 # What of a config its programs are made from; tokenizers are no part of them.
 MODEL = (
@@ -44,7 +50,7 @@ def settle(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
     """The settings that a model is sampled with, see LatentDiffusion.settle. recommended: its config's `sampling`."""
     own = recommended.get("sampler", FALLBACK["sampler"])
     kept = asked.get("sampler") in (None, own)
-    belonging = ("eta", "spacing", "final_alpha")
+    belonging = ("eta", "spacing", "final_alpha", "clip_denoised")
     made = {k: recommended[k] for k in FALLBACK if k in recommended and (kept or k not in belonging)}
     return FALLBACK | made | {k: v for k, v in asked.items() if v is not None}
 
@@ -85,6 +91,7 @@ class LatentDiffusion:
         eta: float | None = None,
         spacing: str | None = None,
         final_alpha: str | None = None,
+        clip_denoised: float | None = None,
         image_shape: tuple[int, int] | None = None,
         init_images: Sequence | None = None,
         strength: float = 1.0,
@@ -101,11 +108,12 @@ class LatentDiffusion:
         negative_prompts: what guidance leads away from, in the place of the empty prompt; as prompts.
         seeds: integers in [0, 2**32). The same seed gives the same picture whatever stands beside it, to
         rounding: batches of another size are computed by another program.
-        num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha: None takes what the model's makers recommend
+        num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha, clip_denoised: None takes what the model's makers recommend
         (`settle`). eta: 0 is deterministic, 1 adds DDPM's
         noise (ddim, whose own is 0, and euler_ancestral, whose own is 1). spacing: a key of diffusion.timesteps.SPACINGS.
         final_alpha: where the last step of every sampler but ddpm leads, 'first' (the original's, and that of ddim and plms)
-        or 'one' (the clean image, that of the others). progress: called with (pictures done, of how many).
+        or 'one' (the clean image, that of the others). clip_denoised: a size to which ddim, ddpm and heun clip predicted clean
+        latents (diffusers' clip_sample). progress: called with (pictures done, of how many).
 
         image_shape: (H, W) in pixels, multiples of system.cell. None: as large as the spatial conditions ask for, or else
         init_images, or else what the model was trained at.
@@ -134,7 +142,8 @@ class LatentDiffusion:
             return _in_batches(lambda x: self.encode(x, tile), images, batch_size)
 
         settings = self.settle(
-            num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler, eta=eta, spacing=spacing, final_alpha=final_alpha
+            num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler, eta=eta, spacing=spacing, final_alpha=final_alpha,
+            clip_denoised=clip_denoised,
         )  # fmt: skip
         start, known = self._start(init_images, strength, fill_masks, len(seeds), shape, encode)
         if {"images", "masks"} <= given.keys():
@@ -157,8 +166,9 @@ class LatentDiffusion:
     def settle(self, **asked) -> dict[str, Any]:
         """The settings of `sample` that are used: those asked for, and for None the makers' recommendation.
 
-        The recommended spacing, eta and final_alpha belong to the recommended sampler: they are not taken for another one.
-        Returns: num_steps, guidance_scale, sampler, eta, spacing, final_alpha; the last and eta may be None, the sampler's own.
+        The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler: they are not taken for another one.
+        Returns: num_steps, guidance_scale, sampler, eta, spacing, final_alpha, clip_denoised; the last two and eta may be None, the
+        sampler's own.
         """
         return settle(self.config.get("sampling", {}), **asked)
 
@@ -174,6 +184,7 @@ class LatentDiffusion:
         eta,
         spacing,
         final_alpha,
+        clip_denoised,
         batch_size,
         progress=None,
         image_shape=None,
@@ -191,9 +202,15 @@ class LatentDiffusion:
         inputs, null = self._inputs(given, negative_prompts, seeds, shape)
         guided = bool(null) and float(guidance_scale) != 1.0
         takes = inspect.signature(find("samplers", sampler).sampler).parameters
-        for option, value in {"eta": eta or None, "final_alpha": final_alpha}.items():
+        for option, value in {
+            "eta": eta or None,
+            "final_alpha": final_alpha,
+            "clip_denoised": clip_denoised,
+        }.items():
             if value is not None and option not in takes:
                 raise ValueError(f"sampler {sampler!r} takes no {option} (got {value}); ddim does")
+        if clip_denoised is not None and not clip_denoised > 0:
+            raise ValueError(f"clip_denoised: got {clip_denoised}, expected a number above 0")
         if eta is None:
             eta = takes["eta"].default if "eta" in takes else 0.0
         visited = timesteps.make_timesteps(spacing, self.system.schedule.num_timesteps, num_steps)
@@ -203,7 +220,9 @@ class LatentDiffusion:
         from_image = x_start is not None and strength < 1
         latent_shape = self.system.latent_shape_of(shape)
         tiling = sizes.tiling(self.system, tile, shape)
-        recipe = Recipe(sampler, guided, final_alpha, latent_shape, from_image, keep is not None, tiling)
+        recipe = Recipe(
+            sampler, guided, final_alpha, latent_shape, from_image, keep is not None, tiling, clip_denoised
+        )
         if tiling is not None:
             inputs |= {k: self.encode(inputs[k], tile) for k in self.system.encodes}
         program = self._program(recipe)

@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
     """What a program is compiled for, besides the shapes of its arguments.
 
     latent_shape: (h, w, c). from_image: it starts from noised latents of a picture. keeps: it keeps known latent cells.
-    tiling: the tiles that are denoised one by one, or None. final_alpha: None is the sampler's own.
+    tiling: the tiles that are denoised one by one, or None. final_alpha, clip_denoised: None is the sampler's own.
     """
 
     sampler: str
@@ -37,6 +37,7 @@ class Recipe(NamedTuple):
     from_image: bool = False
     keeps: bool = False
     tiling: Tiling | None = None
+    clip_denoised: float | None = None
 
 
 def make_program(system: System, scale_factor: float, recipe: Recipe) -> Callable:
@@ -76,8 +77,8 @@ def make_program(system: System, scale_factor: float, recipe: Recipe) -> Callabl
         if recipe.keeps:
             edit = blended.edit(known["x_start"], known["keep"], system.schedule, paste=True)
         options = {"eta": eta} if takes_eta else {}
-        if recipe.final_alpha is not None:
-            options["final_alpha"] = recipe.final_alpha
+        fixed = {"final_alpha": recipe.final_alpha, "clip_denoised": recipe.clip_denoised}
+        options |= {name: value for name, value in fixed.items() if value is not None}
         sampler = make_sampler(system.schedule, **options)
         return base.sample(eps_fn, sampler, x, visited, keys, edit, start if recipe.from_image else 0)[0]
 
@@ -98,7 +99,13 @@ def arguments(
     params = jax.eval_shape(system.in_compute_dtype, params)
     image_shape = system.image_shape if image_shape is None else image_shape
     guided = bool(system.drops) and float(settings["guidance_scale"]) != 1.0
-    recipe = Recipe(settings["sampler"], guided, settings["final_alpha"], system.latent_shape_of(image_shape))
+    recipe = Recipe(
+        settings["sampler"],
+        guided,
+        settings["final_alpha"],
+        system.latent_shape_of(image_shape),
+        clip_denoised=settings["clip_denoised"],
+    )
     number, spacing = system.schedule.num_timesteps, settings["spacing"]
     visited = timesteps.make_timesteps(spacing, number, settings["num_steps"])
     inputs = {k: jnp.asarray(v) for k, v in system.null_inputs(1, None, image_shape).items()}

@@ -27,13 +27,22 @@ def end_log_alpha_bar(schedule: NoiseSchedule, final_alpha: str) -> Array | floa
     return schedule.log_alphas_cumprod[0] if final_alpha == "first" else 0.0
 
 
-def transfer(x: Array, eps: Array, log_bar: Array, log_bar_to: Array, variance: Array | float = 0.0) -> Array:
+def transfer(
+    x: Array,
+    eps: Array,
+    log_bar: Array,
+    log_bar_to: Array,
+    variance: Array | float = 0.0,
+    clip_denoised: float | None = None,
+) -> Array:
     """x [B, ...] taken along its eps to another noise level, leaving room for `variance` of new noise.
 
     log_bar, log_bar_to: log alphas_cumprod of the two levels, broadcastable against x; either may be the
-      noisier.
+      noisier. clip_denoised: the x_start that eps says is clipped to [-clip_denoised, clip_denoised].
     """
     x_start = (x - jnp.sqrt(-jnp.expm1(log_bar)) * eps) / jnp.exp(0.5 * log_bar)
+    if clip_denoised is not None:
+        x_start = jnp.clip(x_start, -clip_denoised, clip_denoised)
     towards_x = jnp.sqrt(jnp.maximum(-jnp.expm1(log_bar_to) - variance, 0.0))
     return jnp.exp(0.5 * log_bar_to) * x_start + towards_x * eps
 
@@ -43,6 +52,7 @@ def sampler(
     *,
     eta: Array | float = 0.0,
     final_alpha: str = "first",
+    clip_denoised: float | None = None,
     temperature: Array | float = 1.0,
     noise_fn: Callable = drawn_noise,
 ) -> Sampler:
@@ -52,6 +62,8 @@ def sampler(
       eta sqrt((1 - a_prev) / (1 - a)) sqrt(1 - a / a_prev), with a the alphas_cumprod.
     final_alpha: where the last step leads. 'first', the original's: alphas_cumprod[0], which leaves a trace
       of noise. 'one': the clean image, the predicted x_start.
+    clip_denoised: the predicted x_start is clipped to [-clip_denoised, clip_denoised], and eps left as it is (diffusers'
+      clip_sample); None, the original's: it is not.
     temperature: scales the new noise. noise_fn: (info, x) -> noise [B, ...], for prescribed noise.
 
     Raises: ValueError for an unknown final_alpha.
@@ -66,7 +78,7 @@ def sampler(
         # should be.
         beta = -jnp.expm1(log_bar - log_bar_prev)
         variance = eta**2 * jnp.expm1(log_bar_prev) / jnp.expm1(log_bar) * beta
-        x = transfer(x, eps, log_bar, log_bar_prev, variance)
+        x = transfer(x, eps, log_bar, log_bar_prev, variance, clip_denoised)
         return state, x + jnp.sqrt(variance) * temperature * noise_fn(info, x), taps
 
     return Sampler(lambda x_T: (), step)

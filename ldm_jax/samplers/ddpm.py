@@ -20,14 +20,14 @@ STOCHASTIC = True  # with the default options: two keys give two images
 def sampler(
     schedule: NoiseSchedule,
     *,
-    clip_denoised: bool = False,
+    clip_denoised: float | None = None,
     temperature: Array | float = 1.0,
     noise_fn: Callable = drawn_noise,
 ) -> Sampler:
     """The original's p_sample (ldm/models/diffusion/ddpm.py). The last step gives the predicted x_start.
 
-    clip_denoised: clip the predicted x_start to [-1, 1]; right for pixels (the original's pixel DDPM), wrong
-      for latents.
+    clip_denoised: the predicted x_start is clipped to [-clip_denoised, clip_denoised]; 1.0 is right for pixels (the
+      original's pixel DDPM), None, no clipping, for latents.
     temperature: scales the noise; [] or broadcastable against x; may be traced.
     noise_fn: (info, x) -> noise [B, ...], for noise that is prescribed and not drawn.
 
@@ -37,8 +37,8 @@ def sampler(
     def step(eps_fn, state, x, info):
         eps, taps = eps_fn(x, batch_t(info.t, x))
         x_start, _ = x_start_and_eps(schedule, x, info.t, eps, "eps")
-        if clip_denoised:
-            x_start = jnp.clip(x_start, -1.0, 1.0)
+        if clip_denoised is not None:
+            x_start = jnp.clip(x_start, -clip_denoised, clip_denoised)
         mean, variance = posterior_between(schedule, x_start, x, info.t, info.t_prev)
         std = jnp.where(info.t_prev < 0, 0.0, jnp.sqrt(jnp.maximum(variance, 1e-20)))
         return state, mean + std * temperature * noise_fn(info, x), taps

@@ -16,25 +16,37 @@ from ldm_jax.samplers.ddim import end_log_alpha_bar, transfer
 STOCHASTIC = False
 
 
-def sampler(schedule: NoiseSchedule, *, final_alpha: str = "one") -> Sampler:
+def sampler(
+    schedule: NoiseSchedule, *, final_alpha: str = "one", clip_denoised: float | None = None
+) -> Sampler:
     """Two calls of the network per step; at sigma = 0 there is no second slope, so under 'one' the last step has one.
 
     final_alpha: where the last step leads. 'one': the clean image, by Euler's step, as in the paper's algorithm,
       k-diffusion and diffusers. 'first': the noise of timestep 0, at which the network is called once more.
+    clip_denoised: the x_start of either call is clipped to [-clip_denoised, clip_denoised], and the slope is that towards it
+      (diffusers' clip_sample); None: it is not.
     An editing method sees the first of the two calls; both get its Control.
 
     Raises: ValueError for an unknown final_alpha.
     """
     end = end_log_alpha_bar(schedule, final_alpha)
 
+    def clipped(x, eps, log_bar):
+        if clip_denoised is None:
+            return eps
+        signal, sigma = jnp.exp(0.5 * log_bar), jnp.sqrt(-jnp.expm1(log_bar))
+        return (x - signal * jnp.clip((x - sigma * eps) / signal, -clip_denoised, clip_denoised)) / sigma
+
     def step(eps_fn, state, x, info):
         eps, taps = eps_fn(x, batch_t(info.t, x))
         log_bar = log_alpha_bar(schedule, info.t, x)
         log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
+        eps = clipped(x, eps, log_bar)
         euler = transfer(x, eps, log_bar, log_bar_prev)
 
         def heun():
             eps_next, _ = eps_fn(euler, batch_t(jnp.maximum(info.t_prev, 0), x))
+            eps_next = clipped(euler, eps_next, log_bar_prev)
             mean = (eps.astype(x.dtype) + eps_next.astype(x.dtype)) / 2
             return transfer(x, mean, log_bar, log_bar_prev)
 

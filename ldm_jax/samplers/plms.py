@@ -14,8 +14,8 @@ from ldm_jax.samplers.ddim import end_log_alpha_bar, transfer
 
 STOCHASTIC = False
 
-# Adams-Bashforth: row n weighs eps of this step and of up to three before, with n of those known. Row 0 is
-# never used as it stands: the first step is improved Euler.
+# Adams-Bashforth: row n weighs eps of this step and of up to three before, with n of those known. Row 0, Euler's step, is
+# that of a first step which is also the last; other first steps are improved Euler.
 _WEIGHTS = (
     (1.0, 0.0, 0.0, 0.0),
     (3 / 2, -1 / 2, 0.0, 0.0),
@@ -27,8 +27,11 @@ _WEIGHTS = (
 def sampler(schedule: NoiseSchedule, *, final_alpha: str = "first") -> Sampler:
     """The original's PLMSSampler (ldm/models/diffusion/plms.py), deterministic.
 
-    The first step is improved Euler: eps at t, a DDIM step, eps there at t_prev (at t itself if the first
-    step is the last), and their mean; one more call of the network than there are steps.
+    The first step is improved Euler: eps at t, a DDIM step, eps there at t_prev, and their mean; one more call of the
+    network than there are steps. A first step that is also the last is Euler's: there is no t_prev, and the original, which
+    calls the network at t on the denoised picture (harmless only at its t = 1), has no use for the answer.
+    With a network of v, eps is what is extrapolated; diffusers' PNDM extrapolates v, which is of first order, and the original
+    takes v for eps.
     final_alpha: where the last step leads, as for ddim; the original's is 'first'.
     State: the last three eps, newest first, [3, B, ...].
 
@@ -43,15 +46,14 @@ def sampler(schedule: NoiseSchedule, *, final_alpha: str = "first") -> Sampler:
         log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
 
         def improved_euler():
-            t_next = jnp.where(info.t_prev < 0, info.t, info.t_prev)
-            eps_next, _ = eps_fn(transfer(x, eps, log_bar, log_bar_prev), batch_t(t_next, x))
+            eps_next, _ = eps_fn(transfer(x, eps, log_bar, log_bar_prev), batch_t(info.t_prev, x))
             return (eps + eps_next.astype(x.dtype)) / 2
 
         def multistep():
             weights = jnp.asarray(_WEIGHTS, x.dtype)[jnp.minimum(info.index, 3)]
             return weights[0] * eps + jnp.tensordot(weights[1:], history, 1, precision="highest")
 
-        combined = lax.cond(info.index == 0, improved_euler, multistep)
+        combined = lax.cond((info.index == 0) & (info.t_prev >= 0), improved_euler, multistep)
         history = jnp.concatenate([eps[None], history[:-1]])
         return history, transfer(x, combined, log_bar, log_bar_prev), taps
 

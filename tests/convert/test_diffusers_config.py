@@ -12,12 +12,9 @@ from ldm_jax.convert import (
     diffusers_config,
     diffusers_first_stage,
     diffusers_networks,
-    diffusers_scheduler,
     diffusers_unet,
     layout,
 )
-from ldm_jax.diffusion.schedule import make_schedule
-from ldm_jax.diffusion.timesteps import make_timesteps
 from ldm_jax.models.autoencoder import AutoencoderKL, VQModel
 from ldm_jax.models.unet import UNet
 from tests.models.test_unet_sizes import PUBLISHED, abstract_cond
@@ -197,71 +194,6 @@ def test_absent_options_are_diffusers_defaults():
 
 
 SD_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012}
-
-
-@pytest.mark.parametrize("sampler", diffusers_scheduler.SAMPLERS.values())
-@pytest.mark.parametrize("schedule", ["linear", "sqrt_linear", "squaredcos_cap_v2"])
-def test_schedulers_have_our_noise(sampler, schedule):
-    config = {
-        "schedule": SD_SCHEDULE | {"name": schedule},
-        "prediction_type": "v",
-        "sampling": {"sampler": sampler, "spacing": "leading"},
-    }
-    section = through_json(diffusers_scheduler.scheduler_json(config))
-    scheduler = getattr(diffusers, section["_class_name"]).from_config(section)
-    table = make_schedule(**config["schedule"])
-    np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), table.alphas_cumprod, rtol=2e-4, atol=1e-8)
-    back = diffusers_scheduler.scheduler_sections(section)
-    assert (back["schedule"], back["prediction_type"]) == (config["schedule"], "v")
-    assert back["sampling"]["sampler"] == sampler
-    assert back["sampling"]["spacing"] == ("dpm_leading" if sampler == "dpm_solver" else "leading")
-
-
-@pytest.mark.parametrize("spacing", ["leading", "leading_0", "uniform", "trailing"])
-def test_ddim_visits_our_timesteps_and_ends_where_the_original_does(spacing):
-    config = {"schedule": SD_SCHEDULE, "sampling": {"spacing": spacing}}
-    section = diffusers_scheduler.scheduler_json(config)
-    assert (section["clip_sample"], section["set_alpha_to_one"]) == (False, False)
-    scheduler = diffusers.DDIMScheduler.from_config(section)
-    scheduler.set_timesteps(50)
-    np.testing.assert_array_equal(scheduler.timesteps.numpy(), make_timesteps(spacing, 1000, 50))
-    assert scheduler.final_alpha_cumprod == scheduler.alphas_cumprod[0]
-    back = diffusers_scheduler.scheduler_sections(section)["sampling"]
-    assert "final_alpha" not in back
-    assert diffusers_scheduler.scheduler_json(dict(config, sampling=back)) == section
-
-
-def test_scheduler_defaults_options_and_refusals(caplog):
-    read = diffusers_scheduler.scheduler_sections
-    plain = read(
-        {"_class_name": "DDIMScheduler"}
-    )  # diffusers' defaults: a linear schedule, ends at the clean image
-    assert plain["schedule"] == {
-        "name": "sqrt_linear",
-        "num_timesteps": 1000,
-        "beta_start": 1e-4,
-        "beta_end": 0.02,
-    }
-    assert plain["sampling"] == {"sampler": "ddim", "spacing": "leading_0", "final_alpha": "one"}
-    euler = read({"_class_name": "EulerDiscreteScheduler", "rescale_betas_zero_snr": True})
-    assert euler["schedule"]["zero_terminal_snr"] and euler["sampling"]["spacing"] == "linspace"
-    assert not caplog.records
-    karras = read({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True})
-    assert karras["sampling"]["sampler"] == "dpm_solver" and "use_karras_sigmas" in caplog.text
-    other = read({"_class_name": "UniPCMultistepScheduler", "beta_schedule": "scaled_linear"})
-    assert other["sampling"]["sampler"] == "ddim" and "UniPCMultistepScheduler" in caplog.text
-    for bad in (
-        {"trained_betas": [0.1]},
-        {"beta_schedule": "sigmoid"},
-        {"prediction_type": "flow_prediction"},
-        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
-    ):
-        with pytest.raises(ValueError, match=next(iter(bad))):
-            read(bad)
-    with pytest.raises(ValueError, match="'sqrt' cannot be expressed"):
-        diffusers_scheduler.scheduler_json({"schedule": {"name": "sqrt"}})
-
-
 CLIP = {"vocab_size": 49408, "width": 64, "num_layers": 3, "num_heads": 4, "max_length": 77}
 CLIP_L = {"width": 24, "num_layers": 2, "num_heads": 4, "activation": "quick_gelu"}
 CLIP_G = {"width": 40, "num_layers": 2, "num_heads": 4, "activation": "gelu", "projection_dim": 32}

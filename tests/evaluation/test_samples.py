@@ -26,5 +26,5 @@ def test_what_the_model_recommends_is_asked_for_and_said(asked, expected):
     args = argparse.Namespace(**(dict(steps=50, guidance_scale=None, sampler="ddim", eta=None) | asked))
     model = pipeline.LatentDiffusion(None, {}, 1.0, dict(sampling=SAMPLING))
     found = measure_command.sampling_options(args, measure_command.Model(model, {}, ""))
-    assert found == expected | dict(final_alpha=None)
+    assert found == expected | dict(final_alpha=None, clip_denoised=None)
     assert model.settle(**found) == found  # sampling with them settles nothing else

@@ -182,6 +182,8 @@ def test_a_long_prompt_is_cut_with_a_warning(model, caplog):
         (dict(sampler="plms", eta=0.5), "takes no eta"),
         (dict(sampler="ddpm", final_alpha="one"), "takes no final_alpha"),
         (dict(final_alpha="two"), "final_alpha"),
+        (dict(sampler="euler", clip_denoised=1.0), "takes no clip_denoised"),
+        (dict(clip_denoised=0.0), "above 0"),
         (dict(seeds=[-1]), r"integers in \[0"),
         (dict(seeds=[]), "got none"),
         (dict(prompts=["a", "b"], seeds=[0, 1, 2]), "got 2 for 3 seeds"),
@@ -247,10 +249,18 @@ def test_what_is_not_asked_for_is_what_the_makers_recommend():
     model = pipeline.LatentDiffusion(
         system, random_params(system, gain=1.5), 1.0, dict(CONFIG, sampling=sampling)
     )
-    assert model.settle() == sampling | dict(final_alpha=None)
-    assert model.settle(eta=0.0, num_steps=9) == sampling | dict(final_alpha=None, eta=0.0, num_steps=9)
+    assert model.settle() == sampling | dict(final_alpha=None, clip_denoised=None)
+    assert model.settle(eta=0.0, num_steps=9) == sampling | dict(
+        final_alpha=None, clip_denoised=None, eta=0.0, num_steps=9
+    )
     # spacing and eta were recommended for a sampler that is not used
     other = model.settle(sampler="ddim")
     assert other == dict(
-        num_steps=4, guidance_scale=1.5, sampler="ddim", eta=None, spacing="uniform", final_alpha=None
+        num_steps=4,
+        guidance_scale=1.5,
+        sampler="ddim",
+        eta=None,
+        spacing="uniform",
+        final_alpha=None,
+        clip_denoised=None,
     )

@@ -117,18 +117,25 @@ def test_ddim_with_noise_to_the_clean_image(num_steps):
     check(ours, their_trajectory("ddim", theirs, num_steps, eta=1.0))
 
 
-@pytest.mark.parametrize("num_steps", [2, 7, 10, 25, 50])
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 10, 25, 50])
 @pytest.mark.parametrize("final_alpha", ["first", "one"])
 def test_plms(num_steps, final_alpha):
-    """PNDMScheduler with skip_prk_steps is this PLMS for every number of steps but one, with eps-models.
+    """PNDMScheduler with skip_prk_steps is this PLMS for every number of steps, with eps-models.
 
-    Its second timestep is there twice: the two calls of the first step. With one step it calls once (Euler) where
-    the original, and so this library, calls twice. With v-models it extrapolates v, and this library eps: it
+    Its second timestep is there twice: the two calls of the first step. With one step both call once (Euler) where
+    the original calls twice. With v-models it extrapolates v, and this library eps: it
     differs, and the original (which takes v for eps) has nothing to compare with.
     """
     theirs = make_theirs("plms", "eps", set_alpha_to_one=final_alpha == "one")
     ours = our_trajectory("plms", "eps", "leading", num_steps, final_alpha=final_alpha)
-    check(ours, their_trajectory("plms", theirs, num_steps)[1:])
+    check(ours, their_trajectory("plms", theirs, num_steps)[min(num_steps, 2) - 1 :])
+
+
+def test_one_step_of_plms_from_the_noisy_end():
+    """Where a second call, on the denoised picture at t = 999, would answer anything."""
+    theirs = make_theirs("plms", "eps", set_alpha_to_one=True, timestep_spacing="trailing")
+    ours = our_trajectory("plms", "eps", "trailing", 1, final_alpha="one")
+    check(ours, their_trajectory("plms", theirs, 1))
 
 
 @pytest.mark.parametrize("num_steps", [2, 10, 14, 15, 25, 50])

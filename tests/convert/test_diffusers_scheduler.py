@@ -1,0 +1,400 @@
+"""scheduler_config.json in and out, with diffusers' own classes as the oracle: timesteps, trajectories, defaults."""
+
+import ast
+import inspect
+import json
+from importlib import metadata, util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.convert import diffusers_config
+from ldm_jax.convert.diffusers_scheduler import SAMPLERS, not_said, scheduler_json, scheduler_sections
+from ldm_jax.convert.diffusers_scheduler_defaults import DEFAULTS, VERSION
+from ldm_jax.diffusion.process import to_eps_fn
+from ldm_jax.diffusion.schedule import make_schedule
+from ldm_jax.diffusion.timesteps import SPACINGS, make_timesteps
+from ldm_jax.find import find
+from ldm_jax.samplers.base import StepInfo
+from tests.samplers.test_parity_diffusers import NOISES, X_T, injected, toy, toy_torch
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+SD_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012}
+SD_NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+STEP_COUNTS = (1, 2, 4, 10, 30)
+# what a file of each sampler's class can say to the timestep
+SAID = {
+    **dict.fromkeys(("ddim", "plms", "ddpm"), ("leading", "leading_0", "trailing", "linspace_rounded")),
+    **dict.fromkeys(("euler_ancestral", "heun"), ("leading", "leading_0", "trailing", "linspace")),
+    "euler": ("leading", "leading_0", "trailing", "linspace", "dpm_leading", "dpm_leading_0", "dpm_linspace"),
+    "dpm_solver": ("dpm_leading", "dpm_leading_0", "dpm_linspace", "trailing"),
+}
+
+
+def through_json(value):
+    return json.loads(json.dumps(value))
+
+
+def theirs_of(section):
+    return getattr(diffusers, section["_class_name"]).from_config(section)
+
+
+def visited(scheduler, num_steps):
+    """Their timesteps, each once: PNDM and Heun list some twice."""
+    scheduler.set_timesteps(num_steps)
+    steps = scheduler.timesteps.numpy()
+    return steps[np.append(True, np.diff(steps) != 0)]
+
+
+def signature_of(name):
+    """{option: default}; by its source where a class cannot be imported for want of a package that only it needs."""
+    cls = getattr(diffusers, name)
+    if not (name == "DPMSolverSDEScheduler" and util.find_spec("torchsde") is None):
+        return {k: p.default for k, p in list(inspect.signature(cls.__init__).parameters.items())[1:]}
+    path = Path(diffusers.__file__).parent / "schedulers" / "scheduling_dpmsolver_sde.py"
+    found = next(
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef) and n.name == name
+    )
+    arguments = next(n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__").args
+    return dict(
+        zip(
+            [a.arg for a in arguments.args[1:]],
+            [ast.literal_eval(d) for d in arguments.defaults],
+            strict=True,
+        )
+    )
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_diffusers(name):
+    if metadata.version("diffusers") != VERSION:
+        pytest.skip(f"the table is of diffusers {VERSION}")
+    assert signature_of(name) == DEFAULTS[name]
+
+
+READ = [name for name in DEFAULTS if name not in ("DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler")]
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        *({"timestep_spacing": "leading", "steps_offset": offset} for offset in (0, 1, 3)),
+        {"timestep_spacing": "linspace"},
+        {"timestep_spacing": "trailing"},
+    ],
+)
+def test_a_file_visits_what_its_class_does(name, options):
+    """Also those read as ddim. One step of 'linspace' is the clean end there, where nothing can be drawn from noise."""
+    section = {"_class_name": name, **SD_NOISE, **options}
+    section |= {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    scheduler, spacing = theirs_of(section), scheduler_sections(section)["sampling"]["spacing"]
+    for num_steps in STEP_COUNTS:
+        ours, theirs = make_timesteps(spacing, 1000, num_steps), visited(scheduler, num_steps)
+        if name in ("LCMScheduler", "TCDScheduler"):  # of 50 steps of their own
+            assert ours[0] == theirs[0] == 999 and np.abs(ours - theirs[: len(ours)]).max() <= 20
+        elif num_steps == 1 and spacing.startswith("linspace"):
+            assert (ours, theirs) == (999, 0)
+        elif name.startswith("KDPM2"):  # their second calls lie between the timesteps, or are at the next one
+            assert np.isin(ours, theirs.astype(ours.dtype)).all()
+        else:
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values())
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_round_trip_visits_the_same_timesteps_or_is_told(sampler, spacing):
+    config = {"schedule": SD_SCHEDULE, "prediction_type": "eps"}
+    whole = config | {"sampling": {"sampler": sampler, "spacing": spacing}}
+    section, words = through_json(scheduler_json(whole)), " ".join(not_said(whole))
+    told = f"no timestep spacing '{spacing}'" in words
+    assert told == (spacing not in SAID[sampler])
+    back = scheduler_sections(section)
+    assert {k: back[k] for k in config} == config
+    assert back["sampling"]["sampler"] == sampler
+    assert told or back["sampling"] == {"sampler": sampler, "spacing": spacing}
+    scheduler = theirs_of(section)
+    for num_steps in STEP_COUNTS:
+        ours = make_timesteps(back["sampling"]["spacing"], 1000, num_steps)
+        if num_steps > 1 or not back["sampling"]["spacing"].startswith("linspace"):
+            np.testing.assert_array_equal(ours, visited(scheduler, num_steps))
+        if not told:
+            np.testing.assert_array_equal(ours, make_timesteps(spacing, 1000, num_steps))
+        elif "where the number of steps does not divide 1000" in words and 1000 % num_steps == 0:
+            np.testing.assert_array_equal(ours, make_timesteps(spacing, 1000, num_steps))
+
+
+def their_result(section, num_steps, monkeypatch):
+    scheduler, noises = theirs_of(section), iter(NOISES)
+    module = inspect.getmodule(type(scheduler))
+    if hasattr(module, "randn_tensor"):
+        monkeypatch.setattr(module, "randn_tensor", lambda shape, **options: torch.tensor(next(noises)))
+    scheduler.set_timesteps(num_steps)
+    exploding = section["_class_name"].startswith(("Euler", "Heun"))
+    x = torch.tensor(X_T) * ((scheduler.sigmas[0] ** 2 + 1) ** 0.5 if exploding else 1)
+    for t in scheduler.timesteps:
+        prediction = toy_torch(scheduler.scale_model_input(x, t), float(t))
+        x = scheduler.step(prediction, t, x).prev_sample
+    return x.numpy()
+
+
+def our_results(section):
+    """{number of steps: the result}, sampled as the file is read; the step is compiled once."""
+    read = scheduler_sections(section)
+    schedule, options = make_schedule(**read["schedule"]), dict(read["sampling"])
+    make, spacing = find("samplers", options.pop("sampler")).sampler, options.pop("spacing")
+    if "noise_fn" in inspect.signature(make).parameters:
+        options["noise_fn"] = injected
+    sampler, eps_fn = make(schedule, **options), to_eps_fn(toy, schedule, read["prediction_type"])
+    step = jax.jit(lambda state, x, info: sampler.step(eps_fn, state, x, info)[:2])
+    results = {}
+    for num_steps in STEP_COUNTS:
+        steps, state, x = make_timesteps(spacing, 1000, num_steps), sampler.init(jnp.asarray(X_T)), X_T
+        for i, (t, t_prev) in enumerate(zip(steps, np.append(steps[1:], steps.dtype.type(-1)), strict=True)):
+            state, x = step(state, x, StepInfo(np.int32(i), t, t_prev, jax.random.key(0)))
+        results[num_steps] = np.asarray(x)
+    return results
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("DDIMScheduler", {}),  # clips at 1 by default
+        ("DDIMParallelScheduler", {"clip_sample_range": 0.5, "steps_offset": 1}),
+        ("DDPMScheduler", {}),
+        ("DDPMScheduler", {"timestep_spacing": "linspace", "clip_sample": False}),
+        ("DDPMScheduler", {"variance_type": "fixed_large", "prediction_type": "v_prediction"}),
+        ("DDPMScheduler", {"variance_type": "fixed_small_log", "timestep_spacing": "trailing"}),
+        ("HeunDiscreteScheduler", {"clip_sample": True, "timestep_spacing": "trailing"}),
+        ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1}),
+        ("PNDMScheduler", {"skip_prk_steps": True, "timestep_spacing": "trailing", "set_alpha_to_one": True}),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading"}),
+        ("DPMSolverMultistepScheduler", {"lower_order_final": False, "euler_at_final": True}),
+        ("DPMSolverMultistepScheduler", {"solver_order": 1, "final_sigmas_type": "sigma_min"}),
+        ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min", "timestep_spacing": "trailing"}),
+        ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "steps_offset": 2}),
+        ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing", "use_karras_sigmas": True}),
+    ],
+)
+def test_a_file_that_is_read_without_a_word_samples_as_its_class(name, options, monkeypatch, caplog):
+    """Trailing steps of DDIM and PNDM are chains there only where their number divides that of the timesteps."""
+    section = {"_class_name": name, **SD_NOISE, **options}
+    ours = our_results(section)
+    assert not caplog.records
+    for num_steps, result in ours.items():
+        if num_steps == 30 and name == "PNDMScheduler" and options.get("timestep_spacing") == "trailing":
+            continue
+        if (
+            num_steps == 1
+            and options.get("timestep_spacing", DEFAULTS[name]["timestep_spacing"]) == "linspace"
+        ):
+            if name not in ("DPMSolverMultistepScheduler",):
+                continue
+        theirs = their_result(section, num_steps, monkeypatch)
+        error = np.sqrt(np.square(result - theirs).mean() / np.square(theirs).mean())
+        assert error < 2e-5, (num_steps, error)
+
+
+UNREADABLE = [
+    ({"trained_betas": [0.1]}, "trained_betas"),
+    ({"beta_schedule": "sigmoid"}, "beta_schedule"),
+    ({"prediction_type": "flow_prediction"}, "prediction_type"),
+    ({"timestep_spacing": "quadratic"}, "timestep_spacing"),
+    ({"steps_offset": -1}, "steps_offset"),
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
+    ({"_class_name": "FlowMatchHeunDiscreteScheduler", **SD_NOISE}, "FlowMatchHeunDiscreteScheduler"),
+    ({"_class_name": "EDMEulerScheduler", **SD_NOISE}, "EDMEulerScheduler"),
+    ({"_class_name": "EDMDPMSolverMultistepScheduler", **SD_NOISE}, "EDMDPMSolverMultistepScheduler"),
+    ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
+    ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
+    ({"_class_name": "DPMSolverMultistepScheduler", "variance_type": "learned_range"}, "variance_type"),
+    ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "variance_type"),
+    ({"_class_name": "DDPMScheduler", "variance_type": "fixed_large_log"}, "variance_type"),
+    (
+        {
+            "_class_name": "EulerDiscreteScheduler",
+            "timestep_type": "continuous",
+            "prediction_type": "v_prediction",
+        },
+        "timestep_type",
+    ),
+]
+
+
+@pytest.mark.parametrize("section, named", UNREADABLE)
+def test_another_process_is_refused_by_name(section, named):
+    with pytest.raises(ValueError, match=named):
+        scheduler_sections({"_class_name": "DDIMScheduler"} | section)
+
+
+TOLD = [
+    ("DDIMScheduler", {"thresholding": True}, "thresholding"),
+    ("DDIMScheduler", {"timestep_spacing": "linspace"}, "linspace"),
+    ("PNDMScheduler", {}, "skip_prk_steps"),
+    ("PNDMScheduler", {"skip_prk_steps": True, "prediction_type": "v_prediction"}, "extrapolates v"),
+    ("DDPMScheduler", {"variance_type": "fixed_large", "steps_offset": 1}, "fixed_large"),
+    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas"),
+    ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}, "use_lu_lambdas"),
+    ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1}, "lambda_min_clipped"),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3}, "solver_order"),
+    ("DPMSolverMultistepScheduler", {"solver_type": "heun"}, "solver_type"),
+    (
+        "DPMSolverMultistepScheduler",
+        {"lower_order_final": False, "final_sigmas_type": "sigma_min"},
+        "lower_order_final",
+    ),
+    (
+        "DPMSolverMultistepScheduler",
+        {"euler_at_final": True, "final_sigmas_type": "sigma_min"},
+        "euler_at_final",
+    ),
+    ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, "use_beta_sigmas"),
+    ("EulerDiscreteScheduler", {"interpolation_type": "log_linear"}, "interpolation_type"),
+    ("HeunDiscreteScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ("UniPCMultistepScheduler", {}, "UniPCMultistepScheduler"),
+]
+
+
+@pytest.mark.parametrize("name, options, word", TOLD)
+def test_another_way_of_sampling_is_told(name, options, word, caplog):
+    scheduler_sections({"_class_name": name, **SD_NOISE, **options})
+    assert len(caplog.records) == 1 and word in caplog.text and name in caplog.text
+
+
+PUBLISHED = [  # schedulers that models of this family are published with, options that their class ignores among them
+    ({"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1, "clip_sample": False}, "plms", "leading"),
+    ({"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}, "ddim", "leading"),
+    ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1}, "euler", "leading"),
+    ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", "skip_prk_steps": True}, "euler", "trailing"),
+    ({"_class_name": "EulerAncestralDiscreteScheduler", "steps_offset": 1}, "euler_ancestral", "linspace"),
+    ({"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -float("inf")}, "dpm_solver", "dpm_linspace"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section, sampler, spacing", PUBLISHED)
+def test_published_schedulers_are_read_without_a_word(section, sampler, spacing, caplog):
+    read = scheduler_sections(section | SD_NOISE)
+    assert read == {
+        "schedule": SD_SCHEDULE,
+        "prediction_type": "eps",
+        "sampling": {"sampler": sampler, "spacing": spacing},
+    }
+    assert not caplog.records
+
+
+def test_the_class_that_the_pipeline_names_counts():
+    """As in diffusers, which opens the folder's file with the class of model_index.json."""
+    section = {"_class_name": "PNDMScheduler", "steps_offset": 1, **SD_NOISE}
+    read = scheduler_sections(section, "DDIMScheduler")["sampling"]
+    assert read == {"sampler": "ddim", "spacing": "leading", "final_alpha": "one", "clip_denoised": 1.0}
+    assert diffusers_config._class_of(["diffusers", "DDIMScheduler"]) == "DDIMScheduler"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values())
+@pytest.mark.parametrize("schedule", ["linear", "sqrt_linear", "squaredcos_cap_v2", "cosine"])
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_schedulers_have_our_noise(sampler, schedule, zero_terminal_snr):
+    """But zero terminal SNR under PNDM and Heun, which keep the option and have none: that is told."""
+    config = {
+        "schedule": SD_SCHEDULE
+        | {"name": schedule}
+        | ({"zero_terminal_snr": True} if zero_terminal_snr else {}),
+        "prediction_type": "v",
+        "sampling": {"sampler": sampler, "spacing": "trailing"},
+    }
+    section = through_json(scheduler_json(config))
+    told = zero_terminal_snr and sampler in ("plms", "heun")
+    assert ("ignores rescale_betas_zero_snr" in " ".join(not_said(config))) == told
+    if not told:
+        table = make_schedule(**config["schedule"]).alphas_cumprod
+        np.testing.assert_allclose(theirs_of(section).alphas_cumprod.numpy(), table, rtol=2e-4, atol=6e-8)
+    back = scheduler_sections(section)
+    name = "squaredcos_cap_v2" if schedule == "cosine" else schedule
+    assert back == config | {"schedule": config["schedule"] | {"name": name}}
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"sampler": "ddim", "spacing": "leading", "final_alpha": "one", "clip_denoised": 0.5},
+        {"sampler": "ddpm", "spacing": "leading_0", "clip_denoised": 1.0},
+        {"sampler": "heun", "spacing": "linspace", "clip_denoised": 2.0},
+        {"sampler": "plms", "spacing": "leading", "final_alpha": "one"},
+        {"sampler": "dpm_solver", "spacing": "dpm_linspace", "final_alpha": "first"},
+        {"sampler": "euler", "spacing": "dpm_leading", "final_alpha": "first"},
+        {"sampler": "euler", "spacing": "leading_7"},
+    ],
+)
+def test_options_come_back(sampling):
+    config = {"schedule": SD_SCHEDULE, "prediction_type": "eps", "sampling": sampling}
+    assert scheduler_sections(through_json(scheduler_json(config))) == config
+    assert not list(not_said(config))
+
+
+def test_the_variance_comes_back():
+    config = {
+        "schedule": SD_SCHEDULE | {"v_posterior": 1.0},
+        "prediction_type": "x_start",
+        "sampling": {"sampler": "ddpm", "spacing": "leading_0"},
+    }
+    assert scheduler_sections(through_json(scheduler_json(config))) == config
+    assert not list(not_said(config))
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (
+            {"sampling": {"sampler": "euler_ancestral", "spacing": "leading", "final_alpha": "first"}},
+            "final_alpha",
+        ),
+        ({"sampling": {"sampler": "heun", "spacing": "leading", "final_alpha": "first"}}, "final_alpha"),
+        ({"sampling": {"spacing": "leading", "eta": 1.0}}, "eta"),
+        ({"sampling": {"sampler": "euler_ancestral", "spacing": "leading", "eta": 0.5}}, "eta"),
+        ({"sampling": {"sampler": "plms", "spacing": "leading"}, "prediction_type": "v"}, "extrapolates v"),
+        ({"sampling": {"spacing": "linspace_rounded"}}, "steps under 'linspace'"),
+        ({"sampling": {"spacing": "leading"}, "schedule": SD_SCHEDULE | {"v_posterior": 0.5}}, "v_posterior"),
+        (
+            {
+                "sampling": {"sampler": "ddpm", "spacing": "leading"},
+                "schedule": SD_SCHEDULE | {"v_posterior": 1},
+            },
+            "last picture",
+        ),
+    ],
+)
+def test_what_a_file_cannot_say_is_told(change, word):
+    (told,) = not_said({"schedule": SD_SCHEDULE} | change)
+    assert word in told
+
+
+def test_what_a_folder_cannot_say_is_told():
+    config = {
+        "schedule": SD_SCHEDULE,
+        "conditioning": {"name": "clip"},
+        "sampling": {"spacing": "leading", "num_steps": 1, "guidance_scale": 7.5},
+    }
+    (told,) = diffusers_config.not_said(config)
+    assert "num_steps 1" in told and "StableDiffusionPipeline takes 50" in told
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"schedule": {"name": "sqrt"}}, "'sqrt' cannot be expressed"),
+        ({"schedule": {"name": "cosine", "cosine_s": 0.02}}, "schedule"),
+        ({"schedule": SD_SCHEDULE, "sampling": {"spacing": "karras"}}, "spacing='karras'"),
+        ({"schedule": SD_SCHEDULE, "sampling": {"sampler": "unipc"}}, "sampler='unipc'"),
+        ({"schedule": SD_SCHEDULE, "sampling": {"sampler": "plms"}, "prediction_type": "x_start"}, "plms"),
+    ],
+)
+def test_what_diffusers_has_not_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        scheduler_json(config)
