@@ -28,8 +28,14 @@ if __name__ == "__main__":
 from benchmarks import report  # noqa: E402  (a script has its own folder on the path, and not the repository)
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention.jsonl"
-# (examples, queries, heads, channels of a head), keys: of the networks in configs/, at batches that fit a small machine.
+# (examples, queries, heads, channels of a head), keys: of the networks in configs/, at batches that fit a small machine; first
+# those of configs/shapes_text.py, as it is trained.
 SHAPES = [
+    ((32, 256, 2, 32), 256),
+    ((32, 256, 2, 32), 20),
+    ((32, 64, 4, 32), 64),
+    ((32, 64, 4, 32), 20),
+    ((128, 256, 8, 32), 256),
     ((4, 1024, 8, 8), 1024),
     ((4, 1024, 8, 8), 77),
     ((4, 256, 8, 16), 256),
@@ -43,14 +49,16 @@ SHAPES = [
 
 
 def ways(q: jax.Array, k: jax.Array) -> dict[str, Callable]:
-    """By name: plain XLA, slices of several sizes in bytes of logits, and what `attend` takes."""
+    """By name: plain XLA, one piece whose weights the backward pass computes again, slices of several sizes in bytes of logits,
+    and what `attend` takes."""
     total = q.shape[0] * attention.logits_bytes(q, k)
     slices = {
         f"slices of {size >> 20} MB": partial(attention.attend_in_slices, most=size, one_by_one=True)
         for size in (2**21, 2**22, 2**23, 2**24)
         if size < total
     }
-    return dict(plain=attention.attend_plainly) | slices | dict(attend=attention.attend)
+    whole = dict(whole=partial(attention.attend_in_slices, most=total, one_by_one=True))
+    return dict(plain=attention.attend_plainly) | whole | slices | dict(attend=attention.attend)
 
 
 def seconds(fn: Callable, args: tuple) -> float:

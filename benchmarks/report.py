@@ -46,6 +46,7 @@ WANTED = (
     Row("forward", "small", 4, "cpu"),
     Row("gradients", "small", 4, "cpu"),
     Row("train_step", "small", 4, "cpu"),
+    Row("train_step", "shapes", 32, "cpu"),
     Row("sampling", "sd1", 1, H200),
     Row("sampling", "sd1", 4, H200),
     Row("sampling", "sd1", 16, H200),

@@ -38,9 +38,9 @@ from benchmarks import report, speed_turns  # noqa: E402  (a script has its own 
 
 RESULTS = ROOT / "benchmarks" / "results" / "speed.jsonl"
 QUESTIONS = ("forward", "gradients", "train_step", "sampling", "decode", "first_image")
-MODELS = ("tiny", "tiny_sdxl", "tiny_ldm4", "small", "sd1", "sdxl", "ldm4")
+MODELS = ("tiny", "tiny_sdxl", "tiny_ldm4", "small", "shapes", "sd1", "sdxl", "ldm4")
 STEPS = dict(sdxl=30)
-BATCH = dict(small=4)
+BATCH = dict(small=4, shapes=32)
 # Between turns, so that threads of the one side that spin while they wait for work have gone to sleep.
 PAUSE = 0.3
 # Of float32 answers: the error relative to the answer's norm, and for pictures the largest difference of 255.

@@ -49,6 +49,17 @@ SMALL = dict(
     schedule=dict(name="linear", num_timesteps=1000, beta_start=0.00085, beta_end=0.012),
     prediction_type="eps",
 )
+# The shapes text model's, at the batch that it is trained with. diffusers' network resamples by convolutions and has no coordinates.
+SHAPES = dict(
+    image_size=64,
+    first_stage=config_base.SHAPES_FIRST_STAGE,
+    scale_factor=0.275,
+    model=dict(config_base.SHAPES_TEXT_UNET, conv_resample=True, coordinates=False),
+    conditioning=dict(name="clip", width=128, num_layers=2, num_heads=4, max_length=20),
+    schedule=dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195),
+    prediction_type="eps",
+)
+OWN = dict(small=SMALL, shapes=SHAPES)
 QUESTIONS = ("forward", "gradients", "train_step", "sampling", "decode")
 LENGTH_OF_BLOCK = 1_048_573  # a prime, so that no row of a matrix repeats another
 TINY_VOCABULARY = 64
@@ -56,8 +67,8 @@ TINY_VOCABULARY = 64
 
 def read_config(name: str, dtype: str = "float32") -> dict[str, Any]:
     """The config of a second stage, sampled with DDIM at diffusers' timesteps, computing in dtype, with nothing recomputed."""
-    if name == "small":
-        config = json.loads(json.dumps(SMALL))
+    if name in OWN:
+        config = json.loads(json.dumps(OWN[name]))
     else:
         file, argument = CONFIGS[name]
         config = load_config(ROOT / "configs" / f"{file}.py", argument)

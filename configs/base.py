@@ -208,7 +208,22 @@ def diffusion(
 # ------------------------------------------------------------------------------------------- the shapes world
 
 
-# The UNet of configs/shapes_text.py, which the other tasks of the shapes world start from.
+# The UNet of configs/shapes_text.py: attention at 16 x 16 and 8 x 8 latent cells, whose maps show small objects as well.
+SHAPES_TEXT_UNET = dict(
+    in_channels=4,
+    out_channels=4,
+    channels=64,
+    channel_mult=[1, 2, 3],
+    num_res_blocks=1,
+    conv_resample=False,
+    attention_levels=[0, 1],
+    head_dim=32,
+    transformer_depth=1,
+    context_dim=128,
+    num_groups=16,
+    coordinates=True,
+)
+# The UNet of the shipped model, which the other tasks of the shapes world start from.
 SHAPES_UNET = dict(
     in_channels=4,
     out_channels=4,

@@ -107,16 +107,26 @@ def _on_cuda(q: Array, k: Array, v: Array) -> Array:
 
 
 def _on_cpu(q: Array, k: Array, v: Array) -> Array:
-    # With fewer queries at a time than channels, the sums of the keys' gradients would be larger than the logits.
-    whole, most = q.shape[0] * logits_bytes(q, k), max(CACHE, 4 * k.shape[1] * k.shape[3])
-    return attend_in_slices(q, k, v, whole if whole <= 2 * most else most, one_by_one=True)
+    return attend_in_slices(q, k, v, cpu_logits(q, k), one_by_one=True)
+
+
+def cpu_logits(q: Array, k: Array) -> int:
+    """How many bytes of logits a CPU computes at a time, by the first row of CPU that the shapes of q and k fit; else all."""
+    head = 4 * q.shape[1] * k.shape[1]
+    whole = q.shape[0] * q.shape[2] * head
+    for row in CPU:
+        if head >= row.head and whole > row.whole:
+            # With fewer queries at a time than channels, the sums of the keys' gradients would be larger than the logits.
+            return max(row.together, 4 * k.shape[1] * k.shape[3])
+    return whole
 
 
 def _in_slices(q: Array, k: Array, v: Array) -> Array:
     return attend_in_slices(q, k, v, q.shape[0] * MOST_LOGITS)
 
 
-# cpu: `python benchmarks/attention.py`: gradients of 4 x 1024 queries and keys, 8 heads of 8, in less than half of the plain time.
+# cpu: `python benchmarks/attention.py`: gradients of 4 x 1024 queries and keys, 8 heads of 8, and of 32 x 256, 2 heads of 32, in less
+# than half of the plain time.
 # cuda: never measured here, no device; cuDNN's kernel keeps the logits on the chip, as the one for TPUs does.
 # tpu: compiled for a v5e, self-attention of 8 x 4096 queries, 8 heads of 40, moves 0.44 GB with its projections; in plain XLA its
 # three largest instructions alone move 13.0 GB.
@@ -125,7 +135,24 @@ KERNELS = (
     Kernel("cuda", _pays_on_cuda, _on_cuda),
     Kernel("cpu", lambda q, k: True, _on_cpu),
 )
-CACHE = 2**22  # bytes of logits that a CPU computes at a time, of all examples
+
+
+class CpuRow(NamedTuple):
+    """Where one head has at least `head` bytes of logits, and all heads of all examples more than `whole`: `together` at a time."""
+
+    head: int
+    whole: int
+    together: int
+
+
+# `python benchmarks/attention.py`, whose shapes they are; milliseconds of forward and gradients on two cores, all at once : 4 MB at a
+# time. A head of 1 MB leaves a core's cache between its two products; smaller ones do not, and lose by the loop.
+CPU = (
+    CpuRow(2**20, 2**23, 2**22),  # 4 x 1024 queries, 8 heads of 8: 578 : 112
+    CpuRow(
+        0, 2**25, 2**22
+    ),  # 128 x 256 queries, 8 heads of 32: 1136 : 1017, and a sixty-fourth of the memory
+)  # below: 32 x 256 queries, 2 heads of 32: 33 : 46
 # Elsewhere: in slices where one example's logits are more bytes than this.
 MOST_LOGITS = 2**26
 

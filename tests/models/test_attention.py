@@ -75,10 +75,25 @@ def test_many_logits_are_computed_in_slices(monkeypatch):
     assert "length=4" in jaxpr
     # On a CPU one head after the other, each 1,792 bytes of logits.
     q = random(2, 64, 3, 4)
-    monkeypatch.setattr(attention, "CACHE", 500)
+    monkeypatch.setattr(attention, "CPU", (attention.CpuRow(1000, 2000, 500),))
     jaxpr = str(jax.make_jaxpr(lambda *args: attend(*args))(q, k, v))
     assert "length=6" in jaxpr and "length=3" in jaxpr
     np.testing.assert_allclose(attend(q, k, v), attend_plainly(q, k, v), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys", "megabytes"),
+    [
+        ((4, 1024, 8, 8), 1024, 4),  # the yardstick of benchmarks/speed.py
+        ((32, 256, 2, 32), 256, 16),  # the shapes text model in training: all, as slices would make it slower
+        ((32, 256, 2, 32), 20, 1.25),
+        ((1, 4096, 1, 512), 4096, 8),  # 512 queries, no fewer than channels
+        ((512, 256, 8, 32), 256, 4),  # a gigabyte, of small heads
+    ],
+)
+def test_what_a_cpu_attends_to_at_a_time(shape, keys, megabytes):
+    q, k = (jax.ShapeDtypeStruct((shape[0], n, *shape[2:]), jnp.float32) for n in (shape[1], keys))
+    assert attention.cpu_logits(q, k) == megabytes * 2**20
 
 
 def test_attention_to_one_key_is_its_value():
