@@ -47,6 +47,33 @@ def warmup_cosine(num_steps: int, warm_up_steps: int = 0, final: float = 0.0) ->
     return lambda_warmup_cosine(warm_up_steps, final, 1.0, 0.0, num_steps)
 
 
+def warmup_stable_decay(
+    warm_up_steps: int = 0, decay_from: int | None = None, decay_steps: int = 0, final: float = 0.0
+) -> Multiplier:
+    """Linear from 0 to 1 over warm_up_steps, then 1; from step decay_from on, down to `final` within decay_steps, by 1 - sqrt(the part
+    of them that is done), and `final` from there on. decay_from None: never.
+
+    A run has no end until it is given one: it goes on at the constant rate, and whenever a model is wanted it is resumed with
+    decay_from at the step where it stands. Source: Hu et al. 2024, MiniCPM (arXiv:2404.06395), section 4; the square root: Hägele et
+    al. 2024 (arXiv:2405.18392), section 3.
+    Raises: ValueError for a decay that begins within the warm-up or takes no step.
+    """
+    warm = constant(warm_up_steps)
+    if decay_from is None:
+        return warm
+    if decay_from < warm_up_steps or decay_steps < 1:
+        raise ValueError(
+            f"warmup_stable_decay: got a decay of {decay_steps} steps from step {decay_from} on, expected at least 1 step, "
+            f"after the warm-up of {warm_up_steps}"
+        )
+
+    def multiplier(step):
+        done = jnp.clip((jnp.float32(step) - decay_from) / decay_steps, 0.0, 1.0)
+        return warm(step) * (1 - (1 - final) * jnp.sqrt(done))
+
+    return multiplier
+
+
 def _ramp(n: Array, steps: Array | float, start: Array | float, end: Array | float) -> Array:
     return start + (end - start) * n / jnp.maximum(steps, 1.0)
 
@@ -149,7 +176,14 @@ def lambda_warmup_cosine2(
 
 SCHEDULES = {
     f.__name__: f
-    for f in (constant, warmup_cosine, lambda_linear, lambda_warmup_cosine, lambda_warmup_cosine2)
+    for f in (
+        constant,
+        warmup_cosine,
+        warmup_stable_decay,
+        lambda_linear,
+        lambda_warmup_cosine,
+        lambda_warmup_cosine2,
+    )
 }
 # torch's AdamW as the original builds it for the diffusion models, and its Adam for the first stages.
 OPTIMIZERS = {
@@ -161,8 +195,8 @@ OPTIMIZERS = {
 def make_lr_schedule(learning_rate: float, schedule: Mapping | None = None) -> optax.Schedule:
     """step [] int32 -> learning rate [] float32: `learning_rate` times the multiplier of a named schedule.
 
-    schedule: {'name': ..., its options}; names: constant, warmup_cosine, lambda_linear, lambda_warmup_cosine,
-      lambda_warmup_cosine2. None is constant.
+    schedule: {'name': ..., its options}; names: constant, warmup_cosine, warmup_stable_decay, lambda_linear,
+      lambda_warmup_cosine, lambda_warmup_cosine2. None is constant.
     Raises: ValueError for an unknown name (listing the known ones) or options that the schedule does not
     take.
     """

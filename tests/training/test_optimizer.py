@@ -57,6 +57,19 @@ def test_warmup_cosine_and_constant():
     assert make_lr_schedule(3.0)(7) == 3.0
 
 
+def test_a_rate_that_stays_until_it_is_told_to_fall():
+    steps = jnp.array([0, 5, 10, 100, 104, 109, 116, 500])
+    options = dict(name="warmup_stable_decay", warm_up_steps=10)
+    stays = make_lr_schedule(2.0, options)
+    np.testing.assert_allclose(jax.vmap(stays)(steps), [0, 1] + 6 * [2], rtol=1e-6)
+    falls = make_lr_schedule(2.0, options | dict(decay_from=100, decay_steps=16, final=0.1))
+    # a quarter, three quarters and all of the way down after 1/16, 9/16 and 16/16 of the steps
+    np.testing.assert_allclose(jax.vmap(falls)(steps), [0, 1, 2, 2, 1.1, 0.65, 0.2, 0.2], rtol=1e-5)
+    for wrong in (dict(decay_from=9, decay_steps=5), dict(decay_from=100)):
+        with pytest.raises(ValueError, match="expected at least 1 step, after the warm-up of 10"):
+            make_lr_schedule(2.0, options | wrong)
+
+
 def test_learning_rate():
     assert learning_rate(2e-6, 4, 8, 2) == pytest.approx(2e-6 * 64)
     assert learning_rate(2e-6, 4, 8, 2, scale_lr=False) == 2e-6
@@ -117,7 +130,7 @@ def test_accumulation_averages_gradients_and_counts_optimizer_steps():
         (lambda: make_optimizer("adam", 0.1, weight_decay=0.1), "weight_decay"),
         (lambda: make_optimizer("adam", 0.1, clip_norm=0.0), "clip_norm"),
         (lambda: make_optimizer("adam", 0.1, accumulate=0), "accumulate"),
-        (lambda: make_lr_schedule(0.1, dict(name="poly")), "constant, warmup_cosine, lambda_linear"),
+        (lambda: make_lr_schedule(0.1, dict(name="poly")), "constant, warmup_cosine, warmup_stable_decay"),
         (lambda: make_lr_schedule(0.1, dict(name="constant", warmup=3)), "warmup"),
         (
             lambda: make_lr_schedule(0.1, dict(name="warmup_cosine", num_steps=5, warm_up_steps=5)),
