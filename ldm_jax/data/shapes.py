@@ -62,6 +62,13 @@ class ShapesSource:
         left out at random, as training wants it; without, the full description."""
         return world.caption(self.scene(index), rng)
 
+    def described(self, index: int, rng: np.random.Generator | None = None) -> tuple[str, list]:
+        """`caption`, and for each of its phrases (start, end, mask): caption[start:end] speaks of what covers mask [64, 64] float32,
+        the part of each pixel, in [0, 1]."""
+        scene = self.scene(index)
+        caption, phrases = world.described(scene, rng)
+        return caption, [(p.start, p.end, world.objects_mask(scene, p.objects)) for p in phrases]
+
     def fingerprint(self) -> str:
         """Hex digest of what the split holds: its law (seed, split, length) and the first scenes as they are
         drawn."""

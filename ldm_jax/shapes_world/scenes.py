@@ -281,6 +281,12 @@ def instance_mask(scene: Scene) -> np.ndarray:
     return mask
 
 
+def objects_mask(scene: Scene, indices: Sequence[int]) -> np.ndarray:
+    """[64, 64] float32 in [0, 1]: how much of each pixel these of the scene's objects cover."""
+    objects = [scene.objects[i] for i in indices]
+    return np.max([coverage(o.shape, o.x, o.y, o.r) for o in objects], axis=0)
+
+
 def semantic_mask(scene: Scene) -> np.ndarray:
     """[64, 64] uint8: 0 is the background, class_label + 1 an object."""
     labels = np.asarray([0] + [class_label(o) + 1 for o in scene.objects], np.uint8)
@@ -296,26 +302,42 @@ def noun_phrase(obj: Object, *, with_size: bool = True, with_colour: bool = True
     return " ".join(words)
 
 
+class Phrase(NamedTuple):
+    """Some words of a caption, caption[start:end], and which of the scene's objects they speak of."""
+
+    start: int
+    end: int
+    objects: tuple[int, ...]
+
+
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     """Puts a scene into words, all of them true. Without `rng`: the full description, with a relation where one is clear.
 
     With it: the order of the objects, whether sizes are named (half of the time) and whether a relation is, at random.
     """
-    objects = list(scene.objects)
+    return described(scene, rng)[0]
+
+
+def described(scene: Scene, rng: np.random.Generator | None = None) -> tuple[str, tuple[Phrase, ...]]:
+    """`caption`, draw for draw, and its phrases: of each object its size, colour and shape, as far as they are said."""
+    order = list(range(len(scene.objects)))
     if rng is not None:
-        rng.shuffle(objects)
+        rng.shuffle(order)
+    objects = [scene.objects[i] for i in order]
     with_size = rng is None or rng.random() < 0.5
-    kinds = {(o.shape, o.colour, o.size) for o in objects}
-    if len(objects) > 1 and len(kinds) == 1:
-        first = objects[0]
-        words = [NUMBER_WORDS[len(objects)]] + [first.size] * with_size + [first.colour, plural(first.shape)]
-        return " ".join(words)
-    phrases = [noun_phrase(o, with_size=with_size) for o in objects]
-    if len(objects) == 1:
-        return phrases[0]
+    if len(objects) > 1 and len({(o.shape, o.colour, o.size) for o in objects}) == 1:
+        first, number = objects[0], NUMBER_WORDS[len(objects)]
+        said = " ".join([first.size] * with_size + [first.colour, plural(first.shape)])
+        start = len(number) + 1
+        return f"{number} {said}", (Phrase(start, start + len(said), tuple(order)),)
+    joins = [" and "] if len(objects) == 2 else [", ", " and "]
     if len(objects) == 2:
-        said = relation(*objects)
-        if said is not None and (rng is None or rng.random() < 0.6):
-            return f"{phrases[0]} {said} {phrases[1]}"
-        return f"{phrases[0]} and {phrases[1]}"
-    return f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
+        where = relation(*objects)
+        if where is not None and (rng is None or rng.random() < 0.6):
+            joins = [f" {where} "]
+    text, phrases = "", []
+    for n, (index, obj) in enumerate(zip(order, objects, strict=True)):
+        noun = noun_phrase(obj, with_size=with_size)
+        text += (joins[n - 1] if n else "") + noun
+        phrases.append(Phrase(len(text) - len(noun) + len("a "), len(text), (index,)))
+    return text, tuple(phrases)

@@ -3,7 +3,8 @@
 It is given the network, the conditioner and the schedule as functions and data; it knows no config and no data set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,7 @@ def make_loss(
     drop_condition: Callable,
     stratify: int = 0,
     logvar: Array | None = None,
+    terms: Mapping[str, float] = MappingProxyType({}),
     **loss_options,
 ) -> Callable:
     """loss(params, frozen, batch, seed, step) -> (scalar, metrics).
@@ -66,6 +68,8 @@ def make_loss(
     encode(frozen, batch, keys) -> latents [B,h,w,c].
     drop_condition(batch, keys) -> batch, with the condition of some examples replaced by the null condition.
     logvar: [T] float32, fixed; None is zeros, unless params hold one that is learned.
+    terms: further terms of the loss and their weights. With any, predict gives (prediction, {name: [B] float32}), and the metrics hold
+    the means under loss_<name>; `loss` is the sum of all, weighted.
     loss_options go to ldm_jax.diffusion.loss.diffusion_loss. metrics: its, and those of `loss_by_timestep`, unweighted.
     """
 
@@ -81,6 +85,7 @@ def make_loss(
         t = sample_timesteps(t_key, batch["position"], schedule.num_timesteps, stratify)
         x_t = process.q_sample(schedule, x_start, t, noise)
         prediction = predict(params, frozen, x_t, t, drop_condition(batch, drop_key), network_key)
+        prediction, further = prediction if terms else (prediction, {})
         target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
         total, per_example, metrics = diffusion_loss.diffusion_loss(
             prediction,
@@ -91,6 +96,11 @@ def make_loss(
             logvar=params.get("logvar", logvar),
             **loss_options,
         )
+        for name, weight in terms.items():
+            metrics[f"loss_{name}"] = further[name].mean()
+            total = total + weight * metrics[f"loss_{name}"]
+        if terms:
+            metrics["loss"] = total
         table = loss_by_timestep(per_example, t, schedule.num_timesteps)
         return total, dict(metrics, loss_by_timestep=table)
 

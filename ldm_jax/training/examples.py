@@ -11,7 +11,9 @@ import numpy as np
 from ldm_jax.data import derive, pipeline
 from ldm_jax.data.latents import TEXT
 from ldm_jax.system import System
+from ldm_jax.training import token_masks
 
+MASKS = "token_masks"  # of an example: [L, h, w] float32 (training/token_masks.py)
 NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive")  # keys of config.data
 
 
@@ -19,6 +21,11 @@ def open_source(config: Mapping[str, Any]) -> Any:
     """The data source that config.data names, with its own options. Raises: ValueError as pipeline.open_source."""
     options = {key: value for key, value in config["data"].items() if key not in NOT_THE_SOURCES}
     return pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
+
+
+def has_token_masks(config: Mapping[str, Any]) -> bool:
+    """Whether config.loss.token_masks asks for the masks of captions."""
+    return bool((config.get("loss", {}).get("token_masks") or {}).get("weight"))
 
 
 def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> Callable:
@@ -29,6 +36,7 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
     number each time, and from the source's random captions where it has them.
     """
     derived = derive.derivation(config["data"].get("derive") or {})
+    masked = has_token_masks(config)
 
     def conditions(example: dict, rng: np.random.Generator) -> tuple[dict, dict]:
         fields = source.pick(example, rng) if hasattr(source, "pick") else dict(example)
@@ -37,13 +45,17 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
         elif "image" in example:
             fields["image"] = crop(example["image"], rng)
         shown = ("moments", *TEXT) if "moments" in fields else ("image",)
-        if "prompts" in system.takes and hasattr(source, "caption"):
+        if masked:
+            fields["caption"], phrases = source.described(example["index"], rng)
+            size = system.latent_shape[:2]
+            fields[MASKS] = token_masks.of_caption(system.tokenizer, fields["caption"], phrases, size)
+        elif "prompts" in system.takes and hasattr(source, "caption"):
             fields["caption"] = source.caption(example["index"], rng)
         if "image" in fields:
             fields |= derived(fields["image"], rng)
         if "seeds" in system.takes:
             fields["seed"] = int(rng.integers(2**32))
-        return {name: fields[name] for name in shown if name in fields}, {
+        return {name: fields[name] for name in (*shown, MASKS) if name in fields}, {
             name: fields[field] for name, field in system.example.items() if field in fields
         }
 
@@ -83,6 +95,8 @@ def check_example(config: dict, system: System, source: Any) -> None:
     derived, kinds = set(data.get("derive") or {}), ", ".join(part.name for part in system.parts)
     fields = set(example) | derived | {"seed"} | ({"caption"} if hasattr(source, "caption") else set())
     cuts = data.get("recipe", "none") != "none" or data.get("flip")
+    if has_token_masks(config):
+        _check_masks(system, source, cuts)
     for name, field in system.example.items():
         if name in system.optional or field in fields:
             continue
@@ -100,3 +114,16 @@ def check_example(config: dict, system: System, source: Any) -> None:
             raise ValueError(
                 f"data.recipe cuts images and not their {field}, which {kinds!r} needs: take recipe 'none' and no flip"
             )
+
+
+def _check_masks(system: System, source: Any, cuts: bool) -> None:
+    """Raises: ValueError if there are no masks of captions, or not of what the network is shown."""
+    if system.tokenizer is None or len(system.parts) > 1:
+        kinds = ", ".join(part.name for part in system.parts) or "nothing"
+        raise ValueError(f"loss.token_masks needs a network conditioned on text alone, got one on {kinds}")
+    if not hasattr(source, "described"):
+        raise ValueError(f"loss.token_masks needs masks of what captions say, and {source!r} has none")
+    if cuts:
+        raise ValueError(
+            "loss.token_masks: data.recipe and flip cut images and not their masks: take recipe 'none', no flip"
+        )

@@ -107,6 +107,8 @@ class MomentsSource:
         if hasattr(source, "caption"):
             self.caption = source.caption
             self.fields -= {"caption"}
+        if hasattr(source, "described"):
+            self.described = source.described
 
     def __len__(self) -> int:
         return len(self.source)

@@ -17,7 +17,8 @@ from ldm_jax.diffusion.loss import diffusion_loss
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.params import is_below
 from ldm_jax.system import System
-from ldm_jax.training import diffusion_step, stored_text
+from ldm_jax.training import diffusion_step, stored_text, token_masks
+from ldm_jax.training.examples import MASKS
 from ldm_jax.types import PyTree
 
 
@@ -41,13 +42,21 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
             return diffusion_step.sample_latents(moments, keys, frozen["scale_factor"])
         return moments * frozen["scale_factor"]
 
+    options = dict(config.get("loss", {}))
+    masked = call(token_masks.term, options.pop("token_masks", None) or {}, "loss.token_masks")
+
     def network(params, x_t, t, inputs, key=None):
+        inputs = dict(inputs)
+        masks = inputs.pop(MASKS, None)
         network_key, conditioner_key = (None, None) if key is None else jax.random.split(key)
         cond = stored_text.condition(system, params, inputs, null, key is None, conditioner_key)
-        return apply_unet(system.unet, params["unet"], x_t, t, cond, dropout_key=network_key)[0]
+        prediction, maps = apply_unet(
+            system.unet, params["unet"], x_t, t, cond, masked and masked.recorder, dropout_key=network_key
+        )
+        return (prediction, {MASKS: token_masks.loss(maps, masks)}) if masked else prediction
 
     def predict(params, frozen, x_t, t, batch, keys):
-        inputs = {k: batch[k] for k in (*null, *TEXT) if k in batch}
+        inputs = {k: batch[k] for k in (*null, *TEXT, MASKS) if k in batch}
         inputs = system.encode_inputs(frozen["first_stage"], frozen["scale_factor"], inputs)
         params = _stop_gradients(params, config.get("freeze") or ())
         if not drops_out:
@@ -55,7 +64,8 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
 
         def alone(*example):  # with its own key: its dropout may not depend on which others its device has
             *example, key = example
-            return network(params, *jax.tree.map(lambda x: x[None], example), key)[0]
+            given = jax.tree.map(lambda x: x[None], example)
+            return jax.tree.map(lambda x: x[0], network(params, *given, key))
 
         return jax.vmap(alone)(x_t, t, inputs, keys)
 
@@ -65,9 +75,11 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
         keep = jax.vmap(jax.random.uniform)(keys) >= config["condition_dropout"]
         inputs = {k: batch[k] for k in system.drops}
         nothing = {k: jnp.broadcast_to(null[k], inputs[k].shape) for k in inputs}
+        if masked:  # the words that are left out speak of nothing
+            inputs[MASKS] = batch[MASKS]
+            nothing[MASKS] = jnp.zeros_like(batch[MASKS])
         return dict(batch, **drop(inputs, nothing, keep))
 
-    options = dict(config.get("loss", {}))
     learned, logvar = options.pop("learn_logvar", False), options.pop("logvar_init", 0.0)
     fixed = None if learned or not logvar else jnp.full(system.schedule.num_timesteps, logvar, jnp.float32)
     return call(
@@ -82,6 +94,7 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
         drop_condition=drop_condition,
         stratify=config["batch_size"] if config.get("stratified_timesteps") else 0,
         logvar=fixed,
+        terms={MASKS: masked.weight} if masked else {},
     )
 
 

@@ -19,6 +19,7 @@ from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.system import System, make_system
 from ldm_jax.training import diffusion_step, ema, first_stage_loss, first_stage_step, optimizer
+from ldm_jax.training.examples import MASKS, has_token_masks
 from ldm_jax.training.objective import diffusion_objective, freeze
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
@@ -99,6 +100,8 @@ def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.
         inputs["moments"] = ((h, w, 2 * c if system.first_stage.name == "kl" else c), np.float32)
     else:
         inputs["image"] = ((*system.image_shape, 3), np.float32)
+    if has_token_masks(config):
+        inputs[MASKS] = ((inputs["tokens"][0][0], h, w), np.float32)
     inputs["position"] = ((), np.int32)
     return {k: jax.ShapeDtypeStruct((number, *shape), dtype) for k, (shape, dtype) in inputs.items()}
 

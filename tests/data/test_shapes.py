@@ -83,6 +83,24 @@ def test_random_captions_follow_their_rng():
     assert source.caption(index) == source[index]["caption"]
 
 
+def test_phrases_speak_of_what_their_masks_cover(examples):
+    source = shapes.source("test", num_scenes=60)
+    for index, (scene, example) in enumerate(examples):
+        caption, phrases = source.described(index, np.random.default_rng(index))
+        assert caption == source.caption(index, np.random.default_rng(index))
+        spoken = []
+        for start, end, mask in phrases:
+            assert mask.shape == (64, 64) and mask.dtype == np.float32
+            shown = set(np.unique(example["instance_mask"][mask >= 0.5])) - {0}
+            assert ((mask >= 0.5) == np.isin(example["instance_mask"], list(shown))).all()
+            for i in shown:
+                obj = scene.objects[i - 1]
+                words = f"{obj.colour} {obj.shape if len(shown) == 1 else world.plural(obj.shape)}"
+                assert caption[start:end] in (words, f"{obj.size} {words}")
+            spoken += shown
+        assert sorted(spoken) == list(range(1, len(scene.objects) + 1))
+
+
 def test_fingerprint_tells_contents_apart():
     prints = {
         shapes.source("train").fingerprint(),

@@ -1,0 +1,90 @@
+"""Cross-attention taught by masks: where a picture shows what a word speaks of, that word's attention is to lie there.
+
+Decides what a caption's masks are, token by token, which attention maps are read, and the loss between the two; it knows neither the
+network nor the data set. Source: Wang et al. 2024, TokenCompose (arXiv:2312.03626), section 3.2, its token loss. Its second
+term, of every pixel, asks that each of a phrase's tokens has all of a pixel's attention, which one alone can have, and is left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ldm_jax.control.base import Control, Site
+from ldm_jax.types import Array
+
+
+class Recorder(Control):
+    """Reads the cross-attention maps, averaged over heads: [B, h, w, K] float32 at each site. resolutions: only of maps of these
+    heights in cells; none given: of all."""
+
+    resolutions: tuple[int, ...] = struct.field(pytree_node=False, default=())
+
+    def touches(self, site: Site) -> bool:
+        return site.kind == "cross" and (not self.resolutions or site.resolution in self.resolutions)
+
+    def record(self, site: Site, value: Array) -> Array:
+        maps = value.mean(axis=1)
+        return maps.reshape(len(maps), site.resolution, -1, maps.shape[-1])
+
+
+class Term(NamedTuple):
+    """config.loss.token_masks: the term's weight in the loss, and what reads the maps for it."""
+
+    weight: float
+    recorder: Recorder
+
+
+def term(weight: float = 0.0, resolutions: tuple[int, ...] = ()) -> Term | None:
+    """The options of config.loss.token_masks; None for weight 0. resolutions: as of `Recorder`. Raises: ValueError for weight < 0."""
+    if weight < 0:
+        raise ValueError(f"loss.token_masks.weight: got {weight}, expected 0 (off) or more")
+    return Term(weight, Recorder(resolutions)) if weight else None
+
+
+def of_caption(
+    tokenizer: Any, caption: str, phrases: Sequence[tuple[int, int, np.ndarray]], shape: tuple[int, int]
+) -> np.ndarray:
+    """[L, h, w] float32 in [0, 1]: for each of the tokenizer's L tokens the part of each cell that its phrase covers, and zeros for a
+    token of no phrase.
+
+    phrases: (start, end, mask), caption[start:end] speaks of what covers mask [H, W], numbers in [0, 1]. shape: (h, w), which divides
+    (H, W). Raises: ValueError if it does not.
+    """
+    h, w = shape
+    offsets = tokenizer.encode(caption).offsets
+    masks = np.zeros((len(offsets), h, w), np.float32)
+    for start, end, mask in phrases:
+        height, width = mask.shape
+        if height % h or width % w:
+            raise ValueError(f"token masks: a mask of {height} x {width}, expected multiples of {h} x {w}")
+        cells = mask.reshape(h, height // h, w, width // w).mean(axis=(1, 3))
+        for i, (first, last) in enumerate(offsets):
+            if first < end and last > start and last > first:  # a special token stands for no characters
+                masks[i] = np.maximum(masks[i], cells)
+    return masks
+
+
+def loss(maps: Mapping[str, Array], masks: Array) -> Array:
+    """[B] float32: the mean over sites and tokens that have a mask of (1 - the part of the token's attention inside)^2, in [0, 1]; 0
+    for an example without such a token.
+
+    maps: of `Recorder`, by site, [B, h', w', K]. masks: [B, L, h, w] in [0, 1], of the context's first L <= K tokens; its size
+    is a multiple of the maps'. A mask counts relative to its fullest cell, so that what covers no cell whole can be met as well.
+    """
+    has_mask = (masks.max(axis=(2, 3)) > 0).astype(jnp.float32)
+    terms = [jnp.square(1 - inside(attention, masks)) for attention in maps.values()]
+    per_token = jnp.stack(terms).mean(axis=0) * has_mask
+    return per_token.sum(axis=1) / jnp.maximum(has_mask.sum(axis=1), 1)
+
+
+def inside(attention: Array, masks: Array) -> Array:
+    """[B, L] float32 in [0, 1]: the part of each token's attention [B, h', w', K] that falls on its mask [B, L, h, w]."""
+    b, h, w, _ = attention.shape
+    tokens = masks.shape[1]
+    cells = masks.reshape(b, tokens, h, masks.shape[2] // h, w, masks.shape[3] // w).mean(axis=(3, 5))
+    cells = cells / jnp.maximum(cells.max(axis=(2, 3), keepdims=True), 1e-6)
+    attention = jnp.moveaxis(attention[..., :tokens], -1, 1)
+    return (attention * cells).sum(axis=(2, 3)) / attention.sum(axis=(2, 3))
