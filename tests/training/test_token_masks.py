@@ -7,12 +7,12 @@ import pytest
 
 from ldm_jax.conditioning import text
 from ldm_jax.data import shapes
-from ldm_jax.training.examples import check_example, conditions_of, inputs_of
 from ldm_jax.models.unet import apply_unet, site_table
-from ldm_jax.training.objective import diffusion_objective
 from ldm_jax.system import make_system
 from ldm_jax.training import token_masks
+from ldm_jax.training.examples import check_example, conditions_of, inputs_of
 from ldm_jax.training.latents import MomentsSource
+from ldm_jax.training.objective import diffusion_objective
 from ldm_jax.types import Cond
 from tests import tiny_shapes
 from tests.tiny_models import random_params
