@@ -79,7 +79,7 @@ def random_lpips_params():
 def test_lpips_is_its_torch_definition():
     params, (a, b) = random_lpips_params(), pair(32, 24)
     found = lpips(params, a, b, batch_size=2)  # the second batch is filled up
-    np.testing.assert_allclose(found, torch_lpips(params, a, b), rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(found, torch_lpips(params, a, b), rtol=1e-4, atol=1e-8)
     assert abs(found[2]) < 1e-12 and found[:2].min() > 1e-3
 
 
