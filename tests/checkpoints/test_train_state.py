@@ -124,7 +124,8 @@ def test_a_folder_that_was_not_renamed_yet_is_no_checkpoint(saved, tmp_path):
 READERS = """
 import json, sys
 import numpy as np
-from ldm_jax.training import checkpoint, hosts
+from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.distributed import hosts
 
 address, process, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 hosts.initialize(address, 2, process, timeout=100)

@@ -123,7 +123,9 @@ def test_the_fingerprint_is_of_all_that_decided(stored, tmp_path):
 
 
 def test_what_is_not_whole_is_refused(stored, tmp_path):
-    with pytest.raises(ValueError, match=r"holds no latents\.json, expected a folder that python -m"):
+    with pytest.raises(
+        ValueError, match=r"holds no latents\.json, expected a folder that ldm-precompute-latents"
+    ):
         latents.source("train", root=tmp_path)
     with pytest.raises(ValueError, match="split 'test' of latents .* there are: train"):
         latents.source("test", root=stored[0])
@@ -135,7 +137,7 @@ def test_what_is_not_whole_is_refused(stored, tmp_path):
     with pytest.raises(ValueError, match="1 of 3 shards are missing"):
         latents.source("train", root=tmp_path / "lost")
     (tmp_path / "lost" / "latents.json").write_text('{"first_stage": "a"}')
-    with pytest.raises(ValueError, match=r"latents\.json is no record of python -m"):
+    with pytest.raises(ValueError, match=r"latents\.json is no record of ldm-precompute-latents"):
         latents.source("train", root=tmp_path / "lost")
 
 
