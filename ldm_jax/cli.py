@@ -53,6 +53,11 @@ def add_checkpoint_arguments(add: Callable) -> None:
         action="store_true",
         help="pass over other classes in a pickle; none of them is run",
     )
+    add(
+        "--null_class",
+        action="store_true",
+        help="the last row of the table of classes stands for no class, which guidance leads away from",
+    )
 
 
 def parse_seeds(text: str) -> list[int]:

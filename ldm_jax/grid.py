@@ -14,7 +14,12 @@ from ldm_jax import atomic
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """[..., C] float in [-1, 1] -> uint8, clamped and truncated as the original's scripts do (255 (x + 1) / 2)."""
+    """[..., C] float in [-1, 1] -> uint8, clamped and truncated as the original's scripts do (255 (x + 1) / 2).
+
+    Raises: ValueError for a number that is not finite, of which a uint8 would be anything.
+    """
+    if not np.isfinite(images).all():
+        raise ValueError("a picture has numbers that are not finite, expected about [-1, 1]")
     return (np.clip((np.asarray(images, np.float32) + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 

@@ -14,7 +14,7 @@ import jax
 from ldm_jax.checkpoints import bundle as bundles
 from ldm_jax.checkpoints.recognize import FIRST_STAGE, UNET, diffusion_config, first_stage_config
 from ldm_jax.conditioning import clip
-from ldm_jax.config import by_kind, conditioning_kinds
+from ldm_jax.config import by_kind, conditioning_kinds, conditioning_section
 from ldm_jax.convert import clip as clip_names
 from ldm_jax.convert import (
     compvis_conditioner,
@@ -65,6 +65,7 @@ class Options(NamedTuple):
     ema: running averages where there are any. config: a config of ours, .py or .json. original_config: the original's YAML.
     tokenizer: a vocabulary file, or a folder with one. first_stage: a checkpoint to take it from. prediction_type: where
     neither file nor table tells. variant: of a diffusers folder's files, such as 'fp16'. ignore_objects: see convert.torch_file.read_zip.
+    null_class: the last row of the table of classes stands for no class, for guidance, where nothing else says so.
     """
 
     ema: bool = True
@@ -75,6 +76,7 @@ class Options(NamedTuple):
     prediction_type: str | None = None
     variant: str | None = None
     ignore_objects: bool = False
+    null_class: bool = False
 
 
 def options_from(args: Any) -> Options:
@@ -106,7 +108,26 @@ def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoin
 
     Raises: ValueError in one sentence for what is none of them, or does not fit together.
     """
-    path = locate(path)
+    opened = _open(locate(path), options)
+    return _with_null_class(opened, path) if options.null_class else opened
+
+
+def _with_null_class(opened: Checkpoint, path: str | Path) -> Checkpoint:
+    """The same with the last class as that which stands for none. Raises: ValueError for a model that takes no classes."""
+    kinds = conditioning_kinds(opened.config.get("conditioning"))
+    if "class_label" not in kinds:
+        raise ValueError(
+            f"--null_class: {path} takes {', '.join(kinds) or 'no conditions'}, expected class_label"
+        )
+    classes = kinds["class_label"]
+    if classes.get("null_class", True):
+        return opened
+    kinds["class_label"] = dict(classes, num_classes=classes["num_classes"] - 1, null_class=True)
+    return opened._replace(config=dict(opened.config, conditioning=conditioning_section(kinds)))
+
+
+def _open(path: Path, options: Options) -> Checkpoint:
+    """As open_checkpoint, of a path that is there."""
     if path.is_dir():
         if bundles.is_bundle(path):
             return _ours(Checkpoint(*bundles.open_unread(path), layout="bundle"), options)

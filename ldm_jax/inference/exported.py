@@ -113,8 +113,8 @@ def load(path: str | Path, bundle: bundles.Bundle) -> "ExportedSampler":
         clip_denoised=clip_denoised,
     )
     programs = {
-        recipe: _taking(header["inputs"], _opened(serialized["sampler"], path), path),
-        "decode": _opened(serialized["decoder"], path),
+        recipe: _taking(header["inputs"], _opened(serialized["sampler"], header, path), path),
+        "decode": _opened(serialized["decoder"], header, path),
     }
     params = system.in_compute_dtype(bundle.params)
     model = LatentDiffusion(system, params, bundle.config["scale_factor"], bundle.config, programs)
@@ -145,6 +145,8 @@ class ExportedSampler:
         """
         header = self.header
         settings = dict(header["settings"])
+        if not self.model.system.drops:  # files of earlier versions hold what was recommended, and not used
+            settings["guidance_scale"] = 1.0
         settings |= {} if guidance_scale is None else dict(guidance_scale=guidance_scale)
         settings |= {} if eta is None else dict(eta=eta)
         if self.model.system.drops and header["guided"] != (float(settings["guidance_scale"]) != 1.0):
@@ -193,11 +195,26 @@ def _read(path: str | Path) -> tuple[dict, str, dict[str, bytes]]:
     return header, here, programs
 
 
-def _opened(serialized: bytes, path: str | Path) -> Callable:
+def _opened(serialized: bytes, header: Mapping[str, Any], path: str | Path) -> Callable:
+    """The program, which says of an error at its call which jax wrote it, where that was another one: what an older jax does not
+    know of a newer one's program, it finds out only when it compiles it."""
+    said = f"{path} was written by jax {header['jax']}, and jax {jax.__version__} does not"
     try:
-        return jax.jit(export.deserialize(bytearray(serialized)).call)
+        program = jax.jit(export.deserialize(bytearray(serialized)).call)
     except Exception as error:  # of flatbuffers and of MLIR, of no common kind
-        raise ValueError(f"{path}: jax {jax.__version__} does not read its program: {error}") from None
+        raise ValueError(f"{said} read its program: {error}") from None
+
+    def run(*args):
+        try:
+            return program(*args)
+        except Exception as error:  # of MLIR and of the runtime
+            if header["jax"] == jax.__version__:
+                raise
+            raise ValueError(
+                f"{said} run its program, expected the same version or a later one: {error}"
+            ) from error
+
+    return run
 
 
 def _taking(expected: Mapping[str, list], program: Callable, path: str | Path) -> Callable:

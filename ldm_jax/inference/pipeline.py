@@ -21,7 +21,7 @@ from ldm_jax.checkpoints import bundle as bundles
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.diffusion import timesteps
 from ldm_jax.find import find
-from ldm_jax.inference import known_pixels, sizes
+from ldm_jax.inference import known_pixels, settings, sizes
 from ldm_jax.inference.program import Recipe, make_decoder, make_program
 from ldm_jax.inference.tiled_first_stage import TiledFirstStage
 from ldm_jax.params import check_params
@@ -47,12 +47,17 @@ log = logging.getLogger(__name__)
 
 
 def settle(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
-    """The settings that a model is sampled with, see LatentDiffusion.settle. recommended: its config's `sampling`."""
+    """The settings that a model is sampled with, see LatentDiffusion.settle. recommended: its config's `sampling`.
+
+    Raises: ValueError for a number that is not finite, or none that can be.
+    """
     own = recommended.get("sampler", FALLBACK["sampler"])
     kept = asked.get("sampler") in (None, own)
     belonging = ("eta", "spacing", "final_alpha", "clip_denoised")
     made = {k: recommended[k] for k in FALLBACK if k in recommended and (kept or k not in belonging)}
-    return FALLBACK | made | {k: v for k, v in asked.items() if v is not None}
+    settled = FALLBACK | made | {k: v for k, v in asked.items() if v is not None}
+    settings.check(settled)
+    return settled
 
 
 class LatentDiffusion:
@@ -77,6 +82,12 @@ class LatentDiffusion:
         self._programs: dict[Recipe | str, Callable] = dict(programs or {})
         self._executables = executables
         self._tiled: dict[int, TiledFirstStage] = {}
+        scale = self.config.get("sampling", {}).get("guidance_scale", 1.0)
+        if scale != 1 and not system.drops:
+            log.info(
+                "guidance is off: the model has no null condition that its recommended scale of %s leads away from",
+                scale,
+            )
 
     def sample(
         self,
@@ -130,7 +141,8 @@ class LatentDiffusion:
         first stage answers as it would untiled, in the memory of a few and of its coarsest level (inference/tiled_first_stage.py).
         batch_size: at most so many pictures are drawn, encoded and decoded at once; fewer than that in batches of `bucket`.
 
-        Returns: [N, H, W, 3] uint8. Raises: ValueError for a value that is out of range or not known.
+        Returns: [N, H, W, 3] uint8. Raises: ValueError for a value that is out of range or not known, and for pictures that are not
+        finite, whose seeds it names. What has no effect, and words that the model does not know, are lines in the log.
         """
         seeds = _check_seeds(seeds)
         given = dict(conditions, prompts=prompts, class_labels=class_labels)
@@ -141,10 +153,11 @@ class LatentDiffusion:
         def encode(images):
             return _in_batches(lambda x: self.encode(x, tile), images, batch_size)
 
-        settings = self.settle(
+        settled = self.settle(
             num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler, eta=eta, spacing=spacing, final_alpha=final_alpha,
             clip_denoised=clip_denoised,
         )  # fmt: skip
+        settings.check_number("strength", strength, 0, 1)
         start, known = self._start(init_images, strength, fill_masks, len(seeds), shape, encode)
         if {"images", "masks"} <= given.keys():
             known = known_pixels.read_known(given["images"], given["masks"], shape, "masks")
@@ -158,10 +171,14 @@ class LatentDiffusion:
             strength=strength,
             tile=tile,
             **start,
-            **settings,
+            **settled,
         )
-        drawn = _in_batches(lambda z: grid.to_uint8(self.decode(z, tile)), latents, batch_size)
-        return drawn if known is None else known.paste(drawn)
+        drawn = []
+        for index, n in _batches(len(seeds), batch_size):
+            images, kept = self.decode(latents[index], tile)[:n], index[:n]
+            settings.check_drawn(seeds[kept], settled, self.params, latents[kept], images)
+            drawn.append(grid.to_uint8(images))
+        return np.concatenate(drawn) if known is None else known.paste(np.concatenate(drawn))
 
     def settle(self, **asked) -> dict[str, Any]:
         """The settings of `sample` that are used: those asked for, and for None the makers' recommendation.
@@ -169,8 +186,10 @@ class LatentDiffusion:
         The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler: they are not taken for another one.
         Returns: num_steps, guidance_scale, sampler, eta, spacing, final_alpha, clip_denoised; the last two and eta may be None, the
         sampler's own.
+        Raises: ValueError for a number that is not finite, or none that can be, and for guidance of a model that has no null condition.
         """
-        return settle(self.config.get("sampling", {}), **asked)
+        settled = settle(self.config.get("sampling", {}), **asked)
+        return settings.without_null(self.system, settled, asked.get("guidance_scale"))
 
     def sample_latents(
         self,
@@ -215,6 +234,7 @@ class LatentDiffusion:
             eta = takes["eta"].default if "eta" in takes else 0.0
         visited = timesteps.make_timesteps(spacing, self.system.schedule.num_timesteps, num_steps)
         num_run = len(visited) if x_start is None else round(strength * len(visited))
+        settings.say_what_has_no_effect(guided, negative_prompts, strength, len(visited), num_run)
         if not num_run:
             return np.asarray(x_start)
         from_image = x_start is not None and strength < 1
@@ -310,13 +330,16 @@ class LatentDiffusion:
         if "seeds" in system.takes:
             given.setdefault("seeds", seeds)
         inputs = system.inputs(given, shape)
-        negative = None
+        said, negative = list(given.get("prompts", ())), None
         if negative_prompts is not None:
             if "prompts" not in system.takes:
                 raise ValueError(
                     f"this model takes {', '.join(system.takes) or 'no conditions'}, got negative_prompts"
                 )
             negative = dict(given, prompts=one_each(negative_prompts, number, "negative_prompts"))
+            said += negative["prompts"]
+        if said:
+            settings.say_unknown_words(said, system.tokenizer)
         null = system.null_inputs(number, negative, shape) if system.drops else {}
         return inputs, {key: null[key] for key in system.drops}
 

@@ -23,7 +23,7 @@ from ldm_jax.inference.pipeline import LatentDiffusion, check_sampling
 from ldm_jax.params import fingerprint
 from ldm_jax.system import System, make_system
 from ldm_jax.tasks import boxes, labels
-from ldm_jax.training import latents, loop
+from ldm_jax.training import latents, loop, watch
 from ldm_jax.training import program as training_program
 from ldm_jax.training.examples import (
     check_example,
@@ -169,10 +169,11 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any, condit
 
     def preview(ema_params: PyTree) -> dict:
         params = dict(ema_params, first_stage=frozen["first_stage"])
-        model = LatentDiffusion(system, params, frozen["scale_factor"])
+        model = LatentDiffusion(system, params, frozen["scale_factor"], {"sampling": sampling})
         # Not `sample`: it refuses masks of nothing and of everything, which training may draw, and puts known pixels back.
-        latents = model.sample_latents(given, seeds, **model.settle(**{"batch_size": 8, **sampling}))
-        samples = grid.to_uint8(model.decode(latents))
+        batch_size = sampling.get("batch_size", 8)
+        latents = model.sample_latents(given, seeds, batch_size=batch_size, **model.settle())
+        samples = watch.preview(model.decode(latents))
         pictures = {"samples": grid.grid(samples, columns=4)}
         if "layouts" in given:
             names = config.get("class_names")

@@ -13,7 +13,7 @@ from ldm_jax.config import call
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import pipeline, transforms
 from ldm_jax.distributed import parallel
-from ldm_jax.training import loop
+from ldm_jax.training import loop, watch
 from ldm_jax.training import program as training_program
 from ldm_jax.training.examples import (
     open_source,
@@ -73,7 +73,7 @@ def first_stage_job(config: dict, workdir: Path, layout: parallel.Layout) -> loo
 
     def preview(params: PyTree) -> dict:
         pictures = np.concatenate([shown, np.asarray(reconstruct(params, shown))])
-        return {"reconstructions": grid.grid(grid.to_uint8(pictures), columns=8)}
+        return {"reconstructions": grid.grid(watch.preview(pictures), columns=8)}
 
     _, learning_rate = training_program.make_optimizer(config, jax.device_count())
     batches = batches_of(config, source, transform)

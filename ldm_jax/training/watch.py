@@ -5,19 +5,32 @@ logged, and what has to read the whole state is computed only then. It knows no 
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ldm_jax import grid
 from ldm_jax.distributed import parallel
 from ldm_jax.training.state import TrainState, global_norm
 from ldm_jax.types import Array, PyTree
 
 APART = ("compile", "pictures", "evaluation", "profile")  # what a rate of training leaves out
 GIB = 2**30
+log = logging.getLogger(__name__)
+
+
+def preview(images: np.ndarray) -> np.ndarray:
+    """[..., C] float in [-1, 1] -> uint8, as grid.to_uint8, but black where a number is not finite: a run that draws such a
+    preview may well go on, and is stopped by its metrics if it may not."""
+    finite = np.isfinite(images)
+    if not finite.all():
+        log.warning("what is previewed is not finite, and black there")
+    return grid.to_uint8(np.where(finite, images, -1.0))
 
 
 class Times(NamedTuple):

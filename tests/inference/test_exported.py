@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 
@@ -103,6 +104,23 @@ def test_the_kernel_for_a_tpu_is_exported_beside_the_plain_attention(tmp_path):
 def test_files_that_do_not_fit(opened, written, tmp_path, entries, message):
     with pytest.raises(ValueError, match=message):
         exported_sampler.load(changed(written, tmp_path / "x", **entries), opened)
+
+
+def test_the_jax_that_wrote_a_file_is_said_where_another_one_cannot_run_it(
+    opened, written, tmp_path, monkeypatch
+):
+    other = changed(written, tmp_path / "newer", jax="99.1.0")
+    monkeypatch.setattr(jax, "jit", lambda fn, **_: failing)
+    for path, said in (
+        (other, "written by jax 99.1.0, and jax .* does not run its program.*: no such op"),
+        (written, "^no such op$"),
+    ):
+        with pytest.raises((ValueError, RuntimeError), match=said):
+            exported_sampler.load(path, opened).sample(PROMPTS[:1], [5])
+
+
+def failing(*args):
+    raise RuntimeError("no such op")
 
 
 def test_what_is_no_exported_sampler(opened, tmp_path):

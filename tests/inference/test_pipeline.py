@@ -1,6 +1,7 @@
 """Sampling as a user does it: from python, from sample.py, from a bundle; and what it refuses."""
 
 import json
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax import grid
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import sample as script
-from ldm_jax.inference import pipeline
+from ldm_jax.inference import pipeline, settings
 from ldm_jax.inference import program as sampling_program
 from ldm_jax.models import unet
-from ldm_jax.params import fingerprint
+from ldm_jax.params import fingerprint, from_names, named_leaves
 from ldm_jax.system import make_system
+from ldm_jax.training import watch
 from tests.tiny_models import random_params
 
 CONFIG = dict(
@@ -180,6 +183,17 @@ def test_a_long_prompt_is_cut_with_a_warning(model, caplog):
         (dict(num_steps=1001), "num_steps: got 1001, expected 1 to 1000"),
         (dict(spacing="linear"), "spacing 'linear' not found"),
         (dict(sampler="plms", eta=0.5), "takes no eta"),
+        (dict(num_steps=2.5), "num_steps: got 2.5, expected a whole number"),
+        (dict(guidance_scale=float("nan")), "guidance_scale: got nan, expected a finite number"),
+        (
+            dict(guidance_scale=1e39),
+            r"guidance_scale: got 1e\+39, expected a finite number",
+        ),  # not in float32
+        (dict(guidance_scale="7"), "guidance_scale: got '7', expected a finite number"),
+        (dict(eta=float("inf")), "eta: got inf, expected a finite number of 0 or more"),
+        (dict(eta=-0.5), "eta: got -0.5, expected a finite number of 0 or more"),
+        (dict(strength=float("nan")), "strength: got nan, expected a finite number from 0 to 1"),
+        (dict(strength="all"), "strength: got 'all', expected a finite number from 0 to 1"),
         (dict(sampler="ddpm", final_alpha="one"), "takes no final_alpha"),
         (dict(final_alpha="two"), "final_alpha"),
         (dict(sampler="euler", clip_denoised=1.0), "takes no clip_denoised"),
@@ -264,3 +278,99 @@ def test_what_is_not_asked_for_is_what_the_makers_recommend():
         final_alpha=None,
         clip_denoised=None,
     )
+
+
+def damaged(model, *names):
+    """The model with one number of each parameter that is not finite."""
+    flat = dict(named_leaves(model.params))
+    for name in names:
+        flat[name] = np.array(flat[name])
+        flat[name].flat[0] = np.nan
+    return pipeline.LatentDiffusion(model.system, from_names(flat), 1.5, model.config)
+
+
+@pytest.mark.parametrize(
+    "names", [("unet/conv_in/kernel",), ("first_stage/decoder/conv_out/bias",)], ids=["network", "decoder"]
+)
+def test_weights_that_are_not_finite_are_named_and_give_no_black_picture(model, names):
+    broken = damaged(model, *names)
+    with pytest.raises(
+        ValueError, match=f"seeds 3, 8: no picture, parameter {names[0]} of the model is not finite"
+    ):
+        broken.sample(["a circle"], [3, 8], num_steps=2, guidance_scale=1.0)
+
+
+def test_pictures_that_overflow_are_named_by_their_seeds(model):
+    with pytest.raises(
+        ValueError,
+        match="seeds 5: no picture, what was drawn is not finite, though every .* guidance_scale 1e",
+    ):
+        model.sample(["a circle"], [5], num_steps=2, guidance_scale=1e38)
+
+
+def test_a_picture_that_is_not_finite_is_no_bytes(caplog):
+    images = np.asarray([[[[0.0, 1.0, np.nan]]]], np.float32)
+    with pytest.raises(ValueError, match="a picture has numbers that are not finite"):
+        grid.to_uint8(images)
+    np.testing.assert_array_equal(watch.preview(images), [[[[127, 255, 0]]]])
+    assert "what is previewed is not finite" in caplog.text
+
+
+def test_what_has_no_effect_is_said(model, caplog):
+    def said(**options):
+        caplog.clear()
+        model.sample(["a circle"], [0], **(dict(num_steps=1, guidance_scale=1.0) | options))
+        return caplog.text
+
+    picture = dict(init_images=[np.zeros((16, 16, 3), np.uint8)])
+    assert "the negative prompt has no effect: guidance is off" in said(negative_prompts=["red"])
+    assert not said(negative_prompts=[""]) and not said(strength=0.0, **picture)
+    assert "strength 0.5 of 1 steps is none at all" in said(strength=0.5, **picture)
+    settings.say_what_has_no_effect(True, ["red"], 0.5, 2, 1)
+    assert len(caplog.records) == 1
+
+
+def test_words_that_the_model_does_not_know_are_said_once(model, caplog):
+    asked = ["a yellow Circle, red hexagon", "a red circle"]
+    model.sample(asked, [0, 1], num_steps=1, guidance_scale=1.0, negative_prompts=["grey", asked[0]])
+    said = [record.getMessage() for record in caplog.records if "does not know" in record.getMessage()]
+    # cut to six tokens; "Circle" is known in small letters
+    assert said == [
+        f"prompt '{asked[0]}': the model does not know 'yellow', ','",
+        "prompt 'grey': the model does not know 'grey'",
+    ]
+
+
+def test_guidance_of_a_model_without_a_null_condition_is_refused_and_not_recommended(caplog):
+    classes = dict(name="class_label", num_classes=5, width=8, null_class=False)
+    config = dict(CONFIG, conditioning=classes)  # which recommends 3
+    system = make_system(config)
+    with caplog.at_level(logging.INFO):
+        model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, config)
+    assert "guidance is off: the model has no null condition" in caplog.text
+    assert model.settle()["guidance_scale"] == 1.0  # what a picture then says of itself
+    plain = model.sample(class_labels=[2], seeds=[0], num_steps=2)
+    np.testing.assert_array_equal(
+        model.sample(class_labels=[2], seeds=[0], num_steps=2, guidance_scale=1.0), plain
+    )
+    with pytest.raises(
+        ValueError, match="guidance_scale: got 3.0, and this model has no null .* --null_class"
+    ):
+        model.sample(class_labels=[2], seeds=[0], num_steps=2, guidance_scale=3.0)
+
+
+def test_the_last_row_can_be_named_as_the_null_class(tmp_path):
+    classes = dict(name="class_label", num_classes=5, width=8, null_class=False)
+    config = dict(CONFIG, conditioning=classes)
+    bundle.save(tmp_path / "m", bundle.Bundle(config, random_params(make_system(config), gain=1.5), None))
+    # The same table, opened as five classes and as four and none: at scale 0 guidance gives what class 4 was.
+    as_five, as_four = pipeline.load(tmp_path / "m"), pipeline.load(tmp_path / "m", null_class=True)
+    options = dict(seeds=[0], num_steps=1)
+    away = as_four.sample(class_labels=[2], guidance_scale=0.0, **options)
+    last = as_five.sample(class_labels=[4], **options)
+    assert np.abs(away.astype(int) - last).max() <= 1  # two programs: rounding
+    with pytest.raises(ValueError, match="label 4, expected 0 to 3"):
+        as_four.sample(class_labels=[4], **options)
+    bundle.save(tmp_path / "u", bundle.Bundle(dict(config, conditioning={}), {"unet": {}}, None))
+    with pytest.raises(ValueError, match="--null_class: .*u takes no conditions, expected class_label"):
+        pipeline.load(tmp_path / "u", null_class=True)
