@@ -82,6 +82,16 @@ def test_a_single_kind_may_be_listed(folder, tmp_path, to):
     assert again.tokenizer.encode("red circle").ids == original.tokenizer.encode("red circle").ids
 
 
+def test_what_a_diffusers_folder_cannot_say_is_told(folder, tmp_path, caplog):
+    original = bundles.read(folder / "original")
+    for spacing, told in {"leading": 0, "uniform": 1}.items():
+        sampling = {"sampler": "ddim", "spacing": spacing, "num_steps": 50, "guidance_scale": 7.5}
+        bundles.save(tmp_path / spacing, original._replace(config=original.config | {"sampling": sampling}))
+        export.write(open_checkpoint(tmp_path / spacing), tmp_path / f"{spacing}_folder", "diffusers")
+        assert len(caplog.records) == told
+    assert "no timestep spacing 'uniform'" in caplog.text
+
+
 def test_the_original_file_is_what_torch_and_the_original_expect(folder):
     torch = pytest.importorskip("torch")
     state = torch.load(folder / "c.ckpt", weights_only=True)["state_dict"]

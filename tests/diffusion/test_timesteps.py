@@ -56,7 +56,11 @@ def test_uniform_values(num_steps, first):
 
 
 def test_original_step_counts():
-    assert [len(uniform(1000, s, rule="original")) for s in (150, 400)] == [167, 500]
+    """ldm/modules/diffusionmodules/util.py make_ddim_timesteps: range(0, T, T // S), plus one."""
+    for num_steps, expected in {30: 31, 150: 167, 400: 500}.items():
+        steps = make_timesteps("original", 1000, num_steps)
+        assert len(steps) == expected and len(make_timesteps("uniform", 1000, num_steps)) == num_steps
+        np.testing.assert_array_equal(steps[::-1], np.array(range(0, 1000, 1000 // num_steps)) + 1)
 
 
 def test_uniform_of_all_steps_and_shift():
