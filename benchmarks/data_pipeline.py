@@ -36,8 +36,7 @@ from ldm_jax.training import program as training_program
 from ldm_jax.training.examples import conditions_of, inputs_of, needed_beside_moments
 from ldm_jax.training.latents import MomentsSource
 
-FOLDER = Path(__file__).resolve().parent.parent / "configs"
-CONFIGS = {name: load_config(FOLDER / f"{name}.py") for name in ("shapes_kl_f4", "shapes_text")}
+CONFIGS = {name: load_config(name) for name in ("shapes_kl_f4", "shapes_text")}
 FIRST_STAGE = CONFIGS["shapes_kl_f4"]["first_stage"]
 MOMENTS = (16, 16, 8)  # of that first stage
 

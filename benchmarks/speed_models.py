@@ -70,8 +70,7 @@ def read_config(name: str, dtype: str = "float32") -> dict[str, Any]:
     if name in OWN:
         config = json.loads(json.dumps(OWN[name]))
     else:
-        file, argument = CONFIGS[name]
-        config = load_config(ROOT / "configs" / f"{file}.py", argument)
+        config = load_config(":".join(CONFIGS[name]))
     if name.startswith("tiny"):
         _cut_levels(config)
     config |= dict(task="diffusion", dtype=dtype, model=config["model"] | dict(remat=None))

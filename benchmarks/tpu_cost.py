@@ -117,7 +117,7 @@ ROWS = [
 
 def config_with(name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """configs/<name>.py, with `changes` by dotted keys. Raises: ValueError if it is not there."""
-    config = load_config(ROOT / "configs" / f"{name}.py")
+    config = load_config(name)
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = config

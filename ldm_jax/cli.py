@@ -35,7 +35,7 @@ def add_checkpoint_arguments(add: Callable) -> None:
     They are the fields of checkpoints.Options, but for --raw, which is `ema` turned round.
     """
     add("--raw", action="store_true", help="the raw weights, not their running averages")
-    add("--config", help="a config of ours (.py or .json), for what a checkpoint's shapes do not tell")
+    add("--config", help="a config of ours (a name, .py or .json), for what shapes do not tell")
     add("--original_config", help="the original's YAML, for the same; one beside the file is found by itself")
     add(
         "--tokenizer",

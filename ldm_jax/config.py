@@ -1,14 +1,18 @@
 """What a config says: its sections, the options of a constructor, the file that it is read from. It knows no network."""
 
+import contextlib
+import difflib
 import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
@@ -79,22 +83,78 @@ def by_kind(section: Mapping[str, Any] | None, conditioner: PyTree) -> list[tupl
     return [(kind, (kind,), conditioner.get(kind, {})) for kind in names]
 
 
-def load_config(path: str | Path, argument: str = "") -> dict:
-    """A config of ours: configs/NAME.py (get_config(argument)), or a bundle's config.json. Raises: ValueError if it is neither."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"config {path}: there is no such file")
-    if path.suffix == ".json":
-        return json.loads(path.read_text())
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None:
-        raise ValueError(f"config {path}: expected a .py with get_config(), or a .json")
-    module = importlib.util.module_from_spec(spec)
-    # Configs import each other as `configs`, from wherever they are asked for.
-    root = str(path.resolve().parent.parent)
-    sys.path.insert(0, root)
+def config_folder() -> Path:
+    """Where the configs that come with this package lie: inside of an installed one, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """The names of the configs that come with this package."""
+    return sorted(path.stem for path in config_folder().glob("*.py") if path.stem not in ("__init__", "base"))
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of a config: a .py or .json that is there, or the name of one that comes with this package, such as
+    'shapes_text'. 'configs/shapes_text.py' is the latter where no such file is there.
+
+    Raises: ValueError that says the nearest name and lists all, if it is neither.
+    """
+    path = Path(name)
+    if path.suffix in (".py", ".json") and path.is_file():
+        return path
+    known = config_names()
+    if path.parent.name in ("", "configs") and path.suffix in ("", ".py") and path.stem in known:
+        return config_folder() / f"{path.stem}.py"
+    if path.exists():
+        raise ValueError(f"config {name}: expected a name, a .py with get_config(), or a .json")
+    nearest = difflib.get_close_matches(path.stem, known, 1)
+    meant = f"; did you mean {nearest[0]}?" if nearest else "."
+    raise ValueError(f"config {name}: no such file and no such name{meant} There are: {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def _configs_importable(folder: Path) -> Iterator[None]:
+    """Inside, `from configs import base` finds the configs of this package, and before them those of `folder` if that is
+    called configs: from wherever a config is asked for, and without a package of that name among those installed."""
+    package = ModuleType("configs")
+    package.__path__ = [str(folder)] * (folder.name == "configs") + [str(config_folder())]
+
+    def take() -> dict[str, ModuleType]:
+        return {
+            name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "configs"
+        }
+
+    before = take()
+    sys.modules["configs"] = package
     try:
-        spec.loader.exec_module(module)
+        yield
     finally:
-        sys.path.remove(root)
-    return (module.get_config(argument) if argument else module.get_config()).to_dict()
+        take()
+        sys.modules.update(before)
+
+
+def make_config(name: str | Path) -> ConfigDict:
+    """The config of a name or file (see `find_config`); NAME:ARGUMENT is get_config(ARGUMENT).
+
+    Raises: ValueError if there is none, or it has no get_config().
+    """
+    argument = ""
+    if not Path(name).is_file():
+        name, _, argument = str(name).partition(":")
+    path = find_config(name)
+    if path.suffix == ".json":
+        return ConfigDict(json.loads(path.read_text()))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    with _configs_importable(path.resolve().parent):
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ValueError(f"config {name}: the file has no get_config()")
+        return module.get_config(argument) if argument else module.get_config()
+
+
+def load_config(name: str | Path) -> dict:
+    """`make_config` as a dict."""
+    return make_config(name).to_dict()

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app
 
 from ldm_jax import cli
 from ldm_jax.commands import train
@@ -84,7 +83,7 @@ def main() -> None:
     train.metric_writer = lambda workdir: nothing
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     cli.set_up_logging()
-    cli.run(lambda: train.main(app.parse_flags_with_usage(sys.argv)))
+    cli.run(train.main)
 
 
 if __name__ == "__main__":

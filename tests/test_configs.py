@@ -147,7 +147,7 @@ def test_an_unknown_argument_is_refused(path):
 
 def test_a_config_is_found_from_another_folder(tmp_path):
     """As a script of benchmarks/ asks for it, whose own folder is on the path and not the repository."""
-    program = f"from ldm_jax import recognise; print(recognise.load_config({str(CONFIGS[0])!r})['task'])"
+    program = f"from ldm_jax.config import load_config; print(load_config({str(CONFIGS[0])!r})['task'])"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True

@@ -6,11 +6,12 @@ The definitions are read from the source: nothing is run but the config files.
 import ast
 import configparser
 import functools
-import importlib
 import pathlib
 import re
 
 import pytest
+
+from ldm_jax.config import load_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -72,24 +73,24 @@ def flags_of(path: pathlib.Path) -> frozenset[str]:
         ]
     if "cli.add_checkpoint_arguments(" in text:
         mains.append("ldm_jax.cli")
+    if "config_flag.read_config(" in text:
+        found |= {"config", "config.*"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= set(re.findall(r"^--(\w+)$", node.value))
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_"):
-            found.add(node.args[0].value)
-            if node.func.attr == "DEFINE_config_file":
-                found.add(f"{node.args[0].value}.*")
     for module in mains:
         other = source_of(module)
         found |= flags_of(other) if other else set()
     return frozenset(found)
 
 
-def keys_of(config: str) -> dict:
-    """The config of `configs/NAME.py` or `configs/NAME.py:ARGUMENT`."""
-    path, _, argument = config.partition(":")
-    assert (ROOT / path).is_file(), f"{path} is not there"
-    return importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config(argument).to_dict()
+@functools.cache
+def keys_of(config: str) -> dict | None:
+    """The config of a name or file, with or without an argument; None if there is none."""
+    try:
+        return load_config(config)
+    except ValueError:
+        return None
 
 
 def complaints(name: str, rest: str) -> list[str]:
@@ -103,8 +104,12 @@ def complaints(name: str, rest: str) -> list[str]:
     for flag in given:
         if flag not in known and not (flag.startswith("config.") and "config.*" in known):
             said.append(f"{name} has no --{flag}")
-    config = re.search(r"--config[ =](configs/[\w:.]+)", rest)
-    if config:
+    config = re.search(r"--config[ =]([\w/]+(?:\.py)?(?::\w+)?)", rest)
+    if config and re.search("[A-Z]{2}", config[1]):  # a place holder, such as FILE
+        config = None
+    if config and keys_of(config[1]) is None:
+        said.append(f"there is no config {config[1]}")
+    elif config:
         for flag in (flag for flag in given if flag.startswith("config.")):
             keys = keys_of(config[1])
             for key in flag.split(".")[1:]:
@@ -144,6 +149,8 @@ def test_commands_are_found_wherever_they_stand():
         ("sample.py", "--prompt x --raw --seeds 3", []),
         ("sample.py", "--promt x", ["sample.py has no --promt"]),
         ("ldm-precompute-latents", "--config configs/sd1.py --config.data.root=x --out y", []),
+        ("ldm-precompute-latents", "--config sd1:runlocal --config.data.num_scenes=9 --out y", []),
+        ("ldm-train", "--config sd9 --workdir y", ["there is no config sd9"]),
         ("ldm-convert", "--config.data.root=x", ["ldm-convert has no --config.data.root"]),
         ("ldm_jax.nothing", "--out x", ["ldm_jax.nothing is not there"]),
         ("ldm-nothing", "--out x", ["ldm-nothing is not there"]),

@@ -1,7 +1,7 @@
 """Stores what the first stage of a config makes of its data, so that training need not encode them again:
 
-    ldm-precompute-latents --config configs/shapes_text.py --out latents/shapes
-    python train.py --config configs/shapes_text.py --latents latents/shapes --workdir runs/text
+    ldm-precompute-latents --config shapes_text --out latents/shapes
+    ldm-train --config shapes_text --latents latents/shapes --workdir runs/text
 
 Run the same command again to go on where it stopped. On several hosts that see one --out, run it on each; --shard i/n says
 which of them this is, where JAX does not know. What lies in the folder: data/latents.py. Its pictures are cut as in training,
@@ -13,10 +13,9 @@ import shlex
 from collections.abc import Sequence
 
 import jax
-from absl import flags
-from ml_collections import config_flags
 
 from ldm_jax import cli
+from ldm_jax.commands import config_flag
 from ldm_jax.data import latents_builder
 from ldm_jax.data.latents import COMMAND
 from ldm_jax.training.precompute import Options, precompute
@@ -26,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=COMMAND,
         description=__doc__,
-        epilog="--config CONFIG.py [--config.KEY=VALUE …] is as of train.py.",
+        epilog=config_flag.epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -45,21 +44,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_config(argv: Sequence[str]) -> dict:
-    """The config of `--config FILE [--config.KEY=VALUE …]`. Raises: ValueError without one, or for another argument."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=[COMMAND, *argv])
-    try:
-        rest = values([COMMAND, *argv])
-    except flags.Error as error:
-        raise ValueError(f"{error}; see --help") from None
-    if len(rest) > 1:
-        raise ValueError(f"unexpected argument {rest[1]!r}; see --help")
-    if values.config is None:
-        raise ValueError("--config is missing: one of configs/*.py")
-    return values.config.to_dict()
-
-
 def host_of(shard: str | None) -> tuple[int, int]:
     """(index, count) of 'i/n', or of this process among JAX's. Raises: ValueError for something else."""
     if shard is None:
@@ -74,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, rest = make_parser().parse_known_args(argv)
     fields = None if args.fields is None else tuple(filter(None, args.fields.split(",")))
     given = {name: getattr(args, name) for name in Options._fields}
-    config, options = read_config(rest), Options(**given | {"fields": fields})
+    config, options = config_flag.read_config(rest), Options(**given | {"fields": fields})
     if args.beam is not None:
         from ldm_jax.training import precompute_beam
 

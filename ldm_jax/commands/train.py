@@ -1,25 +1,23 @@
 """Trains either stage of a latent diffusion model:
 
-    python train.py --config configs/shapes_kl_f4.py --workdir runs/shapes_kl_f4
+    ldm-train --config shapes_kl_f4 --workdir runs/shapes_kl_f4
 
 Run the same command again to resume, on any number of devices. On several hosts, run it on each of them. `--dry_run` prints
 the resolved config, shapes and parameter counts, and exits.
 """
 
+import argparse
 import json
 import logging
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from absl import app, flags
-from ml_collections import config_flags
 
 from ldm_jax import cli, dry_run, grid
 from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.commands import config_flag
 from ldm_jax.data import latents as stored
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
@@ -36,72 +34,83 @@ from ldm_jax.training.workdir import (
 )
 from ldm_jax.xla import utilization
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "the experiment, configs/NAME.py or configs/NAME.py:runlocal")
-flags.DEFINE_string("workdir", None, "where checkpoints, logs and pictures go; the same folder resumes")
-flags.DEFINE_string(
-    "latents",
-    None,
-    "train on the latents in this folder (ldm_jax.commands.precompute_latents), not on the pictures",
-)
-flags.DEFINE_bool(
-    "dry_run", False, "print the resolved config, shapes and parameter counts as JSON, and exit"
-)
-flags.DEFINE_string(
-    "topology",
-    None,
-    "with --dry_run: compile the step for this slice of Cloud TPU, as v5e:16x16, and say what it costs",
-)
-flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, where no cluster says which processes there are"
-)
-flags.DEFINE_integer("num_processes", None, "how many processes train together; with --coordinator")
-flags.DEFINE_integer("process_id", None, "which of them this is, from 0; with --coordinator")
-flags.DEFINE_integer(
-    "profile_at", None, "trace steps for TensorBoard's profiler, after this one; also: touch WORKDIR/profile"
-)
-flags.DEFINE_integer("profile_steps", profiling.STEPS, "how many steps a trace has")
-
 log = logging.getLogger(__name__)
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise ValueError(f"unexpected argument {argv[1]!r}; see --help")
-    if FLAGS.config is None:
-        raise ValueError("--config is missing: one of configs/*.py")
-    config = FLAGS.config.to_dict()
-    if FLAGS.latents:
-        config["data"] = stored.instead_of(config["data"], FLAGS.latents)
-    if FLAGS.topology and not FLAGS.dry_run:
-        raise ValueError(f"--topology {FLAGS.topology} goes with --dry_run: nothing is run on it")
-    if FLAGS.dry_run:
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=config_flag.epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", help="where checkpoints, logs and pictures go; the same folder resumes")
+    add("--latents", help="train on the latents in this folder (ldm-precompute-latents), not on the pictures")
+    add(
+        "--dry_run",
+        action="store_true",
+        help="print the resolved config, shapes and parameter counts as JSON, and exit",
+    )
+    add(
+        "--topology",
+        help="with --dry_run: compile the step for this slice of Cloud TPU, as v5e:16x16, and say what it costs",
+    )
+    add("--coordinator", help="host:port of process 0, where no cluster says which processes there are")
+    add("--num_processes", type=int, help="how many processes train together; with --coordinator")
+    add("--process_id", type=int, help="which of them this is, from 0; with --coordinator")
+    add(
+        "--profile_at",
+        type=int,
+        help="trace steps for TensorBoard's profiler, after this one; also: touch WORKDIR/profile",
+    )
+    add(
+        "--profile_steps",
+        type=int,
+        default=profiling.STEPS,
+        help="how many steps a trace has (default %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, rest = make_parser().parse_known_args(argv)
+    config = config_flag.read_config(rest)
+    if args.latents:
+        config["data"] = stored.instead_of(config["data"], args.latents)
+    if args.topology and not args.dry_run:
+        raise ValueError(f"--topology {args.topology} goes with --dry_run: nothing is run on it")
+    if args.dry_run:
         check_config(config)
-        if FLAGS.topology:
-            cost = dry_run.training(config, FLAGS.topology)
+        if args.topology:
+            cost = dry_run.training(config, args.topology)
             print(json.dumps(cost, indent=2))
             dry_run.check_fits(cost, config)
         else:
             check_devices(config)
             print(json.dumps(dry_run.trained(config), indent=2))
         return
-    if FLAGS.profile_steps < 1:
-        raise ValueError(f"--profile_steps is {FLAGS.profile_steps}, expected at least 1")
-    if FLAGS.profile_at is not None and not 0 <= FLAGS.profile_at < config["total_steps"]:
-        raise ValueError(
-            f"--profile_at is {FLAGS.profile_at}, expected a step of the run, 0 to {config['total_steps'] - 1}"
-        )
-    if not FLAGS.workdir:
-        raise ValueError("--workdir is missing: the folder for checkpoints, logs and pictures")
-    if "://" in FLAGS.workdir:
-        raise ValueError(
-            f"--workdir is {FLAGS.workdir}, expected a folder: mount the bucket, or better a file system (docs/cloud_tpu.md)"
-        )
-    hosts.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    check_run(args, config)
+    hosts.initialize(args.coordinator, args.num_processes, args.process_id)
     if not hosts.is_first():
         cli.show_warnings_only()
     with hosts.telling_the_others():
-        train(config, Path(FLAGS.workdir), FLAGS.profile_at, FLAGS.profile_steps)
+        train(config, Path(args.workdir), args.profile_at, args.profile_steps)
+
+
+def check_run(args: argparse.Namespace, config: dict) -> None:
+    """Raises: ValueError for arguments that a run cannot have."""
+    if args.profile_steps < 1:
+        raise ValueError(f"--profile_steps is {args.profile_steps}, expected at least 1")
+    if args.profile_at is not None and not 0 <= args.profile_at < config["total_steps"]:
+        last = config["total_steps"] - 1
+        raise ValueError(f"--profile_at is {args.profile_at}, expected a step of the run, 0 to {last}")
+    if not args.workdir:
+        raise ValueError("--workdir is missing: the folder for checkpoints, logs and pictures")
+    if "://" in args.workdir:
+        raise ValueError(
+            f"--workdir is {args.workdir}, expected a folder: mount the bucket, or better a file system (docs/cloud_tpu.md)"
+        )
 
 
 def train(
@@ -198,7 +207,7 @@ def metric_writer(workdir: Path):
 
 def console() -> None:
     """The console command `ldm-train`."""
-    cli.console(lambda: main(app.parse_flags_with_usage(sys.argv)))
+    cli.console(main)
 
 
 if __name__ == "__main__":

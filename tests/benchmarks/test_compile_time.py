@@ -30,5 +30,5 @@ def test_the_document_has_the_table_of_the_results():
 
 
 def test_a_config_that_is_not_there():
-    with pytest.raises(ValueError, match="config nowhere.py: there is no such file"):
+    with pytest.raises(ValueError, match="config nowhere.py: no such file and no such name"):
         compile_time.main(["--config", "nowhere.py"])

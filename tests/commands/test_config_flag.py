@@ -1,0 +1,104 @@
+"""--config.KEY=VALUE: every list of every config in both spellings, keys that are None, and what is refused."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from ldm_jax.commands.config_flag import read_config
+from ldm_jax.config import config_names, load_config, make_config
+
+
+def lists(section: ConfigDict, prefix: str = "") -> dict[str, list]:
+    """{dotted key: the list under it}."""
+    found = {}
+    for name, value in section.items():
+        if isinstance(value, ConfigDict):
+            found |= lists(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def value_of(config: dict, key: str):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+@pytest.mark.parametrize("name", [f"{name}{arg}" for name in config_names() for arg in ("", ":runlocal")])
+def test_every_list_of_every_config_can_be_set(name):
+    found = lists(make_config(name))
+    turned = {key: value[::-1] + value[:1] for key, value in found.items()}  # one longer, in another order
+    spelled = {
+        "with brackets": [f"--config.{key}={value!r}" for key, value in turned.items()],
+        "without": [f"--config.{key}={repr(value)[1:-1]}" for key, value in turned.items()],
+    }
+    for argv in spelled.values():
+        config = read_config(["--config", name, *argv])
+        assert {key: value_of(config, key) for key in turned} == turned
+    if name.startswith("sd1:"):
+        assert {"model.channel_mult", "freeze", "conditioning.tokenizer.words"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("model.channel_mult", "1,2,3", [1, 2, 3]),
+        ("model.channel_mult", "[0,1]", [0, 1]),
+        ("model.channel_mult", "(1, 2)", [1, 2]),
+        ("model.channel_mult", "4", [4]),
+        ("model.channel_mult[0]", "7", [7, 2, 4, 4]),
+        ("model.attention_levels", "", []),
+        ("freeze", "unet,conditioner", ["unet", "conditioner"]),
+        ("freeze", "[unet]", ["unet"]),
+        ("optimizer.schedule.f_start", "1", [1]),
+    ],
+)
+def test_a_list_as_it_is_typed(key, text, value):
+    config = read_config(["--config", "sd1", f"--config.{key}={text}"])
+    assert value_of(config, key.partition("[")[0]) == value
+    if "[" not in key:
+        assert config == read_config(["--config", "sd1", f"--config.{key}", text])
+    untouched = load_config("sd1")
+    assert (
+        config["batch_size"] == untouched["batch_size"] and config["first_stage"] == untouched["first_stage"]
+    )
+
+
+def test_bools_are_written_as_flags_write_them():
+    flag = "--config.model.disable_self_attention=true,false,False,True"
+    config = read_config(["--config", "sd_x4_upscaler", flag])
+    assert config["model"]["disable_self_attention"] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "text", "value"),
+    [
+        ("kl_f4", "ema_decay", "0.99", 0.99),
+        ("lsun_churches_ldm8", "scale_factor", "0.2", 0.2),
+        ("sd1:runlocal", "first_stage_from", "runs/kl_f8", "runs/kl_f8"),
+        ("sdxl_refiner", "conditioning.clip_l", "{'width': 8}", {"width": 8}),
+    ],
+)
+def test_a_key_that_is_none_takes_any_value(name, key, text, value):
+    assert value_of(load_config(name), key) is None
+    assert value_of(read_config(["--config", name, f"--config.{key}={text}"]), key) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config.model.channel_mult=1,b"], r"channel_mult: got \[1, 'b'\], expected .* \[1, 2, 4, 4\]"),
+        (["--config.model.channel_mult=1.5"], r"channel_mult: got \[1.5\], expected"),
+        (["--config.model.channel_mult=true"], r"channel_mult: got \[True\], expected"),
+        (["--config.model.channel_mult=[1,2"], "channel_mult=.1,2: expected a list, such as 1,2,3"),
+        (["--config.model.channel_mult=1,2]"], "channel_mult=1,2.: expected a list, such as 1,2,3"),
+        (["--config.model.channel_mult[9]=1"], "index out of range"),
+        (["--config.model.chanel_mult=1"], "no 'chanel_mult' in config.model; did you mean channel_mult?"),
+        (["--config.modell.channels=1"], "no 'modell' in config; did you mean model?"),
+        (["--config.model.channels.x=1"], "no 'x' in config.model.channels; it has no keys"),
+        (["--config.batch_size=x"], "--config.batch_size=x: invalid literal"),
+    ],
+)
+def test_what_is_refused_is_named(argv, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(["--config", "sd1", *argv])
