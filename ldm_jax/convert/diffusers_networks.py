@@ -412,6 +412,7 @@ def _check_expressible(model: Mapping[str, Any], conditional: bool) -> None:
     for field, only in {
         "conv_resample": True,
         "n_embed": None,
+        "num_heads_upsample": None,
         "disable_middle_self_attention": False,
         "coordinates": False,
     }.items():

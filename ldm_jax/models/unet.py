@@ -51,6 +51,7 @@ class UNet(nn.Module):
     attention_levels: the levels whose residual blocks are followed by attention; the middle always has it.
     num_attention_blocks: per level, how many of those residual blocks are; None: all.
     num_heads | head_dim: exactly one, int or one per level.
+    num_heads_upsample: with num_heads, how many a plain AttentionBlock has on the way up; None: as many.
     transformer_depth: blocks per SpatialTransformer, int or one per level; 0 is the plain AttentionBlock.
     transformer_depth_middle: that of the middle; None: as the last level's.
     context_dim: the width D of cond.context; None: no context.
@@ -78,6 +79,7 @@ class UNet(nn.Module):
     attention_levels: tuple[int, ...] = ()
     num_heads: int | tuple[int, ...] | None = None
     head_dim: int | tuple[int, ...] | None = None
+    num_heads_upsample: int | None = None
     transformer_depth: int | tuple[int, ...] = 0
     transformer_depth_middle: int | None = None
     context_dim: int | None = None
@@ -210,6 +212,8 @@ class UNet(nn.Module):
         if middle and self.transformer_depth_middle is not None:
             depth = self.transformer_depth_middle
         if depth == 0:
+            if name.startswith("up_") and self.num_heads_upsample is not None:
+                shared["num_heads"] = self.num_heads_upsample
             block = remat.block("attention", AttentionBlock, self.remat)
             site = sites(name, "self", resolution)
             return block(site=site, new_attention_order=self.new_attention_order, **shared)(h, control)
@@ -270,6 +274,16 @@ class UNet(nn.Module):
             )
         if isinstance(self.num_classes, str) and self.num_classes != "continuous":
             raise ValueError(f"UNet: num_classes={self.num_classes!r}, expected an int, 'continuous' or None")
+        if self.num_heads_upsample is not None and self.num_heads is None:
+            raise ValueError(
+                f"UNet: num_heads_upsample={self.num_heads_upsample}, expected None beside head_dim"
+            )
+        for level in self.attention_levels if self.num_heads_upsample is not None else ():
+            if (width := self.channels * self.channel_mult[level]) % self.num_heads_upsample:
+                raise ValueError(
+                    f"UNet: level {level} has {width} channels, expected a multiple of "
+                    f"num_heads_upsample={self.num_heads_upsample}"
+                )
         for level in {*self.attention_levels, levels - 1}:
             width, size = (
                 self.channels * self.channel_mult[level],

@@ -8,6 +8,7 @@ from ldm_jax.conditioning import (
     class_label,
     clip,
     colorize,
+    concat,
     depth,
     inpaint,
     layout,
@@ -17,6 +18,7 @@ from ldm_jax.conditioning import (
     superres,
     text,
     upscale,
+    vector,
 )
 from ldm_jax.conditioning.base import Setting
 
@@ -98,6 +100,15 @@ def _upscale() -> Example:
     return Example(given, setting(upscale.Conditioner(), image_shape=WIDE))
 
 
+def _concat() -> Example:
+    arrays = np.random.default_rng(3).normal(size=(2, 4, 6, 5))
+    return Example({"concats": arrays}, setting(concat.Conditioner(channels=5), image_shape=WIDE))
+
+
+def _vector() -> Example:
+    return Example({"vectors": [[1, 2, 3], [0, -1, 0.5]]}, setting(vector.Conditioner(width=3)))
+
+
 TOWER = {"width": 8, "num_layers": 2, "num_heads": 2}
 
 
@@ -125,6 +136,7 @@ EXAMPLES = {
     "class_label": _class_label,
     "clip": _clip,
     "colorize": _colorize,
+    "concat": _concat,
     "depth": _depth,
     "inpaint": _inpaint,
     "layout": _layout,
@@ -134,4 +146,5 @@ EXAMPLES = {
     "superres": _superres,
     "text": _text,
     "upscale": _upscale,
+    "vector": _vector,
 }

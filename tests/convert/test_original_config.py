@@ -24,6 +24,14 @@ VQ_F8 = """
     ddconfig: {double_z: false, z_channels: 4, resolution: 256, in_channels: 3, out_ch: 3, ch: 128,
                ch_mult: [1, 2, 2, 4], num_res_blocks: 2, attn_resolutions: [32], dropout: 0.0}
 """
+VQ_F4 = """
+  target: ldm.models.autoencoder.VQModelInterface
+  params:
+    embed_dim: 3
+    n_embed: 8192
+    ddconfig: {double_z: false, z_channels: 3, resolution: 256, in_channels: 3, out_ch: 3, ch: 128,
+               ch_mult: [1, 2, 4], num_res_blocks: 2, attn_resolutions: [], dropout: 0.0}
+"""
 
 
 def section(text: str) -> dict:
@@ -103,9 +111,9 @@ CASES = {  # published UNet: (YAML model, kinds of conditioning, prediction type
         latent_diffusion(
             "{in_channels: 7, out_channels: 3, model_channels: 256, attention_resolutions: [8, 4, 2], num_res_blocks: 2, "
             "channel_mult: [1, 2, 3, 4], num_heads: 8, resblock_updown: true}",
-            cond_stage_config="__is_first_stage__", concat_mode=True,  # no conditioning_key, as published
+            cond_stage_config="__is_first_stage__", concat_mode=True, first_stage=VQ_F4,  # no conditioning_key, as published
         ),
-        ["inpaint"], "eps", 512,
+        ["inpaint"], "eps", 256,
     ),
     "semantic_synthesis": (
         latent_diffusion(
@@ -115,8 +123,9 @@ CASES = {  # published UNet: (YAML model, kinds of conditioning, prediction type
                 "target": "ldm.modules.encoders.modules.SpatialRescaler",
                 "params": {"n_stages": 2, "in_channels": 182, "out_channels": 3},
             },
+            first_stage=VQ_F4,
         ),
-        ["semantic"], "eps", 512,
+        ["semantic"], "eps", 256,
     ),
 }  # fmt: skip
 
