@@ -46,9 +46,10 @@ BUFFERS += (
     "posterior_mean_coef1",
     "posterior_mean_coef2",
 )
+AVERAGES = "model_ema."
 # Names that are no part of the model sampled here: schedules, losses, running averages not asked for, helpers of a demo.
 APART = (
-    "model_ema.",
+    AVERAGES,
     "loss.",
     FIRST_STAGE + "loss.",
     "depth_model.",
@@ -90,6 +91,7 @@ class Checkpoint(NamedTuple):
     """config: as a bundle's. params: nested dicts of convert.Tensor. tokenizer: a tokenizers.Tokenizer, or None.
 
     layout: 'compvis', 'diffusers', 'bundle' or 'workdir'. notes: sentences on what was recognised and what was left out.
+    apart: {name: Tensor} of a file of the original's layout that are no part of the model, for one that is written from it.
     """
 
     config: dict
@@ -97,6 +99,7 @@ class Checkpoint(NamedTuple):
     tokenizer: Any
     layout: str
     notes: tuple[str, ...] = ()
+    apart: Mapping[str, Tensor] = {}
 
     def bundle(self) -> bundles.Bundle:
         """With every array read, in float32."""
@@ -214,11 +217,15 @@ def _other_first_stage(options: Options) -> tuple[dict, PyTree]:
 
 
 def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -> Checkpoint:
-    tensors, notes = _choose_ema(_usual_names(tensors), options.ema)
-    config, sources = diffusion_config({name: t.shape for name, t in tensors.items()}, path, options)
-    notes += sources
+    tensors = _usual_names(tensors)
+    config, notes = diffusion_config({name: t.shape for name, t in tensors.items()}, path, options)
+    tensors, averages = _choose_ema(tensors, options.ema, config.get("original", {}).get("use_ema", True))
+    notes.append(averages)
+    if AVERAGES + "decay" in tensors:
+        config["original"] = dict(config.get("original") or {}, use_ema=True)
     if "scale_factor" in tensors:  # measured by the run that made the file
         config["scale_factor"] = float(tensors["scale_factor"].read())
+        config["original"] = dict(config.get("original") or {}, scale_by_std=True)
     if config.get("scale_factor") is None:
         raise ValueError(f"{path}: neither the file nor its config says the scale_factor of its latents")
     state = {name: t for name, t in tensors.items() if name not in BUFFERS and not name.startswith(APART)}
@@ -231,7 +238,8 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
     tokenizer = _find_tokenizer(config, path, options, notes)
     system = make_system(config, tokenizer)
     template = jax.eval_shape(system.init, jax.random.key(0))
-    params = {"unet": _fit(unet, template["unet"], compvis_unet.entries(template["unet"]))}
+    entries = compvis_unet.entries(template["unet"])
+    params = {"unet": _fit(unet, template["unet"], entries, compvis_unet.unused(template["unet"]))}
     if options.first_stage:
         params["first_stage"] = other
     elif config["first_stage"]["name"] == "identity":
@@ -239,7 +247,7 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
     else:
         wanted = jax.eval_shape(system.first_stage.init, jax.random.key(0))
         entries = compvis_first_stage.autoencoder_entries(wanted)
-        params["first_stage"] = _fit(first_stage, wanted, entries)
+        params["first_stage"] = _fit(first_stage, wanted, entries, compvis_first_stage.unused)
     rest = {name: t for name, t in state.items() if not name.startswith((UNET, FIRST_STAGE))}
     wanted = template.get("conditioner", {})
     if not flatten(wanted):  # some models condition on what the first stage gives, and keep it twice
@@ -252,7 +260,21 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
     left = sorted({name.split(".")[0] for name in tensors if name.startswith(APART) and "." in name})
     if left:
         notes.append(f"left out: {', '.join(left)}")
-    return Checkpoint(config, params, tokenizer, "compvis", tuple(notes))
+    return Checkpoint(
+        config, params, tokenizer, "compvis", tuple(notes), _apart(tensors, bool(options.first_stage))
+    )
+
+
+def _apart(tensors: Mapping[str, Tensor], other_first_stage: bool) -> dict[str, Tensor]:
+    """What a file that is written from these tensors keeps of them, where nothing of the model has the name: Checkpoint.apart."""
+    replaced = (UNET, AVERAGES + "diffusion_model", *BUFFERS)
+    replaced += (FIRST_STAGE, "cond_stage_model.") if other_first_stage else ()
+    kept = {name: t for name, t in tensors.items() if not name.startswith(replaced)}
+    return kept | {
+        name: t
+        for name, t in tensors.items()
+        if name.startswith((UNET + "out.", AVERAGES + "diffusion_modelout"))
+    }
 
 
 def _usual_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -264,26 +286,25 @@ def _usual_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {usual + n.removeprefix(later) if n.startswith(later) else n: t for n, t in tensors.items()}
 
 
-def _choose_ema(tensors: dict[str, Tensor], ema: bool) -> tuple[dict, list[str]]:
-    """The UNet's names with running averages in their place if they are asked for and there (LitEma's names have no dots)."""
-    averaged = {
-        name: "model_ema." + name.removeprefix("model.").replace(".", "")
-        for name in tensors
-        if name.startswith(UNET)
-    }
+def _choose_ema(tensors: dict[str, Tensor], ema: bool, used: bool) -> tuple[dict, str]:
+    """The UNet's names with running averages in their place if they are asked for and there, and which they are, in words.
+
+    used: whether the original samples with them. LitEma's names have no dots.
+    """
+    averaged = {name: compvis_unet.average(name) for name in tensors if name.startswith(UNET)}
     there = [name for name, average in averaged.items() if average in tensors]
     if not there:
-        return tensors, ["the file has one set of weights, and no running averages beside it"]
+        return tensors, "the file has one set of weights, and no running averages beside it"
     if not ema:
-        return tensors, ["raw weights; the file has running averages too"]
+        return tensors, "raw weights; the file has running averages too"
+    if not used:
+        return tensors, "raw weights, as its config says use_ema: false; the file has running averages too"
     if len(there) < len(averaged):
         missing = [average for average in averaged.values() if average not in tensors]
         raise ValueError(
             f"{len(missing)} running averages are missing, the first ten: {', '.join(missing[:10])}; --raw does without"
         )
-    return tensors | {name: tensors[average] for name, average in averaged.items()}, [
-        "running averages (EMA)"
-    ]
+    return tensors | {name: tensors[average] for name, average in averaged.items()}, "running averages (EMA)"
 
 
 def _conditioner(state: Mapping[str, Tensor], config: dict, template: PyTree) -> PyTree:
@@ -305,8 +326,9 @@ def _open_first_stage(tensors: Mapping[str, Tensor], path: Path, options: Option
         params = _fit_diffusers_first_stage(state, first_stage)
         return Checkpoint(config, {"first_stage": params}, None, "diffusers", tuple(notes))
     wanted = jax.eval_shape(first_stage.init, jax.random.key(0))
-    params = _fit(state, wanted, compvis_first_stage.autoencoder_entries(wanted))
-    return Checkpoint(config, {"first_stage": params}, None, "compvis", tuple(notes))
+    params = _fit(state, wanted, compvis_first_stage.autoencoder_entries(wanted), compvis_first_stage.unused)
+    apart = {name: t for name, t in tensors.items() if compvis_first_stage.unused(name)}
+    return Checkpoint(config, {"first_stage": params}, None, "compvis", tuple(notes), apart)
 
 
 # --------------------------------------------------------------------------------------------------- diffusers' layout

@@ -41,6 +41,8 @@ def diffusion_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> t
             )
     else:
         config, notes = release.process(), [f"recognised as {name}"]
+        if "model_ema.decay" in shapes:  # as the release has it beside the pruned one that its YAML is for
+            config["original"] = dict(use_ema=True)
         config["model"] = fields | dict(release.heads)
         parts = {k: dict(v) for k, v in release.parts.items()}
         config["conditioning"] = _merge(parts, learned, learned_first=True)
@@ -126,7 +128,7 @@ def _given(path: Path, options: Any) -> tuple[dict | None, str, bool]:
     if options.config:
         return load_config(options.config), f"config {options.config}", True
     if options.original_config:
-        return original_config.read(options.original_config), f"config {options.original_config}", False
+        return _read_yaml(options.original_config, f"config {options.original_config}")
     if path.suffix == ".safetensors" and CONFIG_KEY in (kept := safetensors_file.read_metadata(path)):
         return json.loads(kept[CONFIG_KEY]), "config kept in the file", True
     beside = [path.parent / f"{path.stem}{suffix}" for suffix in (".yaml", ".yml")] + [
@@ -134,5 +136,11 @@ def _given(path: Path, options: Any) -> tuple[dict | None, str, bool]:
     ]
     for candidate in beside:
         if candidate.is_file():
-            return original_config.read(candidate), f"config {candidate}, which lies beside it", False
+            return _read_yaml(candidate, f"config {candidate}, which lies beside it")
     return None, "", False
+
+
+def _read_yaml(path: str | Path, source: str) -> tuple[dict, str, bool]:
+    """(config, source, whether it is one of ours), which export.py leaves beside the original's."""
+    ours = original_config.content(path).get(CONFIG_KEY)
+    return (original_config.read(path), source, False) if ours is None else (ours, source, True)

@@ -1,9 +1,10 @@
 """A checkpoint written out: as a bundle, as the original's single file, or as a diffusers folder.
 
 Decides which file each part goes to and what else a folder of each kind holds. Arrays are read, turned and written one at a
-time; nothing appears under its final name before it is whole.
+time; nothing appears under its final name before it is whole. A .ckpt has a .yaml of the same name beside it.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from ldm_jax.checkpoints import bundle as bundles
-from ldm_jax.checkpoints.open import BUFFERS, Checkpoint
+from ldm_jax.checkpoints.open import AVERAGES, BUFFERS, Checkpoint
 from ldm_jax.checkpoints.recognize import CONFIG_KEY, FIRST_STAGE, UNET
 from ldm_jax.config import by_kind, conditioning_kinds
 from ldm_jax.convert import clip as clip_names
@@ -28,6 +30,7 @@ from ldm_jax.convert import (
     diffusers_unet,
     files,
     layout,
+    original_yaml,
 )
 from ldm_jax.convert.diffusers_networks import first_stage_json
 from ldm_jax.convert.tensor import Tensor, stored_dtype
@@ -38,8 +41,6 @@ from ldm_jax.types import PyTree
 log = logging.getLogger(__name__)
 
 TARGETS = ("bundle", "compvis", "diffusers")
-# Scales of latents that releases have as a constant; one that a run measured lies in its file, as `scale_factor`.
-CONSTANT_SCALES = (1.0, 0.18215, 0.13025, 0.08333, 0.22765929)
 
 
 def write(
@@ -72,11 +73,16 @@ def write(
             progress(before + written, total)
         before += of if written == of else 0
 
-    with files.replacing(destination, overwrite=overwrite) as partial:
+    with contextlib.ExitStack() as whole:
+        partial = whole.enter_context(files.replacing(destination, overwrite=overwrite))
         if to == "compvis":
             (tensors,) = parts.values()
             if destination.suffix == ".ckpt":
+                beside = whole.enter_context(
+                    files.replacing(destination.with_suffix(".yaml"), overwrite=overwrite)
+                )
                 files.write_ckpt(partial, tensors, dtype, progress=advance)
+                beside.write_text(original_text(checkpoint.config))
             else:
                 metadata = {"format": "pt", CONFIG_KEY: json.dumps(checkpoint.config)}
                 files.write_safetensors(partial, tensors, dtype, metadata, progress=advance)
@@ -86,6 +92,17 @@ def write(
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             files.write_safetensors(partial / name, tensors, dtype, progress=advance)
         TEXTS[to](checkpoint, partial)
+
+
+def original_text(config: Mapping[str, Any]) -> str:
+    """The YAML that lies beside a .ckpt, which itself says nothing of its config: the original's `model`, where the original can
+    make it, and ours under a key that the original does not look at."""
+    ours = json.loads(json.dumps(config))
+    try:
+        content = {"model": original_yaml.model_section(ours), CONFIG_KEY: ours}
+    except ValueError as error:
+        return f"# {error}\n" + yaml.safe_dump({CONFIG_KEY: ours}, sort_keys=False, width=120)
+    return yaml.safe_dump(content, sort_keys=False, width=120)
 
 
 def _bytes(tensors: Mapping[str, Tensor], dtype: str | None) -> int:
@@ -106,16 +123,41 @@ def compvis_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     first_stage = params.get("first_stage", {})
     tensors = layout.lazy_to_torch(first_stage, compvis_first_stage.autoencoder_entries(first_stage))
     if "unet" not in params:
-        return {"": tensors}
+        return {"": dict(checkpoint.apart) | tensors}
+    original = config.get("original") or {}
     linear = bool(config["model"].get("use_linear_projection"))
     unet = layout.lazy_to_torch(params["unet"], compvis_unet.entries(params["unet"], linear))
-    state = _prefixed(unet, UNET) | _prefixed(tensors, FIRST_STAGE)
+    state = _prefixed(compvis_unet.unused_head(params["unet"], config["model"]["out_channels"]), UNET)
+    state |= {name: t for name, t in checkpoint.apart.items() if name.startswith(UNET)}
+    state |= _prefixed(unet, UNET)
+    kinds = conditioning_kinds(config.get("conditioning"))
+    if original.get("use_ema", not kinds.keys() & {"clip", "sdxl"}):  # as the configs of Stable Diffusion say
+        state |= _averages(state)
+    state |= _prefixed(tensors, FIRST_STAGE)
+    if kinds.get("inpaint", {}).get("convention", "original") == "original" and "inpaint" in kinds:
+        state |= _prefixed(tensors, "cond_stage_model.")  # its conditioner is the first stage once more
     for kind, tree, options in _conditioners(checkpoint):
-        state |= layout.lazy_to_torch(tree, compvis_conditioner.compvis_entries(kind, tree, options))
         state |= compvis_conditioner.compvis_unused(kind, tree, options)
-    if float(config.get("scale_factor", 1.0)) not in CONSTANT_SCALES:
+        state |= {name: t for name, t in checkpoint.apart.items() if name in state}
+        state |= layout.lazy_to_torch(tree, compvis_conditioner.compvis_entries(kind, tree, options))
+    if original.get("scale_by_std"):
         state["scale_factor"] = np.float32(config["scale_factor"])
-    return {"": state | _buffers(config)}
+    if original.get("learn_logvar"):
+        state["logvar"] = np.zeros(config["schedule"].get("num_timesteps", 1000), np.float32)
+    state |= _buffers(config)
+    return {
+        "": state
+        | {n: t for n, t in checkpoint.apart.items() if n not in state or n in ("logvar", *COUNTERS)}
+    }
+
+
+COUNTERS = (AVERAGES + "decay", AVERAGES + "num_updates")
+
+
+def _averages(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Running averages that are equal to the weights, as the original has them before its first step. Source: its LitEma."""
+    counters = dict(zip(COUNTERS, (np.float32(0.9999), np.int32(0)), strict=True))
+    return counters | {compvis_unet.average(name): tensor for name, tensor in state.items()}
 
 
 def _buffers(config: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -67,14 +67,18 @@ def _is_counter(name: str) -> bool:
     return name.endswith((".num_batches_tracked", ".initialized"))
 
 
+def unused(name: str) -> bool:
+    """Whether a name of an autoencoder is no part of encoding and decoding: its loss, its own running averages, which codes were
+    used, and the colors that segmentations are shown in."""
+    return name.startswith(("loss.", "model_ema.")) or name in ("quantize.used", "colorize")
+
+
 def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
-    """An autoencoder's torch state dict as params shaped like `template`; `loss.*` is passed over.
+    """An autoencoder's torch state dict as params shaped like `template`; what is `unused` is passed over.
 
     Raises: ValueError for missing, unused or mis-shaped names, listing the first ten.
     """
-    return layout.from_torch(
-        state, template, autoencoder_entries(template), lambda name: name.startswith("loss.")
-    )
+    return layout.from_torch(state, template, autoencoder_entries(template), unused)
 
 
 def to_torch(params: PyTree) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ ldm/modules/attention.py.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -72,10 +72,33 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
     Raises: ValueError that lists missing, unused and mis-shaped names. A UNet that predicts codebook ids has
     an unused head 'out.*' in the original, which is left out.
     """
-    has_codebook = "codebook_out" in template
-    return layout.from_torch(
-        state, template, entries(template), ignore=lambda n: has_codebook and n.startswith("out.")
-    )
+    return layout.from_torch(state, template, entries(template), unused(template))
+
+
+def unused(template: PyTree) -> Callable[[str], bool]:
+    """Which torch names the original keeps beside `entries`: the head that one which predicts codebook ids never calls."""
+    return lambda name: "codebook_out" in template and name.startswith("out.")
+
+
+def unused_head(template: PyTree, out_channels: int) -> dict[str, np.ndarray]:
+    """{torch name: array} of that head as the original begins with it, or nothing where the head is called."""
+    if "codebook_out" not in template:
+        return {}
+    width = template["codebook_out"]["kernel"].shape[0]
+    return {
+        "out.0.weight": np.ones(width, np.float32),
+        "out.0.bias": np.zeros(width, np.float32),
+        "out.2.weight": np.zeros((out_channels, width, 3, 3), np.float32),
+        "out.2.bias": np.zeros(out_channels, np.float32),
+    }
+
+
+def average(name: str) -> str:
+    """The name of the running average of a UNet's parameter, of its full name 'model.diffusion_model.…': without its dots.
+
+    Source: CompVis/latent-diffusion@a506df5 ldm/modules/ema.py LitEma.
+    """
+    return "model_ema." + name.removeprefix("model.").replace(".", "")
 
 
 def to_torch(params: PyTree, linear_projection: bool = False) -> dict[str, np.ndarray]:

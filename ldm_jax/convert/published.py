@@ -14,6 +14,7 @@ class Release(NamedTuple):
 
     parts: the options of kinds of conditioning that leave no names in a checkpoint, {kind: options}.
     prediction_type: None where two releases share every shape and predict different things.
+    use_ema: whether its YAML says that its file holds running averages beside the weights.
     """
 
     match: Mapping[str, Any]
@@ -24,6 +25,7 @@ class Release(NamedTuple):
     prediction_type: str | None = "eps"
     guidance_scale: float = 1.0
     parts: Mapping[str, dict] = {}
+    use_ema: bool = True
 
     def process(self) -> dict:
         """The config's entries that are not of the networks."""
@@ -33,6 +35,7 @@ class Release(NamedTuple):
             scale_factor=self.scale_factor,
             schedule=dict(name="linear", num_timesteps=1000, beta_start=start, beta_end=end),
             sampling=dict(num_steps=50, guidance_scale=self.guidance_scale),
+            original=dict(use_ema=self.use_ema),
         )
         return entries | (dict(prediction_type=self.prediction_type) if self.prediction_type else {})
 
@@ -61,13 +64,13 @@ RELEASES = {
     ),
     "imagenet_ldm4": Release(
         _unet(3, 3, 192, [1, 2, 3, 5], [1, 2, 3], 1, 512),
-        dict(num_heads=1), (0.0015, 0.0195), 256, guidance_scale=1.5, parts={"class_label": dict(num_classes=1000)},
+        dict(num_heads=1), (0.0015, 0.0195), 256, guidance_scale=1.5, parts={"class_label": dict(num_classes=1000)}, use_ema=False,
     ),
     "text2img_256": Release(
         _unet(3, 3, 192, [1, 2, 3, 5], [1, 2, 3], 1, 640), dict(head_dim=32), (0.0015, 0.0195), 256, guidance_scale=1.5
     ),
     "text2img_1p4b": Release(
-        _unet(4, 4, *_SD, 1280), dict(num_heads=8), _SD_BETA, 256, 0.18215, guidance_scale=5.0
+        _unet(4, 4, *_SD, 1280), dict(num_heads=8), _SD_BETA, 256, 0.18215, guidance_scale=5.0, use_ema=False
     ),
     "layout_openimages": Release(
         _unet(3, 3, 128, [1, 2, 3, 4], [1, 2, 3], 3, 512), dict(head_dim=32), (0.0015, 0.0205), 256
@@ -84,34 +87,34 @@ RELEASES = {
         _unet(16, 16, 448, [1, 2, 3, 4], [0, 1, 2], 1, 768),
         dict(head_dim=32), (0.0015, 0.015), 768, 0.22765929, guidance_scale=5.0, parts={"retrieval": {"width": 768}},
     ),
-    "sd1": Release(_unet(4, 4, *_SD, 768), dict(num_heads=8), _SD_BETA, 512, 0.18215, guidance_scale=7.5),
+    "sd1": Release(_unet(4, 4, *_SD, 768), dict(num_heads=8), _SD_BETA, 512, 0.18215, guidance_scale=7.5, use_ema=False),
     "sd1_inpainting": Release(
         _unet(9, 4, *_SD, 768),
-        dict(num_heads=8), _SD_BETA, 512, 0.18215, guidance_scale=7.5, parts={"inpaint": {"convention": "stable_diffusion"}},
+        dict(num_heads=8), _SD_BETA, 512, 0.18215, guidance_scale=7.5, use_ema=False, parts={"inpaint": {"convention": "stable_diffusion"}},
     ),
     "sd2": Release(
         _unet(4, 4, *_SD, 1024),
-        dict(head_dim=64), _SD_BETA, 512, 0.18215, None, guidance_scale=9.0,
+        dict(head_dim=64), _SD_BETA, 512, 0.18215, None, guidance_scale=9.0, use_ema=False,
     ),
     "sd2_inpainting": Release(
         _unet(9, 4, *_SD, 1024),
-        dict(head_dim=64), _SD_BETA, 512, 0.18215, guidance_scale=9.0, parts={"inpaint": {"convention": "stable_diffusion"}},
+        dict(head_dim=64), _SD_BETA, 512, 0.18215, guidance_scale=9.0, use_ema=False, parts={"inpaint": {"convention": "stable_diffusion"}},
     ),
     "sd2_depth": Release(
         _unet(5, 4, *_SD, 1024),
-        dict(head_dim=64), _SD_BETA, 512, 0.18215, guidance_scale=9.0, parts={"depth": {}},
+        dict(head_dim=64), _SD_BETA, 512, 0.18215, guidance_scale=9.0, use_ema=False, parts={"depth": {}},
     ),
     "sd_x4_upscaler": Release(
         _unet(7, 4, 256, [1, 2, 2, 4], [1, 2, 3], 1, 1024, num_classes=1000),
-        dict(num_heads=8), (1e-4, 0.02), 512, 0.08333, "v", guidance_scale=9.0, parts={"upscale": {}},
+        dict(num_heads=8), (1e-4, 0.02), 512, 0.08333, "v", guidance_scale=9.0, use_ema=False, parts={"upscale": {}},
     ),
     "sdxl_base": Release(
         _unet(4, 4, 320, [1, 2, 4], [1, 2], [1, 2, 10], 2048, vector_dim=2816),
-        dict(head_dim=64), _SD_BETA, 1024, 0.13025, guidance_scale=5.0,
+        dict(head_dim=64), _SD_BETA, 1024, 0.13025, guidance_scale=5.0, use_ema=False,
     ),
     "sdxl_refiner": Release(
         _unet(4, 4, 384, [1, 2, 4, 4], [1, 2], 4, 1280, vector_dim=2560),
-        dict(head_dim=64), _SD_BETA, 1024, 0.13025, guidance_scale=5.0,
+        dict(head_dim=64), _SD_BETA, 1024, 0.13025, guidance_scale=5.0, use_ema=False,
     ),
 }  # fmt: skip
 

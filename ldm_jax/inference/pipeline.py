@@ -217,6 +217,11 @@ class LatentDiffusion:
         x_start: [N, h, w, c] float32 scaled latents, the init_images'. keep: [N, h, w, 1] float32, 1 where x_start is kept.
         """
         seeds = _check_seeds(seeds)
+        if self.system.unet.n_embed not in (None, self.system.first_stage.channels):
+            raise ValueError(
+                f"this network gives logits of {self.system.unet.n_embed} codes (n_embed), expected {self.system.first_stage.channels} "
+                "channels of noise: the original has no sampler for it either"
+            )
         shape = self.system.image_shape if image_shape is None else image_shape
         inputs, null = self._inputs(given, negative_prompts, seeds, shape)
         guided = bool(null) and float(guidance_scale) != 1.0

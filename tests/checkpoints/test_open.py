@@ -246,9 +246,10 @@ def test_names_that_do_not_fit_are_listed(folder, tmp_path, changes, message):
         open_checkpoint(path, Options(config=str(folder / "config.json")))
 
 
-def test_what_is_not_recognised_says_the_nearest(folder):
+def test_what_is_not_recognised_says_the_nearest(folder, tmp_path):
+    shutil.copy(folder / "c.ckpt", tmp_path)  # without the config that was written beside it
     with pytest.raises(ValueError, match=r"nearest released model is \w+.*--original_config"):
-        open_checkpoint(folder / "c.ckpt")
+        open_checkpoint(tmp_path / "c.ckpt")
 
 
 def test_what_is_something_else_says_so(tmp_path):
@@ -304,9 +305,20 @@ def test_a_measured_scale_of_latents_goes_round(folder, tmp_path):
     opened = open_checkpoint(folder / "b")
     measured = opened._replace(config=opened.config | dict(scale_factor=0.31))
     export.write(measured, tmp_path / "m.ckpt", "compvis")
-    again = open_checkpoint(tmp_path / "m.ckpt", Options(config=str(folder / "config.json")))
-    assert again.config["scale_factor"] == pytest.approx(0.31, rel=1e-7)
-    assert "scale_factor" not in files.open_tensors(folder / "c.ckpt")  # 0.18215 is a constant of its release
+    assert "scale_factor" not in files.open_tensors(
+        tmp_path / "m.ckpt"
+    )  # a name that the original does not know
+    assert (
+        open_checkpoint(tmp_path / "m.ckpt").config["scale_factor"] == 0.31
+    )  # from the config beside the file
+    tensors = {name: t.read() for name, t in files.open_tensors(tmp_path / "m.ckpt").items()}
+    files.write_ckpt(
+        tmp_path / "by_std.ckpt", tensors | {"scale_factor": np.float32(0.37)}
+    )  # with scale_by_std it does
+    by_std = open_checkpoint(tmp_path / "by_std.ckpt", Options(config=str(folder / "config.json")))
+    assert by_std.config["scale_factor"] == pytest.approx(0.37, rel=1e-7)
+    export.write(by_std, tmp_path / "again.ckpt", "compvis")
+    assert files.open_tensors(tmp_path / "again.ckpt")["scale_factor"].read() == np.float32(0.37)
 
 
 def test_stable_diffusion_2_as_diffusers_and_later_code_have_it(tmp_path):
