@@ -49,10 +49,10 @@ def write_texts(directory: Path, config: Mapping[str, Any], tokenizer: Any) -> N
 
 
 def is_bundle(directory: Path) -> bool:
-    """Whether a folder holds a bundle (a diffusers model has a config.json too, but says its class in it)."""
+    """Whether a folder holds a bundle (those of diffusers and transformers have a config.json too, without a task)."""
     if not (directory / WEIGHTS).is_file() or not (directory / "config.json").is_file():
         return False
-    return "_class_name" not in read_config(directory)
+    return "task" in read_config(directory)
 
 
 def read_config(directory: Path) -> dict:

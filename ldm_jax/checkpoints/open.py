@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ldm_jax.checkpoints import bundle as bundles
-from ldm_jax.checkpoints.recognize import FIRST_STAGE, UNET, diffusion_config, first_stage_config
+from ldm_jax.checkpoints.recognize import FIRST_STAGE, MARKERS, UNET, diffusion_config, first_stage_config
 from ldm_jax.conditioning import clip
 from ldm_jax.config import by_kind, conditioning_kinds, conditioning_section
 from ldm_jax.convert import clip as clip_names
@@ -57,7 +57,11 @@ APART = (
     "denoiser.",
     "lvlb_weights",
 )
-APART += ("logvar", "scale_factor", "noise_augmentor.", "cond_ids")
+APART += ("logvar", "scale_factor", "noise_augmentor.", "cond_ids", FIRST_STAGE + "model_ema.")
+# What a sampler derives from the schedule for its own number of steps, the colors that segmentations are
+# drawn in, and marks that stand for a word (recognize.py).
+APART += ("ddim_sigmas", "ddim_alphas", "ddim_sqrt_one_minus_alphas", "colorize", FIRST_STAGE + "colorize")
+APART += MARKERS
 
 
 class Options(NamedTuple):
@@ -140,6 +144,7 @@ def _open(path: Path, options: Options) -> Checkpoint:
             return _open_pipeline(path, options)
         if (path / "vae").is_dir() and not (path / "unet").is_dir():
             path = path / "vae"
+        diffusers_config.refuse_part(path)
         if (path / "config.json").is_file():
             return _open_diffusers_first_stage(path, options)
         path = files.find_weights(path, options.variant)
@@ -279,6 +284,8 @@ def _apart(tensors: Mapping[str, Tensor], other_first_stage: bool) -> dict[str, 
 
 def _usual_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names of a Stable Diffusion 1 without 'text_model.', and of a 2 as Stability's later code has them, as most files have them."""
+    # running averages of a compiled module have its name without a dot; all others are bare (files.unwrapped)
+    tensors = {n.replace("_orig_mod", "") if n.startswith("model_ema.") else n: t for n, t in tensors.items()}
     tensors = clip_names.renamed(tensors, "cond_stage_model.transformer.")
     later, usual = "conditioner.embedders.0.model.", "cond_stage_model.model."
     if UNET + "label_emb.0.0.weight" in tensors or not any(name.startswith(later) for name in tensors):

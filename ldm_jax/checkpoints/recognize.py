@@ -14,6 +14,11 @@ from ldm_jax.convert import detect, original_config, published, safetensors_file
 
 UNET, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
 CONFIG_KEY = "ldm_jax"  # of a single file's metadata, where checkpoints/write.py leaves the config
+MARKERS = (
+    "v_pred",
+    "ztsnr",
+    "edm_",
+)  # tensors that some files of SDXL's descendants hold for their name alone
 # Guidance that the releases with each kind of condition recommend, for a model whose config does not say.
 GUIDANCE = {"clip": 7.5, "sdxl": 5.0, "text": 5.0, "class_label": 1.5}
 
@@ -52,6 +57,7 @@ def diffusion_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> t
         )
     if first:
         config["first_stage"] = detect.first_stage_section(first) | dict(config.get("first_stage") or {})
+    notes += _marked(config, shapes, path)
     if options.prediction_type:
         config["prediction_type"] = options.prediction_type
     if "prediction_type" not in config:
@@ -62,6 +68,28 @@ def diffusion_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> t
     if name == "sd2" and config["prediction_type"] == "v" and not ours:
         config["image_size"] = 768  # what it was trained at; its YAML says 512
     return dict(task="diffusion", dtype="float32") | config, notes
+
+
+def _marked(config: dict, shapes: Mapping[str, tuple], path: Path) -> list[str]:
+    """Enters into `config` what a file says by tensors that hold no weights; returns sentences on it.
+
+    v_pred: the model predicts v. ztsnr: its schedule ends without signal, so that sampling begins at the last
+    timestep (Lin et al. 2024, arXiv:2305.08891, section 3.3).
+    Raises: ValueError for a model whose noise levels are EDM's.
+    """
+    if edm := [name for name in shapes if name.startswith("edm_")]:
+        raise ValueError(
+            f"{path} is marked by {edm[0]} as a model of EDM's noise levels, expected timesteps of a schedule"
+        )
+    notes = []
+    if "v_pred" in shapes:
+        config["prediction_type"] = "v"
+        notes.append("marked as predicting v")
+    if "ztsnr" in shapes:
+        config["schedule"] = dict(config["schedule"], zero_terminal_snr=True)
+        config["sampling"] = {"spacing": "trailing"} | dict(config["sampling"])
+        notes.append("marked as trained with zero terminal SNR")
+    return notes
 
 
 def first_stage_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> tuple[dict, list[str]]:

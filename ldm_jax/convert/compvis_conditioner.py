@@ -8,6 +8,7 @@ SpatialRescaler; ldm/modules/x_transformer.py; the state dicts of Stable Diffusi
 ('cond_stage_model.*') and of Stability-AI/generative-models ('conditioner.embedders.*').
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,8 +104,20 @@ def _is_open_clip(tower: PyTree, options: Mapping[str, Any] | None) -> bool:
 
 
 def ignored(name: str) -> bool:
-    """Whether a full name of a single file is no part of a conditioner's function: see `compvis_unused`."""
-    return clip.ignored(name) or name.startswith("cond_stage_model.transformer.to_logits.")
+    """Whether a full name of a single file is no part of a conditioner's function: see `compvis_unused`.
+
+    The projection of transformers' towers is read neither by Stable Diffusion 1 nor by SDXL; merges have it.
+    """
+    return (
+        clip.ignored(name)
+        or name.startswith("cond_stage_model.transformer.to_logits.")
+        or _UNREAD_PROJECTION.fullmatch(name) is not None
+    )
+
+
+_UNREAD_PROJECTION = re.compile(
+    r"(cond_stage_model|conditioner\.embedders\.\d+)\.transformer\.(text_model\.)?text_projection(\.weight)?"
+)
 
 
 def compvis_unused(

@@ -77,6 +77,19 @@ def read_pipeline(folder: str | Path) -> dict[str, Any]:
     return pipeline_config(files)
 
 
+def refuse_part(folder: Path) -> None:
+    """Raises: ValueError for the folder of a network of diffusers or transformers that is no first stage."""
+    if not (folder / "config.json").is_file():
+        return
+    section = _read_json(folder / "config.json")
+    kind = section.get("_class_name") or (section.get("architectures") or [section.get("model_type")])[0]
+    if kind and kind != "VQModel" and not kind.startswith("Autoencoder"):
+        raise ValueError(
+            f"{folder} holds a {kind}, a part of a pipeline; expected the folder of the whole, "
+            "which has a model_index.json"
+        )
+
+
 def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The config that the JSON files of a pipeline describe, {'model_index.json': …, 'unet/config.json': …, …}.
 

@@ -55,7 +55,8 @@ def open_tensors(
 
     path: a file of torch.save or a .safetensors file, told apart by content; the index of a sharded one
     (*.index.json); or a folder with one of these (`find_weights`). Of a pickle, its 'state_dict' is taken if
-    it has one, nested names are joined by '.', and all that is no tensor is dropped. ignore_objects: see torch_file.read_zip.
+    it has one, nested names are joined by '.', and all that is no tensor is dropped. Names are those of the bare
+    module (`unwrapped`). ignore_objects: see torch_file.read_zip.
     Raises: ValueError in one sentence for what is not there, not a checkpoint, cut short, damaged, or
     refused.
     """
@@ -66,6 +67,22 @@ def open_tensors(
         raise ValueError(f"{path} is not there, or no file")
     if path.name.endswith(".json"):
         return _open_shards(path, ignore_objects)
+    tensors = _open_file(path, ignore_objects)
+    bare = {unwrapped(name): tensor for name, tensor in tensors.items()}
+    if len(bare) < len(tensors):
+        raise ValueError(
+            f"{path} has tensors under the names of a module both bare and wrapped by torch.compile"
+        )
+    return bare
+
+
+def unwrapped(name: str) -> str:
+    """`name` without what torch.compile puts before the names of a module that it wraps, and of its parts."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _open_file(path: Path, ignore_objects: bool) -> dict[str, Tensor]:
+    """The tensors of one file, told apart by its content. Raises: ValueError as `open_tensors`."""
     with open(path, "rb") as file:
         head = file.read(512)
     if not head.strip(b"\0"):
@@ -162,7 +179,7 @@ def _open_shards(index: Path, ignore_objects: bool) -> dict[str, Tensor]:
                 f"{index.parent / shard} has tensors that another shard has: {_listed(sorted(twice))}"
             )
         tensors |= found
-    absent = [name for name in placed if name not in tensors]
+    absent = [name for name in placed if unwrapped(name) not in tensors]
     if absent:
         raise ValueError(f"{index} names tensors that its shards do not have: {_listed(absent)}")
     return tensors

@@ -265,6 +265,73 @@ def test_what_is_something_else_says_so(tmp_path):
         open_checkpoint(tmp_path / "empty")
 
 
+def test_a_part_of_a_pipeline_is_no_model(folder):
+    for part, kind in {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}.items():
+        with pytest.raises(
+            ValueError, match=f"{part} holds a {kind}, a part of a pipeline; expected .*model_index"
+        ):
+            open_checkpoint(folder / "d" / part)
+
+
+DERIVED = {
+    "ddim_sigmas": np.zeros(7),
+    "ddim_alphas": np.zeros(7, np.float32),
+    "ddim_alphas_prev": np.zeros(7),
+    "ddim_sqrt_one_minus_alphas": np.zeros(7, np.float32),
+    "ddim_sigmas_for_original_num_steps": np.zeros(1000, np.float32),
+    "cond_stage_model__transformer__text_projection__weight": np.zeros((64, 64), np.float32),
+    "first_stage_model__model_ema__decay": np.float32(0.9999),
+    "first_stage_model__colorize": np.zeros((3, 19, 1, 1), np.float32),
+    "lvlb_weights": np.zeros(1000, np.float32),
+    "logvar": np.zeros(1000, np.float32),
+}
+
+
+def test_what_is_derived_or_never_read_may_be_there_and_is_not_read(folder, tmp_path):
+    path = change(folder, tmp_path, **DERIVED)
+    opened = open_checkpoint(path, Options(config=str(folder / "config.json")))
+    assert same(opened.params, bundles.read(folder / "original").params)
+
+
+def test_marks_without_numbers_say_what_is_predicted_and_how_the_schedule_ends(folder, tmp_path):
+    mark = np.zeros(0, np.float32)
+    options = Options(config=str(folder / "config.json"))
+    plain = open_checkpoint(folder / "c.ckpt", options)
+    opened = open_checkpoint(change(folder, tmp_path, v_pred=mark, ztsnr=mark), options)
+    assert opened.config["prediction_type"] == "v" and plain.config["prediction_type"] == "eps"
+    assert opened.config["schedule"] == plain.config["schedule"] | {"zero_terminal_snr": True}
+    assert opened.config["sampling"] == plain.config["sampling"] | {"spacing": "trailing"}
+    assert same(opened.params, bundles.read(folder / "original").params)
+    said = open_checkpoint(tmp_path / "changed.ckpt", options._replace(prediction_type="eps"))
+    assert said.config["prediction_type"] == "eps"
+    with pytest.raises(ValueError, match=r"edm_vpred\.sigma_max .*EDM"):
+        open_checkpoint(change(folder, tmp_path, edm_vpred__sigma_max=mark), options)
+
+
+def test_names_of_a_module_that_torch_compiled_are_the_modules(folder, tmp_path):
+    state = {k: t.read() for k, t in files.open_tensors(folder / "c.ckpt").items()}
+    unet = [k for k in state if k.startswith(recognise.UNET)]
+    for k in unet:  # the running averages of a compiled UNet have its names too, without their dots
+        state[
+            "model_ema." + k.removeprefix("model.").replace("model.", "model_orig_mod").replace(".", "")
+        ] = state[k] + 1
+    wrapped = {k.replace("diffusion_model.", "diffusion_model._orig_mod."): a for k, a in state.items()}
+    wrapped = {k.replace("first_stage_model.", "_orig_mod.first_stage_model."): a for k, a in wrapped.items()}
+    assert "model_ema.diffusion_model_orig_modinput_blocks00weight" in wrapped
+    files.write_ckpt(tmp_path / "compiled.ckpt", wrapped)
+    options = Options(config=str(folder / "config.json"))
+    raw = open_checkpoint(tmp_path / "compiled.ckpt", options._replace(ema=False))
+    assert same(raw.params, bundles.read(folder / "original").params)
+    averaged = open_checkpoint(tmp_path / "compiled.ckpt", options)
+    kernel = state[recognise.UNET + "input_blocks.0.0.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(averaged.params["unet"]["conv_in"]["kernel"].read(), kernel + 1)
+    shutil.copytree(folder / "d", tmp_path / "d")
+    written = tmp_path / "d" / "unet" / "diffusion_pytorch_model.safetensors"
+    names = {f"_orig_mod.{k}": t.read() for k, t in files.open_tensors(written).items()}
+    files.write_safetensors(written, names)
+    assert same(open_checkpoint(tmp_path / "d").params, bundles.read(folder / "original").params)
+
+
 def test_a_missing_first_stage_can_come_from_elsewhere(folder, tmp_path):
     state = {
         k: t

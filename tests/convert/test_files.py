@@ -163,6 +163,20 @@ def test_what_transformers_shards_is_read(tmp_path):
         np.testing.assert_array_equal(read[name].read(), tensor.numpy())
 
 
+def test_names_are_those_of_the_bare_module(tmp_path):
+    one = np.ones(1, np.float32)
+    write_safetensors(
+        tmp_path / "m.safetensors", {"_orig_mod.a": one, "b._orig_mod.c": one, "d_orig_mod": one}
+    )
+    assert set(open_tensors(tmp_path / "m.safetensors")) == {"a", "b.c", "d_orig_mod"}
+    placed = {"weight_map": {"_orig_mod.a": "m.safetensors"}}
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps(placed))
+    assert "a" in open_tensors(tmp_path / "m.safetensors.index.json")
+    write_safetensors(tmp_path / "m.safetensors", {"_orig_mod.a": one, "a": one})
+    with pytest.raises(ValueError, match="both bare and wrapped by torch.compile"):
+        open_tensors(tmp_path / "m.safetensors")
+
+
 def test_shards_that_are_not_whole(tmp_path):
     index, _ = sharded(tmp_path)
     second = tmp_path / "model-00002-of-00002.safetensors"
