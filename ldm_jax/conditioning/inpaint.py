@@ -36,19 +36,33 @@ class Conditioner(nn.Module):
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
         """inputs {'masked_images': latents [B, h, w, c], 'masks': [B, H, W, 1] in {0, 1}} -> Cond(concat [B, h, w, c + 1]).
 
-        The mask is brought to the latent's size by its nearest pixel as torch does it, up and left.
-        Raises: ValueError for an unknown convention.
+        The mask is brought to the latent's size by `latent_mask`. Raises: ValueError for an unknown convention.
         """
         _check(self.convention)
         latent, mask = inputs["masked_images"], inputs["masks"]
-        rows, columns = (
-            (np.arange(small) * large) // small
-            for small, large in zip(latent.shape[1:3], mask.shape[1:3], strict=True)
-        )
-        mask = mask[:, rows][:, :, columns]
+        mask = latent_mask(mask, *latent.shape[1:3])
         if self.convention == "original":
             return Cond(concat=jnp.concatenate([latent, 2 * mask - 1], axis=-1))
         return Cond(concat=jnp.concatenate([mask, latent], axis=-1))
+
+
+def latent_mask(mask: Array, height: int, width: int) -> Array:
+    """[B, H, W, 1] in {0, 1} -> [B, height, width, 1] in {0, 1}, 1 where the network is told that something is missing.
+
+    A cell is what its nearest pixel is, up and left, as torch's interpolate has it and the original's networks were trained
+    with. Of a hole that is narrower than a cell, this may see nothing, and the network would be told that nothing is missing: so
+    a cell that a hole touches is marked as well where neither it nor a cell around it is by its nearest pixel.
+    """
+    sizes = list(zip((height, width), mask.shape[1:3], strict=True))
+    rows, columns = ((np.arange(small) * large) // small for small, large in sizes)
+    nearest = mask[:, rows][:, :, columns]
+    # [small, large] 0/1: which pixels, of rows or columns, lie in which cell
+    down, across = (
+        np.float32(np.arange(large) * small // large == np.arange(small)[:, None]) for small, large in sizes
+    )
+    touched = jnp.einsum("rh,bhwc,kw->brkc", down, mask, across) > 0.5
+    around = nn.max_pool(nearest, (3, 3), padding="SAME") > 0.5
+    return jnp.where(touched & ~around, jnp.ones_like(nearest), nearest)
 
 
 def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:

@@ -76,3 +76,27 @@ def test_bytes_are_brought_to_the_range_of_images():
     pixels[..., 0] = 255
     inputs = inpaint.inputs({"images": pixels, "masks": [MASK * 0]}, setting(inpaint.Conditioner()))
     np.testing.assert_array_equal(inputs["masked_images"][0, 0, 0], [1, -1, -1])
+
+
+def test_a_hole_narrower_than_a_cell_is_told():
+    """Each of 3 pixels' width, at every place: without more, a third of them would be no holes to the network."""
+    for at in range(1, 13):
+        for mask in (np.zeros((16, 16, 1)), np.zeros((16, 16, 1)).swapaxes(0, 1)):
+            mask[at : at + 3, 5:8] = 1
+            small = np.asarray(inpaint.latent_mask(np.float32(mask)[None], 4, 4))[0, ..., 0]
+            touched = mask.reshape(4, 4, 4, 4).any((1, 3))
+            assert small.any() and set(np.unique(small)) <= {0, 1} and (small <= touched).all()
+    stroke = np.zeros((1, 16, 16, 1), np.float32)
+    stroke[:, 1:3] = 1  # a line across the picture
+    np.testing.assert_array_equal(inpaint.latent_mask(stroke, 4, 4)[0, ..., 0], np.eye(4)[[0]].T * np.ones(4))
+
+
+def test_holes_of_a_cell_or_more_are_the_originals():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        top, left = rng.integers(0, 12, 2)
+        height, width = rng.integers(4, 12, 2)
+        mask = np.zeros((1, 16, 16, 1), np.float32)
+        mask[:, top : top + height, left : left + width] = 1
+        np.testing.assert_array_equal(inpaint.latent_mask(mask, 4, 4), mask[:, ::4, ::4])
+    assert not np.asarray(inpaint.latent_mask(np.zeros((1, 16, 16, 1), np.float32), 4, 4)).any()
