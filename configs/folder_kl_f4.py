@@ -8,7 +8,7 @@ Source:  the original's configs/autoencoder/autoencoder_kl_64x64x3.yaml (55,312,
          it adds the perceptual loss; without, the log says that it is off.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import base
 
@@ -24,7 +24,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.seed = 0
     c.image_size = 256
     c.dtype = "float32"
-    c.data = dict(name="folder", split="train", root="", recipe="imagenet")
+    c.data = dict(
+        name="folder", split="train", root="", recipe="imagenet", split_folders=config_dict.placeholder(bool)
+    )
     c.first_stage = dict(
         name="kl",
         channels=128,

@@ -23,7 +23,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.seed = 0
     c.image_size = 256
     c.dtype = "float32"
-    c.data = dict(name="folder", split="train", root="", recipe="imagenet", flip=0.5)
+    c.data = dict(
+        name="folder",
+        split="train",
+        root="",
+        recipe="imagenet",
+        flip=0.5,
+        split_folders=config_dict.placeholder(bool),
+    )
     c.first_stage_from = "runs/folder_kl_f4"
     c.model = dict(
         remat=config_dict.placeholder(str),  # None computes nothing again

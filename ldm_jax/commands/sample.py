@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ldm_jax import cli
 from ldm_jax.cli import parse_seeds
+from ldm_jax.data.pictures import OVERVIEW
 from ldm_jax.diffusion.timesteps import SPACINGS
 
 PROMPT = "a small red circle above a large blue square"
@@ -241,7 +242,8 @@ def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool
     if shown:
         images = same_size([shown[i] for i in sorted(shown)])
         common = {k: v for k, v in jobs[0].given.items() if all(job.given.get(k) == v for job in jobs)}
-        grid.write_png(out / "grid.png", grid.grid(images), dict(common, **texts, seeds=args.seeds))
+        texts = dict(common, **texts, seeds=args.seeds, **{OVERVIEW: "grid"})
+        grid.write_png(out / "grid.png", grid.grid(images), texts)
     return drawn, failed
 
 
@@ -256,7 +258,7 @@ def write_boxes(path: Path, image, job, model) -> None:
     except ValueError as error:
         print(f"\r{f'{job.where}: no {path.name}: {error}':<100}", file=sys.stderr)
     else:
-        grid.write_png(path, boxes.draw(image, layout, names))
+        grid.write_png(path, boxes.draw(image, layout, names), {OVERVIEW: "boxes"})
 
 
 def same_size(images: list):

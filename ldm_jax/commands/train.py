@@ -31,6 +31,7 @@ from ldm_jax.training.workdir import (
     check_devices,
     check_room,
     check_workdir,
+    keep_unreadable,
 )
 from ldm_jax.xla import utilization
 
@@ -148,15 +149,23 @@ def train(
         preemption.watching(checkpoints) as stop,
         profiling.on_demand(workdir, profile_at, profile_steps) as tracer,
     ):
+
+        def told(*values: Any) -> None:
+            keep_unreadable(workdir, job.unreadable())
+            report(writer, config, mfu, *values)
+
         calls = loop.Calls(
-            report=lambda done, values, times: report(writer, config, mfu, done, values, times),
+            report=told,
             show=lambda done, state: show(workdir, writer, job, done, state),
             evaluate=lambda done, state: together("the evaluation", evaluate(writer, done, state)),
             stop=stop,
             before_step=tracer.before_step,
             after_step=tracer.after_step,
         )
-        state, _ = loop.run(config, job, layout, checkpoints, state, start, calls)
+        try:
+            state, _ = loop.run(config, job, layout, checkpoints, state, start, calls)
+        finally:
+            keep_unreadable(workdir, job.unreadable())
     writer.flush()
     checkpoints.close()
     hosts.barrier("the end")

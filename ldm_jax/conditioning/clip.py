@@ -9,13 +9,13 @@ Stability-AI/stablediffusion, same path, FrozenOpenCLIPEmbedder (one layer befor
 Radford et al. 2021 (arXiv:2103.00020), openai/CLIP clip/simple_tokenizer.py.
 """
 
-import json
 from pathlib import Path
 
 import jax.numpy as jnp
 from flax import linen as nn
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from ldm_jax import text_files
 from ldm_jax.conditioning import text
 from ldm_jax.models.clip_text import CLIPTextTransformer
 from ldm_jax.types import Array, Cond
@@ -136,8 +136,11 @@ def _open(file: Path, max_length: int, pad_id: int | None) -> Tokenizer:
 
 def _byte_pairs(vocab: Path, merges: Path) -> Tokenizer:
     """CLIP's tokenizer from a vocab.json {token: id} and a merges.txt, without a length."""
+    ids = text_files.read_json(vocab, "vocabulary")
+    lines = text_files.lines(merges, "merges")
+    pairs = [tuple(line.split(" ")) for _, line in lines if not line.startswith("#version")]
     try:
-        model = models.BPE.from_file(str(vocab), str(merges), unk_token=EOS, end_of_word_suffix="</w>")
+        model = models.BPE(ids, pairs, unk_token=EOS, end_of_word_suffix="</w>")
     except Exception as error:  # the tokenizers library raises no narrower type
         raise ValueError(f"clip: {vocab} with {merges.name} is no BPE vocabulary: {error}") from None
     tokenizer = Tokenizer(model)
@@ -178,10 +181,10 @@ def _pad_token(folder: Path) -> str | None:
     """The padding token that the files which transformers leaves beside a vocabulary name."""
     for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         if path.is_file():
-            try:
-                token = json.loads(path.read_text(encoding="utf-8")).get("pad_token")
-            except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-                raise ValueError(f"tokenizer: {path} is no JSON object") from None
+            said = text_files.read_json(path, "tokenizer")
+            if not isinstance(said, dict):
+                raise ValueError(f"tokenizer {path} is no JSON object")
+            token = said.get("pad_token")
             token = token.get("content") if isinstance(token, dict) else token
             if token is not None:
                 return token

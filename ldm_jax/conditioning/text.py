@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from ldm_jax import text_files
 from ldm_jax.conditioning.base import Setting
 from ldm_jax.models.text_encoder import TextTransformer
 from ldm_jax.types import Array, Cond
@@ -59,9 +60,34 @@ class Conditioner(nn.Module):
         return Cond(context=transformer(inputs["tokens"], deterministic))
 
 
+class _Cut:
+    """Tells of captions that were cut: of each once, the first by name, and then how many there were at each power of ten."""
+
+    NAMED = 10
+
+    def __init__(self):
+        self.told: set[int] = set()
+
+    def tell(self, caption: str, length: int) -> None:
+        key, before = hash((caption, length)), len(self.told)
+        self.told.add(key)
+        number = len(self.told)
+        if number == before:
+            return
+        if number <= self.NAMED:
+            log.warning("caption cut to %d tokens: %r", length, caption)
+        elif set(str(number)[1:]) == {"0"} and str(number)[0] == "1":
+            log.warning(
+                "%d captions so far were cut to their tokenizer's length, of late: %r", number, caption
+            )
+
+
+_CUT = _Cut()
+
+
 def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """{'tokens': [B, L] int32}: every caption padded to the tokenizer's length L, or cut to it with a warning
-    in the log.
+    in the log, once for each caption.
 
     Raises: ValueError when captions is a single string, or the tokenizer does not pad to a fixed length.
     """
@@ -74,7 +100,7 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndar
     encodings = tokenizer.encode_batch(list(captions))
     for caption, encoding in zip(captions, encodings, strict=True):
         if encoding.overflowing:
-            log.warning("caption cut to %d tokens: %r", len(encoding.ids), caption)
+            _CUT.tell(caption, len(encoding.ids))
     ids = [e.ids for e in encodings]
     return {"tokens": np.asarray(ids, np.int32).reshape(len(ids), tokenizer.truncation["max_length"])}
 
@@ -151,7 +177,7 @@ def wordpiece_tokenizer(vocab_file: str | Path, max_length: int = 77) -> Tokeniz
         )
     if path.suffix == ".json":
         return _fix_length(load_tokenizer(path), max_length)
-    vocabulary = {token: i for i, token in enumerate(path.read_text(encoding="utf-8").splitlines())}
+    vocabulary = {token: i for i, token in enumerate(text_files.all_lines(path, "vocabulary"))}
     specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
     missing = [token for token in specials if token not in vocabulary]
     if missing:

@@ -4,30 +4,33 @@ Decides which files belong to a split, in which order, and what happens to those
 resize or crop (transforms.py), and reads no pixels before an example is asked for.
 
     root/[train/|test/][class name/].../picture.jpg      any depth; the first sub-folder is the class
-    root/.../picture.txt                                 its caption, or
-    root/.../metadata.jsonl                              lines {"file_name": "picture.jpg", "text": "..."}
-                                                         (or "caption" instead of "text")
+    root/.../picture.txt, metadata.jsonl, ...            its caption (captions.py)
 
-Unreadable files: each is named once in the log, and the next readable file in order stands in for it. One is
-always let pass; more than 1 % of the split's files, counted as they are met, stop the run.
+Links are followed. Unreadable files: each is named once in the log, and the next readable file in order stands in for it. One is
+always let pass; more than 1 % of the split's files, counted as they are met, stop the run. Such files may then be taken away, or
+repaired: where the workdir says that they were there (`known`), the others keep their places.
 """
 
 import hashlib
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data import transforms
+from ldm_jax.data import captions as stated
+from ldm_jax.data import pictures
+from ldm_jax.data.pictures import EXTENSIONS
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 SPLITS = ("train", "test")
+OTHER_SPLITS = ("val", "valid", "validation", "dev", "eval")  # what others call theirs; never classes
 MAX_UNREADABLE = 0.01
 
 log = logging.getLogger(__name__)
+Entry = list  # [relative path, size in bytes, caption or None] of a file, what `fingerprint` is made of
 
 
 class FolderSource:
@@ -35,11 +38,20 @@ class FolderSource:
 
     An example holds image [H, W, 3] uint8 (transforms.to_rgb), `caption` (str, '' for a file without) where
     any file has one, and `class_label` (int, an index of `class_names`) where every file lies in a
-    sub-folder.
+    sub-folder. known: entries of files that could not be read once; of those that are not there another takes the place.
     """
 
-    def __init__(self, root: Path, files: list[Path], captions: dict[Path, str], class_names: list[str]):
+    def __init__(
+        self,
+        root: Path,
+        files: list[Path],
+        captions: dict[Path, str],
+        class_names: list[str],
+        known: Sequence[Entry] = (),
+    ):
         self.root, self.files, self.captions, self.class_names = root, files, captions, class_names
+        self.known = {root / entry[0]: list(entry) for entry in known}
+        self.gone = {at for at, file in enumerate(files) if file in self.known and not file.exists()}
         self.unreadable: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -60,6 +72,10 @@ class FolderSource:
                 return {"image": image, **self._labels(self.files[at])}
         raise ValueError(f"none of the images of {self!r} can be read")
 
+    def is_missing(self, index: int) -> bool:
+        """Whether another file is known to stand in for this one."""
+        return index in self.unreadable or index in self.gone
+
     def _labels(self, file: Path) -> dict:
         labels = {}
         if self.captions:
@@ -69,11 +85,10 @@ class FolderSource:
         return labels
 
     def _decode(self, at: int) -> np.ndarray | None:
-        if at in self.unreadable:
+        if self.is_missing(at):
             return None
         try:
-            with Image.open(self.files[at]) as picture:
-                return transforms.to_rgb(picture)
+            return pictures.decode(self.files[at])
         except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise nearly anything
             self._note(at, error)
             return None
@@ -92,30 +107,26 @@ class FolderSource:
             first = "; ".join(list(self.unreadable.values())[:3])
             raise ValueError(
                 f"{count} of the {len(self.files)} images of {self.root} are unreadable, "
-                f"expected at most 1 %: {first}"
+                f"expected at most 1 %: {first}; they may be repaired or taken away, and the run goes on"
             )
+
+    def _entry(self, file: Path) -> Entry:
+        if file in self.known:
+            return self.known[file]
+        return [file.relative_to(self.root).as_posix(), file.stat().st_size, self.captions.get(file)]
 
     def fingerprint(self) -> str:
         """Hex digest of names, sizes in bytes and captions of the files, in order (pixels are not read)."""
         digest = hashlib.sha256()
         for file in self.files:
-            entry = [file.relative_to(self.root).as_posix(), file.stat().st_size, self.captions.get(file)]
-            digest.update(json.dumps(entry).encode() + b"\n")
+            digest.update(json.dumps(self._entry(file)).encode() + b"\n")
         return digest.hexdigest()
 
-
-def _images(root: Path) -> list[Path]:
-    """The image files below root, hidden ones left out, in the order of their relative paths."""
-    found = []
-    for file in root.rglob("*"):
-        relative = file.relative_to(root)
-        if (
-            file.suffix.lower() in EXTENSIONS
-            and not any(p.startswith(".") for p in relative.parts)
-            and file.is_file()
-        ):
-            found.append(file)
-    return sorted(found, key=lambda f: f.relative_to(root).as_posix())
+    def unreadable_files(self) -> list[Entry]:
+        """What to give as `known` when this folder is opened again: the entries of all files that could not be read so far."""
+        with self._lock:
+            met = [self.files[at] for at in self.unreadable if self.files[at].exists()]
+        return list((self.known | {file: self._entry(file) for file in met}).values())
 
 
 def _fraction(file: Path, root: Path) -> float:
@@ -132,56 +143,21 @@ def _held_out(files: list[Path], root: Path, holdout: float) -> set[Path]:
     return chosen
 
 
-def _metadata_captions(metadata: Path) -> dict[Path, str]:
-    captions, missing = {}, []
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            name, text = entry["file_name"], entry["text"] if "text" in entry else entry["caption"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{metadata} line {number}: got {line[:80]!r}, "
-                'expected {"file_name": ..., "text" or "caption": ...}'
-            ) from error
-        file = metadata.parent / name
-        captions[file] = str(text).strip()
-        if not file.is_file():
-            missing.append(name)
-    if missing:
-        raise FileNotFoundError(
-            f"{metadata} names {len(missing)} images that are not there: {', '.join(missing[:3])}"
-        )
-    return captions
-
-
-def _captions(root: Path, files: list[Path]) -> dict[Path, str]:
-    """From every metadata.jsonl, and over it from each image's own .txt."""
-    captions: dict[Path, str] = {}
-    for metadata in sorted(root.rglob("metadata.jsonl")):
-        captions |= _metadata_captions(metadata)
-    for file in files:
-        sidecar = file.with_suffix(".txt")
-        if sidecar.is_file():
-            captions[file] = " ".join(sidecar.read_text(encoding="utf-8").split())
-    captions = {file: captions[file] for file in files if file in captions}
-    if captions and len(captions) < len(files):
-        log.warning(
-            "%d of the %d images in %s have no caption; theirs is ''",
-            len(files) - len(captions),
-            len(files),
-            root,
-        )
-    return captions
-
-
 def _class_names(root: Path, files: list[Path], split_roots: list[Path]) -> list[str]:
     """Sorted names of the first sub-folders, the same for all splits; [] unless every file lies in one."""
-    if any(len(f.relative_to(root).parts) < 2 for f in files):
+    loose = [f for f in files if len(f.relative_to(root).parts) < 2]
+    if loose:
+        if len(loose) < len(files):
+            log.warning(
+                "%d of the %d images in %s, such as %s, lie in none of its sub-folders, which are therefore no classes",
+                len(loose),
+                len(files),
+                root,
+                loose[0].name,
+            )
         return []
-    everywhere = [f.relative_to(r).parts for r in split_roots for f in _images(r)]
-    return sorted({parts[0] for parts in everywhere if len(parts) > 1})
+    everywhere = [f.relative_to(r).parts for r in split_roots for f in pictures.files_below(r)]
+    return sorted({f.relative_to(root).parts[0] for f in files} | {p[0] for p in everywhere if len(p) > 1})
 
 
 def _big_enough(file: Path, min_side: int) -> bool:
@@ -192,8 +168,42 @@ def _big_enough(file: Path, min_side: int) -> bool:
         return True  # kept here, so that reading it names and counts it
 
 
+def _split_roots(root: Path, split_folders: bool | None) -> list[Path]:
+    """train/ and test/, or [] where they are not the splits but classes like those beside them, or not there."""
+    named = [root / name for name in SPLITS if (root / name).is_dir()]
+    if not named or split_folders is False:
+        return []
+    beside = sorted(f for f in root.iterdir() if f not in named and not f.name.startswith("."))
+    others = [f for f in beside if f.is_dir() and f.name.lower() in OTHER_SPLITS]
+    classes = [f for f in beside if f.is_dir() and f not in others and pictures.files_below(f)]
+    passed = others + classes + [f for f in beside if f.suffix.lower() in EXTENSIONS and f.is_file()]
+    if split_folders is None and classes and len(named) == 1 and not others:
+        log.warning(
+            "%s: %s/ is taken for a class, as %s/ beside it is no split; data.split_folders=True takes it for the split",
+            root,
+            named[0].name,
+            "/, ".join(f.name for f in classes[:3]),
+        )
+        return []
+    if passed:
+        log.warning(
+            "%s: %s/ are the splits; passed over: %s%s",
+            root,
+            "/ and ".join(f.name for f in named),
+            ", ".join(f.name for f in passed[:3]),
+            f" and {len(passed) - 3} more" if len(passed) > 3 else "",
+        )
+    return named
+
+
 def source(
-    split: str, *, root: str | Path, min_side: int | None = None, holdout: float = 0.0
+    split: str,
+    *,
+    root: str | Path,
+    min_side: int | None = None,
+    holdout: float = 0.0,
+    split_folders: bool | None = None,
+    known: Sequence[Entry] = (),
 ) -> FolderSource:
     """The images of a folder, sorted by path.
 
@@ -201,31 +211,23 @@ def source(
         hash of each file's name sends about `holdout` of them to 'test', and the rest to 'train'.
     min_side: pixels; images whose shorter side is less are left out (the headers of all files are read for
         it).
+    split_folders: whether train/ and test/ are splits (True) or classes (False). None: classes where one of them lies alone
+        beside folders of pictures that no one calls a split, which the log then says.
+    known: of `FolderSource.unreadable_files` of this split, opened before.
 
-    Raises: FileNotFoundError for a missing folder, or an image that metadata.jsonl names and is missing;
+    Raises: FileNotFoundError for a missing folder, or an image that metadata name and is missing;
     ValueError for an unknown or an empty split, a folder without images, or a holdout outside [0, 1).
     """
-    if not str(root):
-        raise ValueError(
-            "data.root is empty, expected the folder of your pictures: --config.data.root=FOLDER"
-        )
-    root = Path(root).expanduser()
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} of a folder not found; there are: {', '.join(SPLITS)}")
-    if not 0 <= holdout < 1:
-        raise ValueError(f"holdout is {holdout}, expected a fraction in [0, 1)")
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"folder {str(root)!r} is {'not a directory' if root.exists() else 'not there'}"
-        )
-    split_roots = [root / name for name in SPLITS if (root / name).is_dir()]
+    top = _check(split, root, holdout)
+    split_roots, root = _split_roots(top, split_folders), top
     if split_roots:
-        if root / split not in split_roots:
-            raise ValueError(f"folder {str(root)!r} has no {split}/, only {split_roots[0].name}/")
-        root = root / split
-        everything = files = _images(root)
-    else:
-        split_roots, everything = [root], _images(root)
+        if top / split not in split_roots:
+            raise ValueError(f"folder {str(top)!r} has no {split}/, only {split_roots[0].name}/")
+        root = top / split
+    gone = {file for file in (root / entry[0] for entry in known) if not file.exists()}
+    everything = files = _with(pictures.files_below(root), gone, root)
+    if not split_roots:
+        split_roots = [root]
         test = _held_out(everything, root, holdout)
         files = [f for f in everything if (f in test) == (split == "test")]
     if not everything:
@@ -242,4 +244,28 @@ def source(
         raise ValueError(
             f"folder {str(root)!r}: split {split!r} is empty ({cause}; {len(everything)} images in all)"
         )
-    return FolderSource(root, files, _captions(root, files), _class_names(root, files, split_roots))
+    captions = stated.of_folder(top, root, files, gone)
+    return FolderSource(root, files, captions, _class_names(root, files, split_roots), known)
+
+
+def _check(split: str, root: str | Path, holdout: float) -> Path:
+    """The root as a path. Raises: as `source`."""
+    if not str(root):
+        raise ValueError(
+            "data.root is empty, expected the folder of your pictures: --config.data.root=FOLDER"
+        )
+    root = Path(root).expanduser()
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} of a folder not found; there are: {', '.join(SPLITS)}")
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout is {holdout}, expected a fraction in [0, 1)")
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"folder {str(root)!r} is {'not a directory' if root.exists() else 'not there'}"
+        )
+    return root
+
+
+def _with(files: list[Path], gone: set[Path], root: Path) -> list[Path]:
+    """The files and those that are gone, in the order of their paths."""
+    return sorted({*files, *gone}, key=lambda f: f.relative_to(root).as_posix()) if gone else files

@@ -16,14 +16,16 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm_jax import atomic
+from ldm_jax import atomic, text_files
 from ldm_jax.data import folder, tfds, transforms
+from ldm_jax.data.pictures import files_below
 
 FLAGS = ("group", "occluded", "depiction", "inside")
 # What TFDS's data sets call them: open_images_v4 (1 yes, 0 no, -1 unknown), and coco, whose crowds are groups.
@@ -173,8 +175,8 @@ def cut(
 
 def read_classes(path: str | Path) -> list[list[str]]:
     """The names of each class. Raises: FileNotFoundError; ValueError for an empty file, or a name that stands there twice."""
-    lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    classes = [[name.strip() for name in line.split("\t") if name.strip()] for line in lines if line.strip()]
+    lines = text_files.lines(Path(path).expanduser(), "classes")
+    classes = [[name.strip() for name in line.split("\t") if name.strip()] for _, line in lines]
     names = [name for several in classes for name in several]
     if len(set(names)) < len(names) or not names:
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -214,16 +216,18 @@ def read_layouts(root: Path) -> dict[Path, Layout]:
 
     Raises: FileNotFoundError where there is none; ValueError, naming the line, for what is no layout.
     """
-    files, found = sorted(root.rglob("layouts.jsonl")), {}
+    files, found = [f for f in files_below(root, (".jsonl",)) if f.name == "layouts.jsonl"], {}
     if not files:
         raise FileNotFoundError(
             f"folder {str(root)!r} holds no layouts.jsonl, which says the boxes of its pictures"
         )
     for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                name, layout = _entry(line, f"{file} line {number}")
-                found[file.parent / name] = layout
+        for number, line in text_files.lines(file, "layouts"):
+            name, layout = _entry(line, f"{file} line {number}")
+            found[file.parent / os.path.normpath(name)] = layout
+    missing = [file for file in found if not file.is_file()]
+    if missing:
+        log.warning("%d layouts are of pictures that are not there, such as %s", len(missing), missing[0])
     return found
 
 
@@ -245,7 +249,8 @@ class _FolderWithLayouts(folder.FolderSource):
 
     def __init__(self, pictures: folder.FolderSource, layouts: dict[Path, Layout]):
         files = [file for file in pictures.files if file in layouts]
-        super().__init__(pictures.root, files, pictures.captions, pictures.class_names)
+        known = list(pictures.known.values())
+        super().__init__(pictures.root, files, pictures.captions, pictures.class_names, known)
         self.layouts = layouts
 
     def _labels(self, file: Path) -> dict:
@@ -303,6 +308,10 @@ class LayoutSource:
             mirror=self.mirror,
         )
         return {"image": image, "layout": layout}
+
+    def unreadable_files(self) -> list[folder.Entry]:
+        """As of the folder; of a TFDS data set none."""
+        return self.pictures.unreadable_files() if hasattr(self.pictures, "unreadable_files") else []
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.pictures.fingerprint().encode())
@@ -379,6 +388,8 @@ def source(
     root: str | Path = "",
     holdout: float = 0.0,
     min_side: int | None = None,
+    split_folders: bool | None = None,
+    known: Sequence[folder.Entry] = (),
     dataset: str = "",
     data_dir: str = "",
     image_key: str = "image",
@@ -393,7 +404,7 @@ def source(
 ) -> LayoutSource:
     """The pictures of a folder, or of a TFDS data set, that have between min_objects and max_objects objects.
 
-    root, holdout, min_side: of the source `folder`; root has a layouts.jsonl (see the module).
+    root, holdout, min_side, split_folders, known: of the source `folder`; root has a layouts.jsonl (see the module).
     dataset, data_dir, image_key: of the source `tfds`. objects_key: 'bobjects' of open_images_v4, 'objects' of coco.
     index: a file that remembers which records of a TFDS data set have so many objects; made if it is not there, which reads
         the whole split once. '' reads it each time.
@@ -419,7 +430,8 @@ def source(
         keys = {"image_key": image_key, "objects_key": objects_key}
         found = _of_tfds(split, choice, index, dataset=dataset, data_dir=data_dir or None, **keys)
     else:
-        found = _of_folder(split, root, choice, holdout=holdout, min_side=min_side)
+        listing = dict(holdout=holdout, min_side=min_side, split_folders=split_folders, known=known)
+        found = _of_folder(split, root, choice, **listing)
     if not len(found[1]):
         raise ValueError(
             f"layouts: no picture of {found[0]!r} has {min_objects} to {max_objects} objects that cover {min_area} of it"

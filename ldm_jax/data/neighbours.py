@@ -9,7 +9,7 @@ asymmetric hashing from 20,000 entries on); here all of them are compared, which
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -226,9 +226,12 @@ class NeighboursSource:
     def __getitem__(self, index: int) -> dict:
         """Raises: as FolderSource."""
         example = self.pictures[index]
-        while index in self.pictures.unreadable:  # the next one stood in for it
+        while self.pictures.is_missing(index):  # the next one stood in for it
             index = (index + 1) % len(self)
         return example | {"embeddings": self.database.embeddings[self.indices[index]]}
+
+    def unreadable_files(self) -> list[folder.Entry]:
+        return self.pictures.unreadable_files()
 
     def fingerprint(self) -> str:
         """Hex digest of the pictures' and of which neighbours each has, with their embeddings."""
@@ -247,17 +250,20 @@ def source(
     k: int = 4,
     min_side: int | None = None,
     holdout: float = 0.0,
+    split_folders: bool | None = None,
+    known: Sequence[folder.Entry] = (),
 ) -> NeighboursSource:
     """The pictures of a folder with the neighbours that a retrieval-augmented model is trained with.
 
-    split, root, min_side, holdout: as of data/folder.py.
+    split, root, min_side, holdout, split_folders, known: as of data/folder.py.
     embeddings: a file as Neighbours takes, with one row for each picture of the split, in the order of their paths.
     database: where the neighbours come from; None or '' is `embeddings` itself, and then no picture is its own neighbour.
     k: how many; 4 is the paper's. All are found when the source is opened, by len(source) * len(database) comparisons.
 
     Raises: as folder.source and Neighbours; ValueError for another number of rows than pictures.
     """
-    pictures = folder.source(split, root=root, min_side=min_side, holdout=holdout)
+    listing = dict(min_side=min_side, holdout=holdout, split_folders=split_folders, known=known)
+    pictures = folder.source(split, root=root, **listing)
     if not str(embeddings):
         raise ValueError("data.embeddings is empty, expected a file with one embedding for each picture")
     base = Neighbours(database or embeddings)

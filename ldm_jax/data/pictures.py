@@ -1,24 +1,37 @@
 """Picture files of a user: photographs, masks, label maps and depth maps as arrays, and their fitting to a size.
 
-Decides what the pixels of a file mean in each of the four roles, and that whatever cannot be read is one sentence that
-names the file. Colours become RGB in transforms.to_rgb alone. It knows no model and no task.
+Decides what the pixels of a file mean in each of the four roles, that whatever cannot be read is one sentence that
+names the file, and which files of a folder are pictures. Every source decodes with `decode`; colours become RGB in
+transforms.to_rgb alone. It knows no model and no task.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ldm_jax.data import transforms
-from ldm_jax.data.folder import EXTENSIONS
 
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+OVERVIEW = (
+    "overview"  # the text chunk of a PNG that shows other pictures: a grid, or one with boxes drawn over it
+)
+_OVERVIEWS = ("grid.png", "_boxes.png")  # how the names of such files end
 FITS = ("none", "resize", "crop")
 ARRAYS = (".npy",)
 # How Pillow spreads the values of grey PNGs of 2 and 4 bits over 0 to 255, by the name of its unpacker.
 _SPREAD = {"L;2": 85, "L;4": 17}
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")  # formats, by Pillow's names, that may change values
 _WHOLE = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def decode(file: str | Path | BinaryIO) -> np.ndarray:
+    """[H, W, 3] uint8 of an encoded picture, as transforms.to_rgb. Raises: what Pillow does for a damaged one, of any type."""
+    with Image.open(file) as picture:
+        return transforms.to_rgb(picture)
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -122,15 +135,53 @@ def fit(picture: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
 
 
 def files_in(folder: str | Path, suffixes: tuple[str, ...] = (*EXTENSIONS, *ARRAYS)) -> list[Path]:
-    """The files of a folder with one of these suffixes, sorted by name; hidden ones and sub-folders are left out.
+    """The files of a folder with one of these suffixes, sorted by name; hidden ones, overviews and sub-folders are left out.
 
     Raises: ValueError for a folder without one.
     """
     found = [f for f in Path(folder).iterdir() if f.suffix.lower() in suffixes and f.is_file()]
-    found = sorted((f for f in found if not f.name.startswith(".")), key=lambda f: f.name)
+    found = sorted(
+        (f for f in found if not f.name.startswith(".") and not is_overview(f)), key=lambda f: f.name
+    )
     if not found:
         raise ValueError(f"folder {str(folder)!r} holds no files {', '.join(suffixes)}")
     return found
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...] = EXTENSIONS) -> list[Path]:
+    """The files at any depth with one of these suffixes, sorted by their relative paths; hidden ones and overviews are left out.
+
+    Links are followed, save those that lead to a folder that they lie in.
+    """
+    found = [Path(path) for path in _walk(str(folder), (os.path.realpath(folder),), suffixes)]
+    return sorted((f for f in found if not is_overview(f)), key=lambda f: f.relative_to(folder).as_posix())
+
+
+def _walk(folder: str, above: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if real not in above:
+                    yield from _walk(entry.path, (*above, real), suffixes)
+            elif os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file():
+                yield entry.path
+
+
+def is_overview(file: Path) -> bool:
+    """Whether a file is what sampling writes beside its pictures, which shows them once more: a grid, or one with boxes.
+
+    It goes by the name, and by a text chunk, OVERVIEW or, of files that have none yet, the `seeds` that only a grid has.
+    """
+    if not file.name.endswith(_OVERVIEWS):
+        return False
+    try:
+        with Image.open(file) as picture:
+            return not {OVERVIEW, "seeds"}.isdisjoint(picture.info)
+    except Exception:  # noqa: BLE001 - damaged: left in, so that reading it says so
+        return False
 
 
 def _open(path: str | Path, what: str, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:

@@ -1,19 +1,23 @@
 """The source `tfds`: any TensorFlow Datasets data set by name, read at random through `tfds.data_source`.
 
-Decides which features become image, caption and class. Neither downloads nor prepares: that is one command,
-which the error names. tensorflow_datasets is imported when a source is opened, not before.
+Decides which features become image, caption and class. TFDS is asked for the bytes of pictures, which are decoded as those of
+every source: its own decoder gives the indices of palettes, other pixels with OpenCV than without, and turns nothing. Neither
+downloads nor prepares: that is one command, which the error names. tensorflow_datasets is imported when a source is opened, not
+before.
 """
 
 import dataclasses
 import difflib
 import hashlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data import transforms
+from ldm_jax import text_files
+from ldm_jax.data import pictures, transforms
 
 
 class TfdsSource:
@@ -43,7 +47,7 @@ class TfdsSource:
         record = self.records[index]
         example = {"image": _image(_value(record, self.keys["image"]))}
         if "caption" in self.keys:
-            example["caption"] = _text(_value(record, self.keys["caption"]))
+            example["caption"] = text_files.caption(_value(record, self.keys["caption"])) or ""
         if "class_label" in self.keys:
             example["class_label"] = int(_value(record, self.keys["class_label"]))
         if "objects" in self.keys:
@@ -80,20 +84,14 @@ def _undecoded(key: str) -> dict:
     return decoders
 
 
-def _image(pixels: np.ndarray) -> np.ndarray:
-    """[H, W] or [H, W, 1 | 3 | 4], uint8 or uint16 grey -> [H, W, 3] uint8."""
-    pixels = np.asarray(pixels)
+def _image(value: bytes | np.ndarray) -> np.ndarray:
+    """The bytes of a file, or of a feature that is no picture [H, W] or [H, W, 1 | 3 | 4], uint8 or uint16 grey -> [H, W, 3] uint8."""
+    if isinstance(value, bytes):
+        return pictures.decode(io.BytesIO(value))
+    pixels = np.asarray(value)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     return transforms.to_rgb(Image.fromarray(pixels))
-
-
-def _text(value: Any) -> str:
-    """A caption; the first of several."""
-    if not isinstance(value, (bytes, str)):
-        several = np.asarray(value, dtype=object).ravel()
-        value = several[0] if len(several) else ""
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
 def _check_key(option: str, key: str, features: Any, name: str) -> None:
@@ -177,7 +175,16 @@ def source(
     files = f"{known[split].shard_lengths} {known[split].num_bytes}"
     content = f"{builder.info.full_name} {split} {files} {sorted(keys.items())}"
     names = _object_names(builder.info.features, objects_key) if objects_key else []
-    return TfdsSource(dataset, split, builder.as_data_source(split=split), keys, content, names)
+    decoders = _undecoded(image_key) if _is_picture(_value(builder.info.features, image_key)) else None
+    records = builder.as_data_source(split=split, decoders=decoders)
+    return TfdsSource(dataset, split, records, keys, content, names)
+
+
+def _is_picture(feature: Any) -> bool:
+    """Whether the feature's bytes are those of a picture file; those of floating point are its bits in four channels."""
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.Image) and feature.np_dtype != np.float32
 
 
 def _object_names(features: Any, objects_key: str) -> list[str]:

@@ -27,11 +27,16 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     Its EXIF orientation is applied, transparency lies on white, 16-bit greys are scaled (65535 -> 255); of an
     animation, the first frame.
 
-    Raises: ValueError for floating point pixels, whose range no file states.
+    Raises: ValueError for pixels of floating point or of 32 bits, whose range no file states: from 0 to 255 they would come out
+    black, and white if that were taken for it.
     """
+    # Of 16 bits Pillow makes whole numbers of 32 in two formats, with white at 65535.
+    sixteen_bits = picture.mode.startswith("I;16") or picture.format in ("PNG", "PPM")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         raise ValueError("the picture has floating point pixels (mode F), expected 8 or 16 bits a channel")
+    if picture.mode.startswith("I") and not sixteen_bits:
+        raise ValueError("the picture has pixels of 32 bits (mode I), expected 8 or 16 bits a channel")
     if picture.mode.startswith("I"):
         levels = np.clip(np.asarray(picture).astype(np.float64), 0, 65535) / 257
         return np.repeat(np.rint(levels).astype(np.uint8)[..., None], 3, axis=-1)
@@ -54,21 +59,45 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint((image.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """[H, W, 3] uint8 -> [height, width, 3] uint8; `interpolation` is one of INTERPOLATIONS, else
-    ValueError."""
+def resize(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    interpolation: str,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """[H, W, 3] uint8 -> [height, width, 3] uint8. box: (left, top, right, bottom), the part of the image that is shown, in its
+    pixels; None is all. Raises: ValueError for an interpolation that is none of INTERPOLATIONS."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation {interpolation!r} not found; there are: {', '.join(INTERPOLATIONS)}")
-    if image.shape[:2] == (height, width):
+    if image.shape[:2] == (height, width) and box is None:
         return image
-    return np.array(Image.fromarray(image).resize((width, height), INTERPOLATIONS[interpolation]))
+    return np.array(Image.fromarray(image).resize((width, height), INTERPOLATIONS[interpolation], box))
 
 
-def smallest_max_size(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """Resizes so that the shorter side is `size`, the longer in proportion (rounded)."""
-    height, width = image.shape[:2]
+def smallest_max_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) of a picture resized so that the shorter side is `size`, the longer in proportion (rounded)."""
     scale = size / min(height, width)
-    return resize(image, max(size, round(height * scale)), max(size, round(width * scale)), interpolation)
+    return max(size, round(height * scale)), max(size, round(width * scale))
+
+
+def resized_crop(
+    image: np.ndarray, size: int, interpolation: str, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """The [size, size, 3] square of the image resized so that its shorter side is `size`, in the middle or, with rng, anywhere.
+
+    No more than the square is made: of a picture of 1 x 3000 the whole would be of 256 x 768000.
+    """
+    shape = smallest_max_size(*image.shape[:2], size)
+    if rng is None:
+        start = [(side - size) // 2 for side in shape]
+    else:
+        start = [int(rng.integers(side - size + 1)) for side in shape]
+    if shape == image.shape[:2]:
+        return _crop(image, *start, size)
+    (top, left), (down, across) = start, (old / new for old, new in zip(image.shape, shape, strict=False))
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return resize(image, size, size, interpolation, box)
 
 
 def _crop(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
@@ -152,7 +181,7 @@ def _cut(recipe: Recipe, image: np.ndarray, size: int, rng: np.random.Generator,
     if recipe.cut in ("square", "scale"):
         return resize(center_crop_square(image), size, size, recipe.interpolation)
     if recipe.cut == "shorter" or min(image.shape[:2]) < size:
-        image = smallest_max_size(image, size, recipe.interpolation)
+        return resized_crop(image, size, recipe.interpolation, rng if train else None)
     return random_crop(image, size, rng) if train else center_crop(image, size)
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ldm_jax import text_files
 from ldm_jax.inference.pipeline import LatentDiffusion
 from ldm_jax.shapes_world import prompts as shapes
 from ldm_jax.shapes_world.scenes import WORDS
@@ -118,7 +119,7 @@ def read_prompts(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"prompts {str(path)!r} are not there, expected a text file with one in each line")
-    said = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    said = [line.strip() for _, line in text_files.lines(path, "prompts")]
     if not said:
         raise ValueError(f"prompts {path}: the file is empty, expected one in each line")
     return said

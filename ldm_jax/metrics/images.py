@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data import transforms
-from ldm_jax.data.folder import EXTENSIONS
+from ldm_jax.data import pictures, transforms
+from ldm_jax.data.pictures import EXTENSIONS
 
 COLOURS = {
     "strict": "RGB of 8 bits, opaque, EXIF orientation applied",
@@ -163,7 +163,7 @@ def _needs_a_choice(picture: Image.Image) -> str | None:
 def open_images(
     where: str | Path | Sequence[str | Path], crop: int | None = None, colour: str = "strict"
 ) -> FileImages | ArrayImages:
-    """The images of a folder (at any depth, hidden ones left out, sorted by path), of a list of files, or of an .npz
+    """The images of a folder (as pictures.files_below: at any depth, without hidden ones, and the grid of sample.py), of a list of files, or of an .npz
     with the array arr_0 [N, H, W, 3] uint8, the form that guided-diffusion's evaluator takes samples in.
 
     Raises: ValueError for a folder without images, a place that is not there, and what FileImages refuses.
@@ -176,21 +176,10 @@ def open_images(
     if not where.is_dir():
         kind = "is a file" if where.exists() else "is not there"
         raise ValueError(f"images {str(where)!r}: {kind}, expected a folder of images or an .npz with arr_0")
-    files = sorted(
-        (
-            f
-            for f in where.rglob("*")
-            if f.suffix.lower() in EXTENSIONS and f.is_file() and not _hidden(f, where)
-        ),
-        key=lambda f: f.relative_to(where).as_posix(),
-    )
+    files = pictures.files_below(where)
     if not files:
         raise ValueError(f"folder {str(where)!r} holds no images ({', '.join(EXTENSIONS)})")
     return FileImages(files, crop, colour)
-
-
-def _hidden(file: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def _sample_batch(path: Path, crop: int | None) -> ArrayImages:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ldm_jax import text_files
 from ldm_jax.data import pictures
-from ldm_jax.data.folder import EXTENSIONS
+from ldm_jax.data.pictures import EXTENSIONS
 from ldm_jax.types import MAX_SEED
 
 # What a job may say. Those of FILES are paths, or in python the arrays themselves (and a layout also its dict).
@@ -77,8 +78,8 @@ def _check_kind(field: str, value: Any) -> None:
         raise ValueError(f"name is {value!r}, expected the name of a file without a folder or an ending")
     if field in TEXTS and not isinstance(value, str):
         raise ValueError(f"{field} is {value!r}, expected a string")
-    if field in (*TEXTS, "name") and value.encode("utf-8", "ignore").decode() != value:
-        raise ValueError(f"{field} is {value!r}, which is no Unicode text: half of a surrogate pair")
+    if field in (*TEXTS, "name"):
+        text_files.check_unicode(value, field)
     if field in NUMBERS and not number:
         raise ValueError(f"{field} is {value!r}, expected a number")
     if field in WHOLE_NUMBERS and not (number and isinstance(value, int) and 0 <= value <= MAX_SEED):
@@ -98,15 +99,9 @@ def of_lines(
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"jobs file {path} is not there")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"jobs file {path} is no UTF-8 text: {error}") from None
     defaults = {name: _absolute(value) if name in FILES else value for name, value in defaults.items()}
     jobs, failures = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in text_files.lines(path, "jobs file"):
         where = f"{path.name} line {number}"
         try:
             fields = json.loads(line)

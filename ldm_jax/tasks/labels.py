@@ -4,12 +4,14 @@ Decides how names become numbers. What a label or a box may be, the kind of cond
 """
 
 import difflib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ldm_jax import text_files
 from ldm_jax.conditioning import layout as layouts
 
 log = logging.getLogger(__name__)
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 def class_label(value: Any, names: Sequence[str] | None = None) -> Any:
     """An int, or a mixture {int: weight} of several classes.
 
-    value: a number, a name, 'red circle:0.5,blue square:0.5', or a mapping {number or name: weight}; weights of one class are
+    value: a number, a name (`number`), 'red circle:0.5,blue square:0.5', or a mapping {number or name: weight}; weights of one class are
     summed. names: of all classes, in the order of their numbers.
     Raises: ValueError for an unknown name or a weight that is no number.
     """
@@ -50,17 +52,23 @@ def class_label(value: Any, names: Sequence[str] | None = None) -> Any:
 
 
 def number(value: Any, names: Sequence[str] | None = None) -> Any:
-    """The number of a class that is given by its name, or by its number as text; anything else as it is.
+    """The number of a class that is given by its name or by its number, as text or as an integer; anything else as it is.
 
+    Where all names are numbers themselves, as those of folders 1, 2 and 10, whose classes are 0, 2 and 1 in the order of their
+    spelling, 10 is the class of that name, whether a command line or JSON says it.
     Raises: ValueError for an unknown name.
     """
+    names = list(names or ())
+    known = [name.lower() for name in names]
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if whole and names and all(name.isdigit() for name in known):
+        value = next((name for name in known if int(name) == value), str(value))
     if not isinstance(value, str):
         return value
-    text, names = " ".join(value.split()).lower(), list(names or ())
-    known = [name.lower() for name in names]
+    text = " ".join(value.split()).lower()
     if text in known:
         return known.index(text)
-    if text.isdigit():
+    if text.isdigit() and not (names and all(name.isdigit() for name in known)):
         return int(text)
     if not names:
         raise ValueError(
@@ -136,11 +144,9 @@ def _read_json(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"layout {path} is not there")
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = text_files.read_json(path, "layout")
     except OSError as error:
         raise ValueError(f"layout {path} cannot be read: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"layout {path} is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f'layout {path} holds no object, expected {{"boxes": …, "labels": …}}')
     return value

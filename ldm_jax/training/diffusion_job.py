@@ -36,6 +36,7 @@ from ldm_jax.training.first_stage_job import batches_of, image_transform, init_k
 from ldm_jax.training.precompute import read_first_stage
 from ldm_jax.training.workdir import (
     has_checkpoints,
+    read_unreadable,
 )
 from ldm_jax.types import PyTree
 
@@ -68,7 +69,8 @@ def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.
     config = dict(config, first_stage=first.config["first_stage"])
     frozen = {"first_stage": first.params["first_stage"]}
     system = make_system(config)
-    source, crop = open_source(config), image_transform(config)
+    source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
+    unreadable = getattr(source, "unreadable_files", list)
     check_example(config, system, source)
     check_sampling(config.get("sampling", {}), system.schedule.num_timesteps)
     if {"class_labels", "layouts"} & set(system.takes) and not config.get("class_names"):
@@ -93,7 +95,9 @@ def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.
     batches = batches_of(config, source, inputs_of(system, conditions))
     data_fingerprint = source.fingerprint()
     drawn, names = operator.attrgetter("ema_params"), config.get("class_names")
-    return loop.Job(state, step, frozen, batches, drawn, preview, learning_rate, data_fingerprint, names)
+    return loop.Job(
+        state, step, frozen, batches, drawn, preview, learning_rate, data_fingerprint, names, unreadable
+    )
 
 
 def first_params(config: dict, system: System) -> PyTree:
@@ -177,7 +181,7 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any, condit
         pictures = {"samples": grid.grid(samples, columns=4)}
         if "layouts" in given:
             names = config.get("class_names")
-            told = [labels.told(system, layout, names) for layout in given["layouts"]]
+            told = [labels.told(system, layout, None) for layout in given["layouts"]]  # labels are numbers
             drawn = [boxes.draw(*pair, names) for pair in zip(samples, told, strict=True)]
             pictures["layouts"] = grid.grid(np.stack(drawn), columns=4)
         return pictures

@@ -3,7 +3,7 @@
 It brings together a source's fields and the names that conditioning takes; it knows neither tokens nor networks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,14 @@ MASKS = "token_masks"  # of an example: [L, h, w] float32 (training/token_masks.
 NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive")  # keys of config.data
 
 
-def open_source(config: Mapping[str, Any]) -> Any:
-    """The data source that config.data names, with its own options. Raises: ValueError as pipeline.open_source."""
+def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
+    """The data source that config.data names, with its own options. Raises: ValueError as pipeline.open_source.
+
+    known: what an earlier run's source said in `unreadable_files`, for sources that have that.
+    """
     options = {key: value for key, value in config["data"].items() if key not in NOT_THE_SOURCES}
+    if known:
+        options["known"] = known
     return pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
 
 

@@ -19,6 +19,7 @@ from ldm_jax.training.examples import (
     open_source,
 )
 from ldm_jax.training.state import TrainState
+from ldm_jax.training.workdir import read_unreadable
 from ldm_jax.types import PyTree
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def first_stage_job(config: dict, workdir: Path, layout: parallel.Layout) -> loo
         log.info("no perceptual loss: config.lpips names no weights")
     with parallel.on_host():
         state = begin(init_key(config))
-    source, crop = open_source(config), image_transform(config)
+    source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
 
     def transform(example, rng):
         return {"image": crop(example["image"], rng)}
@@ -77,4 +78,5 @@ def first_stage_job(config: dict, workdir: Path, layout: parallel.Layout) -> loo
 
     _, learning_rate = training_program.make_optimizer(config, jax.device_count())
     batches = batches_of(config, source, transform)
-    return loop.Job(state, step, frozen, batches, drawn, preview, learning_rate, source.fingerprint())
+    job = loop.Job(state, step, frozen, batches, drawn, preview, learning_rate, source.fingerprint())
+    return job._replace(unreadable=getattr(source, "unreadable_files", list))

@@ -32,6 +32,9 @@ class Job(NamedTuple):
     learning_rate: Callable[[int], Any]  # of an optimizer step
     fingerprint: str  # of the data
     class_names: list[str] | None = None  # of what the model is conditioned on, where the data have names
+    unreadable: Callable[[], list] = (
+        list  # the files of the data that could not be read so far, see workdir.py
+    )
 
 
 class Calls(NamedTuple):
@@ -59,7 +62,8 @@ def run(
     steps done.
 
     state: as layout.place gives it; its buffers are used up. Raises: RuntimeError where a metric is no number; ValueError for a
-    start that steps_per_dispatch does not divide; what job.batches raises, at the step whose batch it is.
+    start that steps_per_dispatch does not divide; what job.batches raises, at the step whose batch it is, after a process that
+    is alone has saved the steps before it.
     """
     frozen, at_once = layout.place(job.frozen), config.get("steps_per_dispatch") or 1
     if start % at_once:
@@ -75,7 +79,14 @@ def run(
         while done < total and not leaving:
             with clock("profile"):
                 calls.before_step(done, running)
-            batch = _next(batches, running, clock)
+            try:
+                batch = _next(batches, running, clock)
+            except Exception:
+                if done > saved and jax.process_count() == 1:  # several would have to save together
+                    _check_finite(gathered.take(running, state), (logged + 1, done), saved, checkpoints)
+                    checkpoint.save(checkpoints, done, state, wait=True)
+                    log.error("no batch for step %d: saved after step %d", done + 1, done)
+                raise
             with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
                 state, metrics = step(state, frozen, batch, seed)
                 # The host is one step ahead of the devices, and no more: what it is told to save should not lie far behind.

@@ -17,6 +17,7 @@ from ldm_jax.distributed.hosts import is_first
 from ldm_jax.types import PyTree
 
 DATA = "data.json"  # what the checkpoints in a workdir were trained on
+UNREADABLE = "unreadable.{}.json"  # which of its files each process could not read
 
 # Every key that a config may have; those of the sections are the options of what they name.
 KEYS = {
@@ -77,6 +78,7 @@ def check_workdir(workdir: Path, config: dict) -> None:
     def fixed(config: dict) -> dict:
         kept = {k: v for k, v in config.items() if k not in free}
         kept["optimizer"] = {k: v for k, v in config["optimizer"].items() if k not in rate}
+        kept["data"] = {k: v for k, v in config["data"].items() if v is not None}  # as if not given
         return json.loads(json.dumps(kept))
 
     path = workdir / "config.json"
@@ -129,3 +131,19 @@ def check_data(workdir: Path, fingerprint: str) -> None:
         )
     if is_first():
         atomic.write_text(path, json.dumps({"fingerprint": fingerprint}) + "\n")
+
+
+def read_unreadable(workdir: Path) -> list:
+    """What `keep_unreadable` kept of all processes, each entry once."""
+    found = [json.loads(path.read_text())["files"] for path in sorted(workdir.glob(UNREADABLE.format("*")))]
+    return list({entry[0]: entry for entries in found for entry in entries}.values())
+
+
+def keep_unreadable(workdir: Path, entries: list) -> None:
+    """Keeps which files of the data could not be read, so that the run may go on without them.
+
+    entries: of a source's `unreadable_files`, lists that begin with the file's name. Each process has a file of its own.
+    """
+    if entries:
+        path = workdir / UNREADABLE.format(jax.process_index())
+        atomic.write_text(path, json.dumps({"files": sorted(entries)}) + "\n")

@@ -10,7 +10,10 @@ from PIL import Image
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import sample as script
 from ldm_jax.conditioning import layout as layouts
+from ldm_jax.data import folder as folders
+from ldm_jax.data.pictures import files_in
 from ldm_jax.inference import pipeline
+from ldm_jax.metrics.images import open_images
 from ldm_jax.tasks import run as tasks
 from tests import tiny_models
 
@@ -123,6 +126,9 @@ def test_a_folder_of_pictures_and_masks(tmp_path, capsys):
             ["--checkpoint", checkpoint, "--image", str(folder), "--out", str(out), "--batch_size", "2"]
         )
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "d.png", "grid.png"]
+    # What is measured, trained on and started from is the pictures, not the grid of them.
+    for found in (open_images(out).files, folders.source("train", root=out).files, files_in(out)):
+        assert [file.name for file in found] == ["a.png", "d.png"]
     np.testing.assert_array_equal(picture(out / "d.png")[~HOLE], PHOTO[~HOLE])
     said = capsys.readouterr().err
     assert "c.png: no mask for it" in said
@@ -140,6 +146,7 @@ def test_layouts_and_their_boxes(layout_model, tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="2 of 3 jobs failed"):
         script.main(["--task", "layout", "--layout", str(tmp_path), "--out", str(out)])
     assert sorted(p.name for p in out.iterdir()) == ["good.png", "good_boxes.png", "grid.png"]
+    assert [file.name for file in open_images(out).files] == ["good.png"]
     assert picture(out / "good_boxes.png").shape == (512, 512, 3)
     said = capsys.readouterr().err
     assert "bad.json: layout: box 0" in said and "unknown.json: class 'cat' not found" in said

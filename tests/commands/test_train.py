@@ -19,6 +19,7 @@ from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import train_state as checkpoint
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.commands import train
+from ldm_jax.data import folder
 from ldm_jax.inference import pipeline
 from ldm_jax.params import fingerprint, named_leaves
 from ldm_jax.training import first_stage_job, workdir
@@ -414,3 +415,33 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
 def test_what_cannot_be_trained_is_said(changes, said, tmp_path):
     with pytest.raises((ValueError, OSError), match=said):
         train.train(tiny(**changes), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_pictures_that_cannot_be_read_stop_a_run_that_is_saved_and_goes_on_without_them(
+    tmp_path, monkeypatch
+):
+    """2 of 12, of which one is let pass. Taken away, the run ends as if they had been passed over from the start."""
+    rng, root = np.random.default_rng(0), tmp_path / "pictures"
+    root.mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(root / f"{i:02d}.png")
+    broken = [root / "09.png", root / "10.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:200])
+    config = tiny(data=dict(name="folder", split="train", root=str(root)), total_steps=8, checkpoint_every=8)
+    with monkeypatch.context() as patched:
+        patched.setattr(folder, "MAX_UNREADABLE", 1)
+        whole = train.train(config, tmp_path / "whole")
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="2 of the 12 images"):
+        train.train(config, run)
+    (saved,) = [int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()]
+    assert 1 <= saved < 7
+    for path in broken:
+        path.unlink()
+    state = train.train(config, run)
+    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(s.params) for s in (state, whole)))
+    (root / "00.png").unlink()
+    with pytest.raises(ValueError, match="trained on other data"):
+        train.train(config, run)

@@ -76,6 +76,18 @@ def test_a_cut_caption_is_warned_of_and_only_that(caplog):
     np.testing.assert_array_equal(tokens, [[2, 4, 5, 3], [2, 4, 5, 3]])
 
 
+def test_each_cut_caption_is_told_once_and_many_are_counted(caplog, monkeypatch):
+    monkeypatch.setattr(text, "_CUT", text._Cut())
+    tokenizer = text.word_level_tokenizer(["a"], 4)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            for i in range(120):
+                text.tokenize([f"a a a {i}"], tokenizer)
+    said = [r.getMessage() for r in caplog.records]
+    assert said[:2] == ["caption cut to 4 tokens: 'a a a 0'", "caption cut to 4 tokens: 'a a a 1'"]
+    assert len(said) == 11 and said[10].startswith("100 captions so far were cut")
+
+
 def test_a_tokenizer_survives_its_file(tmp_path):
     tokenizer = text.word_level_tokenizer(["a", "red", "circle"], 6)
     tokenizer.save(str(tmp_path / "tokenizer.json"))

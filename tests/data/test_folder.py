@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.data import folder
+from ldm_jax.data.pictures import OVERVIEW
 
 
 def write(path, level=0, size=(8, 6)):
@@ -174,3 +175,88 @@ def test_folders_that_will_not_do(tmp_path, pictures):
     write(tmp_path / "half" / "train" / "a.png")
     with pytest.raises(ValueError, match="has no test/, only train/"):
         folder.source("test", root=tmp_path / "half")
+
+
+def test_a_class_that_is_called_train(tmp_path, caplog):
+    for level, name in enumerate(("bus", "car", "train")):
+        for i in range(3):
+            write(tmp_path / name / f"{i}.png", 10 * level + i)
+    source = folder.source("train", root=tmp_path)
+    assert source.class_names == ["bus", "car", "train"] and levels(source) == [
+        0,
+        1,
+        2,
+        10,
+        11,
+        12,
+        20,
+        21,
+        22,
+    ]
+    assert source[8]["class_label"] == 2
+    assert "train/ is taken for a class, as bus/, car/ beside it is no split" in caplog.text
+    assert levels(folder.source("train", root=tmp_path, split_folders=True)) == [20, 21, 22]
+    assert len(folder.source("train", root=tmp_path / "train")) == 3
+
+
+@pytest.mark.parametrize("beside", ["test", "val"])
+def test_what_lies_beside_the_splits_is_named(beside, tmp_path, caplog):
+    for name in ("train/a.png", f"{beside}/b.png", "masks/c.png", "d.png"):
+        write(tmp_path / name, 5 + ord(name[0]) % 3)
+    assert len(folder.source("train", root=tmp_path)) == 1
+    passed = "val, masks, d.png" if beside == "val" else "masks, d.png"
+    assert f"passed over: {passed}" in caplog.text
+    assert len(folder.source("train", root=tmp_path, split_folders=False)) == 4
+
+
+def test_links_are_followed_and_no_circle_is(tmp_path):
+    write(tmp_path / "elsewhere" / "deep" / "a.png", 7)
+    write(tmp_path / "here" / "ant" / "b.png", 9)
+    (tmp_path / "here" / "bee").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "here" / "ant" / "again").symlink_to(tmp_path / "here")
+    (tmp_path / "elsewhere" / "deep" / "a.txt").write_text("linked")
+    source = folder.source("train", root=tmp_path / "here")
+    assert levels(source) == [9, 7] and source.class_names == ["ant", "bee"]
+    assert source[1]["caption"] == "linked"
+
+
+def test_a_picture_beside_class_folders_is_named(tmp_path, caplog):
+    for name in ("ant/a.png", "bee/b.png", "stray.png"):
+        write(tmp_path / name)
+    assert folder.source("train", root=tmp_path).class_names == []
+    assert "1 of the 3 images" in caplog.text and "such as stray.png" in caplog.text
+
+
+def test_grids_are_no_pictures(pictures):
+    from ldm_jax.grid import write_png
+
+    shown = np.zeros((8, 8, 3), np.uint8)
+    write_png(pictures / "grid.png", shown, {"seeds": "0-7"})
+    write_png(pictures / "a_boxes.png", shown, {OVERVIEW: "boxes"})
+    assert levels(folder.source("train", root=pictures)) == list(range(20))
+    write_png(pictures / "grid.png", shown)  # somebody's picture of a grid
+    assert len(folder.source("train", root=pictures)) == 21
+
+
+def test_unreadable_files_may_go_and_the_others_keep_their_places(pictures):
+    lines = [{"file_name": f"{i:02d}.png", "text": f"number {i}"} for i in range(20)]
+    (pictures / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    truncate(pictures / "04.png")
+    truncate(pictures / "11.png")
+    before = folder.source("train", root=pictures)
+    fingerprint = before.fingerprint()
+    before[4]
+    with pytest.raises(ValueError, match="may be repaired or taken away, and the run goes on"):
+        before[11]
+    known = json.loads(json.dumps(before.unreadable_files()))
+    assert [entry[0] for entry in known] == ["04.png", "11.png"]
+    (pictures / "04.png").unlink()
+    write(pictures / "11.png", 111)  # repaired
+    after = folder.source("train", root=pictures, known=known)
+    assert after.fingerprint() == fingerprint
+    assert levels(after) == [0, 1, 2, 3, 5, *range(5, 11), 111, *range(12, 20)]
+    assert after[4]["caption"] == "number 5" and not after.unreadable
+    assert after.unreadable_files() == known
+    (pictures / "05.png").unlink()  # one that could be read
+    with pytest.raises(FileNotFoundError, match="05.png"):
+        folder.source("train", root=pictures, known=known)

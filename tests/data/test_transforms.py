@@ -60,7 +60,7 @@ def test_box_by_a_whole_factor_is_the_mean():
     ("height", "width", "expected"), [(20, 50, (8, 20)), (50, 20, (20, 8)), (4, 6, (8, 12))]
 )
 def test_smallest_max_size(height, width, expected):
-    assert transforms.smallest_max_size(photo(height, width), 8, "bilinear").shape[:2] == expected
+    assert transforms.smallest_max_size(height, width, 8) == expected
 
 
 def test_crops():
@@ -208,3 +208,33 @@ def test_exif_orientation_is_applied():
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", exif=exif)
     np.testing.assert_array_equal(transforms.to_rgb(Image.open(file)), np.rot90(image, 3))
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 70), (9, 14), (10, 3)])
+def test_a_crop_of_a_resized_picture_is_cut_before_it_is_resized(height, width):
+    image, size = photo(height, width), 16
+    shape = transforms.smallest_max_size(height, width, size)
+    whole = transforms.resize(image, *shape, "bilinear").astype(int)
+    assert (
+        np.abs(transforms.resized_crop(image, size, "bilinear") - transforms.center_crop(whole, size)).max()
+        <= 1
+    )
+    for seed in range(5):
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        got = transforms.resized_crop(image, size, "bilinear", rngs[0])
+        assert np.abs(got - transforms.random_crop(whole, size, rngs[1])).max() <= 1  # rounded elsewhere
+
+
+def test_a_strip_is_not_enlarged_as_a_whole(monkeypatch):
+    """1 x 3000 at 256 pixels: 0.6 GB as a whole, and many seconds."""
+    made, real = [], transforms.resize
+    monkeypatch.setattr(transforms, "resize", lambda *args: made.append(real(*args)) or made[-1])
+    for name in ("faces", "openimages", "lsun", "imagenet_sr"):
+        assert transforms.recipe(name, 256, "train")(photo(1, 3000), rng()).shape == (256, 256, 3)
+    assert max(image.nbytes for image in made) <= 256 * 256 * 3
+
+
+def test_numbers_of_32_bits_are_refused():
+    picture = Image.fromarray(np.full((4, 4), 200, np.int32))
+    with pytest.raises(ValueError, match="pixels of 32 bits .mode I., expected 8 or 16 bits"):
+        transforms.to_rgb(picture)

@@ -213,6 +213,30 @@ def test_class_labels_as_people_write_them(value, expected):
     assert labels.class_label(value, names) == expected
 
 
+@pytest.mark.parametrize("names", [["1", "10", "2"], ["001", "010", "002"]])
+def test_classes_that_are_called_by_numbers(names):
+    """The folders 1, 2 and 10, in the order of their names."""
+    for value, expected in (
+        (10, 1),
+        ("10", 1),
+        (np.int64(2), 2),
+        ("2", 2),
+        ("10:0.5,2:0.5", {1: 0.5, 2: 0.5}),
+    ):
+        value = (
+            value
+            if len(names[0]) < 3 or not isinstance(value, str)
+            else value.replace("10", "010").replace("2", "002")
+        )
+        assert labels.class_label(value, names) == expected
+    assert labels.class_label({10: 1, "2" if names[0] == "1" else "002": 0.5}, names) == {1: 1.0, 2: 0.5}
+    assert labels.layout(dict(boxes=[[0, 0, 1, 1]], labels=[10]), names)["labels"] == [1]
+    for unknown in (0, "0", 3):
+        with pytest.raises(ValueError, match=f"class '{unknown}' not found among the 3"):
+            labels.class_label(unknown, names)
+    assert labels.class_label(1, ["ant", "10"]) == labels.class_label("1", ["ant", "10"]) == 1
+
+
 # ---------------------------------------------------------------------------------------- batches and errors
 
 

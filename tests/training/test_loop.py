@@ -51,9 +51,17 @@ def step_of(seconds: float = 0.0):
     return step
 
 
-def run(monkeypatch, given=batches, seconds: float = 0.0, calls: dict | None = None, start=None, **changes):
+def run(
+    monkeypatch,
+    given=batches,
+    seconds: float = 0.0,
+    calls: dict | None = None,
+    start=None,
+    save=None,
+    **changes,
+):
     """(the last state, [(steps done, metrics, times) of every report])."""
-    monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: None)
+    monkeypatch.setattr(checkpoint, "save", save or (lambda *args, **kwargs: None))
     layout, said = parallel.make(devices=jax.devices()[:1]), []
     w = {"w": np.zeros(3, np.float32)}
     state = start or TrainState(np.int32(0), w, w, {})
@@ -115,15 +123,16 @@ def test_a_run_in_two_parts_sees_the_same_batches(monkeypatch, at_once):
     jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 
-def test_an_error_in_the_data_is_met_at_its_step(monkeypatch):
-    steps = []
+def test_an_error_in_the_data_is_met_at_its_step_and_the_steps_before_it_are_saved(monkeypatch):
+    steps, saved = [], []
     with pytest.raises(FileNotFoundError, match="batch 7 is gone"):
         run(
             monkeypatch,
             lambda start: batches(start, broken=7),
             calls={"report": lambda done, values, times: steps.append(done)},
+            save=lambda checkpoints, done, state, wait: saved.append((done, int(state.step), wait)),
         )
-    assert steps == list(range(1, 8))
+    assert steps == list(range(1, 8)) and saved == [(7, 7, True)]
 
 
 def test_time_adds_up_and_waiting_for_data_is_told_apart(monkeypatch):
@@ -170,3 +179,25 @@ def test_a_metric_that_is_no_number_ends_the_run(monkeypatch):
     )
     with pytest.raises(RuntimeError, match=said):
         loop.run(CONFIG | {"log_every": 3}, job, layout, Checkpoints(), layout.place(state), 0, calls)
+
+
+def test_numbers_that_are_none_are_not_saved_where_the_data_fail(monkeypatch):
+    class Checkpoints:
+        directory = checkpoint.pathlib.Path("run/checkpoints")
+
+        def wait_until_finished(self):
+            pass
+
+    def given(start):
+        for i, batch in zip(range(6), batches(start), strict=False):
+            yield batch if i != 5 else dict(batch, x=np.full((BATCH, 3), np.nan, np.float32))
+        raise FileNotFoundError("no more")
+
+    saved = []
+    monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: saved.append(args))
+    layout, w = parallel.make(devices=jax.devices()[:1]), {"w": np.zeros(3, np.float32)}
+    job = loop.Job(TrainState(np.int32(0), w, w, {}), step_of(), {}, given, None, None, lambda step: 0.1, "")
+    calls = loop.Calls(*(lambda *_: False,) * 4)
+    with pytest.raises(RuntimeError, match="NaN or infinity in .*loss"):
+        loop.run(CONFIG | {"log_every": 100}, job, layout, Checkpoints(), layout.place(job.state), 0, calls)
+    assert not saved

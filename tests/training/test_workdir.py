@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from ldm_jax.atomic import write_json
 from ldm_jax.training import workdir
 
 
@@ -48,3 +49,25 @@ def test_a_run_from_before_the_data_were_kept_keeps_them_now(tmp_path):
     workdir.check_data(tmp_path, "a" * 64)
     with pytest.raises(ValueError, match="was trained on other data"):
         workdir.check_data(tmp_path, "b" * 64)
+
+
+def test_files_that_could_not_be_read_are_kept_by_every_process(tmp_path, monkeypatch):
+    workdir.keep_unreadable(tmp_path, [])
+    assert list(tmp_path.iterdir()) == [] and workdir.read_unreadable(tmp_path) == []
+    workdir.keep_unreadable(tmp_path, [["b.png", 5, "two"], ["a.png", 3, None]])
+    monkeypatch.setattr(workdir.jax, "process_index", lambda: 1)
+    workdir.keep_unreadable(tmp_path, [["c.png", 7, None], ["a.png", 3, None]])
+    assert sorted(workdir.read_unreadable(tmp_path)) == [
+        ["a.png", 3, None],
+        ["b.png", 5, "two"],
+        ["c.png", 7, None],
+    ]
+
+
+def test_an_option_of_the_data_that_is_none_is_as_one_that_is_not_there(tmp_path):
+    config = dict(data=dict(name="folder"), optimizer={})
+    write_json(tmp_path / "config.json", config)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    workdir.check_workdir(tmp_path, config | dict(data=dict(name="folder", split_folders=None)))
+    with pytest.raises(ValueError, match="belongs to another config: data"):
+        workdir.check_workdir(tmp_path, config | dict(data=dict(name="folder", split_folders=True)))

@@ -17,7 +17,7 @@ from ldm_jax import cli, grid
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.data import masks, pictures, transforms
 from ldm_jax.data import shapes as shapes_source
-from ldm_jax.data.folder import EXTENSIONS
+from ldm_jax.data.pictures import EXTENSIONS
 from ldm_jax.evaluation import networks as measuring
 from ldm_jax.evaluation import samples as measure_command
 from ldm_jax.inference import pipeline
@@ -265,12 +265,16 @@ def crops(folder: str | Path, number: int, side: int) -> np.ndarray:
     out = np.empty((number, side, side, 3), np.uint8)
     for index, file in enumerate(files[:number]):
         image = pictures.read_picture(file)
-        if min(image.shape[:2]) < side:
-            image = transforms.smallest_max_size(image, side, "bicubic")
-        rng = np.random.default_rng(index)
-        out[index] = transforms.center_crop(image, side)
+        small, rng = min(image.shape[:2]) < side, np.random.default_rng(index)
+        out[index] = (
+            transforms.resized_crop(image, side, "bicubic") if small else transforms.center_crop(image, side)
+        )
         for i in range(index + len(files), number, len(files)):
-            out[i] = transforms.random_crop(image, side, rng)
+            out[i] = (
+                transforms.resized_crop(image, side, "bicubic", rng)
+                if small
+                else transforms.random_crop(image, side, rng)
+            )
     return out
 
 
