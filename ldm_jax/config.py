@@ -147,6 +147,7 @@ def make_config(name: str | Path) -> ConfigDict:
     if path.suffix == ".json":
         return ConfigDict(json.loads(path.read_text()))
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # of a .py
     module = importlib.util.module_from_spec(spec)
     with _configs_importable(path.resolve().parent):
         spec.loader.exec_module(module)
