@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from ldm_jax import cli, dry_run
 from ldm_jax.config import load_config
-from ldm_jax.inference import pipeline
 from ldm_jax.inference.program import arguments, make_program
+from ldm_jax.inference.settings import resolve_settings
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.system import make_system
 
@@ -56,15 +56,17 @@ def measure(config: dict, batch_size: int, settings: dict, compiles: bool) -> di
     system = make_system(dry_run.with_first_stage(config))
     recipe, args = arguments(system, system.param_shapes(), settings, batch_size)
     scale_factor = config.get("scale_factor") or 1.0
-    sampler = stages(jax.jit(make_program(system, scale_factor, recipe)), args, compiles)
-    rows = batch_size * (1 + recipe.guided)
+    sampler = stages(jax.jit(make_program(system, scale_factor, recipe)), (args,), compiles)
+    rows = batch_size * (1 + recipe.is_guided)
     cond = jax.eval_shape(
-        system.condition, args[0], {k: jnp.zeros((rows, *v.shape[1:]), v.dtype) for k, v in args[1].items()}
+        system.condition,
+        args.params,
+        {k: jnp.zeros((rows, *v.shape[1:]), v.dtype) for k, v in args.inputs[-1].items()},
     )
     x = jax.ShapeDtypeStruct((rows, *system.latent_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((rows,), jnp.int32)
     forward = jax.jit(lambda params, x, t, cond: apply_unet(system.unet, params, x, t, cond)[0])
-    unet = stages(forward, (args[0]["unet"], x, t, cond), compiles)
+    unet = stages(forward, (args.params["unet"], x, t, cond), compiles)
     return dict(batch_size=batch_size, settings=settings, sampler=sampler, unet=unet)
 
 
@@ -83,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     config = load_config(args.config)
     config |= {"dtype": args.dtype} if args.dtype else {}
-    settings = pipeline.settle(config.get("sampling", {}), num_steps=args.steps)
+    settings = resolve_settings(config.get("sampling", {}), num_steps=args.steps)
     settings.pop("batch_size", None)
     found = measure(config, args.batch_size, settings, args.compile)
     where = dict(device=jax.devices()[0].device_kind, machine=platform.machine(), cores=os.cpu_count())

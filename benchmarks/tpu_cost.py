@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ldm_jax import dry_run
 from ldm_jax.config import load_config
 from ldm_jax.distributed import parallel
-from ldm_jax.inference import pipeline
+from ldm_jax.inference.settings import resolve_settings
 from ldm_jax.models import layers
 from ldm_jax.models.unet import UNet
 from ldm_jax.types import Cond
@@ -135,7 +135,7 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
     config = config_with(row["config"], row["changes"])
     if row["what"] == "train":
         return dry_run.training(config, row["topology"])
-    settings = pipeline.settle(config["sampling"])
+    settings = resolve_settings(config["sampling"])
     return dry_run.sampling(config, row["topology"], row["batch_size"], settings)
 
 

@@ -169,7 +169,7 @@ def sampling(
 ) -> dict[str, Any]:
     """{'latents', 'decode': topology.report of the two programs that draw batch_size pictures on each chip of the slice}.
 
-    Every chip runs the program of one device on its share, as everywhere, so no two of them talk. settings: of pipeline.settle.
+    Every chip runs the program of one device on its share, as everywhere, so no two of them talk. settings: of settings.resolve_settings.
     Raises: as `training`.
     """
     slice_, devices = topology.open_slice(topology_name)
@@ -178,11 +178,10 @@ def sampling(
     whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("images")))
     number, shape = batch_size * slice_.num_chips, jax.ShapeDtypeStruct
     recipe, shapes = sampling_program.arguments(system, system.param_shapes(), settings, number)
-    params, _, _, _, _, _, visited, _, _ = shapes
-    placed = (whole, split, split, split, whole, whole, whole, whole, split)
-    args = list(zip(shapes, placed, strict=True))
-    num_steps = visited.shape[0]
-    per_step = 2 if recipe.guided else 1
+    placed = jax.tree.map(lambda per_picture: split if per_picture else whole, sampling_program.PER_PICTURE)
+    args = [(shapes, placed)]
+    num_steps = shapes.visited.shape[0]
+    per_step = 2 if recipe.is_guided else 1
     scale = config.get("scale_factor") or 1.0
     flops_of = forward_flops(system, number)
     passes = per_step * (flops_of["unet"] * num_steps + sum(flops_of[part.name] for part in system.parts))
@@ -192,18 +191,20 @@ def sampling(
         slice_,
         mesh,
         sampling_program.make_decoder(system, scale),
-        [(params["first_stage"], whole), (z, split)],
+        [(shapes.params["first_stage"], whole), (z, split)],
         flops_of["decode"],
     )
-    return dict(batch_size=number, num_steps=num_steps, guided=recipe.guided, latents=latents, decode=decode)
+    return dict(
+        batch_size=number, num_steps=num_steps, guided=recipe.is_guided, latents=latents, decode=decode
+    )
 
 
 def _on_all(slice_: Slice, mesh: Mesh, fn: Any, args: list, model_flops: float) -> dict[str, Any]:
-    """topology.report of fn on every device's share; args: (tree, its sharding) each."""
-    specs = tuple(sharding.spec for _, sharding in args)
+    """topology.report of fn on every device's share; args: (tree, its sharding or a prefix tree of them) each."""
+    specs = tuple(jax.tree.map(lambda s: s.spec, sharding) for _, sharding in args)
     out = PartitionSpec(mesh.axis_names)
     program = jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False))
-    trees = [_split(tree, sharding) for tree, sharding in args]
+    trees = [jax.tree.map(lambda s, part: _split(part, s), sharding, tree) for tree, sharding in args]
     cost = topology.compile_for(slice_, program, *trees)
     return topology.report(slice_, cost, model_flops)
 

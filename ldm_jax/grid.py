@@ -35,13 +35,20 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
     return picture
 
 
+def to_pil(image: np.ndarray):
+    """[H,W,3] or [H,W,1] uint8 as a PIL.Image.Image."""
+    from PIL import Image
+
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+
+
 def write_png(path: str | Path, image: np.ndarray, text: Mapping[str, object] | None = None) -> None:
     """Writes [H,W,3] or [H,W,1] uint8 as a PNG, beside its place and renamed into it; `text` becomes its text chunks."""
-    from PIL import Image, PngImagePlugin
+    from PIL import PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         info.add_text(key, value if isinstance(value, str) else json.dumps(value))
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    picture = to_pil(image)
     with atomic.writing(path) as partial:
         picture.save(partial, format="PNG", pnginfo=info)

@@ -31,9 +31,9 @@ ROOMS = {  # room: what it may import, besides itself and EVERYONE
     "distributed": set(),
     "data": {"shapes_world"},
     # parts
-    "samplers": {"diffusion"},
+    "samplers": {"diffusion", "control"},
     "guidance": {"diffusion", "control"},
-    "inversion": {"diffusion", "samplers", "guidance"},
+    "inversion": {"diffusion", "samplers", "guidance", "control"},
     "editing": {"diffusion", "samplers", "guidance", "control"},
     "recognition": {"diffusion", "control"},
     "models": {"control"},

@@ -198,7 +198,7 @@ def run(config: dict, workdir: pathlib.Path) -> None:
         for name, value in conditions({"index": i, **source[i]}, np.random.default_rng(i))[1].items():
             given.setdefault(name, []).append(value)
     given.pop("seeds", None)
-    settings = model.settle(**config["sampling"])
+    settings = model.resolve(**config["sampling"])
     images = grid.to_uint8(model.decode(model.sample_latents(given, range(8), batch_size=8, **settings)))
     assert images.shape == (8, config["image_size"], config["image_size"], 3)
     shown = np.asarray(Image.open(workdir / "images" / "samples_00000002.png"))

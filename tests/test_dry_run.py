@@ -12,7 +12,7 @@ import pytest
 from configs import shapes_kl_f4, shapes_text
 from ldm_jax import dry_run
 from ldm_jax.distributed import parallel
-from ldm_jax.inference import pipeline
+from ldm_jax.inference.settings import resolve_settings
 from ldm_jax.system import make_system
 from ldm_jax.training import program as training_program
 from ldm_jax.xla.tpu_slices import GIB
@@ -135,7 +135,7 @@ def test_both_ways_of_training_compile_for_a_slice():
 def test_sampling_compiles_for_a_slice():
     config = second_stage(dtype="bfloat16")
     few, many = (
-        dry_run.sampling(config, "v5e:2x2", 2, pipeline.settle({}, num_steps=n, guidance_scale=2.0))
+        dry_run.sampling(config, "v5e:2x2", 2, resolve_settings({}, num_steps=n, guidance_scale=2.0))
         for n in (2, 8)
     )
     assert few["batch_size"] == 8 and few["guided"]

@@ -108,7 +108,7 @@ def test_pixels_are_latents_where_there_is_no_first_stage():
     given = dict(low_res_images=[np.tile(image, (1, 2, 1)) for image in IMAGES])
     drawn = model.sample(**given, seeds=[0, 1], num_steps=2)
     assert drawn.shape == (2, 16, 32, 3)  # a picture is as large as what it is made of
-    settings = dict(model.settle(num_steps=2), batch_size=4, image_shape=(16, 32))
+    settings = dict(model.resolve(num_steps=2), batch_size=4, image_shape=(16, 32))
     latents = model.sample_latents(given, [0, 1], **settings)
     np.testing.assert_array_equal(drawn, (np.clip((latents + 1) / 2, 0, 1) * 255).astype(np.uint8))
     assert len(np.unique(drawn)) > 16

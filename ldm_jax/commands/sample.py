@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("prompt", "negative_prompt"):
         if name in given and "prompts" not in model.system.takes:
             raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
-    settings = model.settle(**asked(args))
+    settings = model.resolve(**asked(args))
 
     # Data: one job for each picture.
     task, jobs, failures = find_jobs(args, given, seeds, model)
@@ -160,7 +160,7 @@ def dry_run(args: argparse.Namespace) -> None:
     from ldm_jax import dry_run as dry_runs
     from ldm_jax.checkpoints import open as checkpoints
     from ldm_jax.config import load_config
-    from ldm_jax.inference import pipeline
+    from ldm_jax.inference import settings as sampling_settings
 
     options = checkpoints.options_from(args)
     if args.config:
@@ -171,8 +171,8 @@ def dry_run(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.config or args.checkpoint} is a first stage alone, expected a model that samples"
         )
-    settings = pipeline.settle(config.get("sampling", {}), **asked(args))
-    pipeline.check_sampling(settings, config["schedule"].get("num_timesteps", 1000))
+    settings = sampling_settings.resolve_settings(config.get("sampling", {}), **asked(args))
+    sampling_settings.check_sampling(settings, config["schedule"].get("num_timesteps", 1000))
     if args.topology:
         cost = dry_runs.sampling(config, args.topology, args.batch_size, settings)
         print(json.dumps(cost, indent=2))

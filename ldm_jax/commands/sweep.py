@@ -16,10 +16,9 @@ from typing import Any
 
 from ldm_jax import cli
 from ldm_jax.commands import evaluate
-from ldm_jax.evaluation import report
+from ldm_jax.evaluation import prompts, report
 from ldm_jax.evaluation import run as measure
 from ldm_jax.evaluation import samples as measure_command
-from ldm_jax.inference import devices as draw_samples
 from ldm_jax.metrics import table as metrics
 
 
@@ -46,7 +45,7 @@ def points(
     model = measure_command.open_model(plain)
     names = args.metrics
     if names is None:
-        names = "shapes_fid,accuracy" if draw_samples.draws_shapes(model.on_devices) else "fid,is"
+        names = "shapes_fid,accuracy" if prompts.draws_shapes(model.sampler) else "fid,is"
     parsed = metrics.parse(names)
     metrics.check_counts(parsed, args.num_images, plain.allow_few)
     nets = measure.networks(parsed, measure_command.weights(plain))

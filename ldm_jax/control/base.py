@@ -4,18 +4,21 @@ A Control is an argument of the network. Its class is in the treedef and its num
 program per kind of control and none per strength. It knows nothing of samplers, schedules or prompts.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flax import struct
 
-from ldm_jax.types import Array
+from ldm_jax.types import Array, PyTree
+
+SHARED_TAPS = "guidance/"  # begins the names of what guidance leaves among the taps
 
 
 class Site(NamedTuple):
     """One place inside a network where a Control acts.
 
     name: 'up_1.attn_0' (blocks of a transformer of depth > 1 append '.1', '.2', ...). place: 'down' | 'mid' | 'up'.
-    kind: 'self' | 'cross' | 'res' | 'skip'. resolution: the height in latent cells at that place.
+    kind: 'self' | 'cross' | 'res' | 'skip' | 'trunk' | 'stream'. resolution: the height in latent cells at that place.
     index: how many sites of the same kind come before it, in the order of the forward pass.
     """
 
@@ -53,7 +56,9 @@ class Control(struct.PyTreeNode):
         return p
 
     def features(self, site: Site, x: Array) -> Array:
-        """x [B, h, w, C]: a residual branch before its shortcut is added, a skip connection, or the middle."""
+        """x [B, h, w, C]: a residual branch before its shortcut is added ('res'), a skip connection ('skip'), the middle, or the
+        trunk just before each skip is concatenated and before the head ('trunk'); [B, N, C]: the residual stream of a transformer
+        block between its self- and its cross-attention ('stream')."""
         return x
 
     def record(self, site: Site, value: Array) -> Array | None:
@@ -62,3 +67,75 @@ class Control(struct.PyTreeNode):
         value: the attention's probs [B, heads, N, K] after `probs`, or the features after `features`.
         """
         return None
+
+    def record_projections(self, site: Site, h: Array, q: Array, k: Array) -> Array | PyTree | None:
+        """As `record`, of the hidden states h [B, N, C] that an attention is given and of its queries and keys after `qkv`."""
+        return None
+
+
+class Chain(Control):
+    """Several controls in order; see `chain`. What each records stays apart: `own`."""
+
+    controls: tuple[Control, ...] = ()
+
+    def touches(self, site: Site) -> bool:
+        return any(control.touches(site) for control in self.controls)
+
+    def _at(self, site: Site) -> list[Control]:
+        return [control for control in self.controls if control.touches(site)]
+
+    def hidden(self, site: Site, h: Array) -> Array:
+        for control in self._at(site):
+            h = control.hidden(site, h)
+        return h
+
+    def qkv(self, site: Site, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        for control in self._at(site):
+            q, k, v = control.qkv(site, q, k, v)
+        return q, k, v
+
+    def logits(self, site: Site, s: Array) -> Array:
+        for control in self._at(site):
+            s = control.logits(site, s)
+        return s
+
+    def probs(self, site: Site, p: Array) -> Array:
+        for control in self._at(site):
+            p = control.probs(site, p)
+        return p
+
+    def features(self, site: Site, x: Array) -> Array:
+        for control in self._at(site):
+            x = control.features(site, x)
+        return x
+
+    def record(self, site: Site, value: Array) -> PyTree | None:
+        return self._records(site, lambda control: control.record(site, value))
+
+    def record_projections(self, site: Site, h: Array, q: Array, k: Array) -> PyTree | None:
+        return self._records(site, lambda control: control.record_projections(site, h, q, k))
+
+    def _records(self, site: Site, record: Callable) -> dict[str, PyTree] | None:
+        found = {str(i): record(c) for i, c in enumerate(self.controls) if c.touches(site)}
+        return {i: value for i, value in found.items() if value is not None} or None
+
+
+def chain(controls: Sequence[Control | None]) -> Control | None:
+    """One control that does what all of them do, in order; None where there is none, and the only one where there is one."""
+    there = tuple(control for control in controls if control is not None)
+    return Chain(there) if len(there) > 1 else (there or (None,))[0]
+
+
+def own(taps: dict, controls: Sequence[Control | None], index: int) -> dict:
+    """Of the taps of a network called with `chain(controls)`, what controls[index] recorded, under the same names.
+
+    Taps that no control recorded (their names begin with 'guidance/') are everybody's.
+    """
+    shared = {name: value for name, value in taps.items() if name.startswith(SHARED_TAPS)}
+    if controls[index] is None:
+        return shared
+    if sum(control is not None for control in controls) == 1:
+        return taps
+    place = str(sum(control is not None for control in controls[:index]))
+    recorded = {name: value[place] for name, value in taps.items() if name not in shared and place in value}
+    return recorded | shared

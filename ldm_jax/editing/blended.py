@@ -12,8 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.diffusion.process import q_sample
-from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.samplers.base import Edit, StepInfo, step_noise
 from ldm_jax.types import Array
 
@@ -25,11 +25,15 @@ def _fresh_noise(info: StepInfo, x: Array) -> Array:
     return step_noise(info.key, x.shape, "blended")
 
 
+NEUTRAL = dict(mask=0.0)
+EACH = ("x_start", "mask")
+
+
 def edit(
+    denoiser: Denoiser,
+    *,
     x_start: Array,
     mask: Array,
-    schedule: NoiseSchedule,
-    *,
     moment: str = "before",
     paste: bool = False,
     noise_fn: Callable = _fresh_noise,
@@ -65,7 +69,7 @@ def edit(
         return mask * known + (1 - mask) * x
 
     def blend(x, info):
-        return keep(q_sample(schedule, x_start, info.t, noise_fn(info, x)), x)
+        return keep(q_sample(denoiser.schedule, x_start, info.t, noise_fn(info, x)), x)
 
     def before(edited, x, info, eps_fn):
         return edited, blend(x, info) if moment == "before" else x

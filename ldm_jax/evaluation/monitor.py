@@ -15,9 +15,9 @@ import jax
 
 from ldm_jax.checkpoints import bundle
 from ldm_jax.distributed import parallel
+from ldm_jax.evaluation import prompts
 from ldm_jax.evaluation import run as measure
 from ldm_jax.evaluation.store import Store
-from ldm_jax.inference import devices as draw_samples
 from ldm_jax.inference.pipeline import LatentDiffusion
 from ldm_jax.metrics import table as metrics
 from ldm_jax.metrics.table import Settings
@@ -88,14 +88,13 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
     params = {"first_stage": first.params["first_stage"]}
     base = LatentDiffusion(make_system(config), params, scale_factor, config)
     names, count = options["metrics"], options["num_images"]
-    given = draw_samples.conditions(base, count)
-    sampling = base.settle()
+    given = prompts.conditions(base, count)
+    sampling = base.resolve()
     rows = options["batch_size"] * jax.local_device_count()
     nets, layers = measure.networks(names), metrics.layers(names)
-    model: list[draw_samples.OnAllDevices] = []
 
     def source(sampler: Any) -> measure.Source:
-        kinds = draw_samples.kinds(base)
+        kinds = prompts.kinds(base)
         return measure.samples_of(sampler, given, count, 0, rows, {}, kinds=kinds, **sampling)
 
     against = measure.open_reference(options["reference"], names, source(base), nets, None, "strict")
@@ -103,11 +102,9 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
     measure.check_prompts(names, source(base))
 
     def evaluate(params: PyTree) -> dict[str, float]:
-        whole = dict(params, first_stage=base.params["first_stage"])
-        if not model:
-            model.append(draw_samples.OnAllDevices(base))
-        model[0].place(whole)
-        drawn = source(model[0])
+        whole = dict(params, first_stage=first.params["first_stage"])
+        base.place(whole)
+        drawn = source(base)
         with tempfile.TemporaryDirectory() as folder:
             store = Store(folder, {}, count, {"shown": measure.SHOWN})
             measure.gather(store, drawn, nets, layers, rows, "evaluation")

@@ -19,7 +19,7 @@ import numpy as np
 
 from ldm_jax import atomic, cli, grid
 from ldm_jax.evaluation import networks as measuring
-from ldm_jax.evaluation import report
+from ldm_jax.evaluation import prompts, report
 from ldm_jax.evaluation.store import Store
 from ldm_jax.metrics import features, statistics
 from ldm_jax.metrics import table as metrics
@@ -416,7 +416,7 @@ def samples_of(
 ) -> Source:
     """`count` samples of a model, of seeds first_seed, first_seed + 1, ….
 
-    model: draw_samples.OnAllDevices. given: what each is told. rows: of a batch, a multiple of the devices. about: what
+    model: inference.pipeline.LatentDiffusion. given: what each is told. rows: of a batch, a multiple of the devices. about: what
     model it is. options: of LatentDiffusion.sample.
     """
 
@@ -424,7 +424,7 @@ def samples_of(
         seeds = range(first_seed + start, first_seed + stop)
         told = {name: values[start:stop] for name, values in given.items()}
         return ArrayImages(
-            model.draw(told, seeds, rows, **options), [f"the sample of seed {s}" for s in seeds]
+            prompts.draw(model, told, seeds, rows, **options), [f"the sample of seed {s}" for s in seeds]
         )
 
     size = model.system.image_size

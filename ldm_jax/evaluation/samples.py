@@ -19,10 +19,9 @@ from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.data.transforms import to_float
 from ldm_jax.evaluation import networks as measuring
-from ldm_jax.evaluation import report
+from ldm_jax.evaluation import prompts, report
 from ldm_jax.evaluation import run as measure
 from ldm_jax.first_stage import make_first_stage
-from ldm_jax.inference import devices as draw_samples
 from ldm_jax.inference import pipeline
 from ldm_jax.metrics import bootstrap, reconstruction
 from ldm_jax.metrics import table as metrics
@@ -49,7 +48,7 @@ def open_bundle(args: argparse.Namespace, name: str) -> bundle.Bundle:
 class Model(NamedTuple):
     """A checkpoint to sample from."""
 
-    on_devices: draw_samples.OnAllDevices
+    sampler: pipeline.LatentDiffusion
     config: dict
     fingerprint: str
 
@@ -57,13 +56,12 @@ class Model(NamedTuple):
 def open_model(args: argparse.Namespace) -> Model:
     """--checkpoint, on all devices of this host. Raises: ValueError for what is none, or a first stage alone."""
     opened = open_bundle(args, args.checkpoint)
-    on_devices = draw_samples.OnAllDevices(pipeline.from_bundle(opened))
-    return Model(on_devices, opened.config, fingerprint(opened.params))
+    return Model(pipeline.from_bundle(opened), opened.config, fingerprint(opened.params))
 
 
 def sampling_options(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """The settings that the samples are drawn with: those asked for, or what the model's makers recommend."""
-    return model.on_devices.settle(
+    return model.sampler.resolve(
         num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta
     )
 
@@ -71,18 +69,18 @@ def sampling_options(args: argparse.Namespace, model: Model) -> dict[str, Any]:
 def sampled(args: argparse.Namespace, model: Model) -> tuple[measure.Source, dict[str, Any]]:
     """The samples that the arguments ask for, and what is needed to repeat them."""
     options = sampling_options(args, model)
-    given = draw_samples.conditions(model.on_devices, args.num_images, args.prompts)
-    rows = args.batch_size * len(model.on_devices.devices)
+    given = prompts.conditions(model.sampler, args.num_images, args.prompts)
+    rows = args.batch_size * model.sampler.devices.number
     about = dict(checkpoint=model.fingerprint, save_images=args.save_images)
     source = measure.samples_of(
-        model.on_devices,
+        model.sampler,
         given,
         args.num_images,
         args.first_seed,
         rows,
         about,
         args.colour,
-        draw_samples.kinds(model.on_devices, args.prompts),
+        prompts.kinds(model.sampler, args.prompts),
         **options,
     )
     last = args.first_seed + args.num_images - 1
@@ -127,8 +125,8 @@ def outcome_of(
         if args.save_images:
             save = _saving(out / "images", args.first_seed)
     else:
-        prompts = draw_samples.read_prompts(args.prompts) if args.prompts else None
-        source = measure.source_of(open_images(args.images, args.crop, args.colour), prompts)
+        said = prompts.read_prompts(args.prompts) if args.prompts else None
+        source = measure.source_of(open_images(args.images, args.crop, args.colour), said)
         repeat = dict(images=args.images, fingerprint=source.about["images"])
     against = measure.open_reference(args.reference, names, source, nets, args.crop, args.colour)
     outcome = measure.evaluate(

@@ -30,14 +30,25 @@ from jax import export
 from ldm_jax import __version__, atomic, cli, grid
 from ldm_jax.checkpoints import bundle as bundles
 from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.inference.pipeline import MODEL, LatentDiffusion, bucket, from_bundle, one_each
-from ldm_jax.inference.program import Recipe, arguments, make_decoder, make_program
+from ldm_jax.inference.pipeline import MODEL, LatentDiffusion, from_bundle
+from ldm_jax.inference.program import (
+    CLASSIFIER_FREE,
+    Arguments,
+    Recipe,
+    arguments,
+    make_decoder,
+    make_program,
+    sampler_options,
+    split_sampler_options,
+)
+from ldm_jax.inference.settings import bucket, one_each
 from ldm_jax.params import check_params, described, of_description
 from ldm_jax.system import make_system
 from ldm_jax.types import PyTree
 
 FORMAT = "ldm_jax sampler 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
+export.register_namedtuple_serialization(Arguments, serialized_name="ldm_jax.Arguments")
 
 
 def write(
@@ -61,18 +72,18 @@ def write(
     bucket(1, batch_size)
     if "model" not in model.config:
         raise ValueError("this model has no config, expected one that was loaded from a checkpoint")
-    system, settings = model.system, model.settle(**settings)
+    system, settings = model.system, model.resolve(**settings)
     shape = system.check_shape(system.image_shape if image_shape is None else image_shape, "image_shape")
     recipe, sampler_args = arguments(system, model.params, settings, batch_size, shape)
-    params, inputs = sampler_args[:2]
+    params, (inputs,) = sampler_args.params, sampler_args.inputs
     latents = jax.ShapeDtypeStruct((batch_size, *recipe.latent_shape), jnp.float32)
-    exported = _export("sampler", make_program(system, model.scale_factor, recipe), platforms, *sampler_args)
+    exported = _export("sampler", make_program(system, model.scale_factor, recipe), platforms, sampler_args)
     exported |= _export(
         "decoder", make_decoder(system, model.scale_factor), platforms, params["first_stage"], latents
     )
     header = dict(
         format=FORMAT, ldm_jax=__version__, jax=jax.__version__, calling_convention=next(iter(exported.values())).calling_convention_version,
-        platforms=list(platforms), batch_size=batch_size, image_shape=list(shape), guided=recipe.guided, settings=settings,
+        platforms=list(platforms), batch_size=batch_size, image_shape=list(shape), guided=recipe.is_guided, settings=settings,
         model={k: model.config.get(k) for k in MODEL}, parameters=described(params), inputs=described(inputs),
     )  # fmt: skip
     with atomic.writing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
@@ -104,20 +115,17 @@ def load(path: str | Path, bundle: bundles.Bundle) -> "ExportedSampler":
     settings = header["settings"]
     system = make_system(bundle.config, bundle.tokenizer)
     latent_shape = system.latent_shape_of(tuple(header["image_shape"]))
-    clip_denoised = settings.get("clip_denoised")  # earlier files have no such setting
-    recipe = Recipe(
-        settings["sampler"],
-        header["guided"],
-        settings["final_alpha"],
-        latent_shape,
-        clip_denoised=clip_denoised,
-    )
+    static, _ = split_sampler_options(settings["sampler"], sampler_options(settings))
+    recipe = Recipe(settings["sampler"], latent_shape, static, (CLASSIFIER_FREE,) if header["guided"] else ())
     programs = {
         recipe: _taking(header["inputs"], _opened(serialized["sampler"], header, path), path),
         "decode": _opened(serialized["decoder"], header, path),
     }
     params = system.in_compute_dtype(bundle.params)
-    model = LatentDiffusion(system, params, bundle.config["scale_factor"], bundle.config, programs)
+    one = jax.local_devices()[:1]  # what the program was exported for
+    model = LatentDiffusion(
+        system, params, bundle.config["scale_factor"], bundle.config, programs, devices=one
+    )
     return ExportedSampler(header, model)
 
 
@@ -220,13 +228,13 @@ def _opened(serialized: bytes, header: Mapping[str, Any], path: str | Path) -> C
 def _taking(expected: Mapping[str, list], program: Callable, path: str | Path) -> Callable:
     """program, which says what is wrong with inputs of another shape: such as embeddings, of which there may be any number."""
 
-    def run(params, inputs, *rest):
-        for name, array in inputs.items():
+    def run(arguments: Arguments):
+        for name, array in arguments.inputs[-1].items():
             if list(array.shape) != expected[name][0]:
                 raise ValueError(
                     f"{path}: {name} has shape {array.shape}, expected {tuple(expected[name][0])}"
                 )
-        return program(params, inputs, *rest)
+        return program(arguments)
 
     return run
 

@@ -22,6 +22,10 @@ class Known(NamedTuple):
     pixels: np.ndarray
     holes: np.ndarray
 
+    def of(self, places: np.ndarray) -> "Known":
+        """What stays of the pictures `places` [n]."""
+        return Known(*(a if len(a) == 1 else a[places] for a in self))
+
     def paste(self, drawn: np.ndarray) -> np.ndarray:
         """drawn [N, H, W, 3] uint8 with the known pixels in place, byte for byte."""
         return np.where(self.holes[..., None], drawn, self.pixels)

@@ -1,63 +1,69 @@
 """A latent diffusion model ready to sample: conditions in, pictures out; also what training previews with.
 
-One program is compiled per (sampler, number of steps, guided or not, batch size, size of the pictures, whether it starts from a
-picture, whether it keeps part of one); prompts, seeds, guidance scale, eta and strength are arguments of it. There are a few batch
-sizes alone, see `bucket`: however many pictures calls ask for, a service stops compiling. Image i depends on seed i alone. It
-knows no data set and no file (checkpoints/bundle.py does).
+One program is compiled per recipe (sampler, methods, size of the pictures, …, see inference/program.py), number of steps and batch
+size; prompts, seeds, guidance scale, eta, strength and every number of a method are arguments of it. There are a few batch sizes alone,
+see `settings.bucket`: however many pictures calls ask for, a service stops compiling. Image i depends on seed i alone. It knows no data
+set and no file (checkpoints/bundle.py does).
 """
 
+import contextlib
+import functools
 import inspect
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import grid
 from ldm_jax.checkpoints import bundle as bundles
 from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.diffusion import timesteps
-from ldm_jax.find import find
-from ldm_jax.inference import known_pixels, settings, sizes
-from ldm_jax.inference.program import Recipe, make_decoder, make_program
+from ldm_jax.find import did_you_mean
+from ldm_jax.inference import checks, known_pixels, sizes
+from ldm_jax.inference import devices as device_sets
+from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_program
+from ldm_jax.inference.runs import Run, make_run
+from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, resolve_settings
 from ldm_jax.inference.tiled_first_stage import TiledFirstStage
 from ldm_jax.params import check_params
 from ldm_jax.system import System, make_system
-from ldm_jax.types import MAX_SEED, Array, PyTree
+from ldm_jax.types import Array, PyTree
 from ldm_jax.xla.executables import Executables
 
-# Settings of a model whose makers recommend none.
-FALLBACK = dict(
-    num_steps=50,
-    guidance_scale=1.0,
-    sampler="ddim",
-    eta=None,
-    spacing="uniform",
-    final_alpha=None,
-    clip_denoised=None,
-)
 # What of a config its programs are made from; tokenizers are no part of them.
 MODEL = (
     "image_size", "dtype", "first_stage", "model", "conditioning", "schedule", "prediction_type", "scale_factor",
 )  # fmt: skip
+OUTPUTS = ("np", "pil", "latents")
+# What diffusers calls an option of `sample`, for the error that names ours.
+ELSEWHERE = dict(
+    height="image_shape", width="image_shape", num_inference_steps="num_steps", generator="seeds", image="init_images",
+    output_type="output", prompt_embeds="prompt_embeddings", mask_image="fill_masks", callback_on_step_end="callback",
+)  # fmt: skip
 log = logging.getLogger(__name__)
 
 
-def settle(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
-    """The settings that a model is sampled with, see LatentDiffusion.settle. recommended: its config's `sampling`.
+class Step(NamedTuple):
+    """What a `callback` is handed at every step, of the pictures that are drawn together.
 
-    Raises: ValueError for a number that is not finite, or none that can be.
+    seeds: [B] uint32, those of the pictures. index: of the step, from 0. t: its timestep. x_start: [B, h, w, c] float32 scaled
+    latents, the clean picture as the network sees it at this step: LatentDiffusion.decode shows it.
     """
-    own = recommended.get("sampler", FALLBACK["sampler"])
-    kept = asked.get("sampler") in (None, own)
-    belonging = ("eta", "spacing", "final_alpha", "clip_denoised")
-    made = {k: recommended[k] for k in FALLBACK if k in recommended and (kept or k not in belonging)}
-    settled = FALLBACK | made | {k: v for k, v in asked.items() if v is not None}
-    settings.check(settled)
-    return settled
+
+    seeds: np.ndarray
+    index: int
+    t: float
+    x_start: np.ndarray
+
+
+class Edited(NamedTuple):
+    """What `edit` gives. images: [N, H, W, 3] uint8. sources: the same of each source that the method looked at, by name."""
+
+    images: np.ndarray
+    sources: dict[str, np.ndarray]
 
 
 class LatentDiffusion:
@@ -66,6 +72,7 @@ class LatentDiffusion:
     config: what the bundle says of itself; `sampling` holds the defaults that its makers recommend.
     programs: jitted functions that need not be traced any more: a Recipe's make_program, and 'decode', make_decoder.
     executables: where compiled programs are kept from one process to the next; None: nowhere but in jax's own cache.
+    devices: of this host, among which the pictures of a batch are shared; None: all of them.
     """
 
     def __init__(
@@ -76,12 +83,16 @@ class LatentDiffusion:
         config: dict | None = None,
         programs: Mapping[Recipe | str, Callable] | None = None,
         executables: Executables | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ):
         self.system, self.scale_factor, self.config = system, float(scale_factor), config or {}
-        self.params = jax.device_put(params)  # all at once: one by one takes 20 times as long
+        self.devices = device_sets.local(devices)
+        self.place(params)
         self._programs: dict[Recipe | str, Callable] = dict(programs or {})
         self._executables = executables
         self._tiled: dict[int, TiledFirstStage] = {}
+        self._callback: Callable | None = None
+        self._calling_back = threading.Lock()
         scale = self.config.get("sampling", {}).get("guidance_scale", 1.0)
         if scale != 1 and not system.drops:
             log.info(
@@ -89,13 +100,23 @@ class LatentDiffusion:
                 scale,
             )
 
+    def place(self, params: PyTree) -> None:
+        """Samples with these parameters, of the same structure, from now on."""
+        self.params = self.devices.place(params)
+
+    @property
+    def num_compiled(self) -> int:
+        """How many programs have been compiled, or read from a cache, so far: what a service watches."""
+        return sum(program._cache_size() for program in self._programs.values())
+
     def sample(
         self,
-        prompts: Sequence[str] | None = None,
-        seeds: Sequence[int] = (0,),
+        prompts: str | Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
         *,
         class_labels: Sequence[int] | None = None,
         negative_prompts: Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         sampler: str | None = None,
@@ -103,174 +124,207 @@ class LatentDiffusion:
         spacing: str | None = None,
         final_alpha: str | None = None,
         clip_denoised: float | None = None,
+        sampler_options: Mapping[str, Any] | None = None,
+        guidance: Any = None,
+        edit: Any = None,
         image_shape: tuple[int, int] | None = None,
         init_images: Sequence | None = None,
         strength: float = 1.0,
         fill_masks: Sequence | None = None,
+        latents: Array | None = None,
+        prompt_embeddings: Array | None = None,
         tile: int | None = None,
         batch_size: int = 8,
+        output: str = "np",
         progress: Callable[[int, int], Any] | None = None,
+        callback: Callable[[Step], Any] | None = None,
         **conditions: Sequence | None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Draws one picture per seed.
 
-        prompts | class_labels | conditions: one per seed, or a single one for all, of each name that the model takes
-        (system.takes; what they are says TAKES of the files of conditioning/).
-        negative_prompts: what guidance leads away from, in the place of the empty prompt; as prompts.
-        seeds: integers in [0, 2**32). The same seed gives the same picture whatever stands beside it, to
-        rounding: batches of another size are computed by another program.
+        prompts | class_labels | conditions: one each, or a single one for all, of each name that the model takes (system.takes;
+        what they are says TAKES of the files of conditioning/). negative_prompts: what guidance leads away from, in the place of
+        the empty prompt. num_images_per_prompt: each condition so many times in a row.
+        seeds: integers in [0, 2**32), by default 0, 1, 2, …. The same seed gives the same picture whatever stands beside it.
         num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha, clip_denoised: None takes what the model's makers recommend
-        (`settle`). eta: 0 is deterministic, 1 adds DDPM's
-        noise (ddim, whose own is 0, and euler_ancestral, whose own is 1). spacing: a key of diffusion.timesteps.SPACINGS.
-        final_alpha: where the last step of every sampler but ddpm leads, 'first' (the original's, and that of ddim and plms)
-        or 'one' (the clean image, that of the others). clip_denoised: a size to which ddim, ddpm and heun clip predicted clean
-        latents (diffusers' clip_sample). progress: called with (pictures done, of how many).
-
+        (`resolve`). eta: 0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral). spacing: a key of
+        diffusion.timesteps.SPACINGS. final_alpha: where the last step leads, 'first' (the original's) or 'one' (the clean image).
+        clip_denoised: a size to which ddim, ddpm and heun clip predicted clean latents (diffusers' clip_sample).
+        sampler_options: any other option of the sampler's, by name.
+        guidance, edit: methods of guidance/ and editing/ on top: a name, {name: {option: value}} or a list (inference/methods.py).
         image_shape: (H, W) in pixels, multiples of system.cell. None: as large as the spatial conditions ask for, or else
         init_images, or else what the model was trained at.
-        init_images: one per seed or one for all, [H, W, 3], uint8 or floats in [-1, 1]. Sampling starts from them, noised with
-        the seed's noise to the first timestep that is visited, and runs the last round(strength * num_steps) steps.
-        strength: 0 gives the reconstruction of init_images, 1 what is drawn without them. (Meng et al. 2022, SDEdit,
-        arXiv:2108.01073. The original, scripts/img2img.py, noises to one level above the first that it visits, and fails at 1.)
-        fill_masks: as init_images, [H, W], bool or in [0, 1]. Where it is below 0.5 the picture is known: latent cells of known
-        pixels alone are kept at every step (editing/blended.py), for models that take no mask; what lies in the hole counts
-        for strength < 1 alone. There, and in models that take images and masks, known pixels of the result are the given
-        bytes (floats: the nearest ones).
-        tile: side in pixels, a multiple of system.cell, of the overlapping tiles in which pictures larger than that are encoded,
-        denoised and decoded; None: in one piece. The network runs in the memory of one tile and does not see past it (inference/tiles.py); the
-        first stage answers as it would untiled, in the memory of a few and of its coarsest level (inference/tiled_first_stage.py).
-        batch_size: at most so many pictures are drawn, encoded and decoded at once; fewer than that in batches of `bucket`.
+        init_images: [H, W, 3] each, uint8 or floats in [-1, 1]. Sampling starts from them, noised with the seed's noise to the
+        first timestep that is visited, and runs the last round(strength * num_steps) steps. strength: 0 gives their
+        reconstruction, 1 what is drawn without them. (Meng et al. 2022, SDEdit, arXiv:2108.01073. The original, scripts/img2img.py,
+        noises to one level above the first that it visits, and fails at 1.)
+        fill_masks: [H, W] each, bool or in [0, 1]. Where it is below 0.5 the picture is known: latent cells of known pixels alone
+        are kept at every step (editing/blended.py), for models that take no mask. There, and in models that take images and masks,
+        known pixels of the result are the given bytes (floats: the nearest ones).
+        latents: x_T [N, h, w, c] float32 in the place of the seeds' own noise. prompt_embeddings: [N, L, D] in the place of prompts.
+        tile: side in pixels, a multiple of system.cell, of the overlapping tiles in which larger pictures are encoded,
+        denoised and decoded (inference/tiles.py, inference/tiled_first_stage.py); None: in one piece.
+        batch_size: at most so many pictures are computed at once on each device. output: 'np' [N, H, W, 3] uint8, 'pil', a list, or
+        'latents' [N, h, w, c] float32, scaled. progress: called with (pictures done, of how many). callback: called with a Step at
+        every step; another one compiles nothing.
 
-        Returns: [N, H, W, 3] uint8. Raises: ValueError for a value that is out of range or not known, and for pictures that are not
+        Returns: as output says. Raises: ValueError for a value that is out of range or not known, and for pictures that are not
         finite, whose seeds it names. What has no effect, and words that the model does not know, are lines in the log.
         """
-        seeds = _check_seeds(seeds)
-        given = dict(conditions, prompts=prompts, class_labels=class_labels)
-        given = self._one_each({k: values for k, values in given.items() if values is not None}, len(seeds))
-        shape = sizes.choose_shape(self.system, given, image_shape, init_images)
-        sizes.tiling(self.system, tile, shape)  # says now what is wrong with it
+        asked = {name: value for name, value in locals().items() if name not in ("self", "conditions")}
+        drawn = np.concatenate([drawn for _, drawn in self._draw(asked, conditions)])
+        return [grid.to_pil(image) for image in drawn] if output == "pil" else drawn
 
+    def stream(self, *args, **options) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `sample`, with the same arguments: (places [n] of seeds, pictures [n, H, W, 3] uint8) batch by batch, as they are drawn.
+
+        However many seeds there are, one batch of pictures is in memory.
+        """
+        bound = inspect.signature(self.sample).bind(*args, **options)
+        bound.apply_defaults()
+        asked = dict(bound.arguments)
+        return self._draw(asked, asked.pop("conditions"))
+
+    def edit(
+        self,
+        source: str | Sequence[str],
+        prompts: str | Sequence[str],
+        method: str = "prompt_to_prompt",
+        seeds: Sequence[int] | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        **sampling,
+    ) -> Edited:
+        """Draws pictures of `source` and, beside each and from the same noise, what an editing method makes of it for `prompts`.
+
+        method: a file of editing/ that looks at a source. options: of the method. sampling: options of `sample`.
+        Returns: Edited. Raises: ValueError as `sample`, and for a method that looks at no source.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        edits = [(method, {"source": source, **(options or {})})]
+        drawn = self.sample(prompts, seeds, edit=edits, output="branches", **sampling)
+        if drawn.shape[1] == 1:  # a neutral edit looks at no source
+            return Edited(drawn[:, 0], {"source": self.sample(source, seeds, **sampling)})
+        return Edited(drawn[:, -1], {"source": drawn[:, 0]})
+
+    def resolve(self, **asked) -> dict[str, Any]:
+        """The settings of `sample` that are used: see settings.resolve_settings.
+
+        Raises: ValueError as there, and for guidance of a model that has no null condition.
+        """
+        settings = resolve_settings(self.config.get("sampling", {}), **asked)
+        return checks.without_null(self.system, settings, asked.get("guidance_scale"))
+
+    def _draw(self, asked: dict, conditions: Mapping) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(places of the seeds, what they give) batch by batch; asked: the arguments of `sample`."""
+        _check_options(self.system, asked, conditions)
+        output, tile, batch_size = asked["output"], asked["tile"], asked["batch_size"]
+
+        # One condition for each picture.
+        named = {name: asked[name] for name in ("prompts", "class_labels")} | dict(conditions)
+        given, seeds = _pictures_of(named, asked)
+        number = len(seeds)
+        shape = sizes.choose_shape(self.system, given, asked["image_shape"], asked["init_images"])
+        settings = self.resolve(**{name: asked[name] for name in FALLBACK})
+        checks.check_number("strength", asked["strength"], 0, 1)
+
+        # What it starts from, and what of that is kept.
         def encode(images):
-            return _in_batches(lambda x: self.encode(x, tile), images, batch_size)
+            return self._in_batches(lambda x: self.encode(x, tile), images, batch_size)
 
-        settled = self.settle(
-            num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler, eta=eta, spacing=spacing, final_alpha=final_alpha,
-            clip_denoised=clip_denoised,
-        )  # fmt: skip
-        settings.check_number("strength", strength, 0, 1)
-        start, known = self._start(init_images, strength, fill_masks, len(seeds), shape, encode)
+        start, known = self._start(asked, number, shape, encode)
         if {"images", "masks"} <= given.keys():
             known = known_pixels.read_known(given["images"], given["masks"], shape, "masks")
-        latents = self.sample_latents(
-            given,
-            seeds,
-            negative_prompts=negative_prompts,
-            batch_size=batch_size,
-            progress=progress,
-            image_shape=shape,
-            strength=strength,
-            tile=tile,
-            **start,
-            **settled,
-        )
-        drawn = []
-        for index, n in _batches(len(seeds), batch_size):
-            images, kept = self.decode(latents[index], tile)[:n], index[:n]
-            settings.check_drawn(seeds[kept], settled, self.params, latents[kept], images)
-            drawn.append(grid.to_uint8(images))
-        return np.concatenate(drawn) if known is None else known.paste(np.concatenate(drawn))
 
-    def settle(self, **asked) -> dict[str, Any]:
-        """The settings of `sample` that are used: those asked for, and for None the makers' recommendation.
+        run = self._prepare(
+            given, seeds, dict(settings, sampler_options=asked["sampler_options"]), image_shape=shape, tile=tile,
+            negative_prompts=asked["negative_prompts"], strength=asked["strength"], guidance=asked["guidance"], edit=asked["edit"],
+            x_T=asked["latents"], prompt_embeddings=asked["prompt_embeddings"], previews=asked["callback"] is not None, **start,
+        )  # fmt: skip
 
-        The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler: they are not taken for another one.
-        Returns: num_steps, guidance_scale, sampler, eta, spacing, final_alpha, clip_denoised; the last two and eta may be None, the
-        sampler's own.
-        Raises: ValueError for a number that is not finite, or none that can be, and for guidance of a model that has no null condition.
-        """
-        settled = settle(self.config.get("sampling", {}), **asked)
-        return settings.without_null(self.system, settled, asked.get("guidance_scale"))
+        # Denoise, decode and hand out, batch by batch.
+        for places, latents in self._run(run, batch_size, asked["progress"], asked["callback"]):
+            branches = latents if run.branches else latents[:, None]
+            if output == "latents":
+                yield places, branches[:, -1]
+                continue
+            shown = branches if output == "branches" else branches[:, -1:]
+            pictures = [
+                self._in_batches(lambda z: self.decode(z, tile), z, batch_size) for z in shown.swapaxes(0, 1)
+            ]
+            checks.check_drawn(seeds[places], settings, self.params, latents, *pictures)
+            drawn = np.stack([grid.to_uint8(images) for images in pictures], axis=1)
+            if known is not None:
+                drawn[:, -1] = known.of(places).paste(drawn[:, -1])
+            yield places, drawn if output == "branches" else drawn[:, -1]
 
     def sample_latents(
         self,
         given: Mapping[str, Sequence],
         seeds: Sequence[int],
         *,
-        negative_prompts=None,
-        num_steps,
-        guidance_scale,
-        sampler,
-        eta,
-        spacing,
-        final_alpha,
-        clip_denoised,
-        batch_size,
-        progress=None,
-        image_shape=None,
-        x_start=None,
-        keep=None,
-        strength=1.0,
-        tile=None,
+        batch_size: int = 8,
+        num_steps: int,
+        guidance_scale: float,
+        sampler: str,
+        eta: float | None,
+        spacing: str,
+        final_alpha: str | None,
+        clip_denoised: float | None = None,
+        **options,
     ) -> np.ndarray:
-        """[N, h, w, c] float32, scaled latents. given: the conditions by name; other arguments as `sample`, and
+        """[N, h, w, c] float32, scaled latents. given: the conditions by name; settings: of `resolve`; options: of runs.make_run."""
+        settings = dict(
+            num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler, eta=eta, spacing=spacing, final_alpha=final_alpha,
+            clip_denoised=clip_denoised,
+        )  # fmt: skip
+        run = self._prepare(given, check_seeds(seeds), settings, **options)
+        return np.concatenate([latents for _, latents in self._run(run, batch_size)])
 
-        x_start: [N, h, w, c] float32 scaled latents, the init_images'. keep: [N, h, w, 1] float32, 1 where x_start is kept.
-        """
-        seeds = _check_seeds(seeds)
-        if self.system.unet.n_embed not in (None, self.system.first_stage.channels):
-            raise ValueError(
-                f"this network gives logits of {self.system.unet.n_embed} codes (n_embed), expected {self.system.first_stage.channels} "
-                "channels of noise: the original has no sampler for it either"
-            )
-        shape = self.system.image_shape if image_shape is None else image_shape
-        inputs, null = self._inputs(given, negative_prompts, seeds, shape)
-        guided = bool(null) and float(guidance_scale) != 1.0
-        takes = inspect.signature(find("samplers", sampler).sampler).parameters
-        for option, value in {
-            "eta": eta or None,
-            "final_alpha": final_alpha,
-            "clip_denoised": clip_denoised,
-        }.items():
-            if value is not None and option not in takes:
-                raise ValueError(f"sampler {sampler!r} takes no {option} (got {value}); ddim does")
-        if clip_denoised is not None and not clip_denoised > 0:
-            raise ValueError(f"clip_denoised: got {clip_denoised}, expected a number above 0")
-        if eta is None:
-            eta = takes["eta"].default if "eta" in takes else 0.0
-        visited = timesteps.make_timesteps(spacing, self.system.schedule.num_timesteps, num_steps)
-        num_run = len(visited) if x_start is None else round(strength * len(visited))
-        settings.say_what_has_no_effect(guided, negative_prompts, strength, len(visited), num_run)
-        if not num_run:
-            return np.asarray(x_start)
-        from_image = x_start is not None and strength < 1
-        latent_shape = self.system.latent_shape_of(shape)
-        tiling = sizes.tiling(self.system, tile, shape)
-        recipe = Recipe(
-            sampler, guided, final_alpha, latent_shape, from_image, keep is not None, tiling, clip_denoised
+    def _prepare(
+        self, given, seeds: np.ndarray, settings: Mapping[str, Any], tile: int | None = None, **options
+    ) -> Run:
+        run = make_run(self.system, given, seeds, settings, tile=tile, **options)
+        if run.recipe.tiling is None:
+            return run
+        encoded = tuple(
+            one | {k: self.encode(one[k], tile) for k in self.system.encodes} for one in run.arguments.inputs
         )
-        if tiling is not None:
-            inputs |= {k: self.encode(inputs[k], tile) for k in self.system.encodes}
-        program = self._program(recipe)
-        known = {"x_start": x_start} if from_image or recipe.keeps else {}
-        known |= {"keep": keep} if recipe.keeps else {}
-        out, done = [], 0
-        for index, number in _batches(len(seeds), batch_size):
-            x = program(
-                self.params,
-                {k: jnp.asarray(v[index]) for k, v in inputs.items()},
-                {k: jnp.asarray(v[index]) for k, v in null.items()} if guided else {},
-                jnp.asarray(seeds[index]),
-                jnp.float32(guidance_scale),
-                jnp.float32(eta),
-                jnp.asarray(visited),
-                jnp.int32(len(visited) - num_run),
-                {k: jnp.asarray(v[index]) for k, v in known.items()},
-            )
-            out.append(np.asarray(x)[:number])
+        return run._replace(arguments=run.arguments._replace(inputs=encoded))
+
+    def _run(
+        self, run: Run, batch_size: int, progress: Callable | None = None, callback: Callable | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(places, scaled latents [n, h, w, c] of the picture itself, or [n, branches, h, w, c]) batch by batch."""
+        program, done = self._program(run.recipe) if run.num_steps else None, 0
+        for index, number in batches(run.number, batch_size, self.devices.number):
+            if program is None:
+                x = run.x_start[index]
+            else:
+                with self._calls_back(callback):
+                    x = np.asarray(program(run.batch(self.params, index)))
             done += number
             if progress:
-                progress(done, len(seeds))
-        return np.concatenate(out)
+                progress(done, run.number)
+            yield index[:number], x[:number]
+
+    @contextlib.contextmanager
+    def _calls_back(self, callback: Callable | None) -> Iterator[None]:
+        """Inside, `_on_step`, which the compiled program calls, calls `callback`: one call at a time has one."""
+        if callback is None:
+            yield
+            return
+        with self._calling_back:
+            self._callback = callback
+            try:
+                yield
+                jax.effects_barrier()
+            finally:
+                self._callback = None
+
+    def _on_step(self, seeds, index, t, x_start) -> None:
+        if self._callback is not None:
+            self._callback(Step(np.asarray(seeds), int(index), float(t), np.asarray(x_start)))
 
     def decode(self, latents: Array, tile: int | None = None) -> np.ndarray:
         """Scaled latents [B,h,w,c] -> images [B,H,W,C] float32, about [-1, 1]. tile: as of `sample`."""
@@ -288,14 +342,15 @@ class LatentDiffusion:
         return in_tiles.mode(self.params["first_stage"], np.asarray(images)) * np.float32(self.scale_factor)
 
     def _decode(self, latents: Array) -> np.ndarray:
-        program = self._compiled("decode", lambda: make_decoder(self.system, self.scale_factor))
-        return np.asarray(program(self.params["first_stage"], jnp.asarray(latents)))
+        program = self._compiled("decode", lambda: make_decoder(self.system, self.scale_factor), False, True)
+        return np.asarray(program(self.params["first_stage"], self.devices.filled(latents)))[: len(latents)]
 
     def _encode(self, images: Array) -> np.ndarray:
         def make():
             return lambda params, x: self.system.first_stage.mode(params, x) * self.scale_factor
 
-        return np.asarray(self._compiled("encode", make)(self.params["first_stage"], jnp.asarray(images)))
+        program = self._compiled("encode", make, False, True)
+        return np.asarray(program(self.params["first_stage"], self.devices.filled(images)))[: len(images)]
 
     def _in_tiles(self, image_shape: tuple[int, int], tile: int | None) -> TiledFirstStage | None:
         """The first stage in tiles, or None where one tile holds the picture."""
@@ -306,17 +361,15 @@ class LatentDiffusion:
             self._tiled[tiling.tile] = TiledFirstStage(self.system.first_stage, tile=tiling.tile)
         return self._tiled[tiling.tile]
 
-    def _start(
-        self, init_images, strength, fill_masks, number, shape, encode
-    ) -> tuple[dict, known_pixels.Known | None]:
-        """({}, or x_start and keep of `sample_latents`; what stays of the pictures, if anything)."""
-        if fill_masks is not None and "masks" in self.system.takes:
+    def _start(self, asked: Mapping, number: int, shape, encode) -> tuple[dict, known_pixels.Known | None]:
+        """({}, or x_start and keep of `make_run`; what stays of the pictures, if anything)."""
+        if asked["fill_masks"] is not None and "masks" in self.system.takes:
             raise ValueError("fill_masks: this model takes masks itself, expected images and masks")
         init_images, fill_masks = (
-            values if values is None else one_each(values, number, name, spread=False)
-            for name, values in {"init_images": init_images, "fill_masks": fill_masks}.items()
+            None if asked[name] is None else one_each(asked[name], number, name, spread=False)
+            for name in ("init_images", "fill_masks")
         )
-        images, known = known_pixels.read_start(init_images, strength, fill_masks, shape)
+        images, known = known_pixels.read_start(init_images, asked["strength"], fill_masks, shape)
         if images is None:
             return {}, None
         start = {"x_start": encode(images)}
@@ -324,84 +377,73 @@ class LatentDiffusion:
             start["keep"] = known.kept_cells(self.system.first_stage.factor)
         return {k: np.broadcast_to(v, (number, *v.shape[1:])) for k, v in start.items()}, known
 
-    def _one_each(self, given: Mapping[str, Sequence], number: int) -> dict[str, Sequence]:
-        self.system.check_names(given)
-        return {name: one_each(values, number, name) for name, values in given.items()}
-
-    def _inputs(self, given, negative_prompts, seeds: np.ndarray, shape) -> tuple[dict, dict]:
-        """(inputs, those that guidance puts in the place of the dropped ones), each with one entry per seed."""
-        number, system = len(seeds), self.system
-        given = self._one_each(given, number)
-        if "seeds" in system.takes:
-            given.setdefault("seeds", seeds)
-        inputs = system.inputs(given, shape)
-        said, negative = list(given.get("prompts", ())), None
-        if negative_prompts is not None:
-            if "prompts" not in system.takes:
-                raise ValueError(
-                    f"this model takes {', '.join(system.takes) or 'no conditions'}, got negative_prompts"
-                )
-            negative = dict(given, prompts=one_each(negative_prompts, number, "negative_prompts"))
-            said += negative["prompts"]
-        if said:
-            settings.say_unknown_words(said, system.tokenizer)
-        null = system.null_inputs(number, negative, shape) if system.drops else {}
-        return inputs, {key: null[key] for key in system.drops}
+    def _in_batches(self, fn: Callable, values: np.ndarray, batch_size: int) -> np.ndarray:
+        """fn of values [N, ...], in batches."""
+        found = batches(len(values), batch_size, self.devices.number)
+        return np.concatenate([fn(values[index])[:n] for index, n in found])
 
     def _program(self, recipe: Recipe) -> Callable:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
-        return self._compiled(recipe, lambda: make_program(self.system, self.scale_factor, recipe))
+        preview = self._on_step if recipe.previews else None
+        make = functools.partial(make_program, self.system, self.scale_factor, recipe, preview)
+        return self._compiled(recipe, make, PER_PICTURE)
 
-    def _compiled(self, key: Recipe | str, make: Callable[[], Callable]) -> Callable:
+    def _compiled(self, key: Recipe | str, make: Callable[[], Callable], *per_picture) -> Callable:
         if key not in self._programs:
-            jitted = jax.jit(make())
-            self._programs[key] = self._executables.kept(str(key), jitted) if self._executables else jitted
+            jitted = self.devices.jit(make(), *per_picture)
+            keeps = self._executables and self.devices.number == 1 and not getattr(key, "previews", False)
+            self._programs[key] = self._executables.kept(str(key), jitted) if keeps else jitted
         return self._programs[key]
 
 
-def _check_seeds(seeds: Sequence[int]) -> np.ndarray:
-    seeds = np.atleast_1d(np.asarray(seeds))
-    if not seeds.size:
-        raise ValueError("seeds: got none, expected at least one")
-    if not np.issubdtype(seeds.dtype, np.integer) or seeds.min() < 0 or seeds.max() > MAX_SEED:
-        raise ValueError(f"seeds: got {seeds.tolist()}, expected integers in [0, {MAX_SEED}]")
-    return seeds.astype(np.uint32)
+def _check_options(system: System, asked: Mapping, conditions: Mapping) -> None:
+    """Raises: ValueError for an option of `sample` that there is not, as one, and for an unknown output."""
+    for name in conditions:
+        if name not in system.takes:
+            near = (
+                f"; it is called {ELSEWHERE[name]!r}"
+                if name in ELSEWHERE
+                else did_you_mean(name, [*asked, *system.takes])
+            )
+            if near:
+                raise ValueError(f"sample has no option {name!r}{near}")
+            takes = ", ".join(n for n in system.takes if n != "seeds") or "no conditions"
+            raise ValueError(f"this model takes {takes}, got {name}")
+    known = (*OUTPUTS, "branches")
+    if asked["output"] not in known:
+        raise ValueError(f"output {asked['output']!r} not found; there are: {', '.join(OUTPUTS)}")
 
 
-def one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequence:
-    """values, one per seed: a single one stands for all, and is repeated if spread. Raises: ValueError for another number."""
-    values = [values] if isinstance(values, str | int | Mapping) else values
-    if len(values) == 1:
-        return [values[0]] * number if spread else values
-    if len(values) != number:
-        raise ValueError(
-            f"{name}: got {len(values)} for {number} seeds, expected one for each, or a single one"
-        )
-    return values
+def _pictures_of(named: Mapping[str, Any], asked: Mapping) -> tuple[dict[str, Sequence], np.ndarray]:
+    """(conditions, one each or one for all; seeds [N] uint32): as many pictures as there are seeds, or else conditions.
+
+    Raises: ValueError for conditions of several numbers, or of another one than there are seeds.
+    """
+    given = {k: [v] if isinstance(v, str | int | Mapping) else v for k, v in named.items() if v is not None}
+    if asked["prompt_embeddings"] is not None:
+        if "prompts" in given:
+            raise ValueError("prompts and prompt_embeddings: got both, expected one of them")
+        given["prompts"] = [""] * len(asked["prompt_embeddings"])
+    times = asked["num_images_per_prompt"]
+    if times != 1:
+        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+            raise ValueError(f"num_images_per_prompt is {times!r}, expected a whole number of at least 1")
+        given = {name: [v for v in values for _ in range(times)] for name, values in given.items()}
+    if asked["seeds"] is None:
+        many = [
+            *(len(v) for v in given.values()),
+            *(len(asked[n]) for n in ("init_images", "latents") if asked[n] is not None),
+        ]
+        seeds = check_seeds(range(max(many, default=1) or 1))
+    else:
+        seeds = check_seeds(asked["seeds"])
+    return {name: one_each(values, len(seeds), name) for name, values in given.items()}, seeds
 
 
-def bucket(number: int, batch_size: int) -> int:
-    """How many pictures are computed at once for `number` of them: 1, 2, 4, 8, … or batch_size, the least that holds as many as
-    there may be at once. What a batch has too many are copies of its last picture. Raises: ValueError for a batch_size below 1."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-    return min(batch_size, 1 << (number - 1).bit_length())
-
-
-def _batches(number: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """(indices of a batch into `number` values, how many of them count); all batches are of one size."""
-    size = bucket(number, batch_size)
-    for start in range(0, number, size):
-        yield np.minimum(np.arange(start, start + size), number - 1), min(size, number - start)
-
-
-def _in_batches(fn: Callable, values: np.ndarray, batch_size: int) -> np.ndarray:
-    """fn of values [N, ...], in batches."""
-    return np.concatenate([fn(values[index])[:n] for index, n in _batches(len(values), batch_size)])
-
-
-def from_bundle(bundle: bundles.Bundle, executables: str | Path | None = None) -> LatentDiffusion:
-    """executables: a folder of one's own in which compiled programs are kept, see xla/executables.py.
+def from_bundle(
+    bundle: bundles.Bundle, executables: str | Path | None = None, devices: Sequence[jax.Device] | None = None
+) -> LatentDiffusion:
+    """executables: a folder of one's own in which compiled programs are kept, see xla/executables.py. devices: as of LatentDiffusion.
 
     Raises: ValueError for a first stage alone, or parameters that do not fit the config.
     """
@@ -414,18 +456,7 @@ def from_bundle(bundle: bundles.Bundle, executables: str | Path | None = None) -
     expected = kept.shapes("parameters", system.param_shapes) if kept else system.param_shapes()
     check_params(expected, bundle.params, "the checkpoint")
     params = system.in_compute_dtype(bundle.params)
-    return LatentDiffusion(system, params, bundle.config["scale_factor"], bundle.config, executables=kept)
-
-
-def check_sampling(options: Mapping[str, Any], num_timesteps: int) -> None:
-    """A config's `sampling` section. Raises: ValueError for what would otherwise stop a training run at its first preview."""
-    known = (*FALLBACK, "batch_size")
-    for name in options:
-        if name not in known:
-            raise ValueError(f"sampling has no option {name!r}; it has: {', '.join(known)}")
-    find("samplers", options.get("sampler", FALLBACK["sampler"]))
-    steps = options.get("num_steps", FALLBACK["num_steps"])
-    timesteps.make_timesteps(options.get("spacing", FALLBACK["spacing"]), num_timesteps, steps)
+    return LatentDiffusion(system, params, bundle.config["scale_factor"], bundle.config, None, kept, devices)
 
 
 def load(name: str | Path = "shapes", executables: str | Path | None = None, **options) -> LatentDiffusion:

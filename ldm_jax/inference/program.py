@@ -1,7 +1,7 @@
 """The program that draws latents: conditions, guidance, sampler, a picture to start from and edits, as one function to compile.
 
-Decides what of a call is compiled in and what is an argument. It loops over no batches and checks nothing that a user gives
-(inference/pipeline.py does).
+Decides what of a call is compiled in (Recipe) and what is an argument (Arguments). It loops over no batches and checks nothing that a
+user gives (inference/pipeline.py does).
 """
 
 import inspect
@@ -10,79 +10,212 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 
+from ldm_jax.control import rows
 from ldm_jax.diffusion import process, timesteps
+from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.editing import blended
 from ldm_jax.find import find
-from ldm_jax.guidance import classifier_free
-from ldm_jax.inference import tiles as tiled
+from ldm_jax.inference import methods, tiles
+from ldm_jax.inference.methods import Method
 from ldm_jax.inference.sizes import Tiling
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.samplers import base
 from ldm_jax.system import System
-from ldm_jax.types import KEY_IMPL, PyTree
+from ldm_jax.types import Array, PyTree
+
+CLASSIFIER_FREE = Method("guidance", "classifier_free")
+EMBEDDED = (
+    "prompt_embeddings"  # among the inputs: the context itself [B, L, D], in the place of the conditioner's
+)
+PREVIEW = "guidance/x_start"  # among the taps: the clean latents that the step's first prediction means
 
 
 class Recipe(NamedTuple):
     """What a program is compiled for, besides the shapes of its arguments.
 
-    latent_shape: (h, w, c). from_image: it starts from noised latents of a picture. keeps: it keeps known latent cells.
-    tiling: the tiles that are denoised one by one, or None. final_alpha, clip_denoised: None is the sampler's own.
+    sampler: its name. latent_shape: (h, w, c). sampler_options: those of the sampler's options that are no numbers, sorted, such as
+    final_alpha. methods: guidance and editing methods, in the order in which they act. from_image: it starts from noised latents of a
+    picture. from_latents: it starts from x_T itself. keeps: it keeps known latent cells. tiling: the tiles that are denoised one by
+    one, or None. previews: it hands out every step.
     """
 
     sampler: str
-    guided: bool
-    final_alpha: str | None
     latent_shape: tuple[int, int, int]
+    sampler_options: tuple[tuple[str, Any], ...] = ()
+    methods: tuple[Method, ...] = ()
     from_image: bool = False
+    from_latents: bool = False
     keeps: bool = False
     tiling: Tiling | None = None
-    clip_denoised: float | None = None
+    previews: bool = False
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it conditions the network on nothing, too."""
+        return methods.needs(self.methods, "uncond")
 
 
-def make_program(system: System, scale_factor: float, recipe: Recipe) -> Callable:
-    """(params, inputs, null, seeds, guidance_scale, eta, visited, start, known) -> scaled latents [B, h, w, c] float32.
+class Arguments(NamedTuple):
+    """What a program is called with, for B pictures of n branches; n is 1 without an editing method that looks at a source.
 
-    params: {'first_stage', 'unet', 'conditioner'}. inputs, null: of System.inputs and null_inputs, {} where not guided; with a
-      tiling their images are latents already. seeds: [B] uint32. guidance_scale, eta: [] float32. visited: [S] timesteps.
-    start: [] int32 in [0, S), how many timesteps are passed over; counts where recipe.from_image.
-    known: 'x_start' [B, h, w, c] scaled latents, where from_image or keeps; 'keep' [B, h, w, 1] float32, where keeps.
+    params: {'first_stage', 'unet', 'conditioner'}. inputs: per branch, those of System.inputs, [B, ...]; with a tiling their images
+    are latents already. null: of System.null_inputs, [B, ...], {} where not guided. seeds: [B] uint32. visited: [S] timesteps.
+    start: [] int32 in [0, S), how many leading timesteps are skipped; used only if recipe.from_image. sampler: the numbers among the
+    sampler's options, [] float32 each. known: 'x_start' [B, h, w, c] scaled latents, if from_image or keeps; 'keep' [B, h, w, 1]
+    float32, if keeps; 'x_T' [B, h, w, c], if from_latents. shared, each: arrays of recipe.methods, in order; those of `each` have one
+    entry per picture.
+    """
+
+    params: PyTree
+    inputs: tuple[dict[str, Array], ...]
+    null: dict[str, Array]
+    seeds: Array
+    visited: Array
+    start: Array
+    sampler: dict[str, Array]
+    known: dict[str, Array]
+    shared: tuple[dict[str, Array], ...] = ()
+    each: tuple[dict[str, Array], ...] = ()
+
+
+# Which of them have one entry per picture, and are split among devices.
+PER_PICTURE = Arguments(
+    params=False, inputs=True, null=True, seeds=True, visited=False, start=False, sampler=False, known=True, shared=False, each=True
+)  # fmt: skip
+
+
+def make_program(
+    system: System, scale_factor: float, recipe: Recipe, preview: Callable | None = None
+) -> Callable:
+    """Arguments -> scaled latents [B, h, w, c] float32, or [B, n, h, w, c] of the branches where there are several.
+
+    preview: (rows' seeds [B] uint32, index [], t [], x_start [B, h, w, c]) -> None, called on the host at every step if
+    recipe.previews; of the last branch.
     """
     make_sampler = find("samplers", recipe.sampler).sampler
-    takes_eta = "eta" in inspect.signature(make_sampler).parameters
 
     @jax.jit  # some samplers call the network in two places: it is traced and lowered once for both
     def network(params, x, t, cond, control):
         return apply_unet(system.unet, params, x, t, cond, control)
 
-    def run(params, inputs, null, seeds, guidance_scale, eta, visited, start, known):
-        def model_fn(x, t, cond, control=None):
-            return network(params["unet"], x, t, cond, control)
+    def run(arguments: Arguments) -> Array:
+        a, n = arguments, len(arguments.inputs)
 
+        # Conditions, of all branches.
+        def model_fn(x, t, cond, control=None):
+            return network(a.params["unet"], x, t, cond, control)
+
+        if recipe.tiling is not None:
+            model_fn = tiles.tile_model_fn(model_fn, **recipe.tiling._asdict())
+        inputs = (
+            {k: jnp.concatenate([one[k] for one in a.inputs]) for k in a.inputs[0]} if n > 1 else a.inputs[0]
+        )
+        null = jax.tree.map(lambda v: jnp.concatenate([v] * n), a.null) if n > 1 else a.null
         if recipe.tiling is None:
-            inputs = system.encode_inputs(params["first_stage"], scale_factor, inputs)
-        else:
-            model_fn = tiled.tile_model_fn(model_fn, **recipe.tiling._asdict())
-        cond = system.condition(params, inputs)
-        if recipe.guided:
-            uncond = system.condition(params, system.unconditional(inputs, null))
-            fn = classifier_free.guide(model_fn, cond, uncond, guidance_scale)
-        else:
-            fn = classifier_free.condition(model_fn, cond)
-        eps_fn = process.to_eps_fn(fn, system.schedule, system.prediction_type)
-        keys = jax.vmap(lambda seed: jax.random.key(seed, impl=KEY_IMPL))(seeds)
-        x, edit = base.step_noise(keys, (seeds.shape[0], *recipe.latent_shape), "x_T"), base.Edit()
+            inputs = system.encode_inputs(a.params["first_stage"], scale_factor, inputs)
+        embedded = inputs.get(EMBEDDED)
+        inputs = {k: v for k, v in inputs.items() if k != EMBEDDED}
+        cond = system.condition(a.params, inputs)
+        if embedded is not None:
+            cond = cond.replace(context=embedded)
+        uncond = system.condition(a.params, system.unconditional(inputs, null)) if recipe.is_guided else None
+
+        # Guidance.
+        denoiser = Denoiser(model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited, n)
+        values = [shared | each for shared, each in zip(a.shared, a.each, strict=True)]
+        eps_fn = methods.guided(denoiser, recipe.methods, values)
+
+        # Where it starts.
+        keys = base.keys_of(jnp.concatenate([a.seeds] * n) if n > 1 else a.seeds)
+        shape = (keys.shape[0], *recipe.latent_shape)
+        known = {k: jnp.concatenate([v] * n) if n > 1 else v for k, v in a.known.items()}
+        x = known["x_T"] if recipe.from_latents else base.step_noise(keys, shape, "x_T")
         if recipe.from_image:
-            x = process.q_sample(system.schedule, known["x_start"], visited[start], x)
+            x = process.q_sample(system.schedule, known["x_start"], a.visited[a.start], x)
+
+        # Edits, and the scan.
+        more = []
         if recipe.keeps:
-            edit = blended.edit(known["x_start"], known["keep"], system.schedule, paste=True)
-        options = {"eta": eta} if takes_eta else {}
-        fixed = {"final_alpha": recipe.final_alpha, "clip_denoised": recipe.clip_denoised}
-        options |= {name: value for name, value in fixed.items() if value is not None}
-        sampler = make_sampler(system.schedule, **options)
-        return base.sample(eps_fn, sampler, x, visited, keys, edit, start if recipe.from_image else 0)[0]
+            more.append(blended.edit(denoiser, x_start=known["x_start"], mask=known["keep"], paste=True))
+        if recipe.previews:
+            eps_fn = with_preview(eps_fn, denoiser)
+            more.append(previewing(preview, a.seeds, n))
+        edit = methods.edits(denoiser, recipe.methods, values, more)
+        sampler = make_sampler(system.schedule, **dict(recipe.sampler_options), **a.sampler)
+        out = base.sample(eps_fn, sampler, x, a.visited, keys, edit, a.start if recipe.from_image else 0)[0]
+        return rows.split_branches(out, n).swapaxes(0, 1) if n > 1 else out
 
     return run
+
+
+def with_preview(eps_fn: Callable, denoiser: Denoiser) -> Callable:
+    """eps_fn, which leaves the clean latents that its eps means among the taps, as PREVIEW."""
+
+    def previewed(x, t, control=None):
+        eps, taps = eps_fn(x, t, control)
+        return eps, taps | {PREVIEW: denoiser.x_start(x, t, eps)}
+
+    return previewed
+
+
+def previewing(preview: Callable, seeds: Array, branches: int) -> base.Edit:
+    """An Edit that changes nothing and hands every step's clean latents, of the last branch, to `preview` on the host."""
+
+    def after(edited, x, taps, info):
+        x_start = rows.split_branches(taps[PREVIEW], branches)[-1]
+        io_callback(preview, None, seeds, info.index, info.t, x_start)
+        return edited, x
+
+    return base.Edit(after=after)
+
+
+def split_sampler_options(
+    name: str, options: Mapping[str, Any]
+) -> tuple[tuple[tuple[str, Any], ...], dict[str, float]]:
+    """(those that are compiled in, sorted; the numbers, which are arguments) of a sampler's options.
+
+    Raises: ValueError for an option that the sampler does not have, and a number that is not finite.
+    """
+    takes = inspect.signature(find("samplers", name).sampler).parameters
+    known = {k: p for k, p in takes.items() if p.kind is p.KEYWORD_ONLY and k != "noise_fn"}
+    static, numbers = {}, {}
+    for option, value in options.items():
+        if option not in known:
+            there = ", ".join(known) or "no options"
+            raise ValueError(f"sampler {name!r} takes no {option} (got {value}); it takes: {there}")
+        if "Array" not in str(known[option].annotation):
+            static[option] = value
+        elif (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not -float("inf") < value < float("inf")
+        ):
+            raise ValueError(f"sampler {name!r}: {option} is {value!r}, expected a finite number")
+        else:
+            numbers[option] = float(value)
+    return tuple(sorted(static.items())), numbers
+
+
+def sampler_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the sampler among settings of `resolve_settings`: eta, final_alpha and clip_denoised, where they say something.
+
+    An eta of 0 where the sampler takes none is no option; its own eta is given, so that another one compiles nothing.
+    """
+    takes = inspect.signature(find("samplers", settings["sampler"]).sampler).parameters
+    options = dict(settings.get("sampler_options") or {})
+    clip = settings.get("clip_denoised")
+    if clip is not None and not 0 < clip < float("inf"):
+        raise ValueError(f"clip_denoised is {clip}, expected a number above 0")
+    for name in ("final_alpha", "clip_denoised"):
+        if settings.get(name) is not None:
+            options[name] = settings[name]
+    if settings.get("eta"):
+        options["eta"] = settings["eta"]
+    elif "eta" in takes:
+        options["eta"] = takes["eta"].default if settings.get("eta") is None else 0.0
+    return options
 
 
 def arguments(
@@ -91,29 +224,35 @@ def arguments(
     settings: Mapping[str, Any],
     batch_size: int,
     image_shape: tuple[int, int] | None = None,
-) -> tuple[Recipe, tuple[PyTree, ...]]:
-    """(the recipe of drawing batch_size pictures from noise, jax.ShapeDtypeStructs of make_program's arguments for it).
+) -> tuple[Recipe, Arguments]:
+    """(the recipe of drawing batch_size pictures from noise, Arguments of jax.ShapeDtypeStructs for it).
 
-    params: arrays or their shapes, which are placed as pipeline.load does it. settings: of pipeline.settle. image_shape: (H, W) in pixels, that of training by default.
+    params: arrays or their shapes, which are placed as pipeline.load does it. settings: of settings.resolve_settings. image_shape: (H, W) in
+    pixels, that of training by default.
     """
     params = jax.eval_shape(system.in_compute_dtype, params)
     image_shape = system.image_shape if image_shape is None else image_shape
     guided = bool(system.drops) and float(settings["guidance_scale"]) != 1.0
-    recipe = Recipe(
-        settings["sampler"],
-        guided,
-        settings["final_alpha"],
-        system.latent_shape_of(image_shape),
-        clip_denoised=settings["clip_denoised"],
-    )
+    static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
+    used = (CLASSIFIER_FREE,) if guided else ()
+    recipe = Recipe(settings["sampler"], system.latent_shape_of(image_shape), static, used)
     number, spacing = system.schedule.num_timesteps, settings["spacing"]
     visited = timesteps.make_timesteps(spacing, number, settings["num_steps"])
     inputs = {k: jnp.asarray(v) for k, v in system.null_inputs(1, None, image_shape).items()}
     inputs = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in inputs.items()}
-    null = {k: inputs[k] for k in system.drops} if guided else {}
-    seeds = jax.ShapeDtypeStruct((batch_size,), jnp.uint32)
-    scalar, start = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-    args = (params, inputs, null, seeds, scalar, scalar, jnp.asarray(visited), start, {})
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    args = Arguments(
+        params=params,
+        inputs=(inputs,),
+        null={k: inputs[k] for k in system.drops} if guided else {},
+        seeds=jax.ShapeDtypeStruct((batch_size,), jnp.uint32),
+        visited=jnp.asarray(visited),
+        start=jax.ShapeDtypeStruct((), jnp.int32),
+        sampler=dict.fromkeys(numbers, scalar),
+        known={},
+        shared=({"scale": scalar},) * len(used),
+        each=({},) * len(used),
+    )
     return recipe, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), args)
 
 

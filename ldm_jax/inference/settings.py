@@ -1,118 +1,86 @@
-"""What is wrong with what sampling is asked for, and with what came of it: numbers that are not finite, and settings without effect.
+"""The settings that a model is sampled with: those asked for, those that its makers recommend, and the library's own.
 
-Decides which of it is an error and which a line in the log. It compiles nothing and draws nothing.
+Decides which of them counts, what a value may be, and how many pictures are computed at once. It knows no model.
 """
 
-import logging
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from tokenizers import models
 
-from ldm_jax.params import named_leaves
-from ldm_jax.system import System
-from ldm_jax.types import PyTree
+from ldm_jax.diffusion import timesteps
+from ldm_jax.find import find
+from ldm_jax.inference import checks
+from ldm_jax.types import MAX_SEED
 
-SHOWN = 100  # letters of a prompt that a line in the log shows
-log = logging.getLogger(__name__)
-
-
-def check(settings: Mapping[str, Any]) -> None:
-    """settings: of inference.pipeline.settle. Raises: ValueError for a number of steps that is not whole, a guidance scale that is not finite, and an
-    eta that is neither None nor a finite number of 0 or more."""
-    try:
-        operator.index(settings["num_steps"])
-    except TypeError:
-        raise ValueError(f"num_steps: got {settings['num_steps']!r}, expected a whole number") from None
-    check_number("guidance_scale", settings["guidance_scale"])
-    if settings["eta"] is not None:
-        check_number("eta", settings["eta"], least=0)
+# Settings of a model whose makers recommend none.
+FALLBACK = dict(
+    num_steps=50, guidance_scale=1.0, sampler="ddim", eta=None, spacing="uniform", final_alpha=None, clip_denoised=None
+)  # fmt: skip
 
 
-def check_number(name: str, value: Any, least: float | None = None, most: float | None = None) -> None:
-    """Raises: ValueError unless value is a number that is finite in float32, and within the bounds that are given."""
-    number = np.asarray(value)
-    within = number.ndim == 0 and number.dtype.kind in "iuf"
-    with np.errstate(over="ignore"):
-        within = within and bool(np.isfinite(np.float32(number)))
-    within = within and (least is None or number >= least) and (most is None or number <= most)
-    if not within:
-        bounds = (
-            f" from {least} to {most}"
-            if most is not None
-            else f" of {least} or more"
-            if least is not None
-            else ""
-        )
-        raise ValueError(f"{name}: got {value!r}, expected a finite number{bounds}")
+def resolve_settings(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
+    """FALLBACK's settings: those asked for, and for None the makers' recommendation, a config's `sampling`.
 
-
-def without_null(system: System, settings: dict[str, Any], asked: float | None) -> dict[str, Any]:
-    """settings with the guidance scale that is used: 1 where the model has no null condition that guidance could lead away from.
-
-    asked: the scale that was asked for, None where it is only what is recommended. Raises: ValueError if it is another one than 1.
+    The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler: they are not taken for another one.
+    Raises: ValueError for a number that is not finite, or none that can be.
     """
-    if system.drops or float(settings["guidance_scale"]) == 1.0:
-        return settings
-    if asked is not None:
-        classes = "class_labels" in system.takes
-        hint = (
-            "; if the last row of its table of classes stands for no class, open it with --null_class"
-            if classes
-            else ""
-        )
+    own = recommended.get("sampler", FALLBACK["sampler"])
+    kept = asked.get("sampler") in (None, own)
+    belonging = ("eta", "spacing", "final_alpha", "clip_denoised")
+    made = {k: recommended[k] for k in FALLBACK if k in recommended and (kept or k not in belonging)}
+    settings = FALLBACK | made | {k: v for k, v in asked.items() if v is not None}
+    checks.check(settings)
+    return settings
+
+
+def check_sampling(options: Mapping[str, Any], num_timesteps: int) -> None:
+    """A config's `sampling` section. Raises: ValueError for what would otherwise stop a training run at its first preview."""
+    known = (*FALLBACK, "batch_size")
+    for name in options:
+        if name not in known:
+            raise ValueError(f"sampling has no option {name!r}; it has: {', '.join(known)}")
+    find("samplers", options.get("sampler", FALLBACK["sampler"]))
+    steps = options.get("num_steps", FALLBACK["num_steps"])
+    timesteps.make_timesteps(options.get("spacing", FALLBACK["spacing"]), num_timesteps, steps)
+
+
+def check_seeds(seeds: Sequence[int]) -> np.ndarray:
+    """[N] uint32. Raises: ValueError for none, or for what is no integer in [0, 2**32)."""
+    seeds = np.atleast_1d(np.asarray(seeds))
+    if not seeds.size:
+        raise ValueError("seeds: got none, expected at least one")
+    if not np.issubdtype(seeds.dtype, np.integer) or seeds.min() < 0 or seeds.max() > MAX_SEED:
+        raise ValueError(f"seeds: got {seeds.tolist()}, expected integers in [0, {MAX_SEED}]")
+    return seeds.astype(np.uint32)
+
+
+def one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequence:
+    """values, one per picture: a single one stands for all, and is repeated if spread. Raises: ValueError for another number."""
+    values = [values] if isinstance(values, str | int | Mapping) else values
+    if len(values) == 1:
+        return [values[0]] * number if spread else values
+    if len(values) != number:
         raise ValueError(
-            f"guidance_scale: got {asked}, and this model has no null condition that guidance leads away from, expected 1{hint}"
+            f"{name}: got {len(values)} for {number} seeds, expected one for each, or a single one"
         )
-    return dict(settings, guidance_scale=1.0)
+    return values
 
 
-def say_what_has_no_effect(
-    guided: bool, negative_prompts: Sequence[str] | None, strength: float, num_steps: int, num_run: int
-) -> None:
-    """A line in the log for each. num_run: how many of num_steps the strength leaves."""
-    if not guided and negative_prompts is not None and any(negative_prompts):
-        log.warning("the negative prompt has no effect: guidance is off, its scale is 1")
-    if strength > 0 and not num_run:
-        log.warning(
-            "strength %s of %d steps is none at all: pictures are only encoded and decoded; give more steps or strength",
-            strength,
-            num_steps,
-        )
+def bucket(number: int, batch_size: int, num_devices: int = 1) -> int:
+    """How many pictures are computed at once for `number` of them: 1, 2, 4, 8, … or batch_size on each device, the least that holds
+    as many as there may be at once. What a batch has too many are copies of its last picture.
 
-
-def say_unknown_words(prompts: Sequence[str], tokenizer: Any) -> None:
-    """A line in the log for each prompt with words that the tokenizer's vocabulary lacks, all of which it reads as one."""
-    if not isinstance(tokenizer.model, models.WordLevel | models.WordPiece):
-        return  # others spell what they do not know
-    for prompt in dict.fromkeys(prompts):
-        encoding = tokenizer.encode(prompt)
-        parts = zip(encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
-        spans = [span for token, special, span in parts if token == tokenizer.model.unk_token and not special]
-        unknown = dict.fromkeys(prompt[start:stop] for start, stop in spans if start < stop)
-        if unknown:
-            words = ", ".join(repr(word[:SHOWN]) for word in unknown)
-            log.warning("prompt %r: the model does not know %s", prompt[:SHOWN], words)
-
-
-def check_drawn(seeds: np.ndarray, settings: Mapping[str, Any], params: PyTree, *drawn: np.ndarray) -> None:
-    """drawn: arrays [N, ...] of what was computed for the seeds [N].
-
-    Raises: ValueError that names the seeds of which something is not finite, and the parameters of the model that are not.
+    Raises: ValueError for a batch_size below 1.
     """
-    wrong = [not all(np.isfinite(array[i]).all() for array in drawn) for i in range(len(seeds))]
-    if not any(wrong):
-        return
-    named = ", ".join(str(seed) for seed in seeds[wrong][:10]) + (", …" if sum(wrong) > 10 else "")
-    bad = [name for name, leaf in named_leaves(params).items() if not jnp.isfinite(leaf).all()]
-    if bad:
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise ValueError(f"seeds {named}: no picture, parameter {bad[0]}{more} of the model is not finite")
-    said = ", ".join(f"{name} {settings[name]}" for name in ("guidance_scale", "eta", "sampler", "num_steps"))
-    raise ValueError(
-        f"seeds {named}: no picture, what was drawn is not finite, though every parameter is: at {said}; "
-        "expected a smaller guidance_scale or eta, or a model of dtype float32"
-    )
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    on_each = -(-number // num_devices)
+    return num_devices * min(batch_size, 1 << (on_each - 1).bit_length())
+
+
+def batches(number: int, batch_size: int, num_devices: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+    """(indices of a batch into `number` values, how many of them count); all batches are of one size, `bucket`."""
+    size = bucket(number, batch_size, num_devices)
+    for start in range(0, number, size):
+        yield np.minimum(np.arange(start, start + size), number - 1), min(size, number - start)

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from ldm_jax.control.base import Control, Site
 from ldm_jax.models import attention_slices
-from ldm_jax.models.hooks import tap, touched
+from ldm_jax.models.hooks import feature_hook, tap, tap_projections, touched
 from ldm_jax.models.layers import GroupNorm, LayerNorm, Linear, geglu
 from ldm_jax.types import Array
 
@@ -175,7 +175,9 @@ def attend_at(module: nn.Module, site: Site, control: Control | None, h: Array, 
     """
     if not touched(control, site):
         return attend(*project(h))
-    q, k, v = control.qkv(site, *project(control.hidden(site, h)))
+    h = control.hidden(site, h)
+    q, k, v = control.qkv(site, *project(h))
+    tap_projections(module, control, site, h, q, k)
     s = control.logits(site, attention_logits(q, k))
     p = control.probs(site, jax.nn.softmax(s, axis=-1))
     tap(module, control, site, p)
@@ -265,12 +267,13 @@ class FeedForward(nn.Module):
 class BasicTransformerBlock(nn.Module):
     """Attention, attention to the context, feed-forward; each pre-normed and residual.
 
-    `sites` are the sites of the two attentions. Source: CompVis/latent-diffusion@a506df5
+    `sites` are the sites of the two attentions, `stream` that of what passes between them. Source: CompVis/latent-diffusion@a506df5
     ldm/modules/attention.py BasicTransformerBlock.
     """
 
     num_heads: int
     sites: tuple[Site, Site]
+    stream: Site
     head_dim: int
     dtype: jnp.dtype = jnp.float32
 
@@ -280,13 +283,15 @@ class BasicTransformerBlock(nn.Module):
         for i, (site, context) in enumerate(zip(self.sites, contexts, strict=True), start=1):
             attention = CrossAttention(self.num_heads, site, self.head_dim, dtype=self.dtype, name=f"attn{i}")
             h = h + attention(LayerNorm(dtype=self.dtype, name=f"norm{i}")(h), context, control)
+            if i == 1:
+                h = feature_hook(self, control, self.stream, h)
         return h + FeedForward(dtype=self.dtype, name="ff")(LayerNorm(dtype=self.dtype, name="norm3")(h))
 
 
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the cells of a feature map, between two projections, with a residual.
 
-    `sites` hold one pair per block: the depth is len(sites). Source: Rombach et al. 2022 (arXiv:2112.10752)
+    `sites` hold one pair per block, `streams` one site: the depth is their length. Source: Rombach et al. 2022 (arXiv:2112.10752)
     appendix E.2.1; CompVis/latent-diffusion@a506df5 ldm/modules/attention.py SpatialTransformer. Its
     projections are 1x1 convolutions
     there, linear layers in Stable Diffusion 2: one function, so they are linear here and convert/ knows the
@@ -295,6 +300,7 @@ class SpatialTransformer(nn.Module):
 
     num_heads: int
     sites: tuple[tuple[Site, Site], ...]
+    streams: tuple[Site, ...]
     head_dim: int
     num_groups: int = 32
     dtype: jnp.dtype = jnp.float32
@@ -311,7 +317,7 @@ class SpatialTransformer(nn.Module):
         )
         for i, (sites, pair) in enumerate(zip(self.sites, contexts, strict=True)):
             block = BasicTransformerBlock(
-                self.num_heads, sites, self.head_dim, dtype=self.dtype, name=f"block_{i}"
+                self.num_heads, sites, self.streams[i], self.head_dim, dtype=self.dtype, name=f"block_{i}"
             )
             h = block(h, pair, control)
         h = Linear(c, zero_init=True, dtype=self.dtype, name="proj_out")(h)

@@ -168,6 +168,7 @@ class UNet(nn.Module):
 
         for i, level in enumerate(reversed(range(levels))):
             for j in range(_at(self.num_res_blocks, level) + 1):
+                h = feature_hook(self, control, sites(f"up_{i}.trunk_{j}", "trunk", h.shape[1]), h)
                 skip = feature_hook(self, control, sites(f"up_{i}.skip_{j}", "skip", h.shape[1]), skips.pop())
                 h = res(f"up_{i}.res_{j}", jnp.concatenate([h, skip], axis=-1), level)
                 if self._has_attention(level, j):
@@ -177,6 +178,7 @@ class UNet(nn.Module):
                     h = res(f"up_{i}.upsample", h, level, "up")
                 else:
                     h = Upsample(self.conv_resample, self.dtype, name=f"up_{i}_upsample")(h)
+        h = feature_hook(self, control, sites("head", "trunk", h.shape[1]), h)
         assert not skips
         _check_site_contexts(cond.context, sites.counts["cross"])
         return self._head(h).astype(x.dtype)
@@ -222,7 +224,7 @@ class UNet(nn.Module):
             self.disable_middle_self_attention if middle else _at(self.disable_self_attention or False, level)
         )
         to_context = (no_self and self.context_dim is not None, self.context_dim is not None)
-        pairs, contexts = [], []
+        pairs, streams, contexts = [], [], []
         for d in range(depth):
             prefix = name if depth == 1 else f"{name}.{d}"
             pair = []
@@ -231,9 +233,11 @@ class UNet(nn.Module):
                 site_name = f"{prefix}.attn1" if i == 0 and to_context[0] == to_context[1] else prefix
                 pair.append(sites(site_name, "cross" if crosses else "self", resolution))
             pairs.append(tuple(pair))
+            streams.append(sites(prefix, "stream", resolution))
             contexts.append(tuple(_context_at(context, s.index) if s.kind == "cross" else None for s in pair))
         block = remat.block("attention", SpatialTransformer, self.remat)
-        return block(sites=tuple(pairs), head_dim=channels // heads, **shared)(h, tuple(contexts), control)
+        transformer = block(sites=tuple(pairs), streams=tuple(streams), head_dim=channels // heads, **shared)
+        return transformer(h, tuple(contexts), control)
 
     def _head(self, h: Array) -> Array:
         h = GroupNorm(self.num_groups, dtype=self.dtype, silu=self.n_embed is None, name="norm_out")(h)
@@ -420,7 +424,7 @@ def site_table(
     computed.
 
     x_shape: (B, h, w, c). cond: arrays or jax.ShapeDtypeStructs. The shape is that of the probs [B, heads, N,
-    K] at sites of kind 'self' and 'cross', of the features [B, h, w, C] at 'res' and 'skip'.
+    K] at sites of kind 'self' and 'cross', of the features [B, h, w, C] at 'res', 'skip' and 'trunk', [B, N, C] at 'stream'.
     """
     log = _Log()
 

@@ -5,7 +5,7 @@ Knows nothing of any particular update rule, of guidance, or of what a network i
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ldm_jax.control.base import chain, own
 from ldm_jax.types import KEY_IMPL, Array, EpsFn, PyTree
 
 
@@ -22,13 +23,14 @@ class StepInfo(NamedTuple):
     index: [] int32, 0 for the first (noisiest) step that is run. t: [] int32, the timestep of x, or float32 where the run
     visits levels between timesteps (spacing 'linspace'). t_prev: [], as t, the timestep that the step leads to;
     -1 at the last step, past the end, where each sampler says what it leads to. key: [] or [B] typed key, made
-    from the run's key and the index: see `step_noise`.
+    from the run's key and the index: see `step_noise`. num_steps: [] int32, how many steps are run; index is less.
     """
 
     index: Array
     t: Array
     t_prev: Array
     key: Array
+    num_steps: Array | int = 1
 
 
 class Sampler(NamedTuple):
@@ -72,6 +74,36 @@ class Edit(NamedTuple):
     after: Callable[..., tuple[PyTree, Array]] = _leave_after
 
 
+def chain_edits(edits: Sequence[Edit]) -> Edit:
+    """One edit that does what all of them do, in order, each with its own state and its own records; Edit() for none."""
+    if len(edits) < 2:
+        return edits[0] if edits else Edit()
+
+    def controls(edited, info):
+        return [edit.control(own_state, info) for edit, own_state in zip(edits, edited, strict=True)]
+
+    def before(edited, x, info, eps_fn):
+        states = []
+        for edit, state in zip(edits, edited, strict=True):
+            state, x = edit.before(state, x, info, eps_fn)
+            states.append(state)
+        return tuple(states), x
+
+    def after(edited, x, taps, info):
+        states, used = [], controls(edited, info)
+        for i, (edit, state) in enumerate(zip(edits, edited, strict=True)):
+            state, x = edit.after(state, x, own(taps, used, i), info)
+            states.append(state)
+        return tuple(states), x
+
+    return Edit(
+        init=lambda x_T: tuple(edit.init(x_T) for edit in edits),
+        control=lambda edited, info: chain(controls(edited, info)),
+        before=before,
+        after=after,
+    )
+
+
 def _check_key(key: Array) -> None:
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
         raise ValueError(
@@ -92,6 +124,12 @@ def _fold_in(keys: Array, data: Array | int) -> Array:
     return jax.vmap(fold)(keys) if keys.ndim else fold(keys)
 
 
+def keys_of(seeds: Array) -> Array:
+    """[B] uint32 -> [B] typed keys, of threefry whatever jax's default is: a picture depends on its seed alone on every platform
+    (vmap over keys of rbg draws from the first one)."""
+    return jax.vmap(lambda seed: jax.random.key(seed, impl=KEY_IMPL))(seeds)
+
+
 def step_infos(timesteps: Array, key: Array, start: Array | int = 0) -> StepInfo:
     """One StepInfo per timestep, stacked: fields [S], int32 but for float timesteps; key [S] or [S, B].
 
@@ -108,7 +146,8 @@ def step_infos(timesteps: Array, key: Array, start: Array | int = 0) -> StepInfo
     index = jnp.arange(timesteps.shape[0], dtype=jnp.int32) - start
     t_prev = jnp.append(timesteps[1:], timesteps.dtype.type(-1))
     keys = jax.vmap(partial(_fold_in, key))(jnp.maximum(index, 0))
-    return StepInfo(index, timesteps, t_prev, keys)
+    num_steps = jnp.broadcast_to(jnp.int32(timesteps.shape[0] - start), index.shape)
+    return StepInfo(index, timesteps, t_prev, keys, num_steps)
 
 
 def step_noise(key: Array, shape: tuple[int, ...], purpose: str = "sampler") -> Array:

@@ -19,7 +19,8 @@ from ldm_jax.data import latents as stored
 from ldm_jax.data import pipeline
 from ldm_jax.distributed import hosts, parallel
 from ldm_jax.first_stage import make_first_stage
-from ldm_jax.inference.pipeline import LatentDiffusion, check_sampling
+from ldm_jax.inference.pipeline import LatentDiffusion
+from ldm_jax.inference.settings import check_sampling
 from ldm_jax.params import fingerprint
 from ldm_jax.system import System, make_system
 from ldm_jax.tasks import boxes, labels
@@ -176,7 +177,7 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any, condit
         model = LatentDiffusion(system, params, frozen["scale_factor"], {"sampling": sampling})
         # Not `sample`: it refuses masks of nothing and of everything, which training may draw, and puts known pixels back.
         batch_size = sampling.get("batch_size", 8)
-        latents = model.sample_latents(given, seeds, batch_size=batch_size, **model.settle())
+        latents = model.sample_latents(given, seeds, batch_size=batch_size, **model.resolve())
         samples = watch.preview(model.decode(latents))
         pictures = {"samples": grid.grid(samples, columns=4)}
         if "layouts" in given:

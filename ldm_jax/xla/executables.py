@@ -77,6 +77,10 @@ class Kept:
             self._ready[shapes] = self._open(args, shapes, device)
         return self._ready[shapes](*args)
 
+    def _cache_size(self) -> int:
+        """How many programs are ready, as of a jitted function."""
+        return len(self._ready) + self._jitted._cache_size()
+
     def _open(self, args: tuple, shapes: tuple, device: jax.Device) -> Callable:
         digest = _digest(self._about, str(shapes), source(), _versions(), _machine(device), _settings())
         path = self._folder / f"{digest}.executable"

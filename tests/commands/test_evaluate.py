@@ -17,9 +17,9 @@ from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.commands import evaluate
 from ldm_jax.evaluation import networks as measuring
+from ldm_jax.evaluation import prompts as asked
 from ldm_jax.evaluation import samples as measure_command
 from ldm_jax.evaluation import store
-from ldm_jax.inference import devices as draw_samples
 from ldm_jax.metrics import features, moments
 from ldm_jax.metrics.features import Extractor
 from ldm_jax.metrics.fid import frechet_distance
@@ -144,22 +144,22 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_numbers(checkpoint, t
     argv = ["--checkpoint", checkpoint, "--reference", reference, *SAMPLES]
     whole = run(capsys, *argv, "--out", str(tmp_path / "whole"))
 
-    put, seeds, draw = store.Store.put, [], draw_samples.OnAllDevices.draw
+    put, seeds, draw = store.Store.put, [], asked.draw
 
     def stop(self, start, rows):
         if start == 4:
             raise KeyboardInterrupt
         put(self, start, rows)
 
-    def counted(self, given, drawn, rows, **options):
+    def counted(model, given, drawn, rows, **options):
         seeds.extend(drawn)
-        return draw(self, given, drawn, rows, **options)
+        return draw(model, given, drawn, rows, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(store.Store, "put", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate.main([*argv, "--out", str(tmp_path / "stopped")])
-    monkeypatch.setattr(draw_samples.OnAllDevices, "draw", counted)
+    monkeypatch.setattr(asked, "draw", counted)
     again = run(capsys, *argv, "--out", str(tmp_path / "stopped"))
     assert seeds == list(range(4, 10))
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "stopped")]
@@ -188,13 +188,14 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_numbers(checkpoint, t
 
 DEVICES = """
 import sys, jax, numpy as np
-from ldm_jax import draw_samples, pipeline
-model = pipeline.load(sys.argv[1])
-prompts = draw_samples.conditions(model, 4)
+from ldm_jax.checkpoints import bundle
+from ldm_jax.evaluation import prompts
+from ldm_jax.inference import pipeline
+opened = bundle.read(sys.argv[1])
 assert len(jax.local_devices()) == 2
 one, two = (
-    draw_samples.OnAllDevices(model, jax.local_devices()[:n]).draw(prompts, range(3, 6), 4, num_steps=1)
-    for n in (1, 2)
+    prompts.draw(model, prompts.conditions(model, 4), range(3, 6), 4, num_steps=1)
+    for model in (pipeline.from_bundle(opened, devices=jax.local_devices()[:n]) for n in (1, 2))
 )
 assert one.shape == (3, 64, 64, 3), one.shape
 assert np.abs(one.astype(int) - two).max() <= 1, np.abs(one.astype(int) - two).max()

@@ -222,7 +222,7 @@ def test_dry_run_counts_what_the_model_has(tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     counted = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in model.params.items()}
     assert said["parameters"] == counted
-    assert said["settings"] == model.settle(num_steps=7) and said["takes"] == ["prompts"]
+    assert said["settings"] == model.resolve(num_steps=7) and said["takes"] == ["prompts"]
     assert said["shapes"]["latents"] == [3, *model.system.latent_shape]
 
 

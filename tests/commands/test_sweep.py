@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 from ldm_jax.checkpoints import bundle
-from ldm_jax.commands import evaluate
-from ldm_jax.evaluation import store, sweep
-from ldm_jax.inference import devices as draw_samples
+from ldm_jax.commands import evaluate, sweep
+from ldm_jax.evaluation import prompts as asked
+from ldm_jax.evaluation import store
 from tests import tiny_models, tiny_shapes
 
 
@@ -36,18 +36,18 @@ def test_a_sweep_draws_the_trade_off_and_goes_on(checkpoint, tmp_path, capsys, m
         str(tmp_path / "sweep"),
         *FEW,
     ]
-    drawn, draw, put = [], draw_samples.OnAllDevices.draw, store.Store.put
+    drawn, draw, put = [], asked.draw, store.Store.put
 
-    def counted(self, given, seeds, rows, **options):
+    def counted(model, given, seeds, rows, **options):
         drawn.append((options["guidance_scale"], options["num_steps"]))
-        return draw(self, given, seeds, rows, **options)
+        return draw(model, given, seeds, rows, **options)
 
     def stop(self, start, rows):
         if len(drawn) == 3:
             raise KeyboardInterrupt
         put(self, start, rows)
 
-    monkeypatch.setattr(draw_samples.OnAllDevices, "draw", counted)
+    monkeypatch.setattr(asked, "draw", counted)
     with monkeypatch.context() as patch:
         patch.setattr(store.Store, "put", stop)
         with pytest.raises(KeyboardInterrupt):

@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.timesteps import uniform
 from ldm_jax.editing import blended
 from ldm_jax.samplers import ddim, ddpm
 from ldm_jax.samplers.base import Edit, StepInfo, drawn_noise, sample
+from ldm_jax.types import Cond
 
 SCHEDULE = make_schedule("linear", 100)
+DENOISER = Denoiser(None, Cond(), None, SCHEDULE, "eps", uniform(100, 8))
 SHAPE = (2, 4, 4, 3)
 X_START = jax.random.normal(jax.random.key(0), SHAPE)
 LEFT = jnp.zeros((4, 4, 1)).at[:, :2].set(1)
@@ -38,18 +41,18 @@ def unedited():
 def test_an_empty_mask_is_no_edit(options):
     """Bit for bit, because the same program is compiled; where the mask is traced it is another one, and there is rounding."""
     empty = jnp.zeros((4, 4, 1))
-    assert blended.edit(X_START, empty, SCHEDULE, **options) == Edit()
+    assert blended.edit(DENOISER, x_start=X_START, mask=empty, **options) == Edit()
     traced = jax.jit(
         lambda mask, x: sample(
             eps_fn, ddpm.sampler(SCHEDULE), x, uniform(100, 8), jax.random.key(2),
-            blended.edit(X_START, mask, SCHEDULE, **options),
+            blended.edit(DENOISER, x_start=X_START, mask=mask, **options),
         )[0]
     )(empty, jax.random.normal(jax.random.key(1), SHAPE))  # fmt: skip
     np.testing.assert_allclose(traced, unedited(), rtol=1e-5, atol=1e-5)
 
 
 def test_paste_keeps_the_region_exactly_and_nothing_else():
-    out, plain = run(blended.edit(X_START, LEFT, SCHEDULE, paste=True)), unedited()
+    out, plain = run(blended.edit(DENOISER, x_start=X_START, mask=LEFT, paste=True)), unedited()
     np.testing.assert_array_equal(out[:, :, :2], X_START[:, :, :2])
     # this network looks at one cell at a time
     np.testing.assert_allclose(out[:, :, 2:], plain[:, :, 2:], rtol=1e-5, atol=1e-5)
@@ -58,7 +61,9 @@ def test_paste_keeps_the_region_exactly_and_nothing_else():
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_the_kept_region_is_noised_to_the_level_of_t(moment):
     """`before`: what the sampler is handed; `after`: what it leaves. Both at t, with the noise given."""
-    edit = blended.edit(X_START, LEFT, SCHEDULE, moment=moment, noise_fn=lambda info, x: jnp.ones_like(x))
+    edit = blended.edit(
+        DENOISER, x_start=X_START, mask=LEFT, moment=moment, noise_fn=lambda info, x: jnp.ones_like(x)
+    )
     info = StepInfo(jnp.int32(0), jnp.int32(60), jnp.int32(40), jax.random.key(0))
     x = jnp.zeros(SHAPE)
     _, before = edit.before((), x, info, eps_fn)
@@ -72,7 +77,7 @@ def test_the_kept_region_is_noised_to_the_level_of_t(moment):
 
 
 def test_ends_near_the_kept_image_without_paste():
-    out = run(blended.edit(X_START, LEFT, SCHEDULE), ddim.sampler(SCHEDULE))
+    out = run(blended.edit(DENOISER, x_start=X_START, mask=LEFT), ddim.sampler(SCHEDULE))
     level = float(SCHEDULE.sqrt_one_minus_alphas_cumprod[1])
     assert 0 < np.abs(out - X_START)[:, :, :2].max() < 8 * level
 
@@ -81,7 +86,7 @@ def test_its_noise_is_not_the_samplers():
     """Noise of the same step, drawn by the sampler and by the edit, is uncorrelated."""
     info = StepInfo(jnp.int32(0), jnp.int32(99), jnp.int32(50), jax.random.key(0))
     x = jnp.zeros((50, 8, 8, 1))
-    edit = blended.edit(x, jnp.ones((1,)), SCHEDULE)
+    edit = blended.edit(DENOISER, x_start=x, mask=jnp.ones((1,)))
     _, noised = edit.before((), x, info, eps_fn)
     assert abs(np.corrcoef(noised.ravel(), drawn_noise(info, x).ravel())[0, 1]) < 0.1
 
@@ -92,7 +97,7 @@ def test_mask_may_be_traced():
     @jax.jit
     def keep(mask):
         traces.append(1)
-        edit = blended.edit(X_START, mask, SCHEDULE, paste=True)
+        edit = blended.edit(DENOISER, x_start=X_START, mask=mask, paste=True)
         return sample(eps_fn, ddim.sampler(SCHEDULE), X_START, uniform(100, 3), jax.random.key(2), edit)[0]
 
     keep(LEFT)
@@ -110,4 +115,4 @@ def test_mask_may_be_traced():
 )
 def test_errors(mask, options, message):
     with pytest.raises(ValueError, match=message):
-        blended.edit(X_START, mask, SCHEDULE, **options)
+        blended.edit(DENOISER, x_start=X_START, mask=mask, **options)

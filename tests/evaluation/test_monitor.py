@@ -8,7 +8,7 @@ import pytest
 from ldm_jax.commands import train
 from ldm_jax.evaluation import monitor
 from ldm_jax.evaluation import networks as measuring
-from ldm_jax.inference import devices as draw_samples
+from ldm_jax.evaluation import prompts as asked
 from ldm_jax.inference import pipeline
 from ldm_jax.metrics import features
 from ldm_jax.metrics.fid import fid
@@ -60,11 +60,16 @@ def test_a_run_is_evaluated_on_fixed_seeds_and_prompts(tmp_path, monkeypatch):
 
     # the last number is that of the checkpoint, seeds 0 to 65 and the prompts in turn
     prompts = shapes.mixed_prompts(66)
-    model = draw_samples.OnAllDevices(pipeline.load(str(tmp_path / "a")))
+    model = pipeline.load(str(tmp_path / "a"))
     images = np.concatenate(
         [
-            model.draw(
-                {"prompts": prompts[i : i + 16]}, range(66)[i : i + 16], 16, num_steps=2, guidance_scale=2.0
+            asked.draw(
+                model,
+                {"prompts": prompts[i : i + 16]},
+                range(66)[i : i + 16],
+                16,
+                num_steps=2,
+                guidance_scale=2.0,
             )
             for i in range(0, 66, 16)
         ]

@@ -27,4 +27,4 @@ def test_what_the_model_recommends_is_asked_for_and_said(asked, expected):
     model = pipeline.LatentDiffusion(None, {}, 1.0, dict(sampling=SAMPLING))
     found = measure_command.sampling_options(args, measure_command.Model(model, {}, ""))
     assert found == expected | dict(final_alpha=None, clip_denoised=None)
-    assert model.settle(**found) == found  # sampling with them settles nothing else
+    assert model.resolve(**found) == found  # sampling with them settles nothing else

@@ -12,7 +12,7 @@ from PIL import Image
 from ldm_jax import grid
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import sample as script
-from ldm_jax.inference import pipeline, settings
+from ldm_jax.inference import checks, pipeline, settings
 from ldm_jax.inference import program as sampling_program
 from ldm_jax.models import unet
 from ldm_jax.params import fingerprint, from_names, named_leaves
@@ -71,16 +71,15 @@ def test_a_new_prompt_seed_scale_or_eta_compiles_nothing(model):
         return model.sample([prompt], [seed], num_steps=4, guidance_scale=scale, eta=eta)
 
     first = draw("a red circle", 0, 2.0, 0.0)
-    program = model._programs[pipeline.Recipe("ddim", True, None, (4, 4, 2))]
-    before = program._cache_size()
+    before = model.num_compiled
     assert (draw("a blue circle", 7, 5.5, 0.5) != first).any()
-    assert program._cache_size() == before
+    assert model.num_compiled == before
 
 
 def test_batches_of_any_number_of_pictures_are_of_a_few_sizes():
     """1 to 8 pictures, that start from a picture as well: what is compiled are the programs of 1, 2, 4 and 8, or of batch_size."""
-    assert [pipeline.bucket(n, 8) for n in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 8]
-    assert [pipeline.bucket(n, 6) for n in (1, 3, 5, 7)] == [1, 4, 6, 6]
+    assert [settings.bucket(n, 8) for n in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 8]
+    assert [settings.bucket(n, 6) for n in (1, 3, 5, 7)] == [1, 4, 6, 6]
     network = dict(
         in_channels=3,
         out_channels=3,
@@ -99,8 +98,7 @@ def test_batches_of_any_number_of_pictures_are_of_a_few_sizes():
         drawn = model.sample(None, range(number), num_steps=2, batch_size=8)
         assert np.abs(drawn.astype(int) - eight[:number]).max() <= 1  # another batch size: rounding
         model.sample(None, range(number), num_steps=2, init_images=[picture] * number, strength=0.0)
-    sizes = {name: program._cache_size() for name, program in model._programs.items()}
-    assert sizes == {pipeline.Recipe("ddim", False, None, (8, 8, 3)): 4, "decode": 4, "encode": 4}
+    assert model.num_compiled == 3 * 4  # sampler, decoder and encoder, of 1, 2, 4 and 8
     with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
         model.sample(None, [0], batch_size=0)
 
@@ -263,12 +261,12 @@ def test_what_is_not_asked_for_is_what_the_makers_recommend():
     model = pipeline.LatentDiffusion(
         system, random_params(system, gain=1.5), 1.0, dict(CONFIG, sampling=sampling)
     )
-    assert model.settle() == sampling | dict(final_alpha=None, clip_denoised=None)
-    assert model.settle(eta=0.0, num_steps=9) == sampling | dict(
+    assert model.resolve() == sampling | dict(final_alpha=None, clip_denoised=None)
+    assert model.resolve(eta=0.0, num_steps=9) == sampling | dict(
         final_alpha=None, clip_denoised=None, eta=0.0, num_steps=9
     )
     # spacing and eta were recommended for a sampler that is not used
-    other = model.settle(sampler="ddim")
+    other = model.resolve(sampler="ddim")
     assert other == dict(
         num_steps=4,
         guidance_scale=1.5,
@@ -326,7 +324,7 @@ def test_what_has_no_effect_is_said(model, caplog):
     assert "the negative prompt has no effect: guidance is off" in said(negative_prompts=["red"])
     assert not said(negative_prompts=[""]) and not said(strength=0.0, **picture)
     assert "strength 0.5 of 1 steps is none at all" in said(strength=0.5, **picture)
-    settings.say_what_has_no_effect(True, ["red"], 0.5, 2, 1)
+    checks.say_what_has_no_effect(True, ["red"], 0.5, 2, 1)
     assert len(caplog.records) == 1
 
 
@@ -348,7 +346,7 @@ def test_guidance_of_a_model_without_a_null_condition_is_refused_and_not_recomme
     with caplog.at_level(logging.INFO):
         model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, config)
     assert "guidance is off: the model has no null condition" in caplog.text
-    assert model.settle()["guidance_scale"] == 1.0  # what a picture then says of itself
+    assert model.resolve()["guidance_scale"] == 1.0  # what a picture then says of itself
     plain = model.sample(class_labels=[2], seeds=[0], num_steps=2)
     np.testing.assert_array_equal(
         model.sample(class_labels=[2], seeds=[0], num_steps=2, guidance_scale=1.0), plain

@@ -48,7 +48,7 @@ def drawn(model, negative_prompts=None, **settings) -> np.ndarray:
     """[1, H, W, 3] in [0, 1], before it is cut off to 8 bits."""
     given = {"prompts": [PROMPT]}
     latents = model.sample_latents(
-        given, [SEED], negative_prompts=negative_prompts, batch_size=1, **model.settle(**settings)
+        given, [SEED], negative_prompts=negative_prompts, batch_size=1, **model.resolve(**settings)
     )
     return np.clip((model.decode(latents) + 1) / 2, 0, 1)
 

@@ -11,6 +11,7 @@ import pytest
 from ldm_jax.diffusion.timesteps import make_timesteps
 from ldm_jax.inference import pipeline
 from ldm_jax.inference import program as sampling_program
+from ldm_jax.inference.settings import resolve_settings
 from ldm_jax.samplers.base import step_noise
 from ldm_jax.system import make_system
 from ldm_jax.xla import hlo
@@ -45,7 +46,7 @@ def test_the_latents_are_noised_to_the_first_timestep_that_is_visited(recorded):
         recorded.clear()
         x = sampler.sample_latents(
             {}, [5, 6], batch_size=2, image_shape=(16, 24), x_start=x_start, strength=strength,
-            **sampler.settle(num_steps=STEPS),
+            **sampler.resolve(num_steps=STEPS),
         )  # fmt: skip
         jax.effects_barrier()
         first = visited[STEPS - round(strength * STEPS)]
@@ -71,10 +72,10 @@ def test_keys_and_values_of_the_prompt_are_computed_once_and_not_at_every_step()
     Compiled for a v5e, in bfloat16, it does the same (ldm_jax/xla/topology.py)."""
     config = dict(CONFIG, model=dict(CONFIG["model"], attention_levels=[]))  # the middle's alone
     system, number = make_system(config), 3
-    settings = pipeline.settle({}, num_steps=STEPS, guidance_scale=2.0)
+    settings = resolve_settings({}, num_steps=STEPS, guidance_scale=2.0)
     recipe, args = sampling_program.arguments(system, system.param_shapes(), settings, number)
     program = sampling_program.make_program(system, 1.0, recipe)
-    found = products(jax.jit(program).lower(*args).compile().as_text())
+    found = products(jax.jit(program).lower(args).compile().as_text())
     tokens, cells = 2 * number * CONFIG["conditioning"]["max_length"], 2 * number * 16
     assert found == {
         "attn1/to_q": {(STEPS, f"f32[{cells},8]")},
@@ -96,7 +97,10 @@ def test_the_network_is_traced_once_wherever_the_sampler_calls_it(monkeypatch, s
 
     monkeypatch.setattr(sampling_program, "apply_unet", silent)
     system = make_system({k: v for k, v in CONFIG.items() if k != "conditioning"} | {"model": UNCONDITIONAL})
-    params, settings = {"unet": {}, "first_stage": {}}, pipeline.settle({}, num_steps=STEPS, sampler=sampler)
+    params, settings = (
+        {"unet": {}, "first_stage": {}},
+        resolve_settings({}, num_steps=STEPS, sampler=sampler),
+    )
     recipe, args = sampling_program.arguments(system, params, settings, 2)
-    jax.jit(sampling_program.make_program(system, 1.0, recipe)).trace(*args)
+    jax.jit(sampling_program.make_program(system, 1.0, recipe)).trace(args)
     assert traced == [(2, *system.latent_shape)]

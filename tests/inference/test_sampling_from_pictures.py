@@ -43,8 +43,9 @@ def test_strength_leads_from_the_reconstruction_to_plain_sampling(model):
     np.testing.assert_array_equal(drawn[0], reconstruction(model, PICTURES[0]))
     np.testing.assert_array_equal(drawn[0.1], drawn[0])  # none of four steps
     assert all((drawn[a] != drawn[b]).any() for a, b in [(0, 0.26), (0.26, 0.5), (0.5, 0.75), (0.75, 1.0)])
-    recipe = pipeline.Recipe("ddim", False, None, (4, 6, 2), from_image=True)
-    assert model._programs[recipe]._cache_size() == 1
+    before = model.num_compiled
+    model.sample(["a red circle"], [3], init_images=PICTURES[:1], strength=0.4, **QUICK)
+    assert model.num_compiled == before  # one program for every strength
 
 
 def test_image_i_depends_on_its_seed_and_picture_alone_when_it_starts_from_one(model):
@@ -92,9 +93,9 @@ def test_large_pictures_in_tiles(monkeypatch):
     options = dict(init_images=PICTURES[:1], strength=0.5, **QUICK)
     whole = model.sample(["a circle"], [0], **options)
     assert seen == {(4, 6)}
-    number = len(model._programs)
+    number = model.num_compiled
     np.testing.assert_array_equal(model.sample(["a circle"], [0], tile=24, **options), whole)
-    assert len(model._programs) == number
+    assert model.num_compiled == number
     seen.clear()
     for name in ("_encode", "_decode"):
         monkeypatch.setattr(model, name, None)  # what encodes and decodes whole pictures

@@ -158,6 +158,35 @@ def test_every_hook_is_called_where_it_should_be():
     assert called["logits"][cross] == called["probs"][cross] == ((2, 2, 16, 5),)
 
 
+def test_the_trunk_and_the_stream_are_sites_and_projections_are_read():
+    """Trunk: what is joined with each skip, and the head's input; stream: what passes from self- to cross-attention."""
+    table = dict((f"{s.name}/{s.kind}", shape) for s, shape in site_table(UNET, X.shape, COND))
+    skips = [name for name in table if name.endswith("/skip")]
+    assert [n for n in table if n.endswith("/trunk")] == [n.replace("skip", "trunk") for n in skips] + [
+        "head/trunk"
+    ]
+    assert table["head/trunk"] == (2, 8, 8, UNET.channels) and table["mid.attn/stream"] == (2, 16, 16)
+
+    class Read(Control):
+        def touches(self, site):
+            return site.kind == "cross" or site.name == "head"
+
+        def record_projections(self, site, h, q, k):
+            return {"h": h, "q": q, "k": k}
+
+        def features(self, site, x):
+            return jnp.zeros_like(x)
+
+    out, taps = jax.jit(lambda p: apply_unet(UNET, p, X, T, COND, Read()))(PARAMS)
+    assert {n: v.shape for n, v in taps["mid.attn/cross/projections"].items()} == {
+        "h": (2, 16, 16), "q": (2, 16, 2, 8), "k": (2, 5, 2, 8),
+    }  # fmt: skip
+    # with nothing in the trunk before the head, every cell far from the border is the same
+    np.testing.assert_allclose(
+        out[:, 2:-2, 2:-2], np.broadcast_to(out[:, 3:4, 3:4], out[:, 2:-2, 2:-2].shape), atol=1e-6
+    )
+
+
 def test_blocks_of_a_deeper_transformer_have_sites_of_their_own():
     unet = UNet(**(SMALL | dict(transformer_depth=(1, 3), transformer_depth_middle=2)))
     table = site_table(unet, X.shape, COND)

@@ -1,0 +1,58 @@
+"""How the rows of a network call are laid out, built and split in this one place: [uncond | cond, branch, picture].
+
+A branch is one more row of the same picture, such as the source that an edit looks at: it has the picture's seed, and so its noise.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.types import Array, Cond
+
+
+def join_halves(uncond: Array, cond: Array, axis: int = 0) -> Array:
+    """The doubled batch, the unconditional half first."""
+    return jnp.concatenate([uncond, cond], axis)
+
+
+def split_halves(out: Array) -> tuple[Array, Array]:
+    """(uncond, cond) halves of a doubled batch [2B, ...]."""
+    uncond, cond = jnp.split(out, 2)
+    return uncond, cond
+
+
+def join_conds(uncond: Cond, cond: Cond) -> Cond:
+    """`join_halves` of every field. Raises: ValueError if the two differ in fields or shapes."""
+    if jax.tree.structure(uncond) != jax.tree.structure(cond):
+        raise ValueError(f"uncond: got {_shapes(uncond)}, expected the fields of cond, {_shapes(cond)}")
+    if _shapes(uncond) != _shapes(cond):
+        raise ValueError(f"uncond: got shapes {_shapes(uncond)}, expected those of cond, {_shapes(cond)}")
+
+    def join(path, u, c):
+        return join_halves(u, c, batch_axis(path, u))
+
+    return jax.tree_util.tree_map_with_path(join, uncond, cond)
+
+
+def batch_axis(path: tuple, leaf: Array) -> int:
+    """The axis of the rows in a leaf of a Cond: 0, but 1 of a `context` per site, [S, B, L, D]."""
+    per_site = jax.tree_util.keystr(path).startswith(".context") and leaf.ndim > 3
+    return leaf.ndim - 3 if per_site else 0
+
+
+def _shapes(cond: Cond) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(p): leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(cond)}
+
+
+def split_branches(x: Array, branches: int) -> Array:
+    """[n B, ...] -> [n, B, ...], the branches of each picture."""
+    return x.reshape(branches, -1, *x.shape[1:])
+
+
+def join_branches(x: Array) -> Array:
+    """[n, B, ...] -> [n B, ...]: the inverse of `split_branches`."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def split_calls(value: Array, guided: bool, branches: int) -> Array:
+    """[rows, ...] of a network call -> [halves, branches, B, ...], with 2 halves under guidance, else 1."""
+    return value.reshape(2 if guided else 1, branches, -1, *value.shape[1:])

@@ -1,0 +1,15 @@
+"""What every editing method has in common.
+
+Each other file of this room is one method and has:
+    edit(denoiser, *, **options) -> samplers.base.Edit    what is done around each step of a sampling run. Options annotated `Array`
+                                  are arguments of the compiled program: no value of theirs compiles anew. All others are static.
+    NEUTRAL: dict[str, Any]       options with which the method changes nothing
+    EACH: tuple[str, ...]         those of the arrays that have one entry per picture; left out where there are none
+    BRANCHES: tuple[str, ...]     options that are prompts, each drawn as a branch before the picture itself, with its seed; left out
+                                  by methods that look at no other picture. Rows are laid out as control/rows.py says
+    NEEDS: tuple[str, ...]        fields of the Denoiser that may not be None; left out where nothing is needed
+    CONTROLS: bool                whether it hands the network a Control; left out by those that do not
+    prepare(call, *, **options) -> dict[str, Any]     left out by many: makes edit's options out of what a user says, on the host,
+                                  checked; call is an inference.methods.Call. None if they are neutral
+It does not know how a method is chosen (inference/methods.py), nor which other methods are in use.
+"""

@@ -1,0 +1,27 @@
+"""What every guidance method has in common.
+
+Each other file of this room is one method and has:
+    guide(eps_fn, denoiser, *, **options) -> EpsFn    around eps_fn, which is the network under its condition or what the methods
+                                  before this one made of it. It may call denoiser.network again. Options annotated `Array` are
+                                  arguments of the compiled program: no value of theirs compiles anew. All others are static.
+    NEUTRAL: dict[str, Any]       options with which the method gives what eps_fn gives
+    NEEDS: tuple[str, ...]        fields of the Denoiser that may not be None; left out where nothing is needed
+    prepare(call, *, **options) -> dict[str, Any]     left out by most: makes guide's options out of what a user says, on the host,
+                                  checked; call is an inference.methods.Call. None if they are neutral
+A method that leaves values of its own among the taps names them 'guidance/<what>' (control.base.SHARED_TAPS).
+It does not know how a method is chosen (inference/methods.py), nor which other methods are in use.
+"""
+
+from ldm_jax.types import Array
+
+UNCOND = (
+    "guidance/uncond"  # among the taps of classifier-free guidance: eps of the unconditional half [B, ...]
+)
+COND = "guidance/cond"  # the same of the conditional half
+
+
+def per_row(scale: Array, x: Array, name: str = "scale") -> Array:
+    """scale, [] or one per row [B], broadcastable against x [B, ...]. Raises: ValueError for another shape."""
+    if scale.shape not in ((), x.shape[:1]):
+        raise ValueError(f"{name}: got shape {scale.shape}, expected () or {x.shape[:1]}")
+    return scale.reshape(scale.shape + (1,) * (x.ndim - 1)) if scale.ndim else scale

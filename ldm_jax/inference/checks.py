@@ -1,0 +1,118 @@
+"""What is wrong with what sampling is asked for, and with what came of it: numbers that are not finite, and settings without effect.
+
+Decides which of it is an error and which a line in the log. It compiles nothing and draws nothing.
+"""
+
+import logging
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import models
+
+from ldm_jax.params import named_leaves
+from ldm_jax.system import System
+from ldm_jax.types import PyTree
+
+SHOWN = 100  # letters of a prompt that a line in the log shows
+log = logging.getLogger(__name__)
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """settings: of inference.settings.resolve_settings. Raises: ValueError for a number of steps that is not whole, a guidance scale
+    that is not finite, and an eta that is neither None nor a finite number of 0 or more."""
+    try:
+        operator.index(settings["num_steps"])
+    except TypeError:
+        raise ValueError(f"num_steps: got {settings['num_steps']!r}, expected a whole number") from None
+    check_number("guidance_scale", settings["guidance_scale"])
+    if settings["eta"] is not None:
+        check_number("eta", settings["eta"], least=0)
+
+
+def check_number(name: str, value: Any, least: float | None = None, most: float | None = None) -> None:
+    """Raises: ValueError unless value is a number that is finite in float32, and within the bounds that are given."""
+    number = np.asarray(value)
+    within = number.ndim == 0 and number.dtype.kind in "iuf"
+    with np.errstate(over="ignore"):
+        within = within and bool(np.isfinite(np.float32(number)))
+    within = within and (least is None or number >= least) and (most is None or number <= most)
+    if not within:
+        bounds = (
+            f" from {least} to {most}"
+            if most is not None
+            else f" of {least} or more"
+            if least is not None
+            else ""
+        )
+        raise ValueError(f"{name}: got {value!r}, expected a finite number{bounds}")
+
+
+def without_null(system: System, settings: dict[str, Any], asked: float | None) -> dict[str, Any]:
+    """settings with the guidance scale that is used: 1 where the model has no null condition that guidance could lead away from.
+
+    asked: the scale that was asked for, None where it is only what is recommended. Raises: ValueError if it is another one than 1.
+    """
+    if system.drops or float(settings["guidance_scale"]) == 1.0:
+        return settings
+    if asked is not None:
+        classes = "class_labels" in system.takes
+        hint = (
+            "; if the last row of its table of classes stands for no class, open it with --null_class"
+            if classes
+            else ""
+        )
+        raise ValueError(
+            f"guidance_scale: got {asked}, and this model has no null condition that guidance leads away from, expected 1{hint}"
+        )
+    return dict(settings, guidance_scale=1.0)
+
+
+def say_what_has_no_effect(
+    guided: bool, negative_prompts: Sequence[str] | None, strength: float, num_steps: int, num_run: int
+) -> None:
+    """A line in the log for each. num_run: how many of num_steps the strength leaves."""
+    if not guided and negative_prompts is not None and any(negative_prompts):
+        log.warning("the negative prompt has no effect: guidance is off, its scale is 1")
+    if strength > 0 and not num_run:
+        log.warning(
+            "strength %s of %d steps is none at all: pictures are only encoded and decoded; give more steps or strength",
+            strength,
+            num_steps,
+        )
+
+
+def say_unknown_words(prompts: Sequence[str], tokenizer: Any) -> None:
+    """A line in the log for each prompt with words that the tokenizer's vocabulary lacks, all of which it reads as one."""
+    if not isinstance(tokenizer.model, models.WordLevel | models.WordPiece):
+        return  # others spell what they do not know
+    for prompt in dict.fromkeys(prompts):
+        encoding = tokenizer.encode(prompt)
+        parts = zip(encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+        spans = [span for token, special, span in parts if token == tokenizer.model.unk_token and not special]
+        unknown = dict.fromkeys(prompt[start:stop] for start, stop in spans if start < stop)
+        if unknown:
+            words = ", ".join(repr(word[:SHOWN]) for word in unknown)
+            log.warning("prompt %r: the model does not know %s", prompt[:SHOWN], words)
+
+
+def check_drawn(seeds: np.ndarray, settings: Mapping[str, Any], params: PyTree, *drawn: np.ndarray) -> None:
+    """drawn: arrays [N, ...] of what was computed for the seeds [N].
+
+    Raises: ValueError that names the seeds of which something is not finite, and the parameters of the model that are not.
+    """
+    wrong = [not all(np.isfinite(array[i]).all() for array in drawn) for i in range(len(seeds))]
+    if not any(wrong):
+        return
+    named = ", ".join(str(seed) for seed in seeds[wrong][:10]) + (", …" if sum(wrong) > 10 else "")
+    bad = [name for name, leaf in named_leaves(params).items() if not jnp.isfinite(leaf).all()]
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(f"seeds {named}: no picture, parameter {bad[0]}{more} of the model is not finite")
+    said = ", ".join(f"{name} {settings[name]}" for name in ("guidance_scale", "eta", "sampler", "num_steps"))
+    raise ValueError(
+        f"seeds {named}: no picture, what was drawn is not finite, though every parameter is: at {said}; "
+        "expected a smaller guidance_scale or eta, or a model of dtype float32"
+    )

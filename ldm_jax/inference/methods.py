@@ -1,0 +1,239 @@
+"""Which guidance and editing methods a call uses: from what a user says to what is compiled and to what are arguments of it.
+
+Decides that a method's name and static options are part of the recipe of the compiled program, that its numbers, maps, masks and
+token indices are arguments and compile nothing anew, and that a method at its neutral setting is left out, so that it is no method
+to the bit. What is wrong with a choice is said here, before anything is compiled. It knows no method: a new one is a new file.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldm_jax.conditioning import tokens
+from ldm_jax.diffusion.denoiser import Denoiser
+from ldm_jax.find import did_you_mean, find
+from ldm_jax.samplers.base import Edit, chain_edits
+from ldm_jax.types import EpsFn, PyTree
+
+# What of a module makes a room's method.
+MAKES = {"guidance": "guide", "editing": "edit"}
+Asked = str | Mapping[str, Any] | Sequence | None
+
+
+class Call(NamedTuple):
+    """What a method's `prepare` may ask about the call that it is part of.
+
+    prompts: of each picture, or None. visited: [S] timesteps. latent_shape: (h, w, c). num_pictures: N. tokenizer: or None.
+    guidance_scale: a number.
+    """
+
+    num_pictures: int
+    visited: np.ndarray
+    num_timesteps: int
+    latent_shape: tuple[int, int, int]
+    prompts: Sequence[str] | None
+    tokenizer: Any
+    guidance_scale: float
+
+    def align(self, source: str, target: str) -> np.ndarray:
+        """See conditioning.tokens.align."""
+        return tokens.align(self.tokenizer, source, target)
+
+    def token_indices(self, prompt: str, word: str) -> list[int]:
+        """See conditioning.tokens.indices."""
+        return tokens.indices(self.tokenizer, prompt, word)
+
+
+class Method(NamedTuple):
+    """A method in a recipe. static: its options that are compiled in, sorted."""
+
+    room: str
+    name: str
+    static: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def module(self):
+        return find(self.room, self.name)
+
+    def build(self, *before: Any, **arrays) -> Any:
+        """guide(*before, …) or edit(*before, …) with the static options and these arrays."""
+        return getattr(self.module, MAKES[self.room])(*before, **dict(self.static), **arrays)
+
+
+class Choice(NamedTuple):
+    """What `choose` gives. methods: for the recipe. shared: arrays of each. each: those with one entry per picture, [N, ...].
+    branches: prompts of the branches that come before what is drawn, each a list of N."""
+
+    methods: tuple[Method, ...] = ()
+    shared: tuple[dict[str, np.ndarray], ...] = ()
+    each: tuple[dict[str, np.ndarray], ...] = ()
+    branches: tuple[list[str], ...] = ()
+    branch_names: tuple[str, ...] = ()
+
+    def with_first(self, method: Method, shared: dict[str, np.ndarray]) -> "Choice":
+        """The choice with one more method before all others."""
+        return self._replace(
+            methods=(method, *self.methods), shared=(shared, *self.shared), each=({}, *self.each)
+        )
+
+
+def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
+    """guidance, edit: a name, {name: {option: value}}, or a list of names and (name, options).
+
+    Raises: ValueError for an unknown method or option (with those there are and the nearest), for a method that needs what the
+    model does not have, and for two that cannot be combined.
+    """
+    methods, shared, each, branches, names, owner = [], [], [], (), (), None
+    for room, asked in (("guidance", guidance), ("editing", edit)):
+        for name, options in _listed(asked, room):
+            module = find(room, name)
+            options = _checked(room, name, module, options, call)
+            if options is None:
+                continue
+            if sources := getattr(module, "BRANCHES", ()):
+                if owner is not None:
+                    raise ValueError(
+                        f"{owner} and {name} cannot be combined: each draws a branch of its own beside the picture"
+                    )
+                owner, names = name, tuple(sources)
+                branches = tuple(_one_each(options.pop(s), call, f"{name}: {s}") for s in sources)
+            static, arrays = _split(module, room, options)
+            own = getattr(module, "EACH", ())
+            methods.append(Method(room, name, static))
+            shared.append({k: v for k, v in arrays.items() if k not in own})
+            each.append({k: v for k, v in arrays.items() if k in own})
+    _check_replacing(methods)
+    return Choice(tuple(methods), tuple(shared), tuple(each), branches, names)
+
+
+def options_of(room: str, name: str) -> dict[str, inspect.Parameter]:
+    """The options of a method that a user may set: those of its `prepare`, or of what makes it."""
+    module = find(room, name)
+    made = inspect.signature(getattr(module, "prepare", getattr(module, MAKES[room]))).parameters.values()
+    return {p.name: p for p in made if p.kind is p.KEYWORD_ONLY and not p.name.endswith("_fn")}
+
+
+def needs(methods: Sequence[Method], what: str) -> bool:
+    """Whether one of the methods needs this field of the Denoiser, such as 'uncond'."""
+    return any(what in getattr(method.module, "NEEDS", ()) for method in methods)
+
+
+def replaces_guidance(methods: Sequence[Method]) -> bool:
+    """Whether one of the methods stands in the place of classifier-free guidance with one scale."""
+    return any(getattr(method.module, "REPLACES_CLASSIFIER_FREE", False) for method in methods)
+
+
+def touches_network(methods: Sequence[Method]) -> bool:
+    """Whether one of the methods hands the network a Control."""
+    return any(getattr(method.module, "CONTROLS", False) for method in methods)
+
+
+def guided(denoiser: Denoiser, methods: Sequence[Method], arrays: Sequence[Mapping[str, PyTree]]) -> EpsFn:
+    """The network under its condition, with the guidance methods around it, the first innermost."""
+    eps_fn = denoiser.conditional
+    for method, values in zip(methods, arrays, strict=True):
+        if method.room == "guidance":
+            eps_fn = method.build(eps_fn, denoiser, **values)
+    return eps_fn
+
+
+def edits(
+    denoiser: Denoiser,
+    methods: Sequence[Method],
+    arrays: Sequence[Mapping[str, PyTree]],
+    more: Sequence[Edit],
+) -> Edit:
+    """The editing methods as one Edit, and `more` after them."""
+    made = [
+        m.build(denoiser, **values) for m, values in zip(methods, arrays, strict=True) if m.room == "editing"
+    ]
+    return chain_edits([*made, *more])
+
+
+def _listed(asked: Asked, room: str) -> list[tuple[str, dict]]:
+    if asked is None:
+        return []
+    if isinstance(asked, str):
+        return [(name.strip(), {}) for name in asked.split(",")]
+    if isinstance(asked, Mapping):
+        return [(name, dict(options or {})) for name, options in asked.items()]
+    try:
+        return [(one, {}) if isinstance(one, str) else (one[0], dict(one[1])) for one in asked]
+    except (TypeError, ValueError, IndexError):
+        raise ValueError(
+            f"{room}: got {asked!r}, expected a name, {{name: {{option: value}}}}, or a list of names"
+        ) from None
+
+
+def _checked(room: str, name: str, module: Any, options: dict, call: Call) -> dict | None:
+    """The options that `guide` or `edit` is given, out of those that a user says; None if they are neutral."""
+    branches = getattr(module, "BRANCHES", ())
+    known = {option: p for option, p in options_of(room, name).items() if option not in branches}
+    for option in options:
+        if option not in (*known, *branches):
+            there = ", ".join([*branches, *known]) or "none"
+            raise ValueError(f"{name} has no option {option!r}; it has: {there}{did_you_mean(option, known)}")
+    missing = [
+        o for o in (*branches, *(k for k, p in known.items() if p.default is p.empty)) if o not in options
+    ]
+    if missing:
+        raise ValueError(
+            f"{name}: {missing[0]} is missing, expected options {', '.join([*branches, *known])}"
+        )
+    if branches and call.prompts is None:
+        raise ValueError(f"{name} works on prompts, and this model takes none")
+    prepare: Callable | None = getattr(module, "prepare", None)
+    if prepare is None:
+        return None if _is_neutral(module, options) else options
+    sources = {option: _one_each(options[option], call, f"{name}: {option}") for option in branches}
+    prepared = prepare(call, **sources, **{k: v for k, v in options.items() if k not in sources})
+    return None if prepared is None else sources | prepared
+
+
+def _is_neutral(module: Any, options: Mapping[str, Any]) -> bool:
+    """Whether all the options that NEUTRAL names are given and neutral."""
+    neutral = getattr(module, "NEUTRAL", None)
+    return bool(neutral) and all(
+        k in options and np.all(np.asarray(options[k]) == v) for k, v in neutral.items()
+    )
+
+
+def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, dict[str, np.ndarray]]:
+    """(static options, arrays) of what `guide` or `edit` is given: an option annotated as Array is an array."""
+    signature = inspect.signature(getattr(module, MAKES[room])).parameters
+    defaults = {
+        n: p.default
+        for n, p in signature.items()
+        if "Array" in str(p.annotation) and p.default is not p.empty
+    }
+    static, arrays = {}, {}
+    for name, value in {**defaults, **options}.items():  # one structure, whether an option is given or not
+        if "Array" not in str(signature[name].annotation):
+            static[name] = value
+            continue
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub" or not np.all(np.isfinite(array)):
+            raise ValueError(
+                f"{module.__name__.rpartition('.')[2]}: {name} is {value!r}, expected finite numbers"
+            )
+        arrays[name] = array.astype(np.float32) if array.dtype.kind == "f" or np.ndim(array) == 0 else array
+    return tuple(sorted(static.items())), arrays
+
+
+def _one_each(values: Any, call: Call, name: str) -> list[str]:
+    values = [values] if isinstance(values, str) else list(values)
+    if len(values) not in (1, call.num_pictures) or not all(isinstance(value, str) for value in values):
+        raise ValueError(
+            f"{name}: got {values!r}, expected one prompt, or one for each of {call.num_pictures} pictures"
+        )
+    return values * call.num_pictures if len(values) == 1 else values
+
+
+def _check_replacing(methods: Sequence[Method]) -> None:
+    replacing = [method.name for method in methods if replaces_guidance([method])]
+    if len(replacing) > 1:
+        raise ValueError(
+            f"{replacing[0]} and {replacing[1]} cannot be combined: each stands in the place of classifier-free guidance"
+        )

@@ -1,0 +1,194 @@
+"""One sampling run, prepared: the recipe of its program, and the arguments for all of its pictures, checked.
+
+Decides what of a call becomes which argument, and says what is wrong with it before anything is compiled. It loops over no batches and
+calls no program (inference/pipeline.py does).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.diffusion import timesteps
+from ldm_jax.inference import checks, methods, sizes
+from ldm_jax.inference.program import (
+    CLASSIFIER_FREE,
+    EMBEDDED,
+    PER_PICTURE,
+    Arguments,
+    Recipe,
+    sampler_options,
+    split_sampler_options,
+)
+from ldm_jax.inference.settings import one_each
+from ldm_jax.system import System
+from ldm_jax.types import PyTree
+
+
+class Run(NamedTuple):
+    """arguments: of the program, for all pictures, without the parameters. number: of the pictures. branches: names of the branches
+    before the picture itself. num_steps: how many are run; with none, x_start is the result."""
+
+    recipe: Recipe
+    arguments: Arguments
+    number: int
+    branches: tuple[str, ...]
+    num_steps: int
+    x_start: np.ndarray | None
+
+    def batch(self, params: PyTree, index: np.ndarray) -> Arguments:
+        """The arguments for the pictures `index`, on the device."""
+
+        def of(value, per_picture):
+            return jax.tree.map(lambda v: jnp.asarray(v[index] if per_picture else v), value)
+
+        fields = [of(v, p) for v, p in zip(self.arguments._replace(params=()), PER_PICTURE, strict=True)]
+        return Arguments(*fields)._replace(params=params)
+
+
+def make_run(
+    system: System,
+    given: Mapping[str, Sequence],
+    seeds: np.ndarray,
+    settings: Mapping[str, Any],
+    *,
+    negative_prompts: Sequence[str] | None = None,
+    image_shape: tuple[int, int] | None = None,
+    x_T: np.ndarray | None = None,
+    prompt_embeddings: np.ndarray | None = None,
+    x_start: np.ndarray | None = None,
+    keep: np.ndarray | None = None,
+    strength: float = 1.0,
+    tile: int | None = None,
+    guidance: methods.Asked = None,
+    edit: methods.Asked = None,
+    previews: bool = False,
+) -> Run:
+    """given: the conditions by name, one or one each. seeds: [N] uint32. settings: of `resolve_settings`. x_T, x_start: [N, h, w, c]
+    float32 scaled latents to start from, as they are or noised. keep: [N, h, w, 1] float32, 1 where x_start is kept. Others: as of
+    LatentDiffusion.sample.
+
+    Raises: ValueError for what the model, the sampler or a method cannot do.
+    """
+    if system.unet.n_embed not in (None, system.first_stage.channels):
+        raise ValueError(
+            f"this network gives logits of {system.unet.n_embed} codes (n_embed), expected {system.first_stage.channels} channels of "
+            "noise: the original has no sampler for it either"
+        )
+    shape = system.image_shape if image_shape is None else image_shape
+    number, latent_shape = len(seeds), system.latent_shape_of(shape)
+    visited = timesteps.make_timesteps(
+        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"]
+    )
+
+    # Methods: what the user chose, on top of classifier-free guidance.
+    prompts = list(one_each(given["prompts"], number, "prompts")) if "prompts" in given else None
+    scale = float(settings["guidance_scale"])
+    call = methods.Call(
+        number, visited, system.schedule.num_timesteps, latent_shape, prompts, system.tokenizer, scale
+    )
+    choice = methods.choose(guidance, edit, call)
+    if bool(system.drops) and scale != 1.0 and not methods.replaces_guidance(choice.methods):
+        choice = choice.with_first(CLASSIFIER_FREE, {"scale": np.float32(scale)})
+    tiling = sizes.tiling(system, tile, shape)
+    _check_methods(system, choice.methods, tiling)
+
+    # Conditions, of every branch.
+    inputs, null = condition_inputs(system, given, negative_prompts, seeds, shape)
+    if not methods.needs(choice.methods, "uncond"):
+        null = {}
+    branches = tuple(
+        condition_inputs(system, dict(given, prompts=source), None, seeds, shape)[0]
+        for source in choice.branches
+    )
+
+    if prompt_embeddings is not None:
+        inputs = inputs | {EMBEDDED: _embeddings(system, prompt_embeddings, number)}
+
+    # Where it starts.
+    num_run = len(visited) if x_start is None else round(strength * len(visited))
+    is_guided = methods.needs(choice.methods, "uncond")
+    checks.say_what_has_no_effect(is_guided, negative_prompts, strength, len(visited), num_run)
+    static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
+    from_image, keeps, from_latents = x_start is not None and strength < 1, keep is not None, x_T is not None
+    known = {"x_start": x_start} if from_image or keeps else {}
+    known |= ({"keep": keep} if keeps else {}) | ({"x_T": x_T} if from_latents else {})
+    recipe = Recipe(
+        settings["sampler"],
+        latent_shape,
+        static,
+        choice.methods,
+        from_image,
+        from_latents,
+        keeps,
+        tiling,
+        previews,
+    )
+    arguments = Arguments(
+        params=(),
+        inputs=(*branches, inputs),
+        null=null,
+        seeds=seeds,
+        visited=np.asarray(visited),
+        start=np.int32(len(visited) - num_run),
+        sampler={k: np.float32(v) for k, v in numbers.items()},
+        known=known,
+        shared=choice.shared,
+        each=choice.each,
+    )
+    return Run(recipe, arguments, number, choice.branch_names, num_run, x_start)
+
+
+def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) -> tuple[dict, dict]:
+    """(inputs, those that guidance puts in the place of the dropped ones), each with one entry per seed.
+
+    Raises: ValueError as System.inputs, and for negative prompts of a model that takes none.
+    """
+    number = len(seeds)
+    system.check_names(given)
+    given = {name: one_each(values, number, name) for name, values in given.items()}
+    if "seeds" in system.takes:
+        given.setdefault("seeds", seeds)
+    inputs = system.inputs(given, shape)
+    said, negative = list(given.get("prompts", ())), None
+    if negative_prompts is not None:
+        if "prompts" not in system.takes:
+            raise ValueError(
+                f"this model takes {', '.join(system.takes) or 'no conditions'}, got negative_prompts"
+            )
+        negative = dict(given, prompts=one_each(negative_prompts, number, "negative_prompts"))
+        said += negative["prompts"]
+    if said:
+        checks.say_unknown_words(said, system.tokenizer)
+    null = system.null_inputs(number, negative, shape) if system.drops else {}
+    return inputs, {key: null[key] for key in system.drops}
+
+
+def _embeddings(system: System, given: Any, number: int) -> np.ndarray:
+    """[N, L, D] float32. Raises: ValueError for another shape, or a model that is conditioned on more than such embeddings."""
+    if [part.name for part in system.parts] not in (["text"], ["clip"]):
+        kinds = ", ".join(part.name for part in system.parts) or "nothing"
+        raise ValueError(
+            f"prompt_embeddings: this model is conditioned on {kinds}, expected text or clip alone"
+        )
+    given, width = np.asarray(given, np.float32), system.unet.context_dim
+    if given.ndim != 3 or len(given) not in (1, number) or given.shape[2] != width:
+        raise ValueError(f"prompt_embeddings: got shape {given.shape}, expected ({number}, L, {width})")
+    return np.broadcast_to(given, (number, *given.shape[1:]))
+
+
+def _check_methods(system: System, used: Sequence[methods.Method], tiling: sizes.Tiling | None) -> None:
+    """Raises: ValueError for a method that this model, or drawing in tiles, cannot have."""
+    for method in used:
+        if methods.needs([method], "uncond") and not system.drops:
+            raise ValueError(
+                f"{method.name} leads away from the unconditional prediction, and this model has none"
+            )
+        if methods.needs([method], "context") and not system.unet.context_dim:
+            raise ValueError(f"{method.name} works on cross-attention, and this model has none")
+        if tiling is not None and methods.touches_network([method]):
+            raise ValueError(
+                f"{method.name} acts inside the network, which sees one tile at a time: leave tile or it out"
+            )

@@ -1,0 +1,107 @@
+"""What every file of guidance/ and editing/ must do. A new one is tested by being there, with a row of OPTIONS."""
+
+import numpy as np
+import pytest
+
+from ldm_jax.find import find, names
+from ldm_jax.inference import methods, pipeline
+from ldm_jax.system import make_system
+from tests.inference.test_pipeline import CONFIG
+from tests.tiny_models import random_params
+
+N = 2
+CLEAN = np.random.default_rng(0).normal(size=(N, 4, 4, 2)).astype(np.float32)
+LEFT = np.zeros((N, 4, 4, 1), np.float32)
+LEFT[:, :, :2] = 1
+# Of each method: options that do something, and others of the same kind.
+OPTIONS = {
+    ("guidance", "classifier_free"): (dict(scale=2.0), dict(scale=5.0)),
+    ("editing", "blended"): (dict(x_start=CLEAN, mask=LEFT), dict(x_start=-CLEAN, mask=1 - LEFT)),
+}
+METHODS = [(room, name) for room in ("guidance", "editing") for name in names(room)]
+every_method = pytest.mark.parametrize("room, name", METHODS)
+
+
+@pytest.fixture(scope="module")
+def model():
+    system = make_system(CONFIG)
+    return pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, CONFIG)
+
+
+def draw(model, room, name, options, **more):
+    how = {"guidance" if room == "guidance" else "edit": {name: options}} if name else {}
+    asked = dict(num_steps=3, guidance_scale=1.0 if name == "classifier_free" else 3.0, output="latents")
+    return model.sample(["a red circle", "a blue circle"], [3, 4], **how, **(asked | more))
+
+
+def test_every_method_has_a_row():
+    assert sorted(OPTIONS) == sorted(METHODS)
+
+
+@every_method
+def test_a_method_has_an_effect_and_no_number_of_it_compiles_anew(model, room, name):
+    first, second = OPTIONS[room, name]
+    drawn = draw(model, room, name, first)
+    before = model.num_compiled
+    other = draw(model, room, name, second)
+    assert model.num_compiled == before
+    plain = draw(model, room, None, {}, guidance_scale=1.0 if name == "classifier_free" else 3.0)
+    assert (
+        np.isfinite(drawn).all() and np.abs(drawn - plain).max() > 1e-3 and np.abs(drawn - other).max() > 1e-3
+    )
+
+
+@every_method
+def test_a_method_at_its_neutral_setting_is_no_method_to_the_bit(model, room, name):
+    neutral = OPTIONS[room, name][0] | find(room, name).NEUTRAL
+    plain = draw(model, room, None, {}, guidance_scale=1.0 if name == "classifier_free" else 3.0)
+    np.testing.assert_array_equal(draw(model, room, name, neutral), plain)
+
+
+@every_method
+def test_what_a_method_says_of_itself(room, name):
+    module = find(room, name)
+    assert module.__doc__ and set(getattr(module, "NEEDS", ())) <= {"uncond", "context"}
+    options = set(methods.options_of(room, name)) | set(getattr(module, "BRANCHES", ()))
+    assert set(module.NEUTRAL) <= options
+
+
+def test_methods_chain_in_one_scan(model):
+    """Two edits: each does its own, and neither swallows the other's."""
+    half = LEFT.copy()
+    half[:, 2:] = 0
+    both = [
+        ("blended", dict(x_start=CLEAN, mask=half, paste=True)),
+        ("blended", dict(x_start=CLEAN, mask=LEFT - half, paste=True)),
+    ]
+    asked = dict(num_steps=3, guidance_scale=3.0, output="latents")
+    drawn = model.sample(["a red circle", "a blue circle"], [3, 4], edit=both, **asked)
+    np.testing.assert_array_equal(drawn[:, :, :2], CLEAN[:, :, :2])
+    assert np.abs(drawn[:, :, 2:] - CLEAN[:, :, 2:]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (
+            dict(guidance="clasifier_free"),
+            "guidance method 'clasifier_free' not found.*did you mean 'classifier_free'",
+        ),
+        (dict(edit="blendet"), "editing method 'blendet' not found.*did you mean 'blended'"),
+        (
+            dict(guidance={"classifier_free": dict(scael=2)}),
+            "no option 'scael'; it has: scale; did you mean 'scale'",
+        ),
+        (dict(edit={"blended": dict(mask=LEFT)}), "blended: x_start is missing"),
+        (
+            dict(guidance={"classifier_free": dict(scale=float("nan"))}),
+            "scale is nan, expected finite numbers",
+        ),
+        (dict(guidance=7), "guidance: got 7, expected a name"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said_before_anything_is_compiled(model, asked, said):
+    before = model.num_compiled
+    with pytest.raises(ValueError, match=said):
+        model.sample(["a red circle"], [0], num_steps=3, **asked)
+    assert model.num_compiled == before

@@ -1,0 +1,149 @@
+"""The arguments of LatentDiffusion.sample beside those that decide what is drawn: numbers of pictures, what goes in, what comes out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.inference import pipeline
+from ldm_jax.system import make_system
+from tests.inference.test_pipeline import CONFIG
+from tests.tiny_models import random_params
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = dict(num_steps=3, guidance_scale=3.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    system = make_system(CONFIG)
+    return pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, CONFIG)
+
+
+def test_as_many_pictures_as_prompts(model):
+    """Seeds are 0, 1, 2, … unless given; a string is one prompt."""
+    two = model.sample(["a red circle", "a blue circle"], **QUICK)
+    np.testing.assert_array_equal(two, model.sample(["a red circle", "a blue circle"], [0, 1], **QUICK))
+    one = model.sample("a red circle", **QUICK)
+    assert (
+        one.shape == (1, 16, 16, 3) and np.abs(one[0].astype(int) - two[0]).max() <= 1
+    )  # another batch size
+    assert len(model.sample("a red circle", range(3), **QUICK)) == 3
+
+
+def test_several_pictures_of_each_prompt(model):
+    drawn = model.sample(["a red circle", "a blue circle"], num_images_per_prompt=2, **QUICK)
+    each = model.sample(["a red circle"] * 2 + ["a blue circle"] * 2, range(4), **QUICK)
+    np.testing.assert_array_equal(drawn, each)
+
+
+def test_pictures_are_handed_out_as_they_are_drawn(model):
+    prompts = ["a red circle", "a blue circle", "a circle", "blue", "red"]
+    stream = model.stream(prompts, batch_size=2, **QUICK)
+    places, first = next(stream)
+    assert places.tolist() == [0, 1] and first.shape == (2, 16, 16, 3)
+    rest = list(stream)
+    assert [p.tolist() for p, _ in rest] == [[2, 3], [4]]
+    np.testing.assert_array_equal(
+        np.concatenate([first, *(d for _, d in rest)]), model.sample(prompts, batch_size=2, **QUICK)
+    )
+
+
+def test_latents_in_and_out(model):
+    """x_T in the place of a seed's noise; latents that are decoded by hand are the picture."""
+    x_T = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype(np.float32)
+    drawn = model.sample("a red circle", [0, 9], latents=x_T, eta=0.0, **QUICK)
+    swapped = model.sample("a red circle", [5, 6], latents=x_T[::-1].copy(), eta=0.0, **QUICK)
+    assert np.abs(drawn.astype(int) - swapped[::-1]).max() <= 1  # seeds no longer matter
+    latents = model.sample("a red circle", [0, 9], latents=x_T, output="latents", **QUICK)
+    assert latents.shape == (2, 4, 4, 2) and latents.dtype == np.float32
+    pictures = model.sample("a red circle", [0, 9], latents=x_T, output="pil", **QUICK)
+    assert all(isinstance(picture, Image.Image) for picture in pictures)
+    np.testing.assert_array_equal(np.stack(pictures), drawn)
+
+
+def test_embeddings_of_prompts_in_their_place(model):
+    system = model.system
+    inputs = system.inputs({"prompts": ["a red circle", "a blue circle"]})
+    embeddings = system.condition(model.params, inputs).context
+    drawn = model.sample(prompt_embeddings=embeddings, **QUICK)
+    expected = model.sample(["a red circle", "a blue circle"], **QUICK)
+    assert np.abs(drawn.astype(int) - expected).max() <= 1 and (drawn[0] != drawn[1]).any()
+    with pytest.raises(ValueError, match=r"prompt_embeddings: got shape \(2, 6, 7\), expected \(2, L, 8\)"):
+        model.sample(prompt_embeddings=np.zeros((2, 6, 7)), **QUICK)
+
+
+def test_a_callback_at_every_step_and_another_one_compiles_nothing(model):
+    steps, other = [], []
+    drawn = model.sample("a red circle", [4, 5], callback=steps.append, **QUICK)
+    before = model.num_compiled
+    model.sample("a red circle", [4, 5], callback=other.append, **QUICK)
+    assert model.num_compiled == before and len(steps) == len(other) == 3
+    assert [step.index for step in steps] == [0, 1, 2] and steps[0].t > steps[1].t > steps[2].t
+    assert steps[0].seeds.tolist() == [4, 5] and steps[0].x_start.shape == (2, 4, 4, 2)
+    plain = model.sample("a red circle", [4, 5], **QUICK)
+    assert np.abs(drawn.astype(int) - plain).max() <= 1
+    # the last step leads to alphas_cumprod[0], all but a trace of noise from its clean latents
+    last = model.sample("a red circle", [4, 5], output="latents", **QUICK)
+    assert np.abs(steps[-1].x_start - last).max() < 0.2 * np.abs(last).max()
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (dict(steps=3), "sample has no option 'steps'; did you mean 'num_steps'"),
+        (dict(promts="a"), "sample has no option 'promts'; did you mean 'prompts'"),
+        (dict(height=64), "no option 'height'; it is called 'image_shape'"),
+        (dict(depths=[0]), "this model takes prompts, got depths"),
+        (dict(output="png"), "output 'png' not found; there are: np, pil, latents"),
+        (dict(sampler_options=dict(temprature=1)), "takes no temprature.*it takes: eta, .*temperature"),
+        (dict(num_images_per_prompt=0), "num_images_per_prompt is 0, expected a whole number"),
+        (dict(prompt_embeddings=np.zeros((1, 6, 8))), "got both, expected one of them"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(model, asked, said):
+    with pytest.raises(ValueError, match=said):
+        model.sample("a circle", **QUICK, **asked)
+
+
+def test_an_option_of_the_sampler(model):
+    drawn = [
+        model.sample("a circle", sampler_options=dict(temperature=t), eta=1.0, output="latents", **QUICK)
+        for t in (0.0, 1.0)
+    ]
+    plain = model.sample("a circle", eta=1.0, output="latents", **QUICK)
+    np.testing.assert_allclose(drawn[1], plain, rtol=1e-4, atol=1e-4)
+    assert np.abs(drawn[0] - plain).max() > 1e-2
+
+
+DEVICES = """
+import numpy as np, jax
+from ldm_jax.inference import pipeline
+from ldm_jax.system import make_system
+from tests.inference.test_pipeline import CONFIG
+from tests.tiny_models import random_params
+system = make_system(CONFIG)
+params = random_params(system, gain=1.5)
+eight, one = (pipeline.LatentDiffusion(system, params, 1.5, CONFIG, devices=jax.local_devices()[:n]) for n in (8, 1))
+assert eight.devices.number == 8
+drawn = eight.sample(["a red circle"] * 19, num_steps=2, batch_size=1)
+alone = one.sample(["a red circle"] * 19, num_steps=2, batch_size=1)
+assert drawn.shape == (19, 16, 16, 3)
+assert np.abs(drawn.astype(int) - alone).max() <= 1, np.abs(drawn.astype(int) - alone).max()
+assert eight.num_compiled == one.num_compiled == 2  # the sampler and the decoder, of one picture on each device
+"""
+
+
+def test_all_devices_of_the_host_draw():
+    """Eight devices draw eight pictures at once with batch_size 1, and those that one draws, the last batch filled up."""
+    import os
+
+    env = dict(
+        os.environ,
+        XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        PYTHONPATH=str(ROOT),
+    )
+    subprocess.run([sys.executable, "-c", DEVICES], check=True, cwd=ROOT, env=env)
