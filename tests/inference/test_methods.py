@@ -18,6 +18,10 @@ OPTIONS = {
     ("guidance", "classifier_free"): (dict(scale=2.0), dict(scale=5.0)),
     ("guidance", "interval"): (dict(rescale=0.3), dict(scale=5.0, start=0.3)),
     ("guidance", "self_attention"): (dict(scale=0.75), dict(scale=2.0, sigma=0.5)),
+    ("editing", "prompt_to_prompt"): (
+        dict(source="a blue circle"),
+        dict(source="a red circle", cross_steps=0.4),
+    ),
     ("editing", "blended"): (dict(x_start=CLEAN, mask=LEFT), dict(x_start=-CLEAN, mask=1 - LEFT)),
 }
 METHODS = [(room, name) for room in ("guidance", "editing") for name in names(room)]
