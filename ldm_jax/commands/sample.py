@@ -78,6 +78,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--spacing", help=f"which timesteps are visited: {', '.join(SPACINGS)}")
     add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
     add("--clip_denoised", type=float, help="clip predicted clean latents to this size (ddim, ddpm, heun)")
+    add = parser.add_argument_group(
+        "methods on top (docs/methods.md); an option of theirs is --guidance.NAME VALUE or --edit.NAME VALUE"
+    ).add_argument
+    add("--guidance", help="files of ldm_jax/guidance, such as self_attention, or several: a,b")
+    add("--edit", help="a file of ldm_jax/editing, such as prompt_to_prompt")
     add = parser.add_argument_group("the model").add_argument
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     cli.add_checkpoint_arguments(add)
@@ -96,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     # Config: what was asked for.
-    args = make_parser().parse_args(argv)
+    args = parse(argv)
     from ldm_jax.tasks.jobs import FILES, GIVEN
 
     given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
@@ -145,6 +150,36 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{drawn} pictures{' and grid.png' if drawn else ''} in {args.out}, {time.time() - start:.1f} s")
     if failed:
         raise ValueError(f"{failed} of {drawn + failed} jobs failed, for the reasons above")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, where guidance and edit are {method: {option: value}}: options are those of the method's own signature."""
+    parser = make_parser()
+    args, rest = parser.parse_known_args(argv)
+    options: dict[str, dict] = {"guidance": {}, "edit": {}}
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        kind, dot, option = flag.removeprefix("--").partition(".")
+        if not flag.startswith("--") or kind not in options or not dot or not (equals or rest):
+            parser.error(f"unrecognized arguments: {flag}")
+        options[kind][option] = as_value(value if equals else rest.pop(0))
+    for kind, given in options.items():
+        names = (getattr(args, kind) or "").split(",")
+        if given and (len(names) > 1 or not names[0]):
+            raise ValueError(
+                f"--{kind}.{next(iter(given))}: expected one method in --{kind}, got {getattr(args, kind)!r}"
+            )
+        if names[0]:
+            setattr(args, kind, {name.strip(): given for name in names})
+    return args
+
+
+def as_value(text: str):
+    """'0.75', 'true', '[1, 2]' -> what JSON says it is; any other text as it is."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def asked(args: argparse.Namespace) -> dict:

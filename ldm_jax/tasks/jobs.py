@@ -26,7 +26,8 @@ FILES = {
 TEXTS = ("prompt", "negative_prompt")
 NUMBERS = ("strength",)
 WHOLE_NUMBERS = ("seed", "noise_level")
-GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size")
+METHODS = ("guidance", "edit")  # a name, or {name: {option: value}}
+GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size", *METHODS)
 FIELDS = ("name", "seed", *GIVEN)
 
 
@@ -84,6 +85,10 @@ def _check_kind(field: str, value: Any) -> None:
         raise ValueError(f"{field} is {value!r}, expected a number")
     if field in WHOLE_NUMBERS and not (number and isinstance(value, int) and 0 <= value <= MAX_SEED):
         raise ValueError(f"{field} is {value!r}, expected a whole number from 0 to {MAX_SEED}")
+    if field in METHODS and not isinstance(value, str | Mapping):
+        raise ValueError(
+            f"{field} is {value!r}, expected the name of a method, or {{name: {{option: value}}}}"
+        )
     if field in FILES and (isinstance(value, bool | int | float) or (isinstance(value, str) and not value)):
         raise ValueError(f"{field} is {value!r}, expected a file")
 

@@ -6,8 +6,10 @@ is read tasks/labels.py's. Sources of the tasks: Rombach et al. 2022 (arXiv:2112
 al. 2022, arXiv:2108.01073) as in CompVis/stable-diffusion scripts/img2img.py, with its default strength.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,25 +100,28 @@ def check_task(system: Any, name: str) -> None:
 
 
 class Ready(NamedTuple):
-    """A job with its files read. conditions: one value for each name that LatentDiffusion.sample takes a list of."""
+    """A job with its files read. conditions: one value for each name that LatentDiffusion.sample takes a list of. methods: its
+    guidance and edit, as of LatentDiffusion.sample."""
 
     conditions: dict[str, Any]
     negative_prompt: str | None = None
     image_shape: tuple[int, int] | None = None
     strength: float | None = None
+    methods: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def group(self) -> tuple:
         """Jobs of one group can be drawn together."""
         length = np.shape(self.conditions.get("embeddings"))
         names = tuple(sorted(self.conditions))
-        return self.image_shape, self.strength, self.negative_prompt is None, names, length
+        said = json.dumps(dict(self.methods), sort_keys=True, default=str)
+        return self.image_shape, self.strength, self.negative_prompt is None, names, length, said
 
     @property
     def program(self) -> tuple:
         """Batches of one size and one program compile nothing anew: the strength is an argument, save for 1."""
-        shape, _, _, names, length = self.group
-        return shape, self.strength in (None, 1), names, length
+        shape, _, _, names, length, said = self.group
+        return shape, self.strength in (None, 1), names, length, said
 
 
 def run(
@@ -194,7 +199,7 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
     arguments = {
         name: [ready.conditions[name] for _, ready in padded] for name in first.conditions
     } | settings
-    optional = dict(image_shape=first.image_shape, strength=first.strength)
+    optional = dict(image_shape=first.image_shape, strength=first.strength, **first.methods)
     if first.negative_prompt is not None:
         optional["negative_prompts"] = [ready.negative_prompt for _, ready in padded]
     arguments |= {name: value for name, value in optional.items() if value is not None}
@@ -262,7 +267,8 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
     strength = given.get("strength", STRENGTH if "init_images" in conditions and not blending else None)
     if strength is not None and not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength}, expected a number from 0 to 1")
-    return Ready(conditions, given.get("negative_prompt"), shape, strength)
+    methods = {field: given[field] for field in job_sources.METHODS if field in given}
+    return Ready(conditions, given.get("negative_prompt"), shape, strength, methods)
 
 
 def _check_fields(system: Any, name: str, given: Mapping[str, Any], blending: bool) -> None:
@@ -272,7 +278,7 @@ def _check_fields(system: Any, name: str, given: Mapping[str, Any], blending: bo
     extra += ["negative_prompt"] if "prompts" in system.takes else []
     useful = list(dict.fromkeys([*TASKS[name].needs, *may, *extra, "size"]))
     for field in given:
-        if field not in useful:
+        if field not in (*useful, *job_sources.METHODS):
             raise ValueError(f"task {name!r} of this model takes {', '.join(useful)}, got {field}")
     needed = [
         field

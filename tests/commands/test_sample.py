@@ -238,3 +238,58 @@ def test_dry_run_counts_what_the_model_has(tmp_path, capsys):
 def test_what_a_dry_run_refuses(args, message):
     with pytest.raises(ValueError, match=message):
         script.main(args)
+
+
+def test_methods_by_flags_and_in_jobs(loaded, tmp_path):
+    """--guidance and --edit with the options of their own signatures; a line of a jobs file says the same as JSON."""
+    out, jobs = tmp_path / "flags", tmp_path / "jobs.jsonl"
+    asked = [
+        "--guidance_scale",
+        "2",
+        "--guidance",
+        "interval",
+        "--guidance.scale",
+        "[5, 1]",
+        "--guidance.rescale=0.5",
+    ]
+    script.main(["--prompt", "red circle", "--seeds", "3", "--out", str(out), *asked])
+    written = Image.open(out / "3.png")
+    assert json.loads(written.text["guidance"]) == {"interval": {"scale": [5, 1], "rescale": 0.5}}
+    jobs.write_text(
+        json.dumps(
+            dict(
+                name="a",
+                prompt="red circle",
+                seed=3,
+                guidance={"interval": {"scale": [5, 1], "rescale": 0.5}},
+            )
+        )
+        + "\n"
+        + json.dumps(dict(name="b", prompt="red circle", seed=3))
+        + "\n"
+        + json.dumps(
+            dict(name="c", prompt="circle red", seed=3, edit={"prompt_to_prompt": {"source": "red circle"}})
+        )
+        + "\n"
+    )
+    script.main(["--jobs", str(jobs), "--guidance_scale", "2", "--out", str(tmp_path / "jobs")])
+    a, b, c = (np.asarray(Image.open(tmp_path / "jobs" / f"{name}.png")) for name in "abc")
+    np.testing.assert_array_equal(a, np.asarray(written))
+    assert (a != b).any() and (c != b).any()
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (["--guidance", "intervall"], "guidance method 'intervall' not found.*did you mean 'interval'"),
+        (
+            ["--guidance", "interval", "--guidance.scael", "3"],
+            "interval has no option 'scael'; it has: scale, start",
+        ),
+        (["--guidance.scale", "3"], "--guidance.scale: expected one method in --guidance, got None"),
+        (["--edit", "prompt_to_prompt", "--edit.source", "red"], "'red' has 1 words and 'red circle' has 2"),
+    ],
+)
+def test_methods_that_cannot_be_are_said(loaded, tmp_path, asked, said):
+    with pytest.raises(ValueError, match=said):
+        script.main(["--prompt", "red circle", "--seeds", "0", "--out", str(tmp_path), *asked])
