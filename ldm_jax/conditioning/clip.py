@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 from flax import linen as nn
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ldm_jax import text_files
 from ldm_jax.conditioning import text
@@ -24,10 +24,10 @@ TAKES, EXAMPLE, DROPS, ENCODES = text.TAKES, text.EXAMPLE, text.DROPS, text.ENCO
 inputs, null_inputs = text.inputs, text.null_inputs
 
 LAYERS = {"last": 0, "penultimate": 1}  # the layer's name: how many layers follow it
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+BOS, EOS = text.CLIP_MARKS
 # A caption is cut here before the byte pairs are merged: marks, contractions, words, single digits, runs of
 # the rest.
-WORDS = r"<\|(?:start|end)oftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+WORDS = r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 class Conditioner(nn.Module):
@@ -82,8 +82,9 @@ def clip_tokenizer(vocab_file: str | Path, max_length: int = 77, pad_id: int | N
     None is what a tokenizer_config.json or special_tokens_map.json beside it says, else <|endoftext|>. Stable
     Diffusion 1 pads with <|endoftext|>, OpenCLIP's models with 0. The id that is padded with stays an
     ordinary one in captions, as in the original; transformers makes every "!" of a caption id 0 in models
-    whose padding is "!". HTML entities and broken encodings are not repaired, as in transformers, where the
-    original does.
+    whose padding is "!". Tokens that were added to the vocabulary are those of tokenizer.json, or of
+    tokenizer_config.json or added_tokens.json beside vocab.json. HTML entities and broken encodings are not
+    repaired, as in transformers, where the original does.
     Raises: ValueError when there is no such file, or it is none of CLIP's.
     """
     path = Path(vocab_file)
@@ -158,7 +159,32 @@ def _byte_pairs(vocab: Path, merges: Path) -> Tokenizer:
     )
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=ids)
     tokenizer.add_special_tokens([BOS, EOS])
+    for i, token in _added_tokens(vocab.parent):
+        if tokenizer.token_to_id(token.content) is None:  # what is padded with may be one of the vocabulary
+            tokenizer.add_tokens([token])
+            if tokenizer.token_to_id(token.content) != i:
+                got = tokenizer.token_to_id(token.content)
+                raise ValueError(
+                    f"clip: {vocab.parent} adds {token.content!r} as id {i}, expected {got}, the next"
+                )
     return tokenizer
+
+
+def _added_tokens(folder: Path) -> list[tuple[int, AddedToken]]:
+    """What the files that transformers 4 leaves beside a vocab.json add to it, by id."""
+    path = folder / "tokenizer_config.json"
+    decoder = _json_object(path).get("added_tokens_decoder")
+    try:
+        if decoder is not None:
+            found = [(int(i), AddedToken(**token)) for i, token in decoder.items()]
+        else:
+            path = folder / "added_tokens.json"
+            found = [
+                (int(i), AddedToken(content, normalized=True)) for content, i in _json_object(path).items()
+            ]
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"tokenizer: {path} has added tokens in a form that is not known: {error}") from None
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def _fix_length(tokenizer: Tokenizer, folder: Path, max_length: int, pad_id: int | None) -> Tokenizer:
@@ -179,16 +205,20 @@ def _fix_length(tokenizer: Tokenizer, folder: Path, max_length: int, pad_id: int
 
 def _pad_token(folder: Path) -> str | None:
     """The padding token that the files which transformers leaves beside a vocabulary name."""
-    for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
-        if path.is_file():
-            said = text_files.read_json(path, "tokenizer")
-            if not isinstance(said, dict):
-                raise ValueError(f"tokenizer {path} is no JSON object")
-            token = said.get("pad_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if token is not None:
-                return token
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = _json_object(folder / name).get("pad_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if token is not None:
+            return token
     return None
+
+
+def _json_object(path: Path) -> dict:
+    """What a file holds, {} if there is none. Raises: ValueError if it is no JSON object."""
+    content = text_files.read_json(path, "tokenizer") if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"tokenizer {path} is no JSON object")
+    return content
 
 
 # See conditioning/base.py. 'find': the options are find_tokenizer's.

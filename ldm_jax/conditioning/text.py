@@ -7,7 +7,9 @@ Source: Rombach et al. 2022 (arXiv:2112.10752) section 4.3.1; CompVis/latent-dif
 ldm/modules/encoders/modules.py BERTTokenizer, BERTEmbedder. The transformer itself is models/text_encoder.py.
 """
 
+import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +29,7 @@ TAKES = ("prompts",)
 EXAMPLE = {"prompts": "caption"}
 DROPS = ("tokens",)
 ENCODES = ()
+CLIP_MARKS = BOS, EOS = "<|startoftext|>", "<|endoftext|>"  # around each caption of CLIP's
 
 
 class Conditioner(nn.Module):
@@ -86,8 +89,8 @@ _CUT = _Cut()
 
 
 def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """{'tokens': [B, L] int32}: every caption padded to the tokenizer's length L, or cut to it with a warning
-    in the log, once for each caption.
+    """{'tokens': [B, L] int32}: every caption, `expanded`, padded to the tokenizer's length L, or cut to it with
+    a warning in the log, once for each caption.
 
     Raises: ValueError when captions is a single string, or the tokenizer does not pad to a fixed length.
     """
@@ -97,12 +100,41 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndar
         raise ValueError(
             "text: the tokenizer does not pad and cut to a fixed length; load it with text.load_tokenizer"
         )
-    encodings = tokenizer.encode_batch(list(captions))
+    encodings = tokenizer.encode_batch(expanded(captions, tokenizer))
     for caption, encoding in zip(captions, encodings, strict=True):
         if encoding.overflowing:
             _CUT.tell(caption, len(encoding.ids))
     ids = [e.ids for e in encodings]
     return {"tokens": np.asarray(ids, np.int32).reshape(len(ids), tokenizer.truncation["max_length"])}
+
+
+def expanded(captions: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """Captions in which an added token that has several vectors stands for all of them: '<cat>' for
+    '<cat> <cat>_1 <cat>_2' if these were added too. Captions that have them all written out are left as they are.
+
+    Source: diffusers src/diffusers/loaders/textual_inversion.py `maybe_convert_prompt`, which names them so.
+    """
+    added = tokenizer.get_added_tokens_decoder().values()
+    names = {token.content for token in added}
+    whole = {}
+    for name in names:
+        more = [f"{name}_{i}" for i in range(1, len(names))]
+        there = next((i for i, part in enumerate(more) if part not in names), len(more))
+        if there:
+            whole[name] = " ".join([name, *more[:there]])
+    if not whole:
+        return list(captions)
+    # a token that is looked for in normalized text is found in capitals too; the longest name counts
+    loose = {token.content for token in added if token.normalized}
+    loose |= {written for name, written in whole.items() if name in loose}
+    spelled = sorted({*names, *whole.values()}, key=len, reverse=True)
+    pattern = re.compile("|".join(f"(?{'i' * (s in loose)}:{re.escape(s)})" for s in spelled))
+    lowered = {name.lower(): written for name, written in whole.items() if name in loose}
+
+    def written_out(match: re.Match) -> str:
+        return whole.get(match[0]) or lowered.get(match[0].lower()) or match[0]
+
+    return [pattern.sub(written_out, caption) for caption in captions]
 
 
 def inputs(given: Mapping[str, Sequence[str]], setting: Setting) -> dict[str, np.ndarray]:
@@ -198,12 +230,28 @@ def wordpiece_tokenizer(vocab_file: str | Path, max_length: int = 77) -> Tokeniz
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer that `tokenizer.save(path)` left at `path`.
 
+    Of CLIP's vocabulary, an ordinary token that the file declares special is ordinary again: transformers declares
+    so what it pads with, which is "!" in OpenCLIP's models, and every "!" of a caption would be padding.
     Raises: ValueError when there is no file, or it is no tokenizer's.
     """
     if not Path(path).is_file():
         raise ValueError(f"text: no tokenizer at {path}; expected a tokenizer.json there")
     try:
-        return Tokenizer.from_file(str(path))
+        content = Path(path).read_text(encoding="utf-8")
+        tokenizer = Tokenizer.from_str(content)
+        vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+        marked = {
+            token.content for token in tokenizer.get_added_tokens_decoder().values()
+        } & vocabulary.keys()
+        if not set(CLIP_MARKS) <= marked or marked == set(CLIP_MARKS):
+            return tokenizer
+        described = json.loads(content)
+        described["added_tokens"] = [
+            token
+            for token in described["added_tokens"]
+            if token["content"] not in marked.difference(CLIP_MARKS)
+        ]
+        return Tokenizer.from_str(json.dumps(described))
     except Exception as error:  # the tokenizers library raises no narrower type
         raise ValueError(f"text: {path} is no tokenizer.json: {error}") from None
 

@@ -19,6 +19,7 @@ CAPTIONS = [
     "I'll we've they're I'm he'd it'S 'tis",
     "&amp; a_b-c  \u00a0 x\u0301 e\u0301 ﬁ İ Σας",
     " ".join(["circle"] * 40),
+    "<|ENDofText|> a <|endoftext|>",
 ]
 LENGTH = 20
 
@@ -41,6 +42,93 @@ def test_the_tokenizer_is_transformers(folder, pad_token):
     tokens = text.tokenize(CAPTIONS, clip.clip_tokenizer(folder, LENGTH, pad_id))["tokens"]
     for caption, ours, wanted in zip(CAPTIONS, tokens, expected, strict=True):
         np.testing.assert_array_equal(ours, wanted, err_msg=caption)
+
+
+EXCLAIMED = ["!", "red! red!! !", "a!red"]
+
+
+def transformers_tokenizer(folder, **options):
+    transformers = pytest.importorskip("transformers")
+    files = {"vocab": str(folder / "vocab.json"), "merges": str(folder / "merges.txt")}
+    return transformers.CLIPTokenizer(**files, **options)
+
+
+@pytest.mark.parametrize("pad_token", ["!", "<|pad|>"])
+def test_what_is_padded_with_is_an_ordinary_token_whatever_the_file_declares(folder, tmp_path, pad_token):
+    saved = tmp_path / "saved"
+    transformers_tokenizer(folder, pad_token=pad_token).save_pretrained(str(saved))
+    declared = json.loads((saved / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    assert {"content": pad_token, "special": True}.items() <= declared[
+        -1 if "pad" in pad_token else 0
+    ].items()
+    ours = clip.clip_tokenizer(folder, LENGTH, 0)
+    expected = text.tokenize(EXCLAIMED + CAPTIONS, ours)["tokens"]
+    assert expected[0, 1] == ids("!</w>")[0]
+    for open_file in (clip.clip_tokenizer, clip.find_tokenizer):
+        loaded = open_file(saved, LENGTH, 0)
+        np.testing.assert_array_equal(text.tokenize(EXCLAIMED + CAPTIONS, loaded)["tokens"], expected)
+    loaded.save(str(tmp_path / "tokenizer.json"))
+    again = text.load_tokenizer(tmp_path / "tokenizer.json")
+    np.testing.assert_array_equal(text.tokenize(EXCLAIMED, again)["tokens"], expected[: len(EXCLAIMED)])
+    if pad_token != "!":
+        assert clip.clip_tokenizer(saved, LENGTH).padding["pad_id"] == len(tiny_clip.vocabulary())
+
+
+PROMPTS = ["a <foo> red", "<foo>", "<foo>, <one>!", "red <FOO>s", "nothing of it", "<foo> <foo>_1 <foo>_2"]
+ADDED = ["<foo>", "<foo>_1", "<foo>_2", "<one>", "<other>_1"]
+
+
+def test_a_token_of_several_vectors_stands_for_all_of_them(folder, tmp_path):
+    theirs = transformers_tokenizer(folder)
+    theirs.add_tokens(ADDED)
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    loaded = clip.find_tokenizer(tmp_path / "saved", LENGTH)
+    foo = [len(tiny_clip.vocabulary()) + i for i in range(3)]
+    bos, eos = ids("<|startoftext|>", "<|endoftext|>")
+    tokens = text.tokenize(PROMPTS, loaded)["tokens"]
+    for row, expected in {
+        0: [*ids("a</w>"), *foo, *ids("red</w>")],
+        3: [*ids("red</w>"), *foo, *ids("s</w>")],
+        5: foo,
+    }.items():
+        assert tokens[row].tolist() == [bos, *expected, *[eos] * (LENGTH - 1 - len(expected))]
+    diffusers = pytest.importorskip("diffusers")
+    mixin = diffusers.loaders.TextualInversionLoaderMixin()
+    for prompt, row in zip(
+        PROMPTS[:3], tokens, strict=False
+    ):  # it knows neither capitals nor what is written out
+        converted = mixin.maybe_convert_prompt(prompt, theirs)
+        np.testing.assert_array_equal(
+            row[: len(theirs(converted)["input_ids"])], theirs(converted)["input_ids"]
+        )
+    assert text.expanded(PROMPTS, clip.clip_tokenizer(folder)) == PROMPTS
+
+
+def entry(content):
+    plain = {"lstrip": False, "rstrip": False, "single_word": False}
+    return {"content": content, "special": content in ("!", *text.CLIP_MARKS), "normalized": True} | plain
+
+
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
+def test_tokens_that_were_added_to_a_vocabulary_lie_beside_it(folder, file):
+    size = len(tiny_clip.vocabulary())
+    placed = {token: size + i for i, token in enumerate(ADDED)}
+    if file == "tokenizer_config.json":
+        known = {"!": 0, "<|endoftext|>": size - 1}
+        decoder = {str(i): entry(token) for token, i in (known | placed).items()}
+        (folder / file).write_text(json.dumps({"pad_token": "!", "added_tokens_decoder": decoder}))
+    else:
+        (folder / file).write_text(json.dumps(placed))
+    tokenizer = clip.find_tokenizer(folder, LENGTH, 0)
+    foo = [size, size + 1, size + 2]
+    bos, eos = ids("<|startoftext|>", "<|endoftext|>")
+    tokens = text.tokenize(["red <foo>!"], tokenizer)["tokens"][0]
+    assert tokens[:7].tolist() == [bos, *ids("red</w>"), *foo, *ids("!</w>"), eos]
+    for wrong, message in ((size + 9, "expected 52\\d, the next"), ("x", "form that is not known")):
+        (folder / "tokenizer_config.json").unlink(missing_ok=True)
+        (folder / "added_tokens.json").write_text(json.dumps({"<foo>": wrong}))
+        with pytest.raises(ValueError, match=message):
+            clip.clip_tokenizer(folder)
 
 
 def ids(*tokens):
