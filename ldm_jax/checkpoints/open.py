@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ldm_jax.checkpoints import bundle as bundles
 from ldm_jax.checkpoints.recognize import FIRST_STAGE, MARKERS, UNET, diffusion_config, first_stage_config
@@ -30,7 +31,7 @@ from ldm_jax.convert.tensor import Tensor, as_tensor
 from ldm_jax.first_stage import make_first_stage
 from ldm_jax.params import flatten
 from ldm_jax.system import make_system
-from ldm_jax.types import PyTree
+from ldm_jax.types import Array, PyTree
 
 BUFFERS = (
     "betas",
@@ -242,6 +243,7 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
         raise ValueError(f"{path} holds no first stage ({FIRST_STAGE}…); name one with --first_stage FILE")
     tokenizer = _find_tokenizer(config, path, options, notes)
     system = make_system(config, tokenizer)
+    notes += _other_tables(tensors, system.schedule.alphas_cumprod)
     template = jax.eval_shape(system.init, jax.random.key(0))
     entries = compvis_unet.entries(template["unet"])
     params = {"unet": _fit(unet, template["unet"], entries, compvis_unet.unused(template["unet"]))}
@@ -268,6 +270,22 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
     return Checkpoint(
         config, params, tokenizer, "compvis", tuple(notes), _apart(tensors, bool(options.first_stage))
     )
+
+
+def _other_tables(tensors: Mapping[str, Tensor], signal: Array) -> list[str]:
+    """A sentence if the file's table of its noise schedule, which the original samples with, is not the config's (signal, [T]).
+
+    Tables of half precision are the same.
+    """
+    if "alphas_cumprod" not in tensors:
+        return []
+    table, signal = np.asarray(tensors["alphas_cumprod"].read(), np.float64), np.asarray(signal, np.float64)
+    if table.shape == signal.shape and np.abs(np.sqrt(np.abs(table)) - np.sqrt(signal)).max() < 2e-3:
+        return []
+    return [
+        f"its own alphas_cumprod, from {table.flat[0]:.4g} to {table.flat[-1]:.4g} in {table.size} steps, are not those of its config, "
+        f"from {signal[0]:.4g} to {signal[-1]:.4g} in {signal.size}, which are taken here; the original takes the file's"
+    ]
 
 
 def _apart(tensors: Mapping[str, Tensor], other_first_stage: bool) -> dict[str, Tensor]:

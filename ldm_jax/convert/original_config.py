@@ -16,6 +16,7 @@ from ldm_jax.convert.original_options import (
     DENOISER,
     DIFFUSION_ENGINE,
     DISCRETIZATION,
+    EMBEDDERS,
     LATENT_DIFFUSION,
     LOW_SCALE,
     LOW_SCALE_SCHEDULE,
@@ -406,6 +407,10 @@ def _engine(params: dict) -> dict:
         )
     embedders = params["conditioner_config"]["params"]["emb_models"]
     names = [_target(e, "emb_models") for e in embedders]
+    for name, embedder in zip(names, embedders, strict=True):
+        if name in EMBEDDERS:
+            defaults, options = EMBEDDERS[name]
+            check(f"emb_models of {name}", defaults | dict(embedder.get("params") or {}), options)
     text = [n for n in names if n.startswith("Frozen")]
     timesteps = sum(n == "ConcatTimestepEmbedderND" for n in names)
     towers = {

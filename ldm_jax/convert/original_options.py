@@ -152,6 +152,65 @@ DENOISER = Options(
 DISCRETIZATION = Options(("linear_start", "linear_end", "num_timesteps"))
 
 
+_SGM_CLIP = dict(
+    _CLIP, is_trainable=_TRAINING, always_return_pooled="the pooled text is taken where it is wanted"
+)
+# Of the embedders of sgm's GeneralConditioner: (its defaults where they are not what is read here, options).
+EMBEDDERS: dict[str, tuple[dict, Options]] = {
+    "FrozenCLIPEmbedder": (
+        dict(layer="last", layer_idx=None),
+        Options(
+            (),
+            only=dict(
+                layer=(("hidden",), "SDXL reads its last layer but one"),
+                layer_idx=((11,), "SDXL reads its last layer but one"),
+                version=(("openai/clip-vit-large-patch14",), "shapes do not tell its activation"),
+                max_length=_LENGTH,
+            ),
+            without_effect=_SGM_CLIP,
+        ),
+    ),
+    "FrozenOpenCLIPEmbedder2": (
+        dict(
+            arch="ViT-H-14",
+            version="laion2b_s32b_b79k",
+            layer="last",
+            always_return_pooled=False,
+            legacy=True,
+        ),
+        Options(
+            (),
+            only=dict(
+                arch=(("ViT-bigG-14",), "SDXL has this one"),
+                version=(("laion2b_s39b_b160k",), "SDXL has this one"),
+                layer=(("penultimate",), "SDXL reads its last layer but one"),
+                always_return_pooled=((True,), "SDXL takes the pooled text beside the tokens"),
+                legacy=((False,), "SDXL takes the pooled text beside the tokens"),
+                max_length=_LENGTH,
+            ),
+            without_effect=_CLIP,
+        ),
+    ),
+    "FrozenOpenCLIPEmbedder": (
+        dict(layer="last"),
+        Options(
+            (),
+            only=dict(
+                arch=(("ViT-H-14",), "shapes do not tell its activation"),
+                version=(("laion2b_s32b_b79k",), "shapes do not tell its activation"),
+                layer=(("penultimate",), "Stable Diffusion 2 reads its last layer but one"),
+                max_length=_LENGTH,
+            ),
+            without_effect=_CLIP,
+        ),
+    ),
+    "ConcatTimestepEmbedderND": (
+        {},
+        Options((), only=dict(outdim=((256,), "SDXL has embeddings of this width"))),
+    ),
+}
+
+
 def check(what: str, given: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """`given` as a dict. Raises: ValueError that names an option that is not known, or has a value that is not."""
     for name, value in given.items():

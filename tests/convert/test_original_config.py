@@ -147,6 +147,16 @@ def test_released_models(name):
 SGM = "sgm.modules.encoders.modules."
 
 
+EMBEDDERS = {  # as the published files have them
+    "FrozenCLIPEmbedder": dict(layer="hidden", layer_idx=11),
+    "FrozenOpenCLIPEmbedder2": dict(
+        arch="ViT-bigG-14", version="laion2b_s39b_b160k", freeze=True, layer="penultimate", always_return_pooled=True, legacy=False
+    ),
+    "FrozenOpenCLIPEmbedder": dict(freeze=True, layer="penultimate"),
+    "ConcatTimestepEmbedderND": dict(outdim=256),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("embedders", "expected"),
     [
@@ -179,7 +189,7 @@ def test_stabilitys_later_configs(embedders, expected):
                 network_config=dict(target="sgm.modules.diffusionmodules.openaimodel.UNetModel", params=unet),
                 first_stage_config=section(KL_F8),
                 conditioner_config=dict(
-                    params=dict(emb_models=[dict(target=SGM + name) for name in embedders])
+                    params=dict(emb_models=[dict(target=SGM + n, params=EMBEDDERS[n]) for n in embedders])
                 ),
             ),
         )

@@ -25,12 +25,29 @@ LOW_SCALE = {
 }
 
 
+SDXL = {
+    "FrozenCLIPEmbedder": dict(layer="hidden", layer_idx=11),
+    "FrozenOpenCLIPEmbedder2": dict(
+        arch="ViT-bigG-14", version="laion2b_s39b_b160k", layer="penultimate", always_return_pooled=True, legacy=False
+    ),
+    "ConcatTimestepEmbedderND": dict(outdim=256),
+}  # fmt: skip
+SD2 = {"FrozenOpenCLIPEmbedder": dict(layer="penultimate")}
+
+
+def sdxl() -> dict:
+    model, names = engine(), [*SDXL, *2 * ["ConcatTimestepEmbedderND"]]
+    embedders = [dict(target=f"sgm.{name}", params=dict(SDXL[name])) for name in names]
+    model["params"]["conditioner_config"]["params"]["emb_models"] = embedders
+    return model
+
+
 def engine() -> dict:
     unet = dict(make.model(make.kl(), make.SPATIAL | {"num_head_channels": 16})["params"]["unet_config"])
     denoiser = dict(
         num_idx=1000, scaling_config=dict(target="sgm.EpsScaling"), discretization_config=dict(target="sgm.LegacyDDPMDiscretization", params={}),
     )  # fmt: skip
-    embedders = [dict(target="sgm.FrozenOpenCLIPEmbedder")]
+    embedders = [dict(target=f"sgm.{name}", params=dict(SD2[name])) for name in SD2]
     params = dict(
         network_config=unet, first_stage_config=make.kl(), conditioner_config=dict(params=dict(emb_models=embedders)),
         denoiser_config=dict(target="sgm.DiscreteDenoiser", params=denoiser),
@@ -54,6 +71,7 @@ def stage(section: dict, unet: dict, **params) -> dict:
 TOP, UNET = ("params",), ("params", "unet_config", "params")
 FIRST, DD = ("params", "first_stage_config", "params"), ("params", "first_stage_config", "params", "ddconfig")
 STAGE, LOW = ("params", "cond_stage_config", "params"), ("params", "low_scale_config", "params")
+EMBEDDERS = ("params", "conditioner_config", "params", "emb_models")
 DENOISER = ("params", "denoiser_config", "params")
 UPSCALE = dict(target="LatentUpscaleDiffusion", conditioning_key="hybrid-adm", low_scale_config=LOW_SCALE)
 UPSCALE_UNET = TEXT | {"in_channels": 6, "num_classes": 1000}
@@ -95,6 +113,10 @@ PLACES = {
     "FrozenOpenCLIPEmbedder (C)": (
         lambda: stage(OPEN_CLIP, TEXT, conditioning_key="crossattn"), STAGE, original_options.CONDITIONERS["FrozenOpenCLIPEmbedder"],
     ),
+    "FrozenCLIPEmbedder (E)": (sdxl, (*EMBEDDERS, 0, "params"), original_options.EMBEDDERS["FrozenCLIPEmbedder"][1]),
+    "FrozenOpenCLIPEmbedder2 (E)": (sdxl, (*EMBEDDERS, 1, "params"), original_options.EMBEDDERS["FrozenOpenCLIPEmbedder2"][1]),
+    "ConcatTimestepEmbedderND (E)": (sdxl, (*EMBEDDERS, 2, "params"), original_options.EMBEDDERS["ConcatTimestepEmbedderND"][1]),
+    "FrozenOpenCLIPEmbedder (E)": (engine, (*EMBEDDERS, 0, "params"), original_options.EMBEDDERS["FrozenOpenCLIPEmbedder"][1]),
     "DiffusionEngine (E)": (engine, TOP, original_options.DIFFUSION_ENGINE),
     "DiscreteDenoiser (E)": (engine, DENOISER, original_options.DENOISER),
     "LegacyDDPMDiscretization (E)": (engine, (*DENOISER, "discretization_config", "params"), original_options.DISCRETIZATION),
@@ -114,7 +136,7 @@ OTHER = {
     "transformer_depth_middle": 2, "ddconfig": make.DD | {"dropout": 0.5}, "lossconfig": dict(target="a.Loss"), "image_key": "jpg",
     "colorize_nlabels": 5, "ema_decay": 0.99, "batch_resize_range": [16, 32], "remap": "used.npy", "ch_mult": [1, 1, 2],
     "attn_resolutions": [8], "resolution": 33, "attn_type": "none", "device": "cpu", "key": "cls", "method": "nearest",
-    "version": "laion/CLIP-ViT-H-14", "layer": "penultimate", "layer_idx": 11, "arch": "ViT-L-14-quickgelu", "max_length": 50, "multiplier": 0.25,
+    "version": "laion/CLIP-ViT-H-14", "layer": "pooled", "layer_idx": 10, "arch": "ViT-L-14-quickgelu", "max_length": 50, "multiplier": 0.25,
     "network_config": engine()["params"]["network_config"] | {"params": engine()["params"]["network_config"]["params"] | {"dropout": 0.5}},
     "denoiser_config": dict(target="sgm.Denoiser", params=dict(scaling_config=dict(target="sgm.EDMScaling"))),
     "conditioner_config": dict(params=dict(emb_models=[dict(target="sgm.T5")])), "sampler_config": dict(target="sgm.EulerEDMSampler"),
@@ -158,7 +180,7 @@ def test_each_argument_is_honored_or_refused_or_has_no_effect(constructor, name,
     section = before
     for part in place:
         section = section[part]
-    section |= {} if options is original_options.LOW_SCALE_SCHEDULE else BESIDE.get(name, {})
+    section |= BESIDE.get(name, {}) if place in (TOP, UNET, DD) else {}
     after = copy.deepcopy(before)
     changed = after
     for part in place:

@@ -132,6 +132,61 @@ def test_the_yaml_that_is_written_beside_it_says_the_same_model(name, write):
     }
 
 
+def test_a_noise_schedule_of_its_own_is_told(write, tmp_path):
+    path = write("unconditional_heads_upsample")
+    tensors = {name: tensor.read() for name, tensor in files.open_tensors(path).items()}
+    assert not any("alphas_cumprod" in note for note in open_checkpoint(path).notes)
+    (tmp_path / "config.yaml").write_text((path.parent / "config.yaml").read_text())
+    for table, told in [
+        (tensors["alphas_cumprod"].astype(np.float16), False),
+        (tensors["alphas_cumprod"] ** 2, True),
+    ]:
+        files.write_ckpt(tmp_path / "model.ckpt", tensors | {"alphas_cumprod": table})
+        notes = [note for note in open_checkpoint(tmp_path / "model.ckpt").notes if "alphas_cumprod" in note]
+        assert bool(notes) == told and all(
+            "from 0.997 to 2.025e-08 in 1000 steps" in note for note in notes
+        ), notes
+
+
+def test_use_ema_false_means_the_weights_as_in_the_original(write, tmp_path):
+    path = write("unconditional_heads_upsample")
+    (tmp_path / "model.ckpt").symlink_to(path)
+    section = yaml.safe_load((path.parent / "config.yaml").read_text())
+    section["model"]["params"]["use_ema"] = False
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(section))
+    came = files.open_tensors(path)
+    for opened, name in [
+        (open_checkpoint(tmp_path / "model.ckpt"), "model.diffusion_model.input_blocks.0.0.weight"),
+        (open_checkpoint(path), "model_ema.diffusion_modelinput_blocks00weight"),
+    ]:
+        kernel = opened.params["unet"]["conv_in"]["kernel"].read()
+        np.testing.assert_array_equal(kernel, came[name].read().transpose(2, 3, 1, 0))
+
+
+def test_an_autoencoder_alone_keeps_what_is_no_part_of_it(write, tmp_path):
+    tensors = files.open_tensors(write("unconditional_codebook_ids"))
+    state = {
+        n.removeprefix("first_stage_model."): t.read()
+        for n, t in tensors.items()
+        if n.startswith("first_stage_model.")
+    }
+    beside = {
+        "loss.logvar": np.float32(0.5),
+        "quantize.used": np.arange(5),
+        "model_ema.decay": np.float32(0.99),
+    }
+    beside |= {
+        "model_ema.encoderconv_inweight": state["encoder.conv_in.weight"],
+        "colorize": np.ones((3, 5, 1, 1), np.float32),
+    }
+    files.write_ckpt(tmp_path / "vq.ckpt", state | beside)
+    export.write(open_checkpoint(tmp_path / "vq.ckpt"), tmp_path / "again.ckpt", "compvis")
+    again = files.open_tensors(tmp_path / "again.ckpt")
+    assert {n: t.shape for n, t in again.items()} == {n: a.shape for n, a in (state | beside).items()}
+    for name, array in (state | beside).items():
+        np.testing.assert_array_equal(again[name].read(), array, name)
+
+
 def error(got, wanted) -> float:
     return float(np.abs(np.asarray(got) - wanted).max() / np.abs(wanted).max())
 
