@@ -1,4 +1,5 @@
-"""Trains either stage: `python train.py --config configs/NAME.py --workdir DIR`, or `ldm-train`; see ldm_jax/commands/train.py."""
+"""Trains either stage: `python train.py --config configs/NAME.py --workdir DIR`, or `ldm-train`; see
+ldm_jax/commands/train.py."""
 
 from ldm_jax.commands.train import console
 

@@ -1,9 +1,11 @@
-"""How long attention takes by each row of KERNELS (ldm_jax/models/attention.py) that this machine can run, next to plain XLA:
+"""How long attention takes by each row of KERNELS (ldm_jax/models/attention.py) that this machine can run, next to
+plain XLA:
 
     python benchmarks/attention.py
 
-appends one JSON line for each shape to benchmarks/results/attention.jsonl, of which benchmarks/report.py makes a table: milliseconds, the
-least of some rounds in turns, forward, and forward with gradients. On a machine that is busy the times mean little; their ratio, of one run, means more.
+appends one JSON line for each shape to benchmarks/results/attention.jsonl, of which benchmarks/report.py makes a table:
+milliseconds, the least of some rounds in turns, forward, and forward with gradients. On a machine that is busy the
+times mean little; their ratio, of one run, means more.
 """
 
 import argparse
@@ -28,8 +30,8 @@ if __name__ == "__main__":
 from benchmarks import report  # noqa: E402  (a script has its own folder on the path, and not the repository)
 
 RESULTS = ROOT / "benchmarks" / "results" / "attention.jsonl"
-# (examples, queries, heads, channels of a head), keys: of the networks in configs/, at batches that fit a small machine; first
-# those of configs/shapes_text.py, as it is trained.
+# (examples, queries, heads, channels of a head), keys: of the networks in configs/, at batches that fit a small
+# machine; first those of configs/shapes_text.py, as it is trained.
 SHAPES = [
     ((32, 256, 2, 32), 256),
     ((32, 256, 2, 32), 20),
@@ -49,8 +51,8 @@ SHAPES = [
 
 
 def ways(q: jax.Array, k: jax.Array) -> dict[str, Callable]:
-    """By name: plain XLA, one piece whose weights the backward pass computes again, slices of several sizes in bytes of logits,
-    and what `attend` takes."""
+    """By name: plain XLA, one piece whose weights the backward pass computes again, slices of several sizes in bytes of
+    logits, and what `attend` takes."""
     total = q.shape[0] * attention.logits_bytes(q, k)
     slices = {
         f"slices of {size >> 20} MB": partial(attention.attend_in_slices, most=size, one_by_one=True)

@@ -1,10 +1,13 @@
-"""How long it takes until the sampler of a config is ready to run: its tracing, its lowering, and with --compile its compilation.
+"""How long it takes until the sampler of a config is ready to run: its tracing, its lowering, and with --compile its
+compilation.
 
     python benchmarks/compile_time.py --config configs/sd1.py
     python benchmarks/compile_time.py --config configs/sd1.py --batch_size 4 --steps 50 --compile
 
-prints a JSON line, and appends it to benchmarks/results/compile_time.jsonl, of which benchmarks/report.py makes a table. Parameters are
-shapes, none is allocated. Seconds of the wall, and of this process's processors (`cpu`), which what else the machine does changes less. `unet` is one forward pass of the network alone. Nothing is read from a compilation cache.
+prints a JSON line, and appends it to benchmarks/results/compile_time.jsonl, of which benchmarks/report.py makes a
+table. Parameters are shapes, none is allocated. Seconds of the wall, and of this process's processors (`cpu`), which
+what else the machine does changes less. `unet` is one forward pass of the network alone. Nothing is read from a
+compilation cache.
 """
 
 import argparse

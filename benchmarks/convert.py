@@ -2,7 +2,8 @@
 
     python benchmarks/convert.py --to bundle
 
-writes a .ckpt of random numbers under the names and shapes of the published file (1,066 million parameters, 4.3 GB), converts
+writes a .ckpt of random numbers under the names and shapes of the published file (1,066 million parameters, 4.3 GB),
+converts
 it in a process of its own, and prints one JSON line: seconds, the file's size, the process's peak resident memory.
 """
 
@@ -75,7 +76,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         row = dict(
             question="convert", to=args.to, dtype=args.dtype, seconds=round(seconds, 1),
-            file_bytes=source.stat().st_size, peak_bytes=peak, peak_minus_file_gib=round((peak - source.stat().st_size) / 2**30, 2),
+            file_bytes=source.stat().st_size, peak_bytes=peak,
+            peak_minus_file_gib=round((peak - source.stat().st_size) / 2**30, 2),
             jax=jax.__version__, machine=platform.machine(), cores=os.cpu_count(),
         )  # fmt: skip
         print(json.dumps(row))

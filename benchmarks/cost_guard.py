@@ -1,13 +1,14 @@
-"""What the small UNet costs by XLA's own count, compiled for a CPU: a guard against a change that makes it dearer unseen.
+"""What the small UNet costs by XLA's own count, compiled for a CPU: a guard against a change that makes it dearer
+unseen.
 
     python benchmarks/cost_guard.py            # prints the figures as one JSON object
     python benchmarks/cost_guard.py --write    # and keeps them in benchmarks/results/cost_guard.json
 
-FLOPs, bytes that are read and written, and bytes of temporaries, of the prediction and of the loss with its gradients, of the UNet
-that `python benchmarks/speed.py forward --model small` times. Nothing is run, so that nothing depends on how busy a machine is.
-The compiler is told which instructions and how many threads to plan for (SAME), so that other processors count alike; of a UNet of
-two levels the figures were the same for AVX2 and AVX512, and for 1, 2 and 4 threads.
-tests/benchmarks/test_cost_guard.py compares.
+FLOPs, bytes that are read and written, and bytes of temporaries, of the prediction and of the loss with its gradients,
+of the UNet that `python benchmarks/speed.py forward --model small` times. Nothing is run, so that nothing depends on
+how busy a machine is. The compiler is told which instructions and how many threads to plan for (SAME), so that other
+processors count alike; of a UNet of two levels the figures were the same for AVX2 and AVX512, and for 1, 2 and 4
+threads. tests/benchmarks/test_cost_guard.py compares.
 """
 
 import argparse
@@ -33,7 +34,8 @@ TOLERANCE = 0.03
 
 
 def count() -> dict[str, Any]:
-    """{'jax', 'jaxlib': versions, 'machine': 'x86_64', 'forward': {'flops', 'bytes', 'temporaries'}, 'gradients': …}, in this process."""
+    """{'jax', 'jaxlib': versions, 'machine': 'x86_64', 'forward': {'flops', 'bytes', 'temporaries'}, 'gradients': …},
+    in this process."""
     import jax
     import jax.numpy as jnp
     import jaxlib
@@ -65,7 +67,8 @@ def _figures(compiled: Any) -> dict[str, int]:
 
 
 def measure() -> dict[str, Any]:
-    """`count` in a process of its own, whose compiler is told SAME. Raises: RuntimeError with what it said if it fails."""
+    """`count` in a process of its own, whose compiler is told SAME. Raises: RuntimeError with what it said if it
+    fails."""
     code = "import json; from benchmarks import cost_guard; print(json.dumps(cost_guard.count()))"
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     env = os.environ | SAME | dict(PYTHONPATH=paths)

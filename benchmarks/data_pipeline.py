@@ -1,15 +1,17 @@
-"""How many images a second the data pipeline alone gives, against what training on the shapes world takes on the same machine:
+"""How many images a second the data pipeline alone gives, against what training on the shapes world takes on the same
+machine:
 
     python benchmarks/data_pipeline.py
 
-prints one JSON line for each of the two trainings and one for each pipeline: the scenes drawn on demand and a folder of the same
-pictures as PNG files, which configs/shapes_kl_f4.py is trained on; their latents in a workdir, as configs/shapes_text.py keeps
-them, and in a folder, as `ldm-precompute-latents` writes them. What is measured of a pipeline is what train.py
-asks of it: batches of the config, transformed, with tokens, in as many threads. What is measured of training is its compiled step
-alone, without waiting for data. Pictures apart, the numbers are zeros or random: no time depends on them.
+prints one JSON line for each of the two trainings and one for each pipeline: the scenes drawn on demand and a folder of
+the same pictures as PNG files, which configs/shapes_kl_f4.py is trained on; their latents in a workdir, as
+configs/shapes_text.py keeps them, and in a folder, as `ldm-precompute-latents` writes them. What is measured of a
+pipeline is what train.py
+asks of it: batches of the config, transformed, with tokens, in as many threads. What is measured of training is its
+compiled step alone, without waiting for data. Pictures apart, the numbers are zeros or random: no time depends on them.
 
-The two are measured in turn, `--rounds` times, so that what else the machine does falls on both: `times_consumed` is the median of
-the ratios of one round, and is to be at least 3. `times_consumed_per_cpu` is the same of processor time.
+The two are measured in turn, `--rounds` times, so that what else the machine does falls on both: `times_consumed` is
+the median of the ratios of one round, and is to be at least 3. `times_consumed_per_cpu` is the same of processor time.
 """
 
 import argparse

@@ -75,7 +75,8 @@ def row_of(line: Mapping[str, Any]) -> Row:
 
 
 def runs(lines: Iterable[Mapping[str, Any]]) -> dict[tuple, dict[str, Mapping[str, Any]]]:
-    """{(row, dtype, steps, way of PyTorch): {backend: line}}: only lines of one run stand side by side; of several runs the last."""
+    """{(row, dtype, steps, way of PyTorch): {backend: line}}: only lines of one run stand side by side; of several runs
+    the last."""
     by_run: dict[str, dict[str, Mapping[str, Any]]] = {}
     for line in lines:
         by_run.setdefault(line["run"], {})[line["backend"]] = line
@@ -143,7 +144,8 @@ def spread(times: Mapping[str, float] | None) -> str:
 
 
 def attention_table(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Of benchmarks/attention.py's lines, the last of each shape: plain XLA beside what `attend` takes, in milliseconds."""
+    """Of benchmarks/attention.py's lines, the last of each shape: plain XLA beside what `attend` takes, in
+    milliseconds."""
     last = {(*line["shape"], line["num_keys"], line["dtype"], line["device"]): line for line in lines}
     out = [
         (
@@ -173,7 +175,8 @@ def attention_table(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 def start_table(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Of benchmarks/compile_time.py's lines, the last of each kind: seconds that this process's processors took for the sampler."""
+    """Of benchmarks/compile_time.py's lines, the last of each kind: seconds that this process's processors took for the
+    sampler."""
     last = {(line["config"], line["batch_size"], line["device"]): line for line in lines}
     out = [("", "batch", "device", "trace", "lower", "lines", "compile")]
     out.append(("---",) * len(out[0]))

@@ -1,17 +1,20 @@
-"""How fast this package is beside PyTorch (diffusers), with the same random weights, on this machine; one question per run:
+"""How fast this package is beside PyTorch (diffusers), with the same random weights, on this machine; one question per
+run:
 
     python benchmarks/speed.py forward --model small
     python benchmarks/speed.py gradients --model small --rounds 10
     python benchmarks/speed.py sampling --model sd1 --batch_size 4 --torch compile
 
-forward: the UNet's prediction. gradients: its loss and their gradients. train_step: the same and AdamW's update. sampling: text
-encoder, DDIM steps with guidance 7.5, first stage, uint8 pictures on the host. decode: the first stage alone. first_image: from the
-start of a process to one picture, with no compiled program on disk and with those that the run before left there.
+forward: the UNet's prediction. gradients: its loss and their gradients. train_step: the same and AdamW's update.
+sampling: text encoder, DDIM steps with guidance 7.5, first stage, uint8 pictures on the host. decode: the first stage
+alone. first_image: from the start of a process to one picture, with no compiled program on disk and with those that the
+run before left there.
 
-Each backend has a process of its own; they take turns, A B A B. What both answer first is compared, and then each of the rounds is
-timed. A JSON line per backend, both with the same `run`, is printed and appended to benchmarks/results/speed.jsonl; of these
-benchmarks/report.py makes the tables.
-Computing is float32 without TF32 on a CPU, and bfloat16 (TF32 where float32 is left) on a GPU, unless --dtype says otherwise.
+Each backend has a process of its own; they take turns, A B A B. What both answer first is compared, and then each of
+the rounds is timed. A JSON line per backend, both with the same `run`, is printed and appended to
+benchmarks/results/speed.jsonl; of these benchmarks/report.py makes the tables.
+Computing is float32 without TF32 on a CPU, and bfloat16 (TF32 where float32 is left) on a GPU, unless --dtype says
+otherwise.
 """
 
 import argparse
@@ -86,7 +89,10 @@ def missing_torch() -> str | None:
     ]
     if not lacking:
         return None
-    return f"PyTorch's side needs {' and '.join(lacking)}, which pip install 'ldm_jax[test]' brings; or say --backend jax"
+    return (
+        f"PyTorch's side needs {' and '.join(lacking)}, which pip install 'ldm_jax[test]' brings; or say "
+        f"--backend jax"
+    )
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -109,7 +115,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def request_of(args: argparse.Namespace, weights: Path, folder: Path) -> dict[str, Any]:
-    """What the children are told, plain data. weights: where the model lies or is to lie; folder: of this run's inputs and answers."""
+    """What the children are told, plain data. weights: where the model lies or is to lie; folder: of this run's inputs
+    and answers."""
     return dict(
         question="sampling" if args.question == "first_image" else args.question,
         model=args.model,
@@ -149,7 +156,8 @@ def child(backend: str, request: dict[str, Any], cache: Path | None = None) -> s
 
 
 def in_turns(request: dict[str, Any], backends: tuple[str, ...], rounds: int) -> dict[str, dict[str, Any]]:
-    """{backend: its facts, 'seconds' and what the first call took}. One after the other starts, and then they take turns."""
+    """{backend: its facts, 'seconds' and what the first call took}. One after the other starts, and then they take
+    turns."""
     children, told = {}, {}
     try:
         for backend in backends:
@@ -237,7 +245,8 @@ def line(question, backend, request, rounds, facts: dict[str, Any], told: dict[s
 
 
 def utilization(question: str, result: dict[str, Any], peak: float | None) -> dict[str, float]:
-    """On a known GPU: MFU, the seconds that the FLOPs take at REACHED, and how many times that it took. peak: FLOP/s, or None."""
+    """On a known GPU: MFU, the seconds that the FLOPs take at REACHED, and how many times that it took. peak: FLOP/s,
+    or None."""
     reached = REACHED.get(result["hardware"]["kind"])
     if question == "first_image" or reached is None:
         return {}

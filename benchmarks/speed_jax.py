@@ -1,7 +1,7 @@
 """Our side of benchmarks/speed.py: one question, asked as often as the parent says, in a process of its own.
 
-Decides which of this package's functions answer a question: sampling and decoding are pipeline.LatentDiffusion's own, training is
-the network's loss with the optimizer of the configs. Who has its turn is speed.py's business.
+Decides which of this package's functions answer a question: sampling and decoding are pipeline.LatentDiffusion's own,
+training is the network's loss with the optimizer of the configs. Who has its turn is speed.py's business.
 """
 
 import os
@@ -25,7 +25,8 @@ from ldm_jax.xla import utilization
 
 
 def open_model(request: dict[str, Any]) -> LatentDiffusion:
-    """The bundle that speed_models.write left, computing in request['dtype'], as users open it; training has float32 parameters."""
+    """The bundle that speed_models.write left, computing in request['dtype'], as users open it; training has float32
+    parameters."""
     config = speed_models.read_config(request["model"], request["dtype"])
     params = bundles.read(Path(request["weights"]) / "bundle").params
     if request["question"] in ("gradients", "train_step"):
@@ -35,7 +36,8 @@ def open_model(request: dict[str, Any]) -> LatentDiffusion:
 
 
 def answer(request: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[Any], dict[str, np.ndarray]]]:
-    """(call, shown): call() answers the question once and waits for it; shown(what it gave) is what backends are compared by."""
+    """(call, shown): call() answers the question once and waits for it; shown(what it gave) is what backends are
+    compared by."""
     if request["dtype"] == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")  # no TF32
     given = dict(np.load(Path(request["run"]) / "inputs.npz"))

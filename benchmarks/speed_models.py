@@ -1,8 +1,9 @@
-"""The models that benchmarks/speed.py times: their configs, random weights on disk, and what each question is asked with.
+"""The models that benchmarks/speed.py times: their configs, random weights on disk, and what each question is asked
+with.
 
-Decides names and sizes, how weights are drawn, and which arrays both backends are given. Weights are drawn as ours and written
-twice, as a bundle and, by this package's own converter, as a diffusers folder: both backends then open files, as their users do.
-It times nothing.
+Decides names and sizes, how weights are drawn, and which arrays both backends are given. Weights are drawn as ours and
+written twice, as a bundle and, by this package's own converter, as a diffusers folder: both backends then open files,
+as their users do. It times nothing.
 """
 
 import json
@@ -29,8 +30,8 @@ from ldm_jax.types import Cond, PyTree
 from ldm_jax.xla import flops
 
 ROOT = Path(__file__).resolve().parent.parent
-# name: the config and its argument. The tiny ones, which tests run, are the configs' own reductions to eight channels, and here
-# to two levels.
+# name: the config and its argument. The tiny ones, which tests run, are the configs' own reductions to eight channels,
+# and here to two levels.
 CONFIGS = {
     "tiny": ("sd1", "runlocal"),
     "tiny_sdxl": ("sdxl_base", "runlocal"),
@@ -49,7 +50,8 @@ SMALL = dict(
     schedule=dict(name="linear", num_timesteps=1000, beta_start=0.00085, beta_end=0.012),
     prediction_type="eps",
 )
-# The shapes text model's, at the batch that it is trained with. diffusers' network resamples by convolutions and has no coordinates.
+# The shapes text model's, at the batch that it is trained with. diffusers' network resamples by convolutions and has no
+# coordinates.
 SHAPES = dict(
     image_size=64,
     first_stage=config_base.SHAPES_FIRST_STAGE,
@@ -66,7 +68,8 @@ TINY_VOCABULARY = 64
 
 
 def read_config(name: str, dtype: str = "float32") -> dict[str, Any]:
-    """The config of a second stage, sampled with DDIM at diffusers' timesteps, computing in dtype, with nothing recomputed."""
+    """The config of a second stage, sampled with DDIM at diffusers' timesteps, computing in dtype, with nothing
+    recomputed."""
     if name in OWN:
         config = json.loads(json.dumps(OWN[name]))
     else:
@@ -95,7 +98,8 @@ def _cut_levels(config: dict[str, Any], levels: int = 2) -> None:
 
 
 class FixedTokens:
-    """What System takes for a tokenizer: of every caption but the empty one the same random ids, of that one its end alone.
+    """What System takes for a tokenizer: of every caption but the empty one the same random ids, of that one its end
+    alone.
 
     A caption fills all places, so that nothing is padded, and ends where the two text models of SDXL both see its end.
     """
@@ -126,9 +130,11 @@ def system_of(config: Mapping[str, Any]) -> System:
 
 
 def draw(shapes: PyTree, seed: int = 0) -> PyTree:
-    """Numpy arrays float32 of these shapes, of about the size that trained ones have; none is all zero, as a fresh network's last.
+    """Numpy arrays float32 of these shapes, of about the size that trained ones have; none is all zero, as a fresh
+    network's last.
 
-    Each is cut out of one block of normal numbers, which takes a second where drawing the parameters of SDXL takes minutes.
+    Each is cut out of one block of normal numbers, which takes a second where drawing the parameters of SDXL takes
+    minutes.
     """
     block = np.random.default_rng(seed).standard_normal(LENGTH_OF_BLOCK).astype(np.float32)
 
@@ -156,9 +162,11 @@ def write(folder: Path, name: str) -> None:
 def inputs(system: System, question: str, batch_size: int) -> dict[str, np.ndarray]:
     """What both backends are given, by name; images and latents NHWC.
 
-    forward: x [B,h,w,c], t [B], context [B,L,D] and vector [B,V] as the network wants them, text_embeds and time_ids of which
-    SDXL's vector is made. gradients, train_step: noise as well. decode: latents, scaled. sampling: tokens, null_tokens [B,L],
-    time_ids [B,6], which SDXL reads, seeds [B], x_T [B,h,w,c], the noise that our sampler draws from these seeds.
+    forward: x [B,h,w,c], t [B], context [B,L,D] and vector [B,V] as the network wants them, text_embeds and time_ids of
+    which
+    SDXL's vector is made. gradients, train_step: noise as well. decode: latents, scaled. sampling: tokens, null_tokens
+    [B,L], time_ids [B,6], which SDXL reads, seeds [B], x_T [B,h,w,c], the noise that our sampler draws from these
+    seeds.
     """
     rng = np.random.default_rng(1)
     shape = (batch_size, *system.latent_shape)
@@ -206,7 +214,8 @@ def _sdxl_vector(system: System, normal: Any, batch_size: int) -> dict[str, np.n
 
 
 def network_programs(unet: UNet) -> tuple[Callable, Callable]:
-    """(predict, loss): predict(params, x, t, cond) is the network's answer, loss(params, x, t, cond, noise) its mean squared error."""
+    """(predict, loss): predict(params, x, t, cond) is the network's answer, loss(params, x, t, cond, noise) its mean
+    squared error."""
 
     def predict(params, x, t, cond):
         return apply_unet(unet, params, x, t, cond)[0]
@@ -223,7 +232,8 @@ def cond_of(given: Mapping[str, Any]) -> Cond:
 
 
 def model_flops(system: System, shapes: PyTree, question: str, batch_size: int, steps: int) -> int:
-    """FLOPs that the answer needs, nothing recomputed: of products and convolutions; a training step is three predictions.
+    """FLOPs that the answer needs, nothing recomputed: of products and convolutions; a training step is three
+    predictions.
 
     shapes: of System.param_shapes.
     """
@@ -249,7 +259,8 @@ def model_flops(system: System, shapes: PyTree, question: str, batch_size: int, 
 
 
 def facts(system: System, question: str, batch_size: int, steps: int) -> dict[str, Any]:
-    """What a result says of the model: its network's parameters, the shapes of the latents and of the picture, FLOPs."""
+    """What a result says of the model: its network's parameters, the shapes of the latents and of the picture,
+    FLOPs."""
     shapes = system.param_shapes()
     leaves = jax.tree.leaves(shapes["unet"])
     return dict(

@@ -1,7 +1,9 @@
-"""PyTorch's side of benchmarks/speed.py: diffusers' modules with our weights, asked the same question in a process of its own.
+"""PyTorch's side of benchmarks/speed.py: diffusers' modules with our weights, asked the same question in a process of
+its own.
 
-Decides how they are run: evaluation in inference mode, training with autocast as diffusers' own training scripts do it, sampling as its
-pipelines do it, without their progress bars and checks. It opens the diffusers folder that speed_models.py wrote, and imports no jax.
+Decides how they are run: evaluation in inference mode, training with autocast as diffusers' own training scripts do it,
+sampling as its pipelines do it, without their progress bars and checks. It opens the diffusers folder that
+speed_models.py wrote, and imports no jax.
 """
 
 import json

@@ -1,8 +1,8 @@
 """How benchmarks/speed.py and its children talk: a line of JSON each way, a timing for each "go".
 
-A child says {"event": "first", …} once the question has been answered for the first time, {"event": "ready", …} once that answer lies
-in the run's folder, and {"seconds": …} for each "go" that it reads; it ends where its standard input does. What libraries print goes to
-standard error. Neither side's backend is known here.
+A child says {"event": "first", …} once the question has been answered for the first time, {"event": "ready", …} once
+that answer lies in the run's folder, and {"seconds": …} for each "go" that it reads; it ends where its standard input
+does. What libraries print goes to standard error. Neither side's backend is known here.
 """
 
 import importlib.metadata
@@ -30,7 +30,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def serve(name: str, request: str, answer: Callable, facts: Callable) -> None:
-    """A child's life. request: JSON, see speed.py. answer: request -> (call, shown), facts: () -> what results say of this side."""
+    """A child's life. request: JSON, see speed.py. answer: request -> (call, shown), facts: () -> what results say of
+    this side."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

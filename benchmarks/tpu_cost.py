@@ -1,11 +1,13 @@
-"""What training and sampling cost on slices of Cloud TPU, by compiling for them where there is no TPU (pip install 'ldm_jax[tpu]'):
+"""What training and sampling cost on slices of Cloud TPU, by compiling for them where there is no TPU (pip install
+'ldm_jax[tpu]'):
 
     python benchmarks/tpu_cost.py                      # every row of ROWS that has no result yet
     python benchmarks/tpu_cost.py --only yardstick,celebahq_ldm4
     python benchmarks/tpu_cost.py --table              # docs/benchmarks.md from the results that there are
 
-appends one JSON line for each row to benchmarks/results/tpu_cost.jsonl as soon as it is known, and writes the table. A row that
-is there already is not compiled again, as long as what is asked is the same. A compile takes minutes and some GB of memory, so
+appends one JSON line for each row to benchmarks/results/tpu_cost.jsonl as soon as it is known, and writes the table. A
+row that is there already is not compiled again, as long as what is asked is the same. A compile takes minutes and some
+GB of memory, so
 they run one after the other. Nothing is measured: these are the compiler's figures.
 """
 
@@ -41,7 +43,8 @@ if __name__ == "__main__":
 
 from benchmarks import report, speed_models  # noqa: E402  (a script has its own folder on the path, and not the repository)
 
-# Of the compiler, jax_exec_time_optimization_effort: 0 is its usual one, and takes much longer (compile_seconds of the results).
+# Of the compiler, jax_exec_time_optimization_effort: 0 is its usual one, and takes much longer (compile_seconds of the
+# results).
 QUICK = -1.0
 RESULTS = ROOT / "benchmarks" / "results" / "tpu_cost.jsonl"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -140,9 +143,9 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]:
-    """Stable Diffusion 1's UNet on one chip, in bfloat16, nothing recomputed: its prediction, with parameters as sampling has them, or
-    its loss and gradients, with float32 parameters. `kernel_flops` of the FLOPs are those of Pallas kernels, which the compiler counts
-    only as far as it is told them."""
+    """Stable Diffusion 1's UNet on one chip, in bfloat16, nothing recomputed: its prediction, with parameters as
+    sampling has them, or its loss and gradients, with float32 parameters. `kernel_flops` of the FLOPs are those of
+    Pallas kernels, which the compiler counts only as far as it is told them."""
     slice_, devices = topology.open_slice(slice_name)
     options = config_with("sd1", {})["model"] | dict(remat=False)
     unet = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}, dtype=jnp.bfloat16)
@@ -162,7 +165,8 @@ def yardstick(slice_name: str, batch_size: int, forward: bool) -> dict[str, Any]
     return topology.report(slice_, cost, model_flops) | dict(kernel_flops=flops.of_kernels(program, *args))
 
 
-# ------------------------------------------------------------------------------------------------------------ the results
+# ------------------------------------------------------------------------------------------------------------ the
+# results
 
 
 def read_results() -> list[dict[str, Any]]:
@@ -234,7 +238,8 @@ def cells(row: dict[str, Any], cost: dict[str, Any], name: str) -> list[str]:
     sent = sum(kind["sent_bytes"] for kind in one["collectives"].values())
     line = one["roofline"]
     return [
-        *out, f"{hbm['temporaries'] / 1e9:.1f} GB", f"{one['flops'] / 1e12:.2f}", f"{one['bytes'] / 1e9:.0f}", f"{sent / 1e9:.1f}",
+        *out, f"{hbm['temporaries'] / 1e9:.1f} GB", f"{one['flops'] / 1e12:.2f}", f"{one['bytes'] / 1e9:.0f}",
+        f"{sent / 1e9:.1f}",
         f"{line['step'] * 1e3:.0f} ms", line["bound"], f"{one['mfu_bound']:.0%}",
     ]  # fmt: skip
 

@@ -80,7 +80,8 @@ def text_sd2() -> dict:
 
 
 def text_sdxl(refiner: bool = False) -> dict:
-    """CLIP ViT-L/14 beside OpenCLIP bigG/14, the base's; or bigG/14 alone, the refiner's; and the sizes of the picture."""
+    """CLIP ViT-L/14 beside OpenCLIP bigG/14, the base's; or bigG/14 alone, the refiner's; and the sizes of the
+    picture."""
     own = {k: v for k, v in OPENCLIP_G.items() if k not in ("vocab_size", "max_length")}
     beside = {k: v for k, v in CLIP_L.items() if k not in ("vocab_size", "max_length")}
     return dict(
@@ -95,7 +96,8 @@ def _clip_tokenizer(pad_id: int) -> dict:
 
 
 def text_bert(width: int) -> dict:
-    """The transformer that is trained with the model, on BERT's tokens; `tokenizer.vocab_file` is the user's to name."""
+    """The transformer that is trained with the model, on BERT's tokens; `tokenizer.vocab_file` is the user's to
+    name."""
     tokenizer = dict(name="wordpiece", vocab_file="", max_length=77)
     return dict(name="text", vocab_size=30522, width=width, num_layers=32, max_length=77, tokenizer=tokenizer)
 
@@ -208,7 +210,8 @@ def diffusion(
 # ------------------------------------------------------------------------------------------- the shapes world
 
 
-# The UNet of configs/shapes_text.py: attention at 16 x 16 and 8 x 8 latent cells, whose maps show small objects as well.
+# The UNet of configs/shapes_text.py: attention at 16 x 16 and 8 x 8 latent cells, whose maps show small objects as
+# well.
 SHAPES_TEXT_UNET = dict(
     in_channels=4,
     out_channels=4,
@@ -266,7 +269,8 @@ def shapes(
 ) -> ConfigDict:
     """A second stage on the shapes world, in the latents of the shipped first stage, small enough for two cores.
 
-    It predicts v: at the high noise levels, where the layout of a scene is decided, eps weighs errors of x_start by next
+    It predicts v: at the high noise levels, where the layout of a scene is decided, eps weighs errors of x_start by
+    next
     to nothing. data: options of the source `shapes` beyond its split. init_from: a model whose weights it begins with
     (ldm_jax/checkpoints/warm_start.py).
     """

@@ -3,9 +3,9 @@ r"""An autoencoder for a folder of your own photographs: KL, f = 4, 3 channels.
 Run:     python train.py --config configs/folder_kl_f4.py --config.data.root=PHOTOS --workdir runs/folder_kl_f4
 Small:   the same with --config configs/folder_kl_f4.py:small, 64 x 64 pixels, which two cores can train
 Smoke:   the same with --config configs/folder_kl_f4.py:runlocal, two steps
-Source:  the original's configs/autoencoder/autoencoder_kl_64x64x3.yaml (55,312,063 parameters), with random square crops of
-         the whole picture. With --config.lpips.vgg_path=FILE (torchvision's VGG16 and the LPIPS heads, .safetensors or .npz)
-         it adds the perceptual loss; without, the log says that it is off.
+Source:  the original's configs/autoencoder/autoencoder_kl_64x64x3.yaml (55,312,063 parameters), with random square
+         crops of the whole picture. With --config.lpips.vgg_path=FILE (torchvision's VGG16 and the LPIPS heads,
+         .safetensors or .npz) it adds the perceptual loss; without, the log says that it is off.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -2,11 +2,12 @@ r"""ImageNet, 256 x 256, by class, guided: LDM-4-G, the original's cin256-v2.
 
 Run:     python train.py --config configs/imagenet_ldm4.py --workdir runs/imagenet_ldm4
 Smoke:   python train.py --config configs/imagenet_ldm4.py:runlocal --workdir /tmp/imagenet_ldm4
-Source:  CompVis/latent-diffusion@a506df5 configs/latent-diffusion/cin256-v2.yaml, Rombach et al. 2022, table 13 and section 4.3;
-         400,920,579 parameters, and 512,512 of the classes with the null class. How often the class is dropped in training is
+Source:  CompVis/latent-diffusion@a506df5 configs/latent-diffusion/cin256-v2.yaml, Rombach et al. 2022, table 13 and
+         section 4.3; 400,920,579 parameters, and 512,512 of the classes with the null class. How often the class is
+         dropped in training is
          not published: 0.1 stands here.
-Result:  FID 3.60, IS 247.67 of 50,000 samples at scale 1.5, 250 DDIM steps, after 178,000 steps; 10.56, IS 103.49 without
-         guidance. Published, not measured here.
+Result:  FID 3.60, IS 247.67 of 50,000 samples at scale 1.5, 250 DDIM steps, after 178,000 steps; 10.56, IS 103.49
+         without guidance. Published, not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -2,10 +2,11 @@ r"""ImageNet, 256 x 256, by class: LDM-8, the original's cin256.
 
 Run:     python train.py --config configs/imagenet_ldm8.py --workdir runs/imagenet_ldm8
 Smoke:   python train.py --config configs/imagenet_ldm8.py:runlocal --workdir /tmp/imagenet_ldm8
-Source:  CompVis/latent-diffusion@a506df5 configs/latent-diffusion/cin-ldm-vq-f8.yaml; 394,984,196 parameters, and 512,000 of the
+Source:  CompVis/latent-diffusion@a506df5 configs/latent-diffusion/cin-ldm-vq-f8.yaml; 394,984,196 parameters, and
+         512,000 of the
          classes. It has no null class: the original guides it with a classifier on noisy latents.
-Result:  FID 17.41, IS 72.92 of 50,000 samples, 200 DDIM steps, after 2.9 million steps; 15.51, IS 79.03 after 4.8 million.
-         Published, not measured here.
+Result:  FID 17.41, IS 72.92 of 50,000 samples, 200 DDIM steps, after 2.9 million steps; 15.51, IS 79.03 after 4.8
+         million. Published, not measured here.
 """
 
 from ml_collections import ConfigDict

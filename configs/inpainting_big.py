@@ -2,10 +2,10 @@ r"""Inpainting at 256 x 256 (sampled at 512 x 512), on Places: LDM-4 big.
 
 Run:     python train.py --config configs/inpainting_big.py --config.data.root=PHOTOS --workdir runs/inpainting_big
 Smoke:   python train.py --config configs/inpainting_big.py:runlocal --workdir /tmp/inpainting_big
-Source:  CompVis/latent-diffusion@a506df5 models/ldm/inpainting_big/config.yaml; 387,245,827 parameters. Batch size and steps are those
-         of Rombach et al. 2022, table 15; masks are of LaMa's kind, strokes and rectangles.
-Result:  FID 1.50, LPIPS 0.137 on 30,000 crops of Places at 512 x 512 after fine-tuning there, 2.40 and 0.142 before, 50 DDIM
-         steps, eta 0. Published, not measured here.
+Source:  CompVis/latent-diffusion@a506df5 models/ldm/inpainting_big/config.yaml; 387,245,827 parameters. Batch size and
+         steps are those of Rombach et al. 2022, table 15; masks are of LaMa's kind, strokes and rectangles.
+Result:  FID 1.50, LPIPS 0.137 on 30,000 crops of Places at 512 x 512 after fine-tuning there, 2.40 and 0.142 before, 50
+         DDIM steps, eta 0. Published, not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,15 @@
 r"""A first stage: KL, f = 16: 256 x 256 -> 16 x 16 x 16.
 
-Run:     python train.py --config configs/kl_f16.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE --workdir runs/kl_f16
-         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is off.
+Run:     python train.py --config configs/kl_f16.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE \
+         --workdir runs/kl_f16
+         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is
+         off.
 Smoke:   python train.py --config configs/kl_f16.py:runlocal --workdir /tmp/kl_f16
 Source:  CompVis/latent-diffusion@a506df5 models/first_stage_models/kl-f16/config.yaml; 69,610,963 parameters.
-         Its own training files, configs/autoencoder/, take ImageNet instead: batch 12, gradients of two batches together.
-Result:  rFID 0.87, PSNR 24.08, PSIM 1.07 on the 50,000 validation images of ImageNet at 256 x 256, after 442,998 steps on
-         OpenImages (Rombach et al. 2022, table 8, and the original's README). Published, not measured here.
+         Its own training files, configs/autoencoder/, take ImageNet instead: batch 12, gradients of two batches
+         together.
+Result:  rFID 0.87, PSNR 24.08, PSIM 1.07 on the 50,000 validation images of ImageNet at 256 x 256, after 442,998 steps
+         on OpenImages (Rombach et al. 2022, table 8, and the original's README). Published, not measured here.
 """
 
 from ml_collections import ConfigDict

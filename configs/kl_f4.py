@@ -1,12 +1,15 @@
 r"""A first stage: KL, f = 4: 256 x 256 -> 64 x 64 x 3.
 
-Run:     python train.py --config configs/kl_f4.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE --workdir runs/kl_f4
-         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is off.
+Run:     python train.py --config configs/kl_f4.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE \
+         --workdir runs/kl_f4
+         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is
+         off.
 Smoke:   python train.py --config configs/kl_f4.py:runlocal --workdir /tmp/kl_f4
 Source:  CompVis/latent-diffusion@a506df5 models/first_stage_models/kl-f4/config.yaml; 55,312,063 parameters.
-         Its own training files, configs/autoencoder/, take ImageNet instead: batch 12, gradients of two batches together.
-Result:  rFID 0.27, PSNR 27.53, PSIM 0.55 on the 50,000 validation images of ImageNet at 256 x 256, after 176,991 steps on
-         OpenImages (Rombach et al. 2022, table 8, and the original's README). Published, not measured here.
+         Its own training files, configs/autoencoder/, take ImageNet instead: batch 12, gradients of two batches
+         together.
+Result:  rFID 0.27, PSNR 27.53, PSIM 0.55 on the 50,000 validation images of ImageNet at 256 x 256, after 176,991 steps
+         on OpenImages (Rombach et al. 2022, table 8, and the original's README). Published, not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,15 @@
 r"""Layout to image at 256 x 256, on OpenImages: LDM-4.
 
-Run:     python train.py --config configs/layout_openimages.py --config.data.root=PHOTOS --workdir runs/layout_openimages
-         where PHOTOS has a layouts.jsonl (ldm_jax/data/layouts.py). Or from TFDS, whose 601 classes are too many for 8192 tokens:
-         --config.data.dataset=open_images_v4 --config.data.objects_key=bobjects --config.data.classes=CLASSES.txt
-         --config.data.index=openimages_train.npz
+Run:     python train.py --config configs/layout_openimages.py --config.data.root=PHOTOS \
+         --workdir runs/layout_openimages
+         where PHOTOS has a layouts.jsonl (ldm_jax/data/layouts.py). Or from TFDS, whose 601 classes are too many for
+         8192 tokens: --config.data.dataset=open_images_v4 --config.data.objects_key=bobjects
+         --config.data.classes=CLASSES.txt --config.data.index=openimages_train.npz
 Smoke:   python train.py --config configs/layout_openimages.py:runlocal --workdir /tmp/layout_openimages
-Source:  CompVis/latent-diffusion@a506df5 models/ldm/layout2img-openimages256/config.yaml, Rombach et al. 2022, table 15; 246,277,379
-         parameters, and 54,656,000 of the transformer over the layout (58,858,496 there, with a projection that is never
-         used). Squares of 256 pixels and more of pictures with 2 to 30 objects, mirrored half of the time.
+Source:  CompVis/latent-diffusion@a506df5 models/ldm/layout2img-openimages256/config.yaml, Rombach et al. 2022, table
+         15; 246,277,379 parameters, and 54,656,000 of the transformer over the layout (58,858,496 there, with a
+         projection that is never used). Squares of 256 pixels and more of pictures with 2 to 30 objects, mirrored half
+         of the time.
 Result:  FID 32.02, IS 15.92 on OpenImages, 200 DDIM steps, eta 0. Published, not measured here.
 """
 

@@ -1,6 +1,7 @@
 r"""Bedrooms of LSUN, 256 x 256, unconditional: LDM-4.
 
-Run:     python train.py --config configs/lsun_bedrooms_ldm4.py --config.data.root=PHOTOS --workdir runs/lsun_bedrooms_ldm4
+Run:     python train.py --config configs/lsun_bedrooms_ldm4.py --config.data.root=PHOTOS \
+         --workdir runs/lsun_bedrooms_ldm4
 Smoke:   python train.py --config configs/lsun_bedrooms_ldm4.py:runlocal --workdir /tmp/lsun_bedrooms_ldm4
 Source:  CompVis/latent-diffusion@a506df5 models/ldm/lsun_beds256/config.yaml, Rombach et al. 2022, table 12;
          274,056,163 parameters beside the first stage's.

@@ -1,10 +1,11 @@
 r"""Churches of LSUN, 256 x 256, unconditional: LDM-8, on a KL first stage.
 
-Run:     python train.py --config configs/lsun_churches_ldm8.py --config.data.root=PHOTOS --workdir runs/lsun_churches_ldm8
+Run:     python train.py --config configs/lsun_churches_ldm8.py --config.data.root=PHOTOS \
+         --workdir runs/lsun_churches_ldm8
 Smoke:   python train.py --config configs/lsun_churches_ldm8.py:runlocal --workdir /tmp/lsun_churches_ldm8
 Source:  CompVis/latent-diffusion@a506df5 models/ldm/lsun_churches256/config.yaml, Rombach et al. 2022, table 12;
-         294,966,916 parameters beside the first stage's. The scale of the latents is measured over the data set, where the
-         original takes it from its first batch.
+         294,966,916 parameters beside the first stage's. The scale of the latents is measured over the data set, where
+         the original takes it from its first batch.
 Result:  FID 4.02 of 50,000 samples against the training set, 200 DDIM steps, eta 0. Published, not measured here.
 """
 

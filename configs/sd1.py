@@ -1,11 +1,12 @@
 r"""Stable Diffusion 1: text to image at 512 x 512.
 
-Run:     python train.py --config configs/sd1.py --config.data.root=PHOTOS --config.conditioning.tokenizer.vocab_file=FOLDER \
-             --workdir runs/sd1
+Run:     python train.py --config configs/sd1.py --config.data.root=PHOTOS \
+         --config.conditioning.tokenizer.vocab_file=FOLDER \
+         --workdir runs/sd1
 Smoke:   python train.py --config configs/sd1.py:runlocal --workdir /tmp/sd1
-Source:  CompVis/stable-diffusion@21f890f configs/stable-diffusion/v1-inference.yaml and its model card (v1-5: 595,000 steps from v1-2);
-         859,520,964 parameters, and 123,060,480 of CLIP ViT-L/14. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
-         The text encoder is not trained, so name a converted
+Source:  CompVis/stable-diffusion@21f890f configs/stable-diffusion/v1-inference.yaml and its model card (v1-5: 595,000
+         steps from v1-2); 859,520,964 parameters, and 123,060,480 of CLIP ViT-L/14. FOLDER: CLIP's vocab.json and
+         merges.txt, or its tokenizer.json. The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.
 Result:  curves of FID and CLIP score over scales 1.5 to 8 on 10,000 captions of COCO, 50 PLMS steps; no single figure.
 """

@@ -1,13 +1,15 @@
 r"""Stable Diffusion 1, inpainting at 512 x 512.
 
-Run:     python train.py --config configs/sd1_inpainting.py --config.data.root=PHOTOS --config.conditioning.clip.tokenizer.vocab_file=FOLDER \
-             --workdir runs/sd1_inpainting
+Run:     python train.py --config configs/sd1_inpainting.py --config.data.root=PHOTOS \
+         --config.conditioning.clip.tokenizer.vocab_file=FOLDER \
+         --workdir runs/sd1_inpainting
 Smoke:   python train.py --config configs/sd1_inpainting.py:runlocal --workdir /tmp/sd1_inpainting
-Source:  runwayml/stable-diffusion@08ab4d3 configs/stable-diffusion/v1-inpainting-inference.yaml and its model card (440,000 steps from
-         v1-2); 859,535,364 parameters, and 123,060,480 of CLIP ViT-L/14. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
-         The text encoder is not trained, so name a converted
+Source:  runwayml/stable-diffusion@08ab4d3 configs/stable-diffusion/v1-inpainting-inference.yaml and its model card
+         (440,000 steps from v1-2); 859,535,364 parameters, and 123,060,480 of CLIP ViT-L/14. FOLDER: CLIP's vocab.json
+         and merges.txt, or its tokenizer.json. The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.
-         Everything is masked a quarter of the time; its other masks are not published: strokes and rectangles here, as LaMa's.
+         Everything is masked a quarter of the time; its other masks are not published: strokes and rectangles here, as
+         LaMa's.
 Result:  its model card has figures on Places at 512 x 512, which were not at hand to copy or to measure here.
 """
 

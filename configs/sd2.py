@@ -1,11 +1,13 @@
 r"""Stable Diffusion 2 (base): text to image at 512 x 512.
 
-Run:     python train.py --config configs/sd2.py --config.data.root=PHOTOS --config.conditioning.tokenizer.vocab_file=FOLDER \
-             --workdir runs/sd2
+Run:     python train.py --config configs/sd2.py --config.data.root=PHOTOS \
+         --config.conditioning.tokenizer.vocab_file=FOLDER \
+         --workdir runs/sd2
 Smoke:   python train.py --config configs/sd2.py:runlocal --workdir /tmp/sd2
-Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/v2-inference.yaml and its model card (850,000 steps at 512 x 512);
-         865,910,724 parameters beside OpenCLIP ViT-H/14's. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
-         The text encoder is not trained, so name a converted
+Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/v2-inference.yaml and its model card (850,000
+         steps at 512 x 512);
+         865,910,724 parameters beside OpenCLIP ViT-H/14's. FOLDER: CLIP's vocab.json and merges.txt, or its
+         tokenizer.json. The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.
 Result:  curves of FID and CLIP score over scales 1.5 to 8 on 10,000 captions of COCO, 50 DDIM steps; no single figure.
 """

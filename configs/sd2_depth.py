@@ -1,11 +1,12 @@
 r"""Stable Diffusion 2, text and depth to image at 512 x 512.
 
-Run:     python train.py --config configs/sd2_depth.py --config.data.root=PHOTOS --config.conditioning.clip.tokenizer.vocab_file=FOLDER \
-             --workdir runs/sd2_depth
+Run:     python train.py --config configs/sd2_depth.py --config.data.root=PHOTOS \
+         --config.conditioning.clip.tokenizer.vocab_file=FOLDER \
+         --workdir runs/sd2_depth
 Smoke:   python train.py --config configs/sd2_depth.py:runlocal --workdir /tmp/sd2_depth
-Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/v2-midas-inference.yaml and its model card (200,000 steps from the base
-         model); 865,913,604 parameters beside OpenCLIP ViT-H/14's. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
-         The text encoder is not trained, so name a converted
+Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/v2-midas-inference.yaml and its model card
+         (200,000 steps from the base model); 865,913,604 parameters beside OpenCLIP ViT-H/14's. FOLDER: CLIP's
+         vocab.json and merges.txt, or its tokenizer.json. The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.
          Examples need a field `depth`, MiDaS's disparity, which a folder does not give.
 Result:  no figure was published.

@@ -1,11 +1,12 @@
 r"""Stable Diffusion 2, inpainting at 512 x 512.
 
-Run:     python train.py --config configs/sd2_inpainting.py --config.data.root=PHOTOS --config.conditioning.clip.tokenizer.vocab_file=FOLDER \
-             --workdir runs/sd2_inpainting
+Run:     python train.py --config configs/sd2_inpainting.py --config.data.root=PHOTOS \
+         --config.conditioning.clip.tokenizer.vocab_file=FOLDER \
+         --workdir runs/sd2_inpainting
 Smoke:   python train.py --config configs/sd2_inpainting.py:runlocal --workdir /tmp/sd2_inpainting
-Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/v2-inpainting-inference.yaml and its model card (200,000 steps from
-         the base model); 865,925,124 parameters beside OpenCLIP ViT-H/14's. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
-         The text encoder is not trained, so name a converted
+Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/v2-inpainting-inference.yaml and its model card
+         (200,000 steps from the base model); 865,925,124 parameters beside OpenCLIP ViT-H/14's. FOLDER: CLIP's
+         vocab.json and merges.txt, or its tokenizer.json. The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.
          Masks are of LaMa's kind, strokes and rectangles, and everything a quarter of the time.
 Result:  no figure was published.

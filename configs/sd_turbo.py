@@ -1,6 +1,8 @@
-r"""SD-Turbo: the network of Stable Diffusion 2, in one to four steps at 512 x 512. It is for sampling: adversarial distillation is not in this repository.
+r"""SD-Turbo: the network of Stable Diffusion 2, in one to four steps at 512 x 512. It is for sampling: adversarial
+distillation is not in this repository.
 
-Run:     python sample.py --checkpoint FILE --config configs/sd_turbo.py --steps 1 --guidance_scale 1 --sampler euler_ancestral --spacing trailing
+Run:     python sample.py --checkpoint FILE --config configs/sd_turbo.py --steps 1 --guidance_scale 1 \
+         --sampler euler_ancestral --spacing trailing
 Smoke:   python train.py --config configs/sd_turbo.py:runlocal --workdir /tmp/sd_turbo
          trains the plain loop on the same structure, in small, and samples from it as Turbo does.
 Source:  Sauer et al. 2023 (arXiv:2311.17042); 865,910,724 parameters beside OpenCLIP ViT-H/14's.

@@ -1,9 +1,11 @@
 r"""Stable Diffusion's x4 upscaler, trained from 128 x 128 to 512 x 512, with text.
 
-Run:     python train.py --config configs/sd_x4_upscaler.py --config.data.root=PHOTOS --config.conditioning.clip.tokenizer.vocab_file=FOLDER \
-             --workdir runs/sd_x4_upscaler
+Run:     python train.py --config configs/sd_x4_upscaler.py --config.data.root=PHOTOS \
+         --config.conditioning.clip.tokenizer.vocab_file=FOLDER \
+         --workdir runs/sd_x4_upscaler
 Smoke:   python train.py --config configs/sd_x4_upscaler.py:runlocal --workdir /tmp/sd_x4_upscaler
-Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/x4-upscaling.yaml and its model card (1,250,000 steps); 473,398,020
+Source:  Stability-AI/stablediffusion@cf1d67a configs/stable-diffusion/x4-upscaling.yaml and its model card (1,250,000
+         steps); 473,398,020
          parameters beside OpenCLIP ViT-H/14's. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
          The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.

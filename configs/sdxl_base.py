@@ -1,9 +1,11 @@
 r"""Stable Diffusion XL, base: text to image at 1024 x 1024.
 
-Run:     python train.py --config configs/sdxl_base.py --config.data.root=PHOTOS --config.conditioning.tokenizer.vocab_file=FOLDER \
-             --workdir runs/sdxl_base
+Run:     python train.py --config configs/sdxl_base.py --config.data.root=PHOTOS \
+         --config.conditioning.tokenizer.vocab_file=FOLDER \
+         --workdir runs/sdxl_base
 Smoke:   python train.py --config configs/sdxl_base.py:runlocal --workdir /tmp/sdxl_base
-Source:  Stability-AI/generative-models@0ad7de9 configs/inference/sd_xl_base.yaml; Podell et al. 2023 (arXiv:2307.01952); 2,567,463,684 parameters beside the
+Source:  Stability-AI/generative-models@0ad7de9 configs/inference/sd_xl_base.yaml; Podell et al. 2023
+         (arXiv:2307.01952); 2,567,463,684 parameters beside the
          text encoders'. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
          The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.

@@ -1,9 +1,11 @@
 r"""Stable Diffusion XL, refiner: the last steps at 1024 x 1024.
 
-Run:     python train.py --config configs/sdxl_refiner.py --config.data.root=PHOTOS --config.conditioning.tokenizer.vocab_file=FOLDER \
-             --workdir runs/sdxl_refiner
+Run:     python train.py --config configs/sdxl_refiner.py --config.data.root=PHOTOS \
+         --config.conditioning.tokenizer.vocab_file=FOLDER \
+         --workdir runs/sdxl_refiner
 Smoke:   python train.py --config configs/sdxl_refiner.py:runlocal --workdir /tmp/sdxl_refiner
-Source:  Stability-AI/generative-models@0ad7de9 configs/inference/sd_xl_refiner.yaml; Podell et al. 2023 (arXiv:2307.01952); 2,259,526,660 parameters beside the
+Source:  Stability-AI/generative-models@0ad7de9 configs/inference/sd_xl_refiner.yaml; Podell et al. 2023
+         (arXiv:2307.01952); 2,259,526,660 parameters beside the
          text encoders'. FOLDER: CLIP's vocab.json and merges.txt, or its tokenizer.json.
          The text encoder is not trained, so name a converted
          checkpoint that has its weights with --config.init_from.

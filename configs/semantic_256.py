@@ -2,9 +2,9 @@ r"""Semantic map to landscape at 256 x 256: LDM-4.
 
 Run:     python train.py --config configs/semantic_256.py --config.data.root=PHOTOS --workdir runs/semantic_256
 Smoke:   python train.py --config configs/semantic_256.py:runlocal --workdir /tmp/semantic_256
-Source:  CompVis/latent-diffusion@a506df5 models/ldm/semantic_synthesis256/config.yaml, Rombach et al. 2022, table 15; 215,229,315
-         parameters, and 546 of the rescaler. Examples need a field `semantic_mask`, a class of 182 for every pixel, which a
-         folder does not give, cut like the image.
+Source:  CompVis/latent-diffusion@a506df5 models/ldm/semantic_synthesis256/config.yaml, Rombach et al. 2022, table 15;
+         215,229,315 parameters, and 546 of the rescaler. Examples need a field `semantic_mask`, a class of 182 for
+         every pixel, which a folder does not give, cut like the image.
 Result:  no figure was published; samples at more than 512 x 1024 in figure 9 of the paper.
 """
 

@@ -2,8 +2,10 @@ r"""Class to image on the shapes world: one object of the colour and shape that 
 
 Run:     python train.py --config configs/shapes_class.py --workdir runs/shapes_class
 Smoke:   python train.py --config configs/shapes_class.py:runlocal --workdir /tmp/shapes_class
-Source:  Rombach et al. 2022, section 4.3.2, in small; guidance as in Ho and Salimans 2022. It starts from the shipped text model.
-Result:  3,293,316 parameters. After 1,500 steps from a text model 750 steps beyond the shipped one, the first 1,000 on a schedule for 2,500,
+Source:  Rombach et al. 2022, section 4.3.2, in small; guidance as in Ho and Salimans 2022. It starts from the shipped
+         text model.
+Result:  3,293,316 parameters. After 1,500 steps from a text model 750 steps beyond the shipped one, the first 1,000 on
+         a schedule for 2,500,
          29 minutes on two busy cores: the oracle sees the class in 96 % of 100 pictures (`ldm-evaluate class`).
 """
 

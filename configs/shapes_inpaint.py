@@ -3,8 +3,9 @@ r"""Inpainting on the shapes world: the masked image's latent and the mask besid
 Run:     python train.py --config configs/shapes_inpaint.py --workdir runs/shapes_inpaint
 Smoke:   python train.py --config configs/shapes_inpaint.py:runlocal --workdir /tmp/shapes_inpaint
 Source:  Rombach et al. 2022, section 4.5, in small, with Stable Diffusion's convention of channels.
-Result:  2,767,172 parameters. After 2,400 steps, the first 1,400 on a schedule for as many, 36 minutes on two busy cores: 61 % of 100 scenes completed
-         right, 46 % of those whose hole hides something: far from trained, it does not yet carry the background on (`ldm-evaluate inpaint`).
+Result:  2,767,172 parameters. After 2,400 steps, the first 1,400 on a schedule for as many, 36 minutes on two busy
+         cores: 61 % of 100 scenes completed right, 46 % of those whose hole hides something: far from trained, it does
+         not yet carry the background on (`ldm-evaluate inpaint`).
 """
 
 from ml_collections import ConfigDict

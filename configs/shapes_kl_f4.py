@@ -4,7 +4,8 @@ Run:     python train.py --config configs/shapes_kl_f4.py --workdir runs/shapes_
 Smoke:   python train.py --config configs/shapes_kl_f4.py:runlocal --workdir /tmp/shapes_kl_f4
 Source:  Rombach et al. 2022, appendix G, at an eighth of the width; no LPIPS and no discriminator, which flat shapes
          with sharp edges do not need. 242,327 parameters.
-Result:  PSNR 35.4 dB on 2,000 test scenes, of which the oracle reads every reconstruction right; 3,000 steps, 0.35 hours on two cores.
+Result:  PSNR 35.4 dB on 2,000 test scenes, of which the oracle reads every reconstruction right; 3,000 steps, 0.35
+         hours on two cores.
 """
 
 from ml_collections import ConfigDict

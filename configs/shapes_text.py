@@ -1,16 +1,19 @@
 r"""Text to image on the shapes world, in the latents of configs/shapes_kl_f4.py: the recipe of the next shipped model.
 
 Run:     python train.py --config configs/shapes_text.py --config.first_stage_from=shapes --workdir runs/shapes_text
-On:      the same command resumes it. The rate stays constant until it is told to fall, for a model to be shipped at step N + 500:
-         --config.optimizer.schedule.decay_from=N --config.optimizer.schedule.decay_steps=500 --config.total_steps=N+500
+On:      the same command resumes it. The rate stays constant until it is told to fall, for a model to be shipped at
+         step N + 500: --config.optimizer.schedule.decay_from=N --config.optimizer.schedule.decay_steps=500
+         --config.total_steps=N+500
 Smoke:   python train.py --config configs/shapes_text.py:runlocal --workdir /tmp/shapes_text
-Source:  Rombach et al. 2022, section 4.3 (cross-attention to a transformer trained with the network), in small. It predicts
-         v, because at the high noise levels, where the layout of a scene is decided, eps weighs errors of x_start by next to
-         nothing. Attention at 16 x 16 and 8 x 8 and coordinates, as what the smaller model drew wrong is places; the attention of a
-         caption's words is drawn to what they speak of (TokenCompose, training/token_masks.py).
-Result:  The shipped model is the one before, base.SHAPES_UNET, after 256,000 images (ldm_jax/shipped/shapes/training.json). This network,
-         begun with that one's text transformer, without masks and with a cosine of 2,300 steps, drew as well after 68,000: of 204 held-out
-         prompts, 50 DDIM steps, guidance 3, one object right 74 %, two 24 %, relations 15 %.
+Source:  Rombach et al. 2022, section 4.3 (cross-attention to a transformer trained with the network), in small. It
+         predicts v, because at the high noise levels, where the layout of a scene is decided, eps weighs errors of
+         x_start by next to nothing. Attention at 16 x 16 and 8 x 8 and coordinates, as what the smaller model drew
+         wrong is places; the attention of a caption's words is drawn to what they speak of (TokenCompose,
+         training/token_masks.py).
+Result:  The shipped model is the one before, base.SHAPES_UNET, after 256,000 images
+         (ldm_jax/shipped/shapes/training.json). This network, begun with that one's text transformer, without masks and
+         with a cosine of 2,300 steps, drew as well after 68,000: of 204 held-out prompts, 50 DDIM steps, guidance 3,
+         one object right 74 %, two 24 %, relations 15 %.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -2,10 +2,10 @@ r"""Super-resolution, 64 x 64 to 256 x 256: LDM-4 (BSR), robust to real degradat
 
 Run:     python train.py --config configs/superres_bsr.py --workdir runs/superres_bsr
 Smoke:   python train.py --config configs/superres_bsr.py:runlocal --workdir /tmp/superres_bsr
-Source:  CompVis/latent-diffusion@a506df5 models/ldm/bsr_sr/config.yaml, Rombach et al. 2022, table 15; 113,622,563 parameters.
-         The small image is made by bsrgan_light, as for the published model (ldm_jax/data/degradation.py).
-Result:  FID 2.8 (validation) and 4.8 (training set), PSNR 24.4, SSIM 0.69 on ImageNet with bicubic degradation, 100 DDIM steps;
-         those are the 169 million parameters of the paper's own model. Published, not measured here.
+Source:  CompVis/latent-diffusion@a506df5 models/ldm/bsr_sr/config.yaml, Rombach et al. 2022, table 15; 113,622,563
+         parameters. The small image is made by bsrgan_light, as for the published model (ldm_jax/data/degradation.py).
+Result:  FID 2.8 (validation) and 4.8 (training set), PSNR 24.4, SSIM 0.69 on ImageNet with bicubic degradation, 100
+         DDIM steps; those are the 169 million parameters of the paper's own model. Published, not measured here.
 """
 
 from ml_collections import ConfigDict

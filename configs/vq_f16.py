@@ -1,11 +1,13 @@
 r"""A first stage: VQ, f = 16, 16384 codes: 256 x 256 -> 16 x 16 x 8.
 
-Run:     python train.py --config configs/vq_f16.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE --workdir runs/vq_f16
-         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is off.
+Run:     python train.py --config configs/vq_f16.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE \
+         --workdir runs/vq_f16
+         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is
+         off.
 Smoke:   python train.py --config configs/vq_f16.py:runlocal --workdir /tmp/vq_f16
 Source:  CompVis/latent-diffusion@a506df5 models/first_stage_models/vq-f16/config.yaml; 69,593,371 parameters.
-Result:  rFID 5.15, PSNR 20.83, PSIM 1.73 on the 50,000 validation images of ImageNet at 256 x 256, after 1,101,166 steps on
-         OpenImages (Rombach et al. 2022, table 8, and the original's README). Published, not measured here.
+Result:  rFID 5.15, PSNR 20.83, PSIM 1.73 on the 50,000 validation images of ImageNet at 256 x 256, after 1,101,166
+         steps on OpenImages (Rombach et al. 2022, table 8, and the original's README). Published, not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,5 @@
-"""What the commands share: one plain sentence instead of a traceback, and a compilation cache that outlives the process."""
+"""What the commands share: one plain sentence instead of a traceback, and a compilation cache that outlives the
+process."""
 
 import logging
 import os
@@ -11,7 +12,8 @@ from absl import logging as absl_logging
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR, by default ~/.cache/ldm_jax/jax; a second start is fast."""
+    """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR, by default ~/.cache/ldm_jax/jax; a second start is
+    fast."""
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -20,7 +22,8 @@ def use_compilation_cache() -> None:
 
 
 def executables() -> Path:
-    """The folder of xla/executables.py, inside of $JAX_COMPILATION_CACHE_DIR where that is one of this machine's; else beside the default."""
+    """The folder of xla/executables.py, inside of $JAX_COMPILATION_CACHE_DIR where that is one of this machine's; else
+    beside the default."""
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     return (Path(chosen) if chosen and "://" not in chosen else _cache()) / "executables"
 

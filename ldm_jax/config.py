@@ -1,4 +1,5 @@
-"""What a config says: its sections, the options of a constructor, the file that it is read from. It knows no network."""
+"""What a config says: its sections, the options of a constructor, the file that it is read from. It knows no
+network."""
 
 import contextlib
 import difflib
@@ -65,7 +66,8 @@ def conditioning_kinds(section: Mapping[str, Any] | None) -> dict[str, dict]:
 
 
 def conditioning_section(options: Mapping[str, Mapping[str, Any]]) -> dict | None:
-    """The section of {kind: its options}, the inverse of `conditioning_kinds`: a single kind is named, several are listed; None of none."""
+    """The section of {kind: its options}, the inverse of `conditioning_kinds`: a single kind is named, several are
+    listed; None of none."""
     if len(options) == 1:
         ((kind, only),) = options.items()
         return {"name": kind, **only}
@@ -116,7 +118,8 @@ def find_config(name: str | Path) -> Path:
 
 @contextlib.contextmanager
 def _configs_importable(folder: Path) -> Iterator[None]:
-    """Inside, `from configs import base` finds the configs of this package, and before them those of `folder` if that is
+    """Inside, `from configs import base` finds the configs of this package, and before them those of `folder` if that
+    is
     called configs: from wherever a config is asked for, and without a package of that name among those installed."""
     package = ModuleType("configs")
     package.__path__ = [str(folder)] * (folder.name == "configs") + [str(config_folder())]

@@ -1,5 +1,5 @@
-"""What `--dry_run` says: shapes and parameter counts; with `--topology`, the real program of a config, compiled for a slice of
-Cloud TPU, and what to change if it does not fit.
+"""What `--dry_run` says: shapes and parameter counts; with `--topology`, the real program of a config, compiled for a
+slice of Cloud TPU, and what to change if it does not fit.
 
 It knows configs and programs; how a program's cost is read from the compiler is xla/topology.py's.
 """
@@ -54,12 +54,14 @@ def trained(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sampled(config: Mapping[str, Any], batch_size: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, the shapes and the parameter counts of a model that is to be sampled, without allocating a parameter."""
+    """The settings, the shapes and the parameter counts of a model that is to be sampled, without allocating a
+    parameter."""
     system = make_system(with_first_stage(config))
     parameters = {name: _count(tree) for name, tree in system.param_shapes().items()}
     shapes = {"image": [batch_size, *system.image_shape, 3], "latents": [batch_size, *system.latent_shape]}
     return dict(
-        settings=dict(settings), takes=list(system.takes), shapes=shapes, parameters=parameters, devices=[str(d) for d in jax.devices()]
+        settings=dict(settings), takes=list(system.takes), shapes=shapes, parameters=parameters,
+        devices=[str(d) for d in jax.devices()]
     )  # fmt: skip
 
 
@@ -98,8 +100,9 @@ def _split(tree: PyTree, sharding: NamedSharding) -> PyTree:
 def training_flops(config: Mapping[str, Any]) -> int:
     """FLOPs that a step needs over its whole batch, nothing recomputed.
 
-    Second stage: three times those of a forward pass for what is trained, one for the backward pass to the activations and one
-    to the weights; once for what is frozen. First stage: those of the step as it is written, whose two losses share passes.
+    Second stage: three times those of a forward pass for what is trained, one for the backward pass to the activations
+    and one to the weights; once for what is frozen. First stage: those of the step as it is written, whose two losses
+    share passes.
     """
     if config["task"] == "first_stage":
         layout = parallel.make("pmap", devices=jax.devices()[:1])  # traced for it, not run on it
@@ -123,7 +126,8 @@ def _without_remat(config: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 
 def forward_flops(system: System, batch_size: int) -> dict[str, int]:
-    """FLOPs of one pass over a batch: 'unet', each kind of conditioning by its name, 'encode' and 'decode' of the first stage."""
+    """FLOPs of one pass over a batch: 'unet', each kind of conditioning by its name, 'encode' and 'decode' of the first
+    stage."""
     params, inputs, shape = system.param_shapes(), _inputs(system, batch_size), jax.ShapeDtypeStruct
     first_stage = params["first_stage"]
     latents = shape((batch_size, *system.latent_shape), jnp.float32)
@@ -167,9 +171,11 @@ def sampling(
     batch_size: int,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """{'latents', 'decode': topology.report of the two programs that draw batch_size pictures on each chip of the slice}.
+    """{'latents', 'decode': topology.report of the two programs that draw batch_size pictures on each chip of the
+    slice}.
 
-    Every chip runs the program of one device on its share, as everywhere, so no two of them talk. settings: of settings.resolve_settings.
+    Every chip runs the program of one device on its share, as everywhere, so no two of them talk. settings: of
+    settings.resolve_settings.
     Raises: as `training`.
     """
     slice_, devices = topology.open_slice(topology_name)
@@ -223,8 +229,10 @@ def check_fits(report: Mapping[str, Any], config: Mapping[str, Any] | None = Non
             remedies = ", ".join(_remedies(report, config)) if config else "a smaller --batch_size"
             what = {"step": "the training step", "latents": "sampling", "decode": "decoding"}[name]
             raise ValueError(
-                f"{what} does not fit {part['topology']}: it needs {hbm['peak'] / GIB:.1f} GiB on each chip, of which its arguments "
-                f"are {hbm['arguments'] / GIB:.1f}, and a {generation} chip has {hbm['capacity'] / GIB:.2f}; try {remedies}"
+                f"{what} does not fit {part['topology']}: it needs {hbm['peak'] / GIB:.1f} GiB on each chip, "
+                f"of which its arguments "
+                f"are {hbm['arguments'] / GIB:.1f}, and a {generation} chip has {hbm['capacity'] / GIB:.2f}; "
+                f"try {remedies}"
             )
 
 

@@ -1,7 +1,7 @@
 """The file name is the key: `find("samplers", "ddim")` is the module ldm_jax/samplers/ddim.py.
 
-One rule for every room: its entries are the files that define the room's name, which ENTRY lists. A file that others build on
-defines none and is no entry. Files are read, not imported, so that listing a room costs nothing.
+One rule for every room: its entries are the files that define the room's name, which ENTRY lists. A file that others
+build on defines none and is no entry. Files are read, not imported, so that listing a room costs nothing.
 """
 
 import ast
@@ -41,7 +41,8 @@ def find(room: str, name: str) -> ModuleType:
     known = names(room)
     if name not in known:
         raise ValueError(
-            f"{SINGULAR.get(room, room)} {name!r} not found; ldm_jax/{room}/ has: {', '.join(known)}{did_you_mean(name, known)}"
+            f"{SINGULAR.get(room, room)} {name!r} not found; ldm_jax/{room}/ has: "
+            f"{', '.join(known)}{did_you_mean(name, known)}"
         )
     return importlib.import_module(f"ldm_jax.{room}.{name}")
 

@@ -1,4 +1,5 @@
-"""The first stages there are, by the name that a config's section says, and what the rest of the library asks of one."""
+"""The first stages there are, by the name that a config's section says, and what the rest of the library asks of
+one."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ class FirstStage(NamedTuple):
     channels: int
 
     def init(self, key: Array, size: int = 0) -> PyTree:
-        """Fresh parameters. size: the side of the image that shapes are inferred with; the factor's fourfold by default."""
+        """Fresh parameters. size: the side of the image that shapes are inferred with; the factor's fourfold by
+        default."""
         if self.name == "identity":
             return {}
         side = size or 4 * self.factor
@@ -35,7 +37,8 @@ class FirstStage(NamedTuple):
         )["params"]
 
     def encode(self, params: PyTree, images: Array) -> Array:
-        """images [B,H,W,C] in [-1,1] -> what encoding gives: moments [B,h,w,2c] of a KL model, else latents [B,h,w,c]."""
+        """images [B,H,W,C] in [-1,1] -> what encoding gives: moments [B,h,w,2c] of a KL model, else latents
+        [B,h,w,c]."""
         return self.module.apply({"params": params}, images, method="encode")
 
     def mode(self, params: PyTree, images: Array) -> Array:

@@ -43,7 +43,8 @@ def to_pil(image: np.ndarray):
 
 
 def write_png(path: str | Path, image: np.ndarray, text: Mapping[str, object] | None = None) -> None:
-    """Writes [H,W,3] or [H,W,1] uint8 as a PNG, beside its place and renamed into it; `text` becomes its text chunks."""
+    """Writes [H,W,3] or [H,W,1] uint8 as a PNG, beside its place and renamed into it; `text` becomes its text
+    chunks."""
     from PIL import PngImagePlugin
 
     info = PngImagePlugin.PngInfo()

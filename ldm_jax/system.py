@@ -1,4 +1,5 @@
-"""From a config to the parts of a latent diffusion model: which modules, with which options. It knows no data and no loop.
+"""From a config to the parts of a latent diffusion model: which modules, with which options. It knows no data and no
+loop.
 
 A config's sections `first_stage`, `model`, `conditioning` and `schedule` are plain data: a `name` that says which, and
 the options of that one's constructor. An option that it does not have is an error that lists those it has.
@@ -23,7 +24,8 @@ from ldm_jax.types import Array, Cond, PyTree
 
 
 class Part(NamedTuple):
-    """One kind of conditioning of a model. name: its file in conditioning/, which `kind` is. conditioner: linen module."""
+    """One kind of conditioning of a model. name: its file in conditioning/, which `kind` is. conditioner: linen
+    module."""
 
     name: str
     kind: ModuleType
@@ -82,7 +84,8 @@ class System(NamedTuple):
         return None
 
     def check_shape(self, image_shape: Sequence[int], what: str = "image_shape") -> tuple[int, int]:
-        """image_shape as (H, W). Raises: ValueError that says the nearest size that works if it is not of multiples of `cell`."""
+        """image_shape as (H, W). Raises: ValueError that says the nearest size that works if it is not of multiples of
+        `cell`."""
         shape, cell = np.asarray(image_shape), self.cell
         if shape.shape != (2,) or not np.issubdtype(shape.dtype, np.integer):
             raise ValueError(f"{what}: got {image_shape!r}, expected (height, width) in pixels")
@@ -90,7 +93,8 @@ class System(NamedTuple):
         near = [max(cell, cell * int(side / cell + 0.5)) for side in (height, width)]
         if near != [height, width]:
             raise ValueError(
-                f"{what}: got {height} x {width} (height x width), expected multiples of {cell}, at least {cell} x {cell}: "
+                f"{what}: got {height} x {width} (height x width), expected multiples of {cell}, at least "
+                f"{cell} x {cell}: "
                 f"the nearest is {near[0]} x {near[1]}"
             )
         return height, width
@@ -167,7 +171,8 @@ class System(NamedTuple):
     ) -> dict[str, np.ndarray]:
         """The inputs that say nothing: the empty caption, the null class, zeros. image_shape: as of `inputs`.
 
-        negative: as `given` of `inputs`, for the parts that take prompts: what guidance leads away from in place of nothing.
+        negative: as `given` of `inputs`, for the parts that take prompts: what guidance leads away from in place of
+        nothing.
         """
 
         def of(part: Part):
@@ -194,7 +199,8 @@ class System(NamedTuple):
     def encode_inputs(
         self, first_stage_params: PyTree, scale_factor: Array | float, inputs: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """inputs with the images among them, [B,H,W,3], replaced by their scaled latents [B,h,w,c], the posterior's mode."""
+        """inputs with the images among them, [B,H,W,3], replaced by their scaled latents [B,h,w,c], the posterior's
+        mode."""
         return {
             key: self.first_stage.mode(first_stage_params, value) * scale_factor
             if key in self.encodes
@@ -238,8 +244,9 @@ class System(NamedTuple):
         return params
 
     def in_compute_dtype(self, params: PyTree) -> PyTree:
-        """params as the network and the first stage compute with them (layers.cast): the same results to rounding, in bfloat16 with half the
-        memory, and less of it to read at every step. The conditioner, which computes in float32, is left alone."""
+        """params as the network and the first stage compute with them (layers.cast): the same results to rounding, in
+        bfloat16 with half the memory, and less of it to read at every step. The conditioner, which computes in float32,
+        is left alone."""
         networks = {k: layers.cast(params[k], self.unet.dtype) for k in ("unet", "first_stage")}
         return dict(params, **networks)
 
@@ -250,7 +257,8 @@ class System(NamedTuple):
 
 
 def make_tokenizer(section: Mapping[str, Any] | None, known: Mapping[str, Callable]) -> Any:
-    """section: a config's, whose `name` is one of `known` (a text kind's TOKENIZERS). Returns None where none, or no file
+    """section: a config's, whose `name` is one of `known` (a text kind's TOKENIZERS). Returns None where none, or no
+    file
     of it, is named yet: an option that is '' or None.
 
     Raises: ValueError for another name or option, or a file that is not there.

@@ -1,11 +1,11 @@
 """Text that people write, read in one way: captions, classes, prompts, vocabularies, layouts, jobs.
 
-Decides encodings, where a line ends, and what a caption is. What a line says is its reader's to decide. It knows no folder,
-no picture and no tokenizer.
+Decides encodings, where a line ends, and what a caption is. What a line says is its reader's to decide. It knows no
+folder, no picture and no tokenizer.
 
-Files are UTF-8, with or without a byte order mark, or UTF-16 with one, as some editors write on Windows; a mark is no part of
-the text. Lines end with \\n, \\r\\n or \\r and with nothing else: U+2028, U+0085 and form feeds, which str.splitlines takes for
-ends of lines, may stand inside the strings of JSON (RFC 8259, section 7) and inside captions.
+Files are UTF-8, with or without a byte order mark, or UTF-16 with one, as some editors write on Windows; a mark is no
+part of the text. Lines end with \\n, \\r\\n or \\r and with nothing else: U+2028, U+0085 and form feeds, which
+str.splitlines takes for ends of lines, may stand inside the strings of JSON (RFC 8259, section 7) and inside captions.
 """
 
 import codecs
@@ -57,7 +57,8 @@ def read_json(path: str | Path, what: str) -> Any:
 def caption(value: Any) -> str | None:
     """The caption that a data set states: a string, its blanks and line ends made single blanks; of several the first.
 
-    value: str, UTF-8 bytes, a list or array of them, or what data sets have where there is none: None, NaN, an empty list.
+    value: str, UTF-8 bytes, a list or array of them, or what data sets have where there is none: None, NaN, an empty
+    list.
     Returns: None for none; '' for an empty one. Raises: ValueError for anything else, and for half of a surrogate pair.
     """
     if isinstance(value, list | tuple | np.ndarray):

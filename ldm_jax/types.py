@@ -13,12 +13,14 @@ Array = jax.Array
 PyTree = Any
 
 MAX_SEED = 2**32 - 1  # of a picture: jax keys are made of 32 bits
-# Of every key that a promise hangs on. Under the others of jax, which JAX_DEFAULT_PRNG_IMPL chooses, vmap over keys draws what the first
-# key gives, so that an image would depend on those beside it (docs of jax.random, "Advanced RNG configuration").
+# Of every key that a promise hangs on. Under the others of jax, which JAX_DEFAULT_PRNG_IMPL chooses, vmap over keys
+# draws what the first key gives, so that an image would depend on those beside it (docs of jax.random, "Advanced RNG
+# configuration").
 KEY_IMPL = "threefry2x32"
 
-# (x [B,h,w,c] float32, t [B] int32, control=None) -> (eps [B,h,w,c] float32, taps: dict of arrays, {} when nothing is recorded).
-# All that samplers and guidance know of a network. Models that predict v or x_start are adapted to it (diffusion/process.py).
+# (x [B,h,w,c] float32, t [B] int32, control=None) -> (eps [B,h,w,c] float32, taps: dict of arrays, {} when nothing is
+# recorded). All that samplers and guidance know of a network. Models that predict v or x_start are adapted to it
+# (diffusion/process.py).
 EpsFn = Callable[..., tuple[Array, dict]]
 
 

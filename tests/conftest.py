@@ -1,5 +1,5 @@
-"""What every test shares: the CPU, one compilation cache for this process and those that tests start, and memory that is given
-back between files."""
+"""What every test shares: the CPU, one compilation cache for this process and those that tests start, and memory that
+is given back between files."""
 
 import ctypes
 import gc
@@ -46,7 +46,8 @@ def peak() -> float:
 
 
 def forget(module) -> None:
-    """Lets go of what a file of tests leaves behind: its own caches, compiled programs, and freed memory that malloc kept."""
+    """Lets go of what a file of tests leaves behind: its own caches, compiled programs, and freed memory that malloc
+    kept."""
     jax = sys.modules.get("jax")
     for value in list(vars(module).values()):
         if hasattr(value, "cache_clear"):
@@ -61,7 +62,8 @@ def forget(module) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item, nextitem):
-    """After the fixtures of a file's last test: a process that kept the programs of all files would grow to many GiB."""
+    """After the fixtures of a file's last test: a process that kept the programs of all files would grow to many
+    GiB."""
     result = yield
     if nextitem is None or nextitem.path != item.path:
         held = item.config.stash.setdefault(REPORT, {})

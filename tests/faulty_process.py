@@ -1,4 +1,5 @@
-"""Trains next to nothing beside other processes, with a fault of its own: a process of tests/commands/test_train_faults.py.
+"""Trains next to nothing beside other processes, with a fault of its own: a process of
+tests/commands/test_train_faults.py.
 
 python -m tests.faulty_process data --config tests/tiny_first_stage.py --workdir /tmp/x --coordinator … --process_id 1
 """

@@ -1,6 +1,7 @@
 """The rooms, and who may import whom: docs/architecture.md, enforced.
 
-`python tests/test_architecture.py` prints the figures of the structure: files in the root, rooms, floors, circles, arrows back up.
+`python tests/test_architecture.py` prints the figures of the structure: files in the root, rooms, floors, circles,
+arrows back up.
 """
 
 import ast
@@ -15,11 +16,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "ldm_jax").rglob("*.py"))
 # Loose files of the package's root, the later may import the earlier.
 LOOSE = (
-    "__init__", "types", "find", "atomic", "text_files", "cli", "grid", "params", "config", "first_stage", "system", "dry_run",
+    "__init__", "types", "find", "atomic", "text_files", "cli", "grid", "params", "config", "first_stage", "system",
+    "dry_run",
 )  # fmt: skip
 EVERYONE = {"types", "find", "atomic", "cli", "grid", "params", "text_files", "__version__"}
 PARTS = {
-    "models", "conditioning", "samplers", "guidance", "inversion", "editing", "recognition", "personalization", "convert",
+    "models", "conditioning", "samplers", "guidance", "inversion", "editing", "recognition", "personalization",
+    "convert",
     "data", "diffusion", "control", "shapes_world", "distributed", "xla",
 }  # fmt: skip
 SYSTEM = {"config", "first_stage", "system"}

@@ -1,5 +1,5 @@
-"""Both spellings of a config's conditioning section mean the same, and a single kind's parameters are bare in both; a config is
-found by its name, and configs find each other."""
+"""Both spellings of a config's conditioning section mean the same, and a single kind's parameters are bare in both; a
+config is found by its name, and configs find each other."""
 
 import json
 import pathlib
@@ -166,7 +166,8 @@ def test_a_bundles_config_is_read_as_it_is(tmp_path):
     [
         (
             "shapes_txt",
-            "config shapes_txt: no such file and no such name; did you mean shapes_text. There are: celeba.* vq_f8_n256",
+            "config shapes_txt: no such file and no such name; did you mean shapes_text. There are: celeba.* "
+            "vq_f8_n256",
         ),
         ("configs/shapes_txt.py:runlocal", "config configs/shapes_txt.py: .* did you mean shapes_text"),
         ("nowhere/shapes_text.py", "no such file"),

@@ -1,4 +1,5 @@
-"""Every file of configs/: it builds, its shapes fit together, it has the published parameters, and says what it must."""
+"""Every file of configs/: it builds, its shapes fit together, it has the published parameters, and says what it
+must."""
 
 import functools
 import importlib.util

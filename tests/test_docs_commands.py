@@ -1,4 +1,5 @@
-"""Every `python …` of the documents names a script or module that there is, flags that it defines, and keys that its config has.
+"""Every `python …` of the documents names a script or module that there is, flags that it defines, and keys that its
+config has.
 
 The definitions are read from the source: nothing is run but the config files.
 """

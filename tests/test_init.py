@@ -1,4 +1,5 @@
-"""`import ldm_jax` offers what its docstring says, with the signatures of what it stands for, and costs nothing before that."""
+"""`import ldm_jax` offers what its docstring says, with the signatures of what it stands for, and costs nothing before
+that."""
 
 import inspect
 import subprocess

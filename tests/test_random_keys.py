@@ -9,7 +9,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Runs where the environment names another implementation. Seed 5 alone and beside others, in batches of one size, which is one
+# Runs where the environment names another implementation. Seed 5 alone and beside others, in batches of one size, which
+# is one
 # program: to the bit; the keys of a training step's examples, on one device and shared among two.
 PROGRAM = """
 import sys
@@ -22,7 +23,8 @@ from tests.tiny_models import random_params
 
 config = dict(
     image_size=8, first_stage=dict(name="identity"),
-    model=dict(in_channels=3, out_channels=3, channels=4, channel_mult=[1], num_res_blocks=1, num_heads=1, num_groups=2),
+    model=dict(in_channels=3, out_channels=3, channels=4, channel_mult=[1], num_res_blocks=1,
+        num_heads=1, num_groups=2),
     schedule=dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195),
 )
 system = make_system(config)

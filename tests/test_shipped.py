@@ -25,7 +25,8 @@ def test_its_log_says_how_it_was_trained():
 
 
 def test_one_object_prompts():
-    """A floor far under its measured accuracy (README), for sixteen pictures (a painter of noise gets none); the full measurement is ldm_jax.commands.evaluate."""
+    """A floor far under its measured accuracy (README), for sixteen pictures (a painter of noise gets none); the full
+    measurement is ldm_jax.commands.evaluate."""
     prompts = shapes.prompts("one", 16)
     images = ldm_jax.load("shapes").sample(prompts, range(2_000_000, 2_000_016), num_steps=25, batch_size=16)
     assert np.mean([score(image, prompt).right for image, prompt in zip(images, prompts, strict=True)]) >= 0.4

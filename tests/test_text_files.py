@@ -85,7 +85,8 @@ def byte_pairs(path, write):
 
 
 READERS = [
-    caption_beside, caption_in_lines, caption_in_csv, boxes, classes, prompts, job_lines, layout_file, word_pieces, byte_pairs,
+    caption_beside, caption_in_lines, caption_in_csv, boxes, classes, prompts, job_lines, layout_file, word_pieces,
+    byte_pairs,
 ]  # fmt: skip
 WRITERS = {
     "plain": lambda s: s.encode(),

@@ -1,4 +1,5 @@
-"""What `pip install` gives away from a checkout: the package, its configs inside of it, its data, its commands; nothing beside it.
+"""What `pip install` gives away from a checkout: the package, its configs inside of it, its data, its commands; nothing
+beside it.
 
 python -m pytest -n 0 -m slow tests/test_wheel.py
 """

@@ -64,7 +64,8 @@ def random_bundle(config: dict, tokenizer=None, seed: int = 0) -> Bundle:
 
 
 def random_params(system: System, seed: int = 0, gain: float = 1.0) -> PyTree:
-    """Parameters in the structure that the system makes, drawn with numpy: none is zero, as many of a fresh network are.
+    """Parameters in the structure that the system makes, drawn with numpy: none is zero, as many of a fresh network
+    are.
 
     gain: the standard deviation of kernels, times the root of what goes into each of their outputs.
     """

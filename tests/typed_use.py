@@ -1,6 +1,7 @@
 """What a type checker, and so an editor, sees of `import ldm_jax`: run by mypy, never imported.
 
-Each ignored line is wrong on purpose. Where mypy does not see that it is, as where a signature is lost, the ignoring is an error.
+Each ignored line is wrong on purpose. Where mypy does not see that it is, as where a signature is lost, the ignoring is
+an error.
 """
 
 import ldm_jax

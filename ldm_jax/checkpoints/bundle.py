@@ -1,7 +1,7 @@
 """A model on disk: config.json, model.safetensors and, for a text model, tokenizer.json in one folder; save and read.
 
-Parameters lie in the file by their path, 'unet/conv_in/kernel'. It knows no network: what the arrays mean is the config's
-business, and the config is system.py's.
+Parameters lie in the file by their path, 'unet/conv_in/kernel'. It knows no network: what the arrays mean is the
+config's business, and the config is system.py's.
 """
 
 import json

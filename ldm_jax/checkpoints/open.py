@@ -1,7 +1,9 @@
-"""Any checkpoint of this model family as a model of ours: its config, and its parameters as arrays that are not read yet.
+"""Any checkpoint of this model family as a model of ours: its config, and its parameters as arrays that are not read
+yet.
 
-Decides what a file or folder is, and where what its shapes do not tell is taken from: a config of ours, the original's YAML,
-diffusers' JSON, or the table of released models (convert/published.py). The formats, names and layouts are convert/'s.
+Decides what a file or folder is, and where what its shapes do not tell is taken from: a config of ours, the original's
+YAML, diffusers' JSON, or the table of released models (convert/published.py). The formats, names and layouts are
+convert/'s.
 """
 
 import json
@@ -48,7 +50,8 @@ BUFFERS += (
     "posterior_mean_coef2",
 )
 AVERAGES = "model_ema."
-# Names that are no part of the model sampled here: schedules, losses, running averages not asked for, helpers of a demo.
+# Names that are no part of the model sampled here: schedules, losses, running averages not asked for, helpers of a
+# demo.
 APART = (
     AVERAGES,
     "loss.",
@@ -68,9 +71,12 @@ APART += MARKERS
 class Options(NamedTuple):
     """What a user may say about a checkpoint. Each is used where the checkpoint needs it.
 
-    ema: running averages where there are any. config: a config of ours, .py or .json. original_config: the original's YAML.
-    tokenizer: a vocabulary file, or a folder with one. first_stage: a checkpoint to take it from. prediction_type: where
-    neither file nor table tells. variant: of a diffusers folder's files, such as 'fp16'. ignore_objects: see convert.torch_file.read_zip.
+    ema: running averages where there are any. config: a config of ours, .py or .json. original_config: the original's
+    YAML.
+    tokenizer: a vocabulary file, or a folder with one. first_stage: a checkpoint to take it from. prediction_type:
+    where
+    neither file nor table tells. variant: of a diffusers folder's files, such as 'fp16'. ignore_objects: see
+    convert.torch_file.read_zip.
     null_class: the last row of the table of classes stands for no class, for guidance, where nothing else says so.
     """
 
@@ -95,8 +101,10 @@ def options_from(args: Any) -> Options:
 class Checkpoint(NamedTuple):
     """config: as a bundle's. params: nested dicts of convert.Tensor. tokenizer: a tokenizers.Tokenizer, or None.
 
-    layout: 'compvis', 'diffusers', 'bundle' or 'workdir'. notes: sentences on what was recognised and what was left out.
-    apart: {name: Tensor} of a file of the original's layout that are no part of the model, for one that is written from it.
+    layout: 'compvis', 'diffusers', 'bundle' or 'workdir'. notes: sentences on what was recognised and what was left
+    out.
+    apart: {name: Tensor} of a file of the original's layout that are no part of the model, for one that is written from
+    it.
     """
 
     config: dict
@@ -121,7 +129,8 @@ def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoin
 
 
 def _with_null_class(opened: Checkpoint, path: str | Path) -> Checkpoint:
-    """The same with the last class as that which stands for none. Raises: ValueError for a model that takes no classes."""
+    """The same with the last class as that which stands for none. Raises: ValueError for a model that takes no
+    classes."""
     kinds = conditioning_kinds(opened.config.get("conditioning"))
     if "class_label" not in kinds:
         raise ValueError(
@@ -153,14 +162,16 @@ def _open(path: Path, options: Options) -> Checkpoint:
 
 
 def locate(name: str | Path) -> Path:
-    """The file or folder that `name` means: a shipped model, or a path. Raises: ValueError that lists the shipped models."""
+    """The file or folder that `name` means: a shipped model, or a path. Raises: ValueError that lists the shipped
+    models."""
     shipped = sorted(p.name for p in bundles.SHIPPED.iterdir() if (p / "config.json").is_file())
     if str(name) in shipped:
         return bundles.SHIPPED / str(name)
     path = Path(name).expanduser()
     if not path.exists():
         raise ValueError(
-            f"checkpoint {str(name)!r} not found: it is no file, no folder, and no shipped model; those are: {', '.join(shipped)}"
+            f"checkpoint {str(name)!r} not found: it is no file, no folder, and no shipped model; those are: "
+            f"{', '.join(shipped)}"
         )
     return path
 
@@ -179,7 +190,8 @@ def _open_file(tensors: Mapping[str, Tensor], path: Path, options: Options) -> C
         return _open_first_stage(inner, path, options)
     found = ", ".join(sorted(tensors)[:3])
     raise ValueError(
-        f"{path} is a checkpoint of something else: expected names such as {UNET}input_blocks.0.0.weight or encoder.conv_in.weight, "
+        f"{path} is a checkpoint of something else: expected names such as {UNET}input_blocks.0.0.weight or "
+        f"encoder.conv_in.weight, "
         f"got {len(tensors)} such as {found}"
     )
 
@@ -273,7 +285,8 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
 
 
 def _other_tables(tensors: Mapping[str, Tensor], signal: Array) -> list[str]:
-    """A sentence if the file's table of its noise schedule, which the original samples with, is not the config's (signal, [T]).
+    """A sentence if the file's table of its noise schedule, which the original samples with, is not the config's
+    (signal, [T]).
 
     Tables of half precision are the same.
     """
@@ -283,13 +296,16 @@ def _other_tables(tensors: Mapping[str, Tensor], signal: Array) -> list[str]:
     if table.shape == signal.shape and np.abs(np.sqrt(np.abs(table)) - np.sqrt(signal)).max() < 2e-3:
         return []
     return [
-        f"its own alphas_cumprod, from {table.flat[0]:.4g} to {table.flat[-1]:.4g} in {table.size} steps, are not those of its config, "
-        f"from {signal[0]:.4g} to {signal[-1]:.4g} in {signal.size}, which are taken here; the original takes the file's"
+        f"its own alphas_cumprod, from {table.flat[0]:.4g} to {table.flat[-1]:.4g} in {table.size} steps, "
+        f"are not those of its config, "
+        f"from {signal[0]:.4g} to {signal[-1]:.4g} in {signal.size}, which are taken here; the original "
+        f"takes the file's"
     ]
 
 
 def _apart(tensors: Mapping[str, Tensor], other_first_stage: bool) -> dict[str, Tensor]:
-    """What a file that is written from these tensors keeps of them, where nothing of the model has the name: Checkpoint.apart."""
+    """What a file that is written from these tensors keeps of them, where nothing of the model has the name:
+    Checkpoint.apart."""
     replaced = (UNET, AVERAGES + "diffusion_model", *BUFFERS)
     replaced += (FIRST_STAGE, "cond_stage_model.") if other_first_stage else ()
     kept = {name: t for name, t in tensors.items() if not name.startswith(replaced)}
@@ -301,7 +317,8 @@ def _apart(tensors: Mapping[str, Tensor], other_first_stage: bool) -> dict[str, 
 
 
 def _usual_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of a Stable Diffusion 1 without 'text_model.', and of a 2 as Stability's later code has them, as most files have them."""
+    """Names of a Stable Diffusion 1 without 'text_model.', and of a 2 as Stability's later code has them, as most files
+    have them."""
     # running averages of a compiled module have its name without a dot; all others are bare (files.unwrapped)
     tensors = {n.replace("_orig_mod", "") if n.startswith("model_ema.") else n: t for n, t in tensors.items()}
     tensors = clip_names.renamed(tensors, "cond_stage_model.transformer.")
@@ -312,7 +329,8 @@ def _usual_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _choose_ema(tensors: dict[str, Tensor], ema: bool, used: bool) -> tuple[dict, str]:
-    """The UNet's names with running averages in their place if they are asked for and there, and which they are, in words.
+    """The UNet's names with running averages in their place if they are asked for and there, and which they are, in
+    words.
 
     used: whether the original samples with them. LitEma's names have no dots.
     """

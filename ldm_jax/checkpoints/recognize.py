@@ -1,7 +1,7 @@
 """Which model a file of the original's layout holds: the config that its names, its YAML or the user tell.
 
-Decides in which order sources are asked (docs/checkpoints.md), and what is assumed where all are silent. Names and shapes are read by
-convert/detect.py, YAML by convert/original_config.py, released models are in convert/published.py.
+Decides in which order sources are asked (docs/checkpoints.md), and what is assumed where all are silent. Names and
+shapes are read by convert/detect.py, YAML by convert/original_config.py, released models are in convert/published.py.
 """
 
 import json
@@ -53,7 +53,8 @@ def diffusion_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> t
         config["conditioning"] = _merge(parts, learned, learned_first=True)
     if fields.get("context_dim") and not config["conditioning"]:
         raise ValueError(
-            f"{path} holds no conditioner (cond_stage_model.…), and its UNet wants a context of width {fields['context_dim']}"
+            f"{path} holds no conditioner (cond_stage_model.…), and its UNet wants a context of width "
+            f"{fields['context_dim']}"
         )
     if first:
         config["first_stage"] = detect.first_stage_section(first) | dict(config.get("first_stage") or {})
@@ -93,7 +94,8 @@ def _marked(config: dict, shapes: Mapping[str, tuple], path: Path) -> list[str]:
 
 
 def first_stage_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> tuple[dict, list[str]]:
-    """The same of an autoencoder alone. The scale of its latents is nowhere in such a file: kl-f8 is taken for Stable Diffusion's."""
+    """The same of an autoencoder alone. The scale of its latents is nowhere in such a file: kl-f8 is taken for Stable
+    Diffusion's."""
     is_diffusers = any(name.startswith("encoder.down_blocks.") for name in shapes)
     section = (detect.diffusers_first_stage_section if is_diffusers else detect.first_stage_section)(shapes)
     given, source, _ = _given(path, options)
@@ -133,7 +135,8 @@ def _inner(shapes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _merge(
     given: Mapping[str, Any] | None, learned: dict[str, dict], learned_first: bool = False
 ) -> dict | None:
-    """Options by kind, those given before those that the shapes tell; in the form of a config's conditioning section."""
+    """Options by kind, those given before those that the shapes tell; in the form of a config's conditioning
+    section."""
     given, learned = conditioning_kinds(given), dict(learned)
     for kind, same in (
         ("text", "layout"),

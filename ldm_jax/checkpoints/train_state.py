@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 
 class _Handler(ocp.StandardCheckpointHandler):
-    """A part of a state that this process cannot write is told to the others: orbax would have all of them wait for it, on
-    threads of its own, for as long as it waits for anything."""
+    """A part of a state that this process cannot write is told to the others: orbax would have all of them wait for it,
+    on threads of its own, for as long as it waits for anything."""
 
     async def async_save(self, directory: Any, *args, **kwargs) -> Any:
         futures = await super().async_save(directory, *args, **kwargs)
@@ -75,7 +75,8 @@ def manager(
     return ocp.CheckpointManager(
         pathlib.Path(workdir).absolute() / "checkpoints",
         options=ocp.CheckpointManagerOptions(**options),
-        # Named here, as orbax would otherwise guess what all checkpoints hold from the newest, of which there may be half.
+        # Named here, as orbax would otherwise guess what all checkpoints hold from the newest, of which there may be
+        # half.
         item_handlers=_Handler(multiprocessing_options=together),
     )
 
@@ -83,7 +84,8 @@ def manager(
 def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: bool = False) -> None:
     """Saves `state` as step `step`, in the place of a save of that step that could not be read.
 
-    state: arrays across all processes, each part of which is written by one that holds it; they may be donated afterwards.
+    state: arrays across all processes, each part of which is written by one that holds it; they may be donated
+    afterwards.
 
     wait: until it is on the disk. Raises: OSError where it cannot be written.
     """
@@ -101,8 +103,8 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: 
 def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> tuple[PyTree, int] | None:
     """The newest checkpoint that can be read, and its step; None if there are none at all.
 
-    like: the structure, shapes and shardings to give it (parallel.Layout.abstract), whatever it was saved with; None gives
-    nested dicts of arrays on one device. A damaged one is named in the log, and the one before it is taken.
+    like: the structure, shapes and shardings to give it (parallel.Layout.abstract), whatever it was saved with; None
+    gives nested dicts of arrays on one device. A damaged one is named in the log, and the one before it is taken.
     Raises: ValueError if there are checkpoints and none can be read.
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
@@ -126,6 +128,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> t
             )
     if steps:
         raise ValueError(
-            f"none of the {len(steps)} checkpoints in {checkpoints.directory} can be read; move them away to start afresh"
+            f"none of the {len(steps)} checkpoints in {checkpoints.directory} can be read; move them away to "
+            f"start afresh"
         )
     return None

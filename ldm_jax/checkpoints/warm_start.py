@@ -4,7 +4,8 @@ Decides which parameters count as the same, and that a UNet which sees more chan
 not see them. It knows no config, and not what the added channels hold.
 Source: LatentFinetuneDiffusion.init_from_ckpt of Stability-AI/stablediffusion ldm/models/diffusion/ddpm.py, by which
 Stable Diffusion's inpainting and depth models began with the weights of the text model. There the channels to keep are
-an option and other parameters that do not fit are an error; here the first ones are kept, and what does not fit is told.
+an option and other parameters that do not fit are an error; here the first ones are kept, and what does not fit is
+told.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +27,12 @@ def start_from(params: PyTree, opened: PyTree, needed: Sequence[str] = ()) -> tu
 
     params: fresh, {'unet': …, 'conditioner': …} of arrays; its structure, shapes and dtypes are kept.
     opened: a checkpoint's parameters, of arrays or of Tensors, of which only those that fit are read; it may have more.
-    The kernel of the UNet's first convolution may have fewer input channels in `opened`: they become the first ones, and
-    the others are zero, so that the model predicts what the other one does, whatever the added channels hold.
+    The kernel of the UNet's first convolution may have fewer input channels in `opened`: they become the first ones,
+    and the others are zero, so that the model predicts what the other one does, whatever the added channels hold.
     A model with several kinds of conditioning has a level of names more, their kinds'; across it a parameter counts as
     the same if there is one alone that does.
-    needed: parts, such as 'conditioner' or 'conditioner/clip', of which nothing may be left fresh: those that are frozen.
+    needed: parts, such as 'conditioner' or 'conditioner/clip', of which nothing may be left fresh: those that are
+    frozen.
     Raises: ValueError if nothing of `opened` fits, or something is missing that is needed.
     """
     fresh, given = flatten(params), {path: as_tensor(leaf) for path, leaf in flatten(opened).items()}
@@ -49,13 +51,15 @@ def start_from(params: PyTree, opened: PyTree, needed: Sequence[str] = ()) -> tu
         started[path] = jnp.asarray(value, leaf.dtype)
     if not taken and not extended:
         raise ValueError(
-            f"nothing to start from: none of the {len(fresh)} parameters, such as {', '.join(map(_name, list(fresh)[:SHOWN]))}, "
+            f"nothing to start from: none of the {len(fresh)} parameters, such as "
+            f"{', '.join(map(_name, list(fresh)[:SHOWN]))}, "
             f"fits one of the {len(given)} given, such as {', '.join(map(_name, list(given)[:SHOWN])) or 'none'}"
         )
     missing = [name for name in left if any(name.startswith(f"{part}/") for part in needed)]
     if missing:
         raise ValueError(
-            f"{len(missing)} frozen parameters, such as {', '.join(missing[:SHOWN])}, are not in what the model starts from, and "
+            f"{len(missing)} frozen parameters, such as {', '.join(missing[:SHOWN])}, are not in what the "
+            f"model starts from, and "
             "would stay random; expected all of them"
         )
     return _like(params, started), _told(taken, extended, left)

@@ -1,7 +1,7 @@
 """A checkpoint written out: as a bundle, as the original's single file, or as a diffusers folder.
 
-Decides which file each part goes to and what else a folder of each kind holds. Arrays are read, turned and written one at a
-time; nothing appears under its final name before it is whole. A .ckpt has a .yaml of the same name beside it.
+Decides which file each part goes to and what else a folder of each kind holds. Arrays are read, turned and written one
+at a time; nothing appears under its final name before it is whole. A .ckpt has a .yaml of the same name beside it.
 """
 
 import contextlib
@@ -95,8 +95,8 @@ def write(
 
 
 def original_text(config: Mapping[str, Any]) -> str:
-    """The YAML that lies beside a .ckpt, which itself says nothing of its config: the original's `model`, where the original can
-    make it, and ours under a key that the original does not look at."""
+    """The YAML that lies beside a .ckpt, which itself says nothing of its config: the original's `model`, where the
+    original can make it, and ours under a key that the original does not look at."""
     ours = json.loads(json.dumps(config))
     try:
         content = {"model": original_yaml.model_section(ours), CONFIG_KEY: ours}
@@ -116,7 +116,8 @@ def bundle_parts(checkpoint: Checkpoint) -> dict[str, dict]:
 
 
 def compvis_parts(checkpoint: Checkpoint) -> dict[str, dict]:
-    """The original's one file: UNet, first stage, conditioner and the buffers of its schedule; or a first stage alone."""
+    """The original's one file: UNet, first stage, conditioner and the buffers of its schedule; or a first stage
+    alone."""
     if checkpoint.config.get("model", {}).get("coordinates"):
         raise ValueError("model.coordinates is True, expected False in the original's layout; write a bundle")
     params, config = checkpoint.params, checkpoint.config
@@ -155,7 +156,8 @@ COUNTERS = (AVERAGES + "decay", AVERAGES + "num_updates")
 
 
 def _averages(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Running averages that are equal to the weights, as the original has them before its first step. Source: its LitEma."""
+    """Running averages that are equal to the weights, as the original has them before its first step. Source: its
+    LitEma."""
     counters = dict(zip(COUNTERS, (np.float32(0.9999), np.int32(0)), strict=True))
     return counters | {compvis_unet.average(name): tensor for name, tensor in state.items()}
 
@@ -163,7 +165,8 @@ def _averages(state: Mapping[str, Any]) -> dict[str, Any]:
 def _buffers(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The tables that the original keeps in its file, [T] float32; Stability's later code, of SDXL, keeps none.
 
-    Source: CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py register_schedule; float64 until they are stored.
+    Source: CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py register_schedule; float64 until they are
+    stored.
     """
     options = dict(config["schedule"])
     kinds = list(conditioning_kinds(config.get("conditioning")))
@@ -244,7 +247,8 @@ def _diffusers_texts(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def _write_vocabulary(tokenizer: Any, folder: Path) -> None:
-    """The tokenizer in the files that transformers reads: tokenizer.json, and vocab.json with merges.txt or vocab.txt."""
+    """The tokenizer in the files that transformers reads: tokenizer.json, and vocab.json with merges.txt or
+    vocab.txt."""
     tokenizer.save(str(folder / "tokenizer.json"))
     model = json.loads(tokenizer.to_str())["model"]
     if model["type"] == "BPE":

@@ -26,7 +26,8 @@ def epilog() -> str:
 
 
 class _Config(flags.ArgumentParser):
-    """A config by its name or file, see `make_config`, with the keys that argv sets; ml_collections' own knows files alone."""
+    """A config by its name or file, see `make_config`, with the keys that argv sets; ml_collections' own knows files
+    alone."""
 
     def __init__(self, argv: Sequence[str]):
         self._keys = [match[1] for match in map(OVERRIDE.match, argv) if match]

@@ -4,7 +4,8 @@
     ldm-convert models/sd15 sd15.safetensors --to compvis --dtype float16
     ldm-convert v1-5.ckpt --inspect
 
-SRC: a .ckpt, .pt or .safetensors file of the original's, a diffusers folder, a bundle, a training workdir or a shipped model.
+SRC: a .ckpt, .pt or .safetensors file of the original's, a diffusers folder, a bundle, a training workdir or a shipped
+model.
 """
 
 import argparse

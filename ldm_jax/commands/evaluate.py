@@ -5,9 +5,9 @@
     ldm-evaluate --first_stage X --images PHOTOS --out RESULT
     ldm-evaluate --images PHOTOS --write_stats PHOTOS.npz
 
-samples (50,000 by default), measures, and writes RESULT/result.json and RESULT/index.html; run again, it goes on where it was
-stopped. Weights of Inception, CLIP and LPIPS are the user's own files (docs/evaluation.md). On held-out scenes of the shapes
-world (evaluation/shapes/command.py):
+samples (50,000 by default), measures, and writes RESULT/result.json and RESULT/index.html; run again, it goes on where
+it was stopped. Weights of Inception, CLIP and LPIPS are the user's own files (docs/evaluation.md). On held-out scenes
+of the shapes world (evaluation/shapes/command.py):
 
     ldm-evaluate shapes --num_samples 512        how often the text model draws what it is told, by kind of prompt
     ldm-evaluate first_stage --num_samples 2000  PSNR of the autoencoder, and how many the oracle still reads right

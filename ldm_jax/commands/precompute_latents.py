@@ -3,9 +3,11 @@
     ldm-precompute-latents --config shapes_text --out latents/shapes
     ldm-train --config shapes_text --latents latents/shapes --workdir runs/text
 
-Run the same command again to go on where it stopped. On several hosts that see one --out, run it on each; --shard i/n says
-which of them this is, where JAX does not know. What lies in the folder: data/latents.py. Its pictures are cut as in training,
-each in one way for good, and not mirrored: --flip stores both. An Apache Beam pipeline instead: training/precompute_beam.py.
+Run the same command again to go on where it stopped. On several hosts that see one --out, run it on each; --shard i/n
+says which of them this is, where JAX does not know. What lies in the folder: data/latents.py. Its pictures are cut as
+in training,
+each in one way for good, and not mirrored: --flip stores both. An Apache Beam pipeline instead:
+training/precompute_beam.py.
 """
 
 import argparse

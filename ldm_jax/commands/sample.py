@@ -4,9 +4,9 @@
     python sample.py --checkpoint X --task inpaint --image photos --mask masks --out filled
     python sample.py --checkpoint X --jobs jobs.jsonl
 
-writes samples/<seed>.png, or filled/<name of the input>.png, and grid.png, each with its settings as text chunks. Inputs are
-files or folders of files; docs/tasks.md says what each task takes. `--checkpoint` takes a shipped model's name, a bundle, a
-training workdir, a .ckpt or .safetensors file of the original's, or a diffusers folder.
+writes samples/<seed>.png, or filled/<name of the input>.png, and grid.png, each with its settings as text chunks.
+Inputs are files or folders of files; docs/tasks.md says what each task takes. `--checkpoint` takes a shipped model's
+name, a bundle, a training workdir, a .ckpt or .safetensors file of the original's, or a diffusers folder.
 """
 
 import argparse
@@ -37,7 +37,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--prompt",
-        help=f'what to draw (text models); default "{PROMPT}" for the task text without --jobs, elsewhere the empty prompt',
+        help=f'what to draw (text models); default "{PROMPT}" for the task text without --jobs, elsewhere '
+        f"the empty prompt",
     )
     add("--negative_prompt", help="what guidance leads away from, in the place of the empty prompt")
     add(
@@ -65,7 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--fit",
         default="none",
-        help="images of another size than --size, or the model's: resize, crop or none (default: drawn as large as they are)",
+        help="images of another size than --size, or the model's: resize, crop or none (default: drawn as "
+        "large as they are)",
     )
     add("--tile", type=int, help="side in pixels of the tiles in which large pictures are drawn")
     add = parser.add_argument_group(
@@ -94,7 +96,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--topology",
-        help="with --dry_run: compile for this slice of Cloud TPU, as v5e:1x1, --batch_size on each chip, and say what it costs",
+        help="with --dry_run: compile for this slice of Cloud TPU, as v5e:1x1, --batch_size on each chip, "
+        "and say what it costs",
     )
     return parser
 
@@ -153,7 +156,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments, where guidance and edit are {method: {option: value}}: options are those of the method's own signature."""
+    """The arguments, where guidance and edit are {method: {option: value}}: options are those of the method's own
+    signature."""
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     options: dict[str, dict] = {"guidance": {}, "edit": {}}
@@ -185,13 +189,15 @@ def as_value(text: str):
 def asked(args: argparse.Namespace) -> dict:
     """The sampler's settings, None where nothing is asked for."""
     return dict(
-        num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta, spacing=args.spacing,
+        num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta,
+        spacing=args.spacing,
         final_alpha=args.final_alpha, clip_denoised=args.clip_denoised,
     )  # fmt: skip
 
 
 def dry_run(args: argparse.Namespace) -> None:
-    """Prints what sampling with the model of --config, or else of --checkpoint, takes: of the slice, if one is named."""
+    """Prints what sampling with the model of --config, or else of --checkpoint, takes: of the slice, if one is
+    named."""
     from ldm_jax import dry_run as dry_runs
     from ldm_jax.checkpoints import open as checkpoints
     from ldm_jax.config import load_config
@@ -243,12 +249,14 @@ def check_out(out: str, jobs: list) -> None:
             file = job.given.get(field)
             if isinstance(file, str) and os.path.realpath(file) in written:
                 raise ValueError(
-                    f"--out {out}: a picture would be written over {file}, the {field} of job {job.name!r}, expected another folder"
+                    f"--out {out}: a picture would be written over {file}, the {field} of job {job.name!r}, "
+                    f"expected another folder"
                 )
 
 
 def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool, model):
-    """Writes the pictures as they come, those of layouts with their boxes beside them, and the grid of as many as GRID_PIXELS.
+    """Writes the pictures as they come, those of layouts with their boxes beside them, and the grid of as many as
+    GRID_PIXELS.
 
     texts: what all have in common. Returns: how many were drawn, and how many failed, which is
     said on standard error. Raises: the error of one of jobs that are alike.

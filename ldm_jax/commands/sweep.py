@@ -1,9 +1,10 @@
-"""Draws what guidance and steps trade: fidelity against diversity, over guidance scales, one line for each number of steps.
+"""Draws what guidance and steps trade: fidelity against diversity, over guidance scales, one line for each number of
+steps.
 
     ldm-sweep --checkpoint shapes --scales 1,1.5,2,3,5 --steps 10,50 --num_images 1024 --out sweeps/shapes
 
-writes OUT/tradeoff.svg, OUT/index.html and OUT/sweep.json, and an evaluation in a folder for each point; run again, it goes on
-at the point where it was stopped. Every other option is `ldm-evaluate`'s. The last line is one JSON object.
+writes OUT/tradeoff.svg, OUT/index.html and OUT/sweep.json, and an evaluation in a folder for each point; run again, it
+goes on at the point where it was stopped. Every other option is `ldm-evaluate`'s. The last line is one JSON object.
 """
 
 import argparse
@@ -63,7 +64,8 @@ def points(
 
 
 def figures(found: Sequence[dict], names: Sequence[str]) -> dict[str, str]:
-    """{caption: SVG}: the first metric over the second, with the scales at the points, and each metric over the scale."""
+    """{caption: SVG}: the first metric over the second, with the scales at the points, and each metric over the
+    scale."""
     by_steps: dict[str, list[dict]] = {}
     for point in found:
         by_steps.setdefault(f"{point['steps']} steps", []).append(point)

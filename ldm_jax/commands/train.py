@@ -2,8 +2,8 @@
 
     ldm-train --config shapes_kl_f4 --workdir runs/shapes_kl_f4
 
-Run the same command again to resume, on any number of devices. On several hosts, run it on each of them. `--dry_run` prints
-the resolved config, shapes and parameter counts, and exits.
+Run the same command again to resume, on any number of devices. On several hosts, run it on each of them. `--dry_run`
+prints the resolved config, shapes and parameter counts, and exits.
 """
 
 import argparse
@@ -110,14 +110,16 @@ def check_run(args: argparse.Namespace, config: dict) -> None:
         raise ValueError("--workdir is missing: the folder for checkpoints, logs and pictures")
     if "://" in args.workdir:
         raise ValueError(
-            f"--workdir is {args.workdir}, expected a folder: mount the bucket, or better a file system (docs/cloud_tpu.md)"
+            f"--workdir is {args.workdir}, expected a folder: mount the bucket, or better a file system "
+            f"(docs/cloud_tpu.md)"
         )
 
 
 def train(
     config: dict, workdir: Path, profile_at: int | None = None, profile_steps: int = profiling.STEPS
 ) -> TrainState:
-    """Runs `config` in `workdir` to its last step, or to the one that it is told to stop after, from wherever an earlier run
+    """Runs `config` in `workdir` to its last step, or to the one that it is told to stop after, from wherever an
+    earlier run
     stopped. Returns the last state. profile_at, profile_steps: of training/profiling.py."""
     check_config(config)
     check_devices(config)
@@ -199,7 +201,8 @@ def show(workdir: Path, writer: Any, job: loop.Job, done: int, state: TrainState
 
 
 def together(name: str, was_done: bool) -> bool:
-    """The others wait here, not on their devices, for what process 0 did alone; was_done: whether it did. Returns that."""
+    """The others wait here, not on their devices, for what process 0 did alone; was_done: whether it did. Returns
+    that."""
     if was_done:
         hosts.barrier(name, hosts.LONG)
     return was_done

@@ -111,7 +111,8 @@ def main(argv: list[str] | None = None) -> None:
     files.write_safetensors(out / "weights.safetensors", named_leaves(params), "float16")
     statistics.write(out / "reference.npz", reference(params, args.reference_each))
     about = {
-        "command": f"python -m ldm_jax.commands.train_shapes_classifier --steps {args.steps} --batch_size {args.batch_size} "
+        "command": f"python -m ldm_jax.commands.train_shapes_classifier --steps {args.steps} --batch_size "
+        f"{args.batch_size} "
         f"--num_scenes {args.num_scenes} --reference_each {args.reference_each}",
         "hash": features.params_hash(params),
         "labels": list(shapes_features.LABELS),

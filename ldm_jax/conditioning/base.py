@@ -8,7 +8,8 @@ Each other file of this room is one kind of conditioning and has:
     DROPS: tuple[str, ...]        the keys of its inputs that guidance replaces by "nothing"; spatial kinds: none
     ENCODES: tuple[str, ...]      the keys of its inputs that are images [B, H, W, 3] in [-1, 1], which the system
                                   encodes (posterior mode times scale factor) before the Conditioner sees them
-    SPATIAL: dict[str, str]       those of TAKES that say how large the picture is, and in what: 'image', as many pixels, or
+    SPATIAL: dict[str, str]       those of TAKES that say how large the picture is, and in what: 'image', as many
+    pixels, or
                                   'latent', as many latent cells; left out by kinds that have none
     NEGATIVE: dict[str, Any]      text kinds, where needed: what a negative prompt is given beside it
     TOKENIZERS: dict[str, Callable]   text kinds only: how a tokenizer is made, by the `name` of a config's section
@@ -35,7 +36,8 @@ class Setting(NamedTuple):
     """What a kind may ask about the model that it conditions.
 
     conditioner: its own Conditioner (of which it reads fields). tokenizer: of a text model; None where there is
-    none, or the config does not name its file yet. latent_shape: (h, w, c) of the pictures that are asked for, which need
+    none, or the config does not name its file yet. latent_shape: (h, w, c) of the pictures that are asked for, which
+    need
     not be as large as those trained on. image_shape: the same (H, W) in pixels.
     """
 

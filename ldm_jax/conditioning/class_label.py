@@ -75,14 +75,15 @@ class Conditioner(nn.Module):
 
 
 def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:
-    """given {'class_labels': B of integers in [0, num_classes), or with mechanism 'context' of mixtures {label: weight}}.
+    """given {'class_labels': B of integers in [0, num_classes), or with mechanism 'context' of mixtures {label:
+    weight}}.
 
     A mixture is the sum of weight * embedding: weights are any finite numbers and are not brought to a sum of 1, which
     is what a user wants who fades a class out or leads away from one.
     Returns: {'class_labels': [B, num_rows] float32, each row's weights of the classes, 1 for a plain label}, or with
     mechanism 'vector' {'class_labels': [B] int32}; so that a mixture compiles nothing anew.
-    Raises: ValueError that names the valid range; for an empty mixture, a weight that is not finite, and a mixture for a
-    model with mechanism 'vector'.
+    Raises: ValueError that names the valid range; for an empty mixture, a weight that is not finite, and a mixture for
+    a model with mechanism 'vector'.
     """
     conditioner, labels = setting.conditioner, given["class_labels"]
     if np.ndim(labels) != 1:
@@ -92,7 +93,8 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
     if conditioner.mechanism == "vector":
         if any(isinstance(label, Mapping) for label in labels):
             raise ValueError(
-                "class_label: got a mixture of classes, expected a label: the network of this model looks one up itself "
+                "class_label: got a mixture of classes, expected a label: the network of this model looks "
+                "one up itself "
                 "(mechanism 'vector')"
             )
         plain = [_label(label, conditioner.num_classes) for label in labels]

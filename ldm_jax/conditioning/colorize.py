@@ -1,7 +1,7 @@
 """Conditioning on the grey picture of a picture: its latent is added to the latent's channels, and colour is predicted.
 
-Decides what grey is: the luma of ITU-R BT.601, rounded to 8 bits as PIL's mode 'L' rounds it, so that a model is trained
-with what a grey file holds. It leaves the luma of the prediction as it comes. Source: Rombach et al. 2022
+Decides what grey is: the luma of ITU-R BT.601, rounded to 8 bits as PIL's mode 'L' rounds it, so that a model is
+trained with what a grey file holds. It leaves the luma of the prediction as it comes. Source: Rombach et al. 2022
 (arXiv:2112.10752) section 4.3.2 for conditioning by concatenation; the original has no model of this task.
 """
 

@@ -1,7 +1,7 @@
 """Conditioning on arrays of the latent's size, which join its channels as they are given.
 
-Decides nothing but their shape: a model of one's own knows what they are. Source: conditioning keys 'concat' and 'hybrid' of
-DiffusionWrapper in CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py.
+Decides nothing but their shape: a model of one's own knows what they are. Source: conditioning keys 'concat' and
+'hybrid' of DiffusionWrapper in CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py.
 """
 
 from collections.abc import Mapping, Sequence

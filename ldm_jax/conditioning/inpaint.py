@@ -1,8 +1,8 @@
 """Conditioning on an image with a hole: its latent and the mask of the hole are added to the latent's channels.
 
 Decides both conventions that there are, of the value of the hole and of the order of the channels. It makes no masks
-and pastes nothing back. Sources: Rombach et al. 2022 (arXiv:2112.10752) section 4.5 and CompVis/latent-diffusion@a506df5
-scripts/inpaint.py; runwayml/stable-diffusion scripts/inpaint_st.py.
+and pastes nothing back. Sources: Rombach et al. 2022 (arXiv:2112.10752) section 4.5 and
+CompVis/latent-diffusion@a506df5 scripts/inpaint.py; runwayml/stable-diffusion scripts/inpaint_st.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,8 @@ class Conditioner(nn.Module):
     convention: str = "original"
 
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
-        """inputs {'masked_images': latents [B, h, w, c], 'masks': [B, H, W, 1] in {0, 1}} -> Cond(concat [B, h, w, c + 1]).
+        """inputs {'masked_images': latents [B, h, w, c], 'masks': [B, H, W, 1] in {0, 1}} -> Cond(concat [B, h, w, c +
+        1]).
 
         The mask is brought to the latent's size by `latent_mask`. Raises: ValueError for an unknown convention.
         """
@@ -49,9 +50,10 @@ class Conditioner(nn.Module):
 def latent_mask(mask: Array, height: int, width: int) -> Array:
     """[B, H, W, 1] in {0, 1} -> [B, height, width, 1] in {0, 1}, 1 where the network is told that something is missing.
 
-    A cell is what its nearest pixel is, up and left, as torch's interpolate has it and the original's networks were trained
-    with. Of a hole that is narrower than a cell, this may see nothing, and the network would be told that nothing is missing: so
-    a cell that a hole touches is marked as well where neither it nor a cell around it is by its nearest pixel.
+    A cell is what its nearest pixel is, up and left, as torch's interpolate has it and the original's networks were
+    trained with. Of a hole that is narrower than a cell, this may see nothing, and the network would be told that
+    nothing is missing: so a cell that a hole touches is marked as well where neither it nor a cell around it is by its
+    nearest pixel.
     """
     sizes = list(zip((height, width), mask.shape[1:3], strict=True))
     rows, columns = ((np.arange(small) * large) // small for small, large in sizes)
@@ -70,7 +72,8 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
     0.5 and more is to be filled in}.
 
     Returns: {'masked_images': [B, H, W, 3] float32 in [-1, 1], 'masks': [B, H, W, 1] float32 in {0, 1}}.
-    Raises: ValueError for another size than the setting's image_shape, a mask of another range, or an unknown convention.
+    Raises: ValueError for another size than the setting's image_shape, a mask of another range, or an unknown
+    convention.
     """
     _check(setting.conditioner.convention)
     size = tuple(setting.image_shape)

@@ -1,19 +1,20 @@
 """Conditioning on a layout: boxes and their classes, as a fixed number of tokens that a transformer reads.
 
-Decides what the tokens of a layout are, and that no layout is an image without objects, seen whole. Where layouts come from,
-how an example is cropped and in which order its objects are said: data/layouts.py.
+Decides what the tokens of a layout are, and that no layout is an image without objects, seen whole. Where layouts come
+from, how an example is cropped and in which order its objects are said: data/layouts.py.
 
 A layout is a dict of
     boxes     [[x0, y0, w, h], …] relative to the width and height of the whole picture, so in [0, 1], y downwards
     labels    [int, …] in [0, num_classes)
     group, occluded, depiction, inside    [bool, …], each one optional: what OpenImages says of a box
     crop      [x0, y0, w, h], optional: the part of the picture that is shown; the boxes stay relative to all of it
-and its tokens are three for each object (class and flags, top left point, bottom right point), `none` for the places that are
-left, and the two points of the crop.
+and its tokens are three for each object (class and flags, top left point, bottom right point), `none` for the places
+that are left, and the two points of the crop.
 
-Source: Rombach et al. 2022 (arXiv:2112.10752) section 4.3.1; taming-transformers' ObjectsBoundingBoxConditionalBuilder, and
-BERTEmbedder without a tokenizer in CompVis/latent-diffusion@a506df5 models/ldm/layout2img-openimages256/config.yaml. The
-builders of the original differ on a layout without objects, which is refused here.
+Source: Rombach et al. 2022 (arXiv:2112.10752) section 4.3.1; taming-transformers' ObjectsBoundingBoxConditionalBuilder,
+and BERTEmbedder without a tokenizer in CompVis/latent-diffusion@a506df5
+models/ldm/layout2img-openimages256/config.yaml. The builders of the original differ on a layout without objects, which
+is refused here.
 """
 
 import logging
@@ -71,7 +72,8 @@ def max_objects(vocab_size: int, max_length: int, num_classes: int) -> int:
         )
     if num_classes < 1 or num_classes * 2 ** len(FLAGS) >= vocab_size or grid(vocab_size) < 2:
         raise ValueError(
-            f"layout: num_classes is {num_classes}, expected 1 or more, and sixteen tokens for each class and one for none "
+            f"layout: num_classes is {num_classes}, expected 1 or more, and sixteen tokens for each class "
+            f"and one for none "
             f"within vocab_size, which is {vocab_size}"
         )
     return (max_length - 2) // 3
@@ -90,7 +92,8 @@ def _box(values: Any, what: str) -> np.ndarray:
             return np.clip(corners, 0, 1)
     shown = values.tolist() if isinstance(values, np.ndarray) else values
     raise ValueError(
-        f"layout: {what} is {shown!r}, expected [x0, y0, w, h] inside the picture: x0 and y0 of at least 0, w and h above 0, "
+        f"layout: {what} is {shown!r}, expected [x0, y0, w, h] inside the picture: x0 and y0 of at least 0, "
+        f"w and h above 0, "
         "x0 + w and y0 + h of at most 1"
     )
 
@@ -138,11 +141,11 @@ def tokens(
     """[max_length] int32 of a layout (see the module).
 
     An object is label + num_classes * modifier, where group is 1, occluded 2, depiction 4 and inside 8, then
-    round(y * (n - 1)) * n + round(x * (n - 1)) of its two corners on the grid of n x n points, halves rounded to even. `none`
-    is vocab_size - 1. Objects beyond those that there is room for are left out, and the log says which.
+    round(y * (n - 1)) * n + round(x * (n - 1)) of its two corners on the grid of n x n points, halves rounded to even.
+    `none` is vocab_size - 1. Objects beyond those that there is room for are left out, and the log says which.
 
-    Raises: ValueError for sizes that do not fit (`max_objects`), boxes or labels that are no lists, a box outside the picture,
-    an unknown label or key, flags of another length, or no objects.
+    Raises: ValueError for sizes that do not fit (`max_objects`), boxes or labels that are no lists, a box outside the
+    picture, an unknown label or key, flags of another length, or no objects.
     """
     room = max_objects(vocab_size, max_length, num_classes)
     unknown = set(layout) - set(KEYS)

@@ -44,7 +44,8 @@ def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
 
 
 def tokens(query: Array, neighbours: Array) -> np.ndarray:
-    """What is given as the `embeddings` of one picture: its caption's and then those of the neighbours, each of length 1.
+    """What is given as the `embeddings` of one picture: its caption's and then those of the neighbours, each of length
+    1.
 
     query: [D], CLIP's of the caption (or of a picture). neighbours: [k, D], of pictures, best first; k may be 0.
     Returns: [1 + k, D] float32. Raises: ValueError for different widths, or one that is zero or not finite.

@@ -64,7 +64,8 @@ class Conditioner(nn.Module):
 
 
 class _Cut:
-    """Tells of captions that were cut: of each once, the first by name, and then how many there were at each power of ten."""
+    """Tells of captions that were cut: of each once, the first by name, and then how many there were at each power of
+    ten."""
 
     NAMED = 10
 

@@ -1,7 +1,8 @@
-"""Which tokens of a prompt a word has, and which tokens of two prompts correspond; for every tokenizer of the text kinds.
+"""Which tokens of a prompt a word has, and which tokens of two prompts correspond; for every tokenizer of the text
+kinds.
 
-Decides how words are told apart (at white space and punctuation, by the characters that each token covers) and how a word of several
-tokens maps onto one of another number. It knows no network and no method.
+Decides how words are told apart (at white space and punctuation, by the characters that each token covers) and how a
+word of several tokens maps onto one of another number. It knows no network and no method.
 """
 
 import re
@@ -13,7 +14,8 @@ WORD = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
 
 
 def encode(tokenizer: Any, prompt: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """(ids [L], the (start, end) characters of the prompt that each token covers, (0, 0) for begin, end and padding)."""
+    """(ids [L], the (start, end) characters of the prompt that each token covers, (0, 0) for begin, end and
+    padding)."""
     encoding = tokenizer.encode(prompt)
     return list(encoding.ids), [tuple(span) for span in encoding.offsets]
 
@@ -48,15 +50,16 @@ def indices(tokenizer: Any, prompt: str, word: str) -> list[int]:
 def align(tokenizer: Any, source: str, target: str) -> np.ndarray:
     """[L, L] float32: row i says which share of the source's token i goes to each token of the target, word by word.
 
-    The two prompts have as many words, of which the i-th stands in the place of the i-th; a word of m tokens that becomes one of n is
-    shared out evenly (Hertz et al. 2022, arXiv:2208.01626; google/prompt-to-prompt seq_aligner.get_replacement_mapper). Begin, end and
-    padding keep their places; rows sum to 1.
+    The two prompts have as many words, of which the i-th stands in the place of the i-th; a word of m tokens that
+    becomes one of n is shared out evenly (Hertz et al. 2022, arXiv:2208.01626; google/prompt-to-prompt
+    seq_aligner.get_replacement_mapper). Begin, end and padding keep their places; rows sum to 1.
     Raises: ValueError for prompts of different numbers of words.
     """
     ours, theirs = words(tokenizer, source), words(tokenizer, target)
     if len(ours) != len(theirs):
         raise ValueError(
-            f"{source!r} has {len(ours)} words and {target!r} has {len(theirs)}, expected as many: each stands in the place of one"
+            f"{source!r} has {len(ours)} words and {target!r} has {len(theirs)}, expected as many: each "
+            f"stands in the place of one"
         )
     length = len(encode(tokenizer, source)[0])
     if len(encode(tokenizer, target)[0]) != length:

@@ -1,9 +1,10 @@
 """Conditioning on a vector of numbers, which joins the timestep's embedding as it is given.
 
-Decides nothing but its width, and that nothing is zeros: a model of one's own knows what it is. Source: conditioning key 'adm' of
-DiffusionWrapper in CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py, with num_classes 'sequential' or 'continuous'
-of UNetModel in Stability-AI/stablediffusion@cf1d67a ldm/modules/diffusionmodules/openaimodel.py. Class labels in the same place
-are class_label.py's, with mechanism 'vector'.
+Decides nothing but its width, and that nothing is zeros: a model of one's own knows what it is. Source: conditioning
+key 'adm' of DiffusionWrapper in CompVis/latent-diffusion@a506df5 ldm/models/diffusion/ddpm.py, with num_classes
+'sequential' or 'continuous' of UNetModel in Stability-AI/stablediffusion@cf1d67a
+ldm/modules/diffusionmodules/openaimodel.py. Class labels in the same place are class_label.py's, with mechanism
+'vector'.
 """
 
 from collections.abc import Mapping, Sequence

@@ -56,9 +56,9 @@ class Control(struct.PyTreeNode):
         return p
 
     def features(self, site: Site, x: Array) -> Array:
-        """x [B, h, w, C]: a residual branch before its shortcut is added ('res'), a skip connection ('skip'), the middle, or the
-        trunk just before each skip is concatenated and before the head ('trunk'); [B, N, C]: the residual stream of a transformer
-        block between its self- and its cross-attention ('stream')."""
+        """x [B, h, w, C]: a residual branch before its shortcut is added ('res'), a skip connection ('skip'), the
+        middle, or the trunk just before each skip is concatenated and before the head ('trunk'); [B, N, C]: the
+        residual stream of a transformer block between its self- and its cross-attention ('stream')."""
         return x
 
     def record(self, site: Site, value: Array) -> Array | None:
@@ -69,7 +69,8 @@ class Control(struct.PyTreeNode):
         return None
 
     def record_projections(self, site: Site, h: Array, q: Array, k: Array) -> Array | PyTree | None:
-        """As `record`, of the hidden states h [B, N, C] that an attention is given and of its queries and keys after `qkv`."""
+        """As `record`, of the hidden states h [B, N, C] that an attention is given and of its queries and keys after
+        `qkv`."""
         return None
 
 
@@ -121,7 +122,8 @@ class Chain(Control):
 
 
 def chain(controls: Sequence[Control | None]) -> Control | None:
-    """One control that does what all of them do, in order; None where there is none, and the only one where there is one."""
+    """One control that does what all of them do, in order; None where there is none, and the only one where there is
+    one."""
     there = tuple(control for control in controls if control is not None)
     return Chain(there) if len(there) > 1 else (there or (None,))[0]
 

@@ -1,6 +1,7 @@
 """How the rows of a network call are laid out, built and split in this one place: [uncond | cond, branch, picture].
 
-A branch is one more row of the same picture, such as the source that an edit looks at: it has the picture's seed, and so its noise.
+A branch is one more row of the same picture, such as the source that an edit looks at: it has the picture's seed, and
+so its noise.
 """
 
 import jax

@@ -68,8 +68,8 @@ def _is_counter(name: str) -> bool:
 
 
 def unused(name: str) -> bool:
-    """Whether a name of an autoencoder is no part of encoding and decoding: its loss, its own running averages, which codes were
-    used, and the colors that segmentations are shown in."""
+    """Whether a name of an autoencoder is no part of encoding and decoding: its loss, its own running averages, which
+    codes were used, and the colors that segmentations are shown in."""
     return name.startswith(("loss.", "model_ema.")) or name in ("quantize.used", "colorize")
 
 

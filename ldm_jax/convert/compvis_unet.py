@@ -76,7 +76,8 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
 
 
 def unused(template: PyTree) -> Callable[[str], bool]:
-    """Which torch names the original keeps beside `entries`: the head that one which predicts codebook ids never calls."""
+    """Which torch names the original keeps beside `entries`: the head that one which predicts codebook ids never
+    calls."""
     return lambda name: "codebook_out" in template and name.startswith("out.")
 
 
@@ -94,7 +95,8 @@ def unused_head(template: PyTree, out_channels: int) -> dict[str, np.ndarray]:
 
 
 def average(name: str) -> str:
-    """The name of the running average of a UNet's parameter, of its full name 'model.diffusion_model.…': without its dots.
+    """The name of the running average of a UNet's parameter, of its full name 'model.diffusion_model.…': without its
+    dots.
 
     Source: CompVis/latent-diffusion@a506df5 ldm/modules/ema.py LitEma.
     """

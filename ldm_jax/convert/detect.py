@@ -1,8 +1,10 @@
 """Which architecture a CompVis checkpoint holds, read off its names and shapes.
 
-Decides every field of a UNet and of a first stage that shapes tell. What they cannot tell (numbers of heads, schedule, scale
-factor) is convert/published.py's for released models and convert/original_config.py's for a user's own. It reads no file.
-Source: CompVis/latent-diffusion@a506df5 ldm/modules/diffusionmodules/openaimodel.py and model.py, whose names these are.
+Decides every field of a UNet and of a first stage that shapes tell. What they cannot tell (numbers of heads, schedule,
+scale factor) is convert/published.py's for released models and convert/original_config.py's for a user's own. It reads
+no file.
+Source: CompVis/latent-diffusion@a506df5 ldm/modules/diffusionmodules/openaimodel.py and model.py, whose names these
+are.
 """
 
 import re
@@ -12,7 +14,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def unet_fields(shapes: Shapes) -> dict:
-    """shapes: {name without 'model.diffusion_model.': shape}. Returns: fields of models.unet.UNet, all but num_heads and head_dim.
+    """shapes: {name without 'model.diffusion_model.': shape}. Returns: fields of models.unet.UNet, all but num_heads
+    and head_dim.
 
     Raises: ValueError if the names are not those of a UNet.
     """
@@ -152,7 +155,8 @@ def first_stage_section(shapes: Shapes) -> dict:
 
 
 def diffusers_first_stage_section(shapes: Shapes) -> dict:
-    """shapes: {diffusers' name: shape} of an AutoencoderKL or a VQModel. Returns: a config's first_stage section, all of it."""
+    """shapes: {diffusers' name: shape} of an AutoencoderKL or a VQModel. Returns: a config's first_stage section, all
+    of it."""
     down = "encoder.down_blocks.%d.resnets.%d.conv2.weight"
     levels = 0
     while down % (levels, 0) in shapes:
@@ -181,10 +185,12 @@ def diffusers_first_stage_section(shapes: Shapes) -> dict:
 
 
 def conditioner_sections(shapes: Shapes) -> dict[str, dict]:
-    """shapes: {full name: shape} of a whole checkpoint. Returns: {kind of conditioning: its options}, of those that have weights.
+    """shapes: {full name: shape} of a whole checkpoint. Returns: {kind of conditioning: its options}, of those that
+    have weights.
 
-    A CLIP text encoder under transformers' names is read at its last layer, one under OpenCLIP's at its last but one, as the
-    models released so are; both are then normalised. Kinds without weights leave no trace, see convert/published.py.
+    A CLIP text encoder under transformers' names is read at its last layer, one under OpenCLIP's at its last but one,
+    as the models released so are; both are then normalised. Kinds without weights leave no trace, see
+    convert/published.py.
     """
     if "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight" in shapes:
         options = _hugging_face_clip(shapes, "cond_stage_model.transformer.text_model.")

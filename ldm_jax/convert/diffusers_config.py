@@ -1,7 +1,7 @@
 """A diffusers folder's JSON as a config of ours, and back: the pipeline, its scheduler, its text encoders.
 
-Decides which pipeline stands for which kinds of conditioning, and which text tower a transformers config describes. UNets
-and autoencoders are diffusers_networks.py's, schedulers diffusers_scheduler.py's. It reads JSON and nothing else:
+Decides which pipeline stands for which kinds of conditioning, and which text tower a transformers config describes.
+UNets and autoencoders are diffusers_networks.py's, schedulers diffusers_scheduler.py's. It reads JSON and nothing else:
 tokenizers' vocabularies and weights are the caller's.
 Source: diffusers 0.42 pipelines/; transformers models/clip/configuration_clip.py.
 """
@@ -185,7 +185,10 @@ def not_said(config: Mapping[str, Any]) -> Iterator[str]:
     if sampling.get("num_steps", own.num_steps) != own.num_steps:
         yield f"num_steps {sampling['num_steps']} has no place in it; {name} takes {own.num_steps} unless told"
     if own.kinds and sampling.get("guidance_scale", own.guidance_scale) != own.guidance_scale:
-        yield f"guidance_scale {sampling['guidance_scale']} has no place in it; {name} takes {own.guidance_scale} unless told"
+        yield (
+            f"guidance_scale {sampling['guidance_scale']} has no place in it; {name} takes "
+            f"{own.guidance_scale} unless told"
+        )
 
 
 def _read_conditioning(kinds, files, index, model, first_stage) -> dict[str, dict]:

@@ -1,9 +1,9 @@
 """The first stages of diffusers checkpoints: the names of AutoencoderKL and VQModel.
 
 Decides which torch name each of our parameters has. Both sides name blocks by level, but diffusers counts the decoder's
-in the order they run, from the lowest resolution, and ours are counted from the highest, as the original's. A map follows
-from the tree it is to fill. It does not read files and builds no network; which options diffusers can express is
-diffusers_networks.py's.
+in the order they run, from the lowest resolution, and ours are counted from the highest, as the original's. A map
+follows from the tree it is to fill. It does not read files and builds no network; which options diffusers can express
+is diffusers_networks.py's.
 Source: the state dicts of diffusers 0.10 to 0.42 (models/autoencoders/autoencoder_kl.py, vq_model.py, vae.py).
 """
 
@@ -62,7 +62,8 @@ def _entry(path: ParamPath, levels: int) -> Entry:
 
 
 def _block(name: str, levels: int) -> str:
-    """'down_0_block_1' -> 'down_blocks.0.resnets.1', 'up_0_…' -> 'up_blocks.(levels - 1).…'; other names as they are."""
+    """'down_0_block_1' -> 'down_blocks.0.resnets.1', 'up_0_…' -> 'up_blocks.(levels - 1).…'; other names as they
+    are."""
     if match := re.fullmatch(r"mid_(block|attn)_(\d)", name):
         return f"mid_block.{_LISTS[match[1]]}.{int(match[2]) - 1}"
     match = re.fullmatch(r"(down|up)_(\d+)_([a-z]+)(?:_(\d+))?", name)

@@ -1,10 +1,11 @@
 """diffusers' JSON of UNets and autoencoders, to and from the `model` and `first_stage` sections of a config of ours.
 
-Decides which of diffusers' options are a field of ours, which say nothing about the function (memory, precision, tiling)
-and are passed over, and which cannot be expressed on the other side: those are an error that names the option and its
-value. An option that a file does not have is taken at diffusers' own default, not at ours. Pipelines and text encoders
-are diffusers_config.py's; names of tensors are diffusers_unet.py's and diffusers_first_stage.py's.
-Source: diffusers 0.42 models/unets/unet_2d_condition.py, unet_2d.py, models/autoencoders/autoencoder_kl.py, vq_model.py.
+Decides which of diffusers' options are a field of ours, which say nothing about the function (memory, precision,
+tiling) and are passed over, and which cannot be expressed on the other side: those are an error that names the option
+and its value. An option that a file does not have is taken at diffusers' own default, not at ours. Pipelines and text
+encoders are diffusers_config.py's; names of tensors are diffusers_unet.py's and diffusers_first_stage.py's.
+Source: diffusers 0.42 models/unets/unet_2d_condition.py, unet_2d.py, models/autoencoders/autoencoder_kl.py,
+vq_model.py.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,13 @@
 """diffusers' scheduler_config.json, to and from the `schedule`, `prediction_type` and `sampling` of a config of ours.
 
-Decides what a scheduler says of the noise schedule, of what the network predicts and of how it is sampled. An option that
-a file leaves out is taken at its class's own default. Another process than the variance preserving one, or another input or
-output of the network, is an error: the weights mean something else. A way of sampling that is not here is one line in the
+Decides what a scheduler says of the noise schedule, of what the network predicts and of how it is sampled. An option
+that a file leaves out is taken at its class's own default. Another process than the variance preserving one, or another
+input or
+output of the network, is an error: the weights mean something else. A way of sampling that is not here is one line in
+the
 log that names it, and the nearest that is here is taken: the weights do not depend on it. What
-a written file cannot say is refused where the file would mean another model; `not_said` tells what is only sampled otherwise.
+a written file cannot say is refused where the file would mean another model; `not_said` tells what is only sampled
+otherwise.
 Source: diffusers 0.42 schedulers/.
 """
 
@@ -72,7 +75,8 @@ def scheduler_options(section: Mapping[str, Any], name: str | None = None) -> tu
 
 
 def scheduler_sections(section: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """schedule, prediction_type and sampling {sampler, spacing, perhaps final_alpha, clip_denoised} of a scheduler_config.json.
+    """schedule, prediction_type and sampling {sampler, spacing, perhaps final_alpha, clip_denoised} of a
+    scheduler_config.json.
 
     name: as for `scheduler_options`.
     Raises: ValueError for a class, a noise schedule, a prediction or a process that is not here.
@@ -118,7 +122,8 @@ def scheduler_sections(section: Mapping[str, Any], name: str | None = None) -> d
 
 
 def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """scheduler_config.json of a config's schedule, prediction_type and sampling; see `not_said` for what it cannot say.
+    """scheduler_config.json of a config's schedule, prediction_type and sampling; see `not_said` for what it cannot
+    say.
 
     Raises: ValueError for a noise schedule, a sampler, a spacing or a prediction that diffusers has not.
     """
@@ -268,7 +273,10 @@ def _not_here(name: str, options: Mapping[str, Any]) -> Iterator[str]:
     if name == "PNDMScheduler" and options["prediction_type"] == "v_prediction":
         yield "prediction_type: 'v_prediction' extrapolates v; plms here extrapolates eps"
     if name in ("DDIMScheduler", "PNDMScheduler") and options["timestep_spacing"] == "linspace":
-        yield "timestep_spacing: 'linspace' steps to other timesteps than it visits next; each step here leads to the next"
+        yield (
+            "timestep_spacing: 'linspace' steps to other timesteps than it visits next; each step here "
+            "leads to the next"
+        )
     if options.get("variance_type") == "fixed_large" and _read_spacing(name, options) not in _TO_ZERO:
         yield "variance_type: 'fixed_large' adds noise to the last picture; it is left as it is"
 
@@ -286,7 +294,10 @@ def _not_here_of_dpm_solver(options: Mapping[str, Any]) -> Iterator[str]:
         if options["euler_at_final"]:
             yield "euler_at_final: true makes the last step of first order in runs of 15 steps and more; of second here"
         elif not options["lower_order_final"]:
-            yield "lower_order_final: false makes the last step of second order in runs of fewer than 15 steps; of first here"
+            yield (
+                "lower_order_final: false makes the last step of second order in runs of fewer than 15 "
+                "steps; of first here"
+            )
 
 
 def not_said(config: Mapping[str, Any]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """What diffusers' schedulers take when their scheduler_config.json does not say: each class's own defaults.
 
-Source: diffusers 0.42.1 schedulers/scheduling_*.py, the signatures of the classes; a test compares them with those of the
-installed diffusers. An option that a class does not have is kept in its files and ignored by it (`from_config` of another
-class leaves such ones behind), so that a table of options is also a table of what counts.
+Source: diffusers 0.42.1 schedulers/scheduling_*.py, the signatures of the classes; a test compares them with those of
+the installed diffusers. An option that a class does not have is kept in its files and ignored by it (`from_config` of
+another class leaves such ones behind), so that a table of options is also a table of what counts.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         | _LINSPACE
         | _ZERO_SNR
         | dict(
-            interpolation_type="linear", sigma_min=None, sigma_max=None, timestep_type="discrete", final_sigmas_type="zero"
+            interpolation_type="linear", sigma_min=None, sigma_max=None, timestep_type="discrete",
+            final_sigmas_type="zero"
         ),
         "EulerAncestralDiscreteScheduler": _NOISE | _LINSPACE | _ZERO_SNR,
         "HeunDiscreteScheduler": _KARRAS_NOISE | _SIGMAS | _CLIP | _LINSPACE | dict(clip_sample=False),
@@ -70,7 +71,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "DEISMultistepScheduler": _MULTISTEP
         | _LINSPACE
         | dict(solver_order=2, algorithm_type="deis", solver_type="logrho"),
-        "SASolverScheduler": {k: v for k, v in _MULTISTEP.items() if k not in ("use_dynamic_shifting", "time_shift_type")}
+        "SASolverScheduler": {
+            k: v for k, v in _MULTISTEP.items() if k not in ("use_dynamic_shifting", "time_shift_type")
+        }
         | _LINSPACE
         | dict(
             predictor_order=2, corrector_order=2, tau_func=None, algorithm_type="data_prediction",

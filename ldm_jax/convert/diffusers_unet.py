@@ -1,8 +1,8 @@
 """The UNet of diffusers checkpoints: the names of UNet2DConditionModel and UNet2DModel.
 
 Decides which torch name each of our parameters has. Blocks are counted by level in both, so a name follows from ours
-alone; only AttentionBlock, whose q, k and v are one array here and three there, needs to know its number of heads, which
-the `model` section of a config says. Older releases have other names for the attention of UNet2DModel and of the
+alone; only AttentionBlock, whose q, k and v are one array here and three there, needs to know its number of heads,
+which the `model` section of a config says. Older releases have other names for the attention of UNet2DModel and of the
 autoencoder; both are read, the newer are written. It does not read files and builds no network; which options diffusers
 can express is diffusers_networks.py's.
 Source: the state dicts of diffusers 0.10 to 0.42 (models/unets/unet_2d_condition.py, models/unets/unet_2d.py).

@@ -1,9 +1,10 @@
 """The YAML configs of the original code family as configs of ours.
 
-Decides which of their class names (`target`) are known, and what each of their options means here; which options there are, and
-which of them change nothing, says original_options.py. An unknown class, or an option that is not known, is an error. It reads no
-weights.
-Source: CompVis/latent-diffusion@a506df5 (and its descendants) main.py instantiate_from_config and the constructors named.
+Decides which of their class names (`target`) are known, and what each of their options means here; which options there
+are, and which of them change nothing, says original_options.py. An unknown class, or an option that is not known, is an
+error. It reads no weights.
+Source: CompVis/latent-diffusion@a506df5 (and its descendants) main.py instantiate_from_config and the constructors
+named.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,8 @@ def read(path: str | Path) -> dict:
 
 
 def content(path: str | Path) -> Mapping[str, Any]:
-    """What the YAML file at `path` holds, a mapping; an empty one if it holds anything else. Raises: ValueError if it is no YAML."""
+    """What the YAML file at `path` holds, a mapping; an empty one if it holds anything else. Raises: ValueError if it
+    is no YAML."""
     import yaml
 
     try:
@@ -207,8 +209,8 @@ def _label_embedding(given: Mapping[str, Any]) -> dict:
 def _heads(given: Mapping[str, Any], spatial: bool) -> dict:
     """num_heads or head_dim, and num_heads_upsample where the original heeds it.
 
-    That is in plain attention blocks alone, with heads that are counted, and with `legacy`: without, their width on the way
-    up is what num_heads makes it.
+    That is in plain attention blocks alone, with heads that are counted, and with `legacy`: without, their width on the
+    way up is what num_heads makes it.
     """
     if given.get("num_head_channels", -1) not in (-1, None):
         return dict(head_dim=given["num_head_channels"])
@@ -258,19 +260,22 @@ def first_stage(section: Mapping[str, Any]) -> dict:
 
 
 def _attention_levels(resolution: int, levels: int, attended: Sequence[int]) -> list[int]:
-    """The levels whose resolution is among `attended`: halved by the encoder, doubled again from the coarsest by the decoder."""
+    """The levels whose resolution is among `attended`: halved by the encoder, doubled again from the coarsest by the
+    decoder."""
     down = [resolution // 2**i for i in range(levels)]
     up = [down[-1] * 2 ** (levels - 1 - i) for i in range(levels)]
     found = [i for i in range(levels) if down[i] in attended]
     if found != [i for i in range(levels) if up[i] in attended]:
         raise ValueError(
-            f"ddconfig: attn_resolutions {list(attended)} mean other levels in the encoder ({down}) than in the decoder ({up})"
+            f"ddconfig: attn_resolutions {list(attended)} mean other levels in the encoder ({down}) than in "
+            f"the decoder ({up})"
         )
     return found
 
 
 def _conditioning(name: str, params: dict, unet: dict, extra: int) -> dict | None:
-    """The config's conditioning: {kind: options}, or None. extra: how many channels the UNet takes beside the latent's."""
+    """The config's conditioning: {kind: options}, or None. extra: how many channels the UNet takes beside the
+    latent's."""
     stage = params.get("cond_stage_config")
     key = params.get("conditioning_key") or ("concat" if params.get("concat_mode", True) else "crossattn")
     if stage is None or stage == "__is_unconditional__":
@@ -281,7 +286,8 @@ def _conditioning(name: str, params: dict, unet: dict, extra: int) -> dict | Non
         latent = unet["in_channels"] - extra
         if key != "concat" or extra != latent + 1:
             raise ValueError(
-                f"cond_stage_config '__is_first_stage__' with conditioning_key {key!r} and in_channels {unet['in_channels']} is not known "
+                f"cond_stage_config '__is_first_stage__' with conditioning_key {key!r} and in_channels "
+                f"{unet['in_channels']} is not known "
                 f"here, expected 'concat' and {2 * latent + 1}: a masked picture and its mask"
             )
         return {"inpaint": {"convention": "original"}}
@@ -355,7 +361,8 @@ def _bert(given: dict, key: str, unet: dict, extra: int) -> dict:
 
 
 def _class(given: dict, key: str, unet: dict, extra: int) -> dict:
-    """A table of 1001 rows is ImageNet's with a row for no class (cin256-v2), as is the last row if classes were dropped."""
+    """A table of 1001 rows is ImageNet's with a row for no class (cin256-v2), as is the last row if classes were
+    dropped."""
     _want("ClassEmbedder", key, "crossattn", "hybrid")
     rows = given.get("n_classes", 1000)
     null = rows == 1001 or bool(given.get("ucg_rate"))
@@ -423,7 +430,8 @@ def _engine(params: dict) -> dict:
     conditioning = towers.get((tuple(text), timesteps))
     if conditioning is None:
         raise ValueError(
-            f"conditioner of {', '.join(names)} is not known; known: those of SDXL base and refiner and of Stable Diffusion 2"
+            f"conditioner of {', '.join(names)} is not known; known: those of SDXL base and refiner and of "
+            f"Stable Diffusion 2"
         )
     factor = 2 ** (len(section["channel_mult"]) - 1)
     return dict(

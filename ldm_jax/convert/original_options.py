@@ -1,9 +1,11 @@
-"""Every option of the original's constructors, and what becomes of it: it is honored, it has to have one value, or it changes no picture.
+"""Every option of the original's constructors, and what becomes of it: it is honored, it has to have one value, or it
+changes no picture.
 
-Decides nothing of what an honored option means (original_config.py). An option that no constructor here has is an error.
-Source: the constructors of CompVis/latent-diffusion@a506df5, CompVis/stable-diffusion@21f890f, runwayml/stable-diffusion@08ab4d3,
-Stability-AI/stablediffusion@cf1d67a and Stability-AI/generative-models@0ad7de9; tests/corpus/original/constructors.json lists
-their names and defaults.
+Decides nothing of what an honored option means (original_config.py). An option that no constructor here has is an
+error.
+Source: the constructors of CompVis/latent-diffusion@a506df5, CompVis/stable-diffusion@21f890f,
+runwayml/stable-diffusion@08ab4d3, Stability-AI/stablediffusion@cf1d67a and Stability-AI/generative-models@0ad7de9;
+tests/corpus/original/constructors.json lists their names and defaults.
 """
 
 from collections.abc import Mapping
@@ -11,8 +13,8 @@ from typing import Any, NamedTuple
 
 
 class Options(NamedTuple):
-    """honored: names. only: {name: (values that are accepted, why no others)}. without_effect: {name: why}, on a picture that
-    is drawn with weights that are there."""
+    """honored: names. only: {name: (values that are accepted, why no others)}. without_effect: {name: why}, on a
+    picture that is drawn with weights that are there."""
 
     honored: tuple[str, ...]
     only: Mapping[str, tuple[tuple, str]] = {}
@@ -27,10 +29,13 @@ _BATCH = "a field of training batches"
 
 UNET = Options(
     honored=(
-        "in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions", "dropout", "channel_mult",
+        "in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions", "dropout",
+        "channel_mult",
         "conv_resample", "num_classes", "num_heads", "num_head_channels", "num_heads_upsample", "use_scale_shift_norm",
-        "resblock_updown", "use_new_attention_order", "use_spatial_transformer", "transformer_depth", "context_dim", "n_embed",
-        "legacy", "disable_self_attentions", "num_attention_blocks", "disable_middle_self_attn", "use_linear_in_transformer",
+        "resblock_updown", "use_new_attention_order", "use_spatial_transformer", "transformer_depth", "context_dim",
+        "n_embed",
+        "legacy", "disable_self_attentions", "num_attention_blocks", "disable_middle_self_attn",
+        "use_linear_in_transformer",
         "adm_in_channels", "transformer_depth_middle",
     ),
     only=dict(
@@ -39,14 +44,17 @@ UNET = Options(
         spatial_transformer_attn_type=(("softmax", "softmax-xformers", None), "attention is softmax"),
     ),
     without_effect=dict(
-        image_size="the original does not read it", use_checkpoint=_DEVICE, use_fp16=_DEVICE, use_bf16=_DEVICE, offload_to_cpu=_DEVICE
+        image_size="the original does not read it", use_checkpoint=_DEVICE, use_fp16=_DEVICE, use_bf16=_DEVICE,
+        offload_to_cpu=_DEVICE
     ),
 )  # fmt: skip
 
 LATENT_DIFFUSION = Options(
     honored=(
-        "unet_config", "first_stage_config", "cond_stage_config", "timesteps", "beta_schedule", "linear_start", "linear_end",
-        "cosine_s", "v_posterior", "image_size", "channels", "conditioning_key", "concat_mode", "concat_keys", "parameterization",
+        "unet_config", "first_stage_config", "cond_stage_config", "timesteps", "beta_schedule", "linear_start",
+        "linear_end",
+        "cosine_s", "v_posterior", "image_size", "channels", "conditioning_key", "concat_mode", "concat_keys",
+        "parameterization",
         "scale_factor", "use_ema", "scale_by_std", "learn_logvar", "low_scale_config",
     ),
     only=dict(
@@ -61,9 +69,12 @@ LATENT_DIFFUSION = Options(
         loss_type=_TRAINING, original_elbo_weight=_TRAINING, l_simple_weight=_TRAINING, logvar_init=_TRAINING,
         scheduler_config=_TRAINING, cond_stage_trainable=_TRAINING, ucg_training=_TRAINING, reset_ema=_TRAINING,
         reset_num_ema_updates=_TRAINING, ckpt_path=_FILE, ignore_keys=_FILE, load_only_unet=_FILE, make_it_fit=_FILE,
-        finetune_keys=_FILE, keep_finetune_dims=_FILE, monitor=_LOGGING, log_every_t=_LOGGING, c_concat_log_start=_LOGGING,
-        c_concat_log_end=_LOGGING, first_stage_key=_BATCH, cond_stage_key=_BATCH, masked_image_key=_BATCH, low_scale_key=_BATCH,
-        noise_level_key=_BATCH, depth_stage_config="maps of depth are given, not estimated", clip_denoised="LatentDiffusion sets it to False itself",
+        finetune_keys=_FILE, keep_finetune_dims=_FILE, monitor=_LOGGING, log_every_t=_LOGGING,
+        c_concat_log_start=_LOGGING,
+        c_concat_log_end=_LOGGING, first_stage_key=_BATCH, cond_stage_key=_BATCH, masked_image_key=_BATCH,
+        low_scale_key=_BATCH,
+        noise_level_key=_BATCH, depth_stage_config="maps of depth are given, not estimated",
+        clip_denoised="LatentDiffusion sets it to False itself",
     ),
 )  # fmt: skip
 
@@ -79,7 +90,8 @@ LOW_SCALE_SCHEDULE = Options(
 AUTOENCODER = Options(
     honored=("ddconfig", "embed_dim", "n_embed"),
     without_effect=dict(
-        lossconfig=_TRAINING, batch_resize_range=_TRAINING, scheduler_config=_TRAINING, lr_g_factor=_TRAINING, learn_logvar=_TRAINING,
+        lossconfig=_TRAINING, batch_resize_range=_TRAINING, scheduler_config=_TRAINING, lr_g_factor=_TRAINING,
+        learn_logvar=_TRAINING,
         ckpt_path=_FILE, ignore_keys=_FILE, image_key=_BATCH, monitor=_LOGGING, colorize_nlabels=_LOGGING,
         remap="numbers codes anew, and decodes the same ones", sane_index_shape="the shape of the codes' numbers",
         use_ema="a first stage is used with its weights", ema_decay="a first stage is used with its weights",
@@ -88,7 +100,8 @@ AUTOENCODER = Options(
 
 DDCONFIG = Options(
     honored=(
-        "ch", "out_ch", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout", "resamp_with_conv", "in_channels", "resolution",
+        "ch", "out_ch", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout", "resamp_with_conv", "in_channels",
+        "resolution",
         "z_channels", "double_z", "use_linear_attn", "attn_type", "tanh_out",
     ),
     only=dict(give_pre_end=((False, None), "the decoder ends in a picture")),
@@ -132,11 +145,15 @@ CONDITIONERS = {
 }
 
 DIFFUSION_ENGINE = Options(
-    honored=("network_config", "denoiser_config", "first_stage_config", "conditioner_config", "scale_factor", "use_ema"),
+    honored=("network_config", "denoiser_config", "first_stage_config", "conditioner_config", "scale_factor",
+        "use_ema"),
     without_effect=dict(
-        sampler_config="the sampler is asked for where it is drawn", optimizer_config=_TRAINING, scheduler_config=_TRAINING,
-        loss_fn_config=_TRAINING, ema_decay_rate=_TRAINING, ckpt_path=_FILE, network_wrapper=_DEVICE, compile_model=_DEVICE,
-        disable_first_stage_autocast=_DEVICE, en_and_decode_n_samples_a_time=_DEVICE, input_key=_BATCH, log_keys=_LOGGING,
+        sampler_config="the sampler is asked for where it is drawn", optimizer_config=_TRAINING,
+        scheduler_config=_TRAINING,
+        loss_fn_config=_TRAINING, ema_decay_rate=_TRAINING, ckpt_path=_FILE, network_wrapper=_DEVICE,
+        compile_model=_DEVICE,
+        disable_first_stage_autocast=_DEVICE, en_and_decode_n_samples_a_time=_DEVICE, input_key=_BATCH,
+        log_keys=_LOGGING,
         no_cond_log=_LOGGING,
     ),
 )  # fmt: skip

@@ -85,7 +85,8 @@ def unet_section(model: Mapping[str, Any], size: int) -> dict:
     names = dict(
         num_heads="num_heads", head_dim="num_head_channels", num_heads_upsample="num_heads_upsample", dropout="dropout",
         conv_resample="conv_resample", resblock_updown="resblock_updown", use_scale_shift_norm="use_scale_shift_norm",
-        new_attention_order="use_new_attention_order", num_classes="num_classes", n_embed="n_embed", context_dim="context_dim",
+        new_attention_order="use_new_attention_order", num_classes="num_classes", n_embed="n_embed",
+        context_dim="context_dim",
         use_linear_projection="use_linear_in_transformer", disable_self_attention="disable_self_attentions",
         disable_middle_self_attention="disable_middle_self_attn", num_attention_blocks="num_attention_blocks",
     )  # fmt: skip

@@ -56,7 +56,8 @@ RELEASES = {
         _unet(3, 3, 224, [1, 2, 3, 4], [1, 2, 3]), dict(head_dim=32), (0.0015, 0.0195), 256
     ),
     "lsun_churches_ldm8": Release(
-        _unet(4, 4, 192, [1, 2, 2, 4, 4], [0, 1, 2, 3], use_scale_shift_norm=True, resblock_updown=True), dict(num_heads=8), (0.0015, 0.0155), 256
+        _unet(4, 4, 192, [1, 2, 2, 4, 4], [0, 1, 2, 3], use_scale_shift_norm=True, resblock_updown=True),
+        dict(num_heads=8), (0.0015, 0.0155), 256
     ),
     "imagenet_ldm8": Release(
         _unet(4, 4, 256, [1, 2, 4], [0, 1, 2], 1, 512),
@@ -64,7 +65,8 @@ RELEASES = {
     ),
     "imagenet_ldm4": Release(
         _unet(3, 3, 192, [1, 2, 3, 5], [1, 2, 3], 1, 512),
-        dict(num_heads=1), (0.0015, 0.0195), 256, guidance_scale=1.5, parts={"class_label": dict(num_classes=1000)}, use_ema=False,
+        dict(num_heads=1), (0.0015, 0.0195), 256, guidance_scale=1.5, parts={"class_label": dict(num_classes=1000)},
+        use_ema=False,
     ),
     "text2img_256": Release(
         _unet(3, 3, 192, [1, 2, 3, 5], [1, 2, 3], 1, 640), dict(head_dim=32), (0.0015, 0.0195), 256, guidance_scale=1.5
@@ -87,10 +89,12 @@ RELEASES = {
         _unet(16, 16, 448, [1, 2, 3, 4], [0, 1, 2], 1, 768),
         dict(head_dim=32), (0.0015, 0.015), 768, 0.22765929, guidance_scale=5.0, parts={"retrieval": {"width": 768}},
     ),
-    "sd1": Release(_unet(4, 4, *_SD, 768), dict(num_heads=8), _SD_BETA, 512, 0.18215, guidance_scale=7.5, use_ema=False),
+    "sd1": Release(_unet(4, 4, *_SD, 768), dict(num_heads=8), _SD_BETA, 512, 0.18215, guidance_scale=7.5,
+        use_ema=False),
     "sd1_inpainting": Release(
         _unet(9, 4, *_SD, 768),
-        dict(num_heads=8), _SD_BETA, 512, 0.18215, guidance_scale=7.5, use_ema=False, parts={"inpaint": {"convention": "stable_diffusion"}},
+        dict(num_heads=8), _SD_BETA, 512, 0.18215, guidance_scale=7.5, use_ema=False,
+        parts={"inpaint": {"convention": "stable_diffusion"}},
     ),
     "sd2": Release(
         _unet(4, 4, *_SD, 1024),
@@ -98,7 +102,8 @@ RELEASES = {
     ),
     "sd2_inpainting": Release(
         _unet(9, 4, *_SD, 1024),
-        dict(head_dim=64), _SD_BETA, 512, 0.18215, guidance_scale=9.0, use_ema=False, parts={"inpaint": {"convention": "stable_diffusion"}},
+        dict(head_dim=64), _SD_BETA, 512, 0.18215, guidance_scale=9.0, use_ema=False,
+        parts={"inpaint": {"convention": "stable_diffusion"}},
     ),
     "sd2_depth": Release(
         _unet(5, 4, *_SD, 1024),

@@ -106,7 +106,8 @@ class View(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """A tensor whose numbers are not read here; an error only where it is one of the state dict. what: 'has dtype qint8'."""
+    """A tensor whose numbers are not read here; an error only where it is one of the state dict. what: 'has dtype
+    qint8'."""
 
     what: str
 

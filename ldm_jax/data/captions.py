@@ -2,12 +2,12 @@
 
 Decides which files say them and which of two holds. What is a caption, and how text is read: text_files.py.
 
-    picture.txt, picture.caption                 beside picture.jpg; the whole file is one caption (img2dataset, kohya-ss/sd-scripts)
-    metadata.jsonl, metadata.csv,                a row for each picture: file_name, relative to this file's folder, and text or
-    metadata.parquet                             caption (Hugging Face's imagefolder)
+    picture.txt, picture.caption                 beside picture.jpg; the whole file is one caption (img2dataset,
+    kohya-ss/sd-scripts) metadata.jsonl, metadata.csv,                a row for each picture: file_name, relative to
+    this file's folder, and text or metadata.parquet                             caption (Hugging Face's imagefolder)
 
-A picture's own .txt comes before its .caption, and both before metadata; of two metadata files the one nearer to the picture
-holds. They may lie in the folder of pictures, above it up to the data's root, or below.
+A picture's own .txt comes before its .caption, and both before metadata; of two metadata files the one nearer to the
+picture holds. They may lie in the folder of pictures, above it up to the data's root, or below.
 """
 
 import csv
@@ -33,10 +33,10 @@ Rows = Iterable[tuple[str, dict[str, Any]]]  # (where it stands, for messages; i
 def of_folder(top: Path, folder: Path, files: Sequence[Path], gone: Collection[Path] = ()) -> dict[Path, str]:
     """{file: its caption} of those of `files` that have one.
 
-    top: the data's root. folder: that of the pictures, it or one below. gone: files that metadata may name and that need not
-    be there.
-    Raises: ValueError in one sentence for what cannot be read, or a folder with two metadata files; FileNotFoundError for
-    pictures that metadata name and that are not there.
+    top: the data's root. folder: that of the pictures, it or one below. gone: files that metadata may name and that
+    need not be there.
+    Raises: ValueError in one sentence for what cannot be read, or a folder with two metadata files; FileNotFoundError
+    for pictures that metadata name and that are not there.
     """
     captions: dict[Path, str] = {}
     for metadata in _metadata_files(top, folder):

@@ -5,9 +5,10 @@ Decides what a degraded photograph looks like. `plan` draws all that is random, 
 section 4.4; Zhang et al. 2021 (arXiv:2103.14006); CompVis/latent-diffusion@a506df5 ldm/data/imagenet.py (the names),
 ldm/modules/image_degradation/bsrgan.py and bsrgan_light.py (the chances and ranges, which are kept).
 
-Where this differs from the original: an image is cropped to a multiple of the factor row by row and column by column (the
-original exchanges height and width there); the kernel of `subsample` is shifted without SciPy's interp2d, which is no more;
-variances have a floor, so that a width drawn as 0 is no blur and not an error; nothing shrinks to less than one pixel; one
+Where this differs from the original: an image is cropped to a multiple of the factor row by row and column by column
+(the original exchanges height and width there); the kernel of `subsample` is shifted without SciPy's interp2d, which is
+no more; variances have a floor, so that a width drawn as 0 is no blur and not an error; nothing shrinks to less than
+one pixel; one
 numpy Generator seeds it all. A camera's ISP is left out: the original has a place for one, and none to put there.
 """
 
@@ -50,7 +51,8 @@ Step = tuple[Callable[..., np.ndarray], dict[str, Any]]
 
 
 def keys_cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """The cubic convolution kernel of Keys 1981 at |distance|, 0 from 2 on. a: OpenCV has -0.75, PIL and MATLAB -0.5."""
+    """The cubic convolution kernel of Keys 1981 at |distance|, 0 from 2 on. a: OpenCV has -0.75, PIL and MATLAB
+    -0.5."""
     d = np.abs(distance)
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = a * (((d - 5) * d + 8) * d - 4)
@@ -58,8 +60,8 @@ def keys_cubic(distance: np.ndarray, a: float) -> np.ndarray:
 
 
 def _taps(length: int, new: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """(index [K, new] of samples before, weight [K, new]) of each sample after. Pixels lie at their centres; beyond the border
-    the last one goes on. Only 'area' looks at more samples when shrinking, and only where it shrinks."""
+    """(index [K, new] of samples before, weight [K, new]) of each sample after. Pixels lie at their centres; beyond the
+    border the last one goes on. Only 'area' looks at more samples when shrinking, and only where it shrinks."""
     scale = length / new
     places = np.arange(new)
     if interpolation == "nearest":  # the pixel that holds the upper left corner
@@ -109,14 +111,14 @@ def _resized(image: np.ndarray, height: int, width: int, interpolation: str) -> 
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """[H, W, 3] float32 -> [height, width, 3] in [0, 1], as OpenCV's resize computes it for 'linear' (INTER_LINEAR), 'cubic'
-    (INTER_CUBIC) and 'area' (INTER_AREA); the first two are not anti-aliased."""
+    """[H, W, 3] float32 -> [height, width, 3] in [0, 1], as OpenCV's resize computes it for 'linear' (INTER_LINEAR),
+    'cubic' (INTER_CUBIC) and 'area' (INTER_AREA); the first two are not anti-aliased."""
     return np.clip(_resized(image, height, width, interpolation), 0, 1)
 
 
 def halve(image: np.ndarray) -> np.ndarray:
-    """[H, W, 3] float32, H and W even -> [H / 2, W / 2, 3] in [0, 1]: anti-aliased bicubic as MATLAB's imresize, of 8 samples
-    a direction, the picture mirrored at its border (edge pixels twice)."""
+    """[H, W, 3] float32, H and W even -> [H / 2, W / 2, 3] in [0, 1]: anti-aliased bicubic as MATLAB's imresize, of 8
+    samples a direction, the picture mirrored at its border (edge pixels twice)."""
     offsets = np.arange(-3, 5)
     weight = keys_cubic((offsets - 0.5) / 2, -0.5) / 2
     for axis in (0, 1):
@@ -128,8 +130,9 @@ def halve(image: np.ndarray) -> np.ndarray:
 
 
 def gaussian_kernel(size: int, variances: tuple[float, float], angle: float) -> np.ndarray:
-    """[size, size] float64 of sum 1: a Gaussian about the middle of the square. variances: in pixels squared, of the first
-    principal axis, which lies at `angle` (radians, from x = columns towards y = rows), and of the one across it."""
+    """[size, size] float64 of sum 1: a Gaussian about the middle of the square. variances: in pixels squared, of the
+    first principal axis, which lies at `angle` (radians, from x = columns towards y = rows), and of the one across
+    it."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     first, second = np.maximum(variances, LEAST_VARIANCE)
@@ -156,8 +159,8 @@ def blur(image: np.ndarray, size: int, variances: tuple[float, float], angle: fl
 def subsample(image: np.ndarray, factor: int, sigma: float) -> np.ndarray:
     """[H, W, 3] float32 -> every factor-th pixel, in [0, 1], of the image blurred by a Gaussian of 25 x 25 pixels.
 
-    sigma: in pixels. The kernel lies (factor - 1) / 2 pixels further on, shifted by linear interpolation, so that a pixel is
-    taken from the middle of those that it replaces. Mirrored at the border (edge pixels once).
+    sigma: in pixels. The kernel lies (factor - 1) / 2 pixels further on, shifted by linear interpolation, so that a
+    pixel is taken from the middle of those that it replaces. Mirrored at the border (edge pixels once).
     """
     reach = 12
     offsets = np.arange(-reach, reach + 1)
@@ -172,7 +175,8 @@ def subsample(image: np.ndarray, factor: int, sigma: float) -> np.ndarray:
 
 
 def add_noise(image: np.ndarray, covariance: np.ndarray, seed: int) -> np.ndarray:
-    """[H, W, 3] float32 in [0, 1] + Gaussian noise, independent between pixels, clipped. covariance: [3, 3], between channels."""
+    """[H, W, 3] float32 in [0, 1] + Gaussian noise, independent between pixels, clipped. covariance: [3, 3], between
+    channels."""
     values, vectors = np.linalg.eigh(covariance)
     root = ((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T).astype(np.float32)
     drawn = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
@@ -193,7 +197,8 @@ class Law(NamedTuple):
     """The chances and ranges of a chain, both ends included.
 
     blurs: how many. widths: multiplies the variances of anisotropic and the standard deviations of isotropic blurs.
-    anisotropic, isotropic: the sides of their kernels. rescale: the chance that the first downsampling is a resize and not
+    anisotropic, isotropic: the sides of their kernels. rescale: the chance that the first downsampling is a resize and
+    not
     `subsample`. noise: levels, of 255. quality: of JPEG.
     """
 
@@ -254,9 +259,11 @@ def _some_jpeg(rng: np.random.Generator, law: Law) -> Step:
 
 
 def plan(rng: np.random.Generator, height: int, width: int, factor: int, law: Law) -> list[Step]:
-    """The steps that make an image [height, width], both multiples of the factor, into [height / factor, width / factor].
+    """The steps that make an image [height, width], both multiples of the factor, into [height / factor, width /
+    factor].
 
-    In random order: the blurs, two downsamplings of which the second gives the size, noise, and a JPEG at times; then a JPEG.
+    In random order: the blurs, two downsamplings of which the second gives the size, noise, and a JPEG at times; then a
+    JPEG.
     """
     steps: list[Step] = []
     if factor == 4 and rng.random() < HALF_FIRST:
@@ -304,7 +311,8 @@ def _cropped(image: np.ndarray, factor: int) -> np.ndarray:
     whole = isinstance(factor, int | np.integer) and not isinstance(factor, bool)
     if not whole or not 1 <= factor <= min(height, width):
         raise ValueError(
-            f"factor is {factor!r}, expected an int from 1 to the shorter side of the image, which is {height} x {width}"
+            f"factor is {factor!r}, expected an int from 1 to the shorter side of the image, which is "
+            f"{height} x {width}"
         )
     return image[: height - height % factor, : width - width % factor]
 
@@ -315,7 +323,8 @@ def _chain(image: np.ndarray, rng: np.random.Generator, factor: int, law: Law) -
 
 
 def bsrgan(image: np.ndarray, rng: np.random.Generator, *, factor: int = 4) -> np.ndarray:
-    """[H, W, 3] uint8 -> [H // factor, W // factor, 3] uint8: two blurs, noise of up to 25 / 255, JPEGs down to quality 30.
+    """[H, W, 3] uint8 -> [H // factor, W // factor, 3] uint8: two blurs, noise of up to 25 / 255, JPEGs down to quality
+    30.
 
     The rows and columns beyond a multiple of the factor are cut off. Halving first is for a factor of 4 alone.
     Raises: ValueError for another dtype or shape, or a factor that is no int from 1 to the shorter side.
@@ -324,16 +333,17 @@ def bsrgan(image: np.ndarray, rng: np.random.Generator, *, factor: int = 4) -> n
 
 
 def bsrgan_light(image: np.ndarray, rng: np.random.Generator, *, factor: int = 4) -> np.ndarray:
-    """As `bsrgan`, with one blur a quarter as wide, noise of up to 2 / 255 and JPEGs of at least 80: what the published model
-    for super-resolution was trained with (models/ldm/bsr_sr/config.yaml)."""
+    """As `bsrgan`, with one blur a quarter as wide, noise of up to 2 / 255 and JPEGs of at least 80: what the published
+    model for super-resolution was trained with (models/ldm/bsr_sr/config.yaml)."""
     return _chain(image, rng, factor, BSRGAN_LIGHT)
 
 
 def downscale(image: np.ndarray, factor: int, name: str) -> np.ndarray:
     """[H, W, 3] uint8 -> [H // factor, W // factor, 3] uint8, by one of DOWNSCALERS; what is over is cut off.
 
-    pil_*: PIL's filters, which widen as an image shrinks (anti-aliased), except 'nearest'; 'bicubic' is 'pil_bicubic'. cv_*: as
-    OpenCV computes them (within 1 of its 8-bit arithmetic), not anti-aliased, except 'cv_area', the mean of each block.
+    pil_*: PIL's filters, which widen as an image shrinks (anti-aliased), except 'nearest'; 'bicubic' is 'pil_bicubic'.
+    cv_*: as OpenCV computes them (within 1 of its 8-bit arithmetic), not anti-aliased, except 'cv_area', the mean of
+    each block.
     Raises: ValueError for an unknown name, and as `bsrgan`.
     """
     if name not in DOWNSCALERS:
@@ -347,7 +357,8 @@ def downscale(image: np.ndarray, factor: int, name: str) -> np.ndarray:
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, name: str, *, factor: int = 4) -> np.ndarray:
-    """[H, W, 3] uint8 -> [H // factor, W // factor, 3] uint8, by one of DEGRADATIONS; only the first two draw from `rng`.
+    """[H, W, 3] uint8 -> [H // factor, W // factor, 3] uint8, by one of DEGRADATIONS; only the first two draw from
+    `rng`.
 
     Raises: ValueError for an unknown name, and as `bsrgan`.
     """

@@ -24,11 +24,12 @@ def mask(
     full: float = 0.25,
     most: float | None = None,
 ) -> np.ndarray:
-    """[H, W] float32 in {0, 1}, 1 = to be filled in: of one of the kinds in masks.py, or with probability `full` everything.
+    """[H, W] float32 in {0, 1}, 1 = to be filled in: of one of the kinds in masks.py, or with probability `full`
+    everything.
 
-    kind: 'rectangle', 'rectangles', 'strokes' or 'mixed' (rectangles and strokes as in the training of LaMa). most: the longest
-    side of rectangles, relative to the image's; None is masks.py's own. Source: everything is masked a quarter of the time in
-    the training of Stable Diffusion's inpainting model (its model card).
+    kind: 'rectangle', 'rectangles', 'strokes' or 'mixed' (rectangles and strokes as in the training of LaMa). most: the
+    longest side of rectangles, relative to the image's; None is masks.py's own. Source: everything is masked a quarter
+    of the time in the training of Stable Diffusion's inpainting model (its model card).
 
     Raises: ValueError for an unknown kind, `full` outside [0, 1], or `most` for another kind than rectangles.
     """
@@ -45,7 +46,8 @@ def mask(
 def low_res(
     image: np.ndarray, rng: np.random.Generator, *, factor: int = 4, degradation: str = "bicubic"
 ) -> np.ndarray:
-    """[H // factor, W // factor, 3] float32 in [-1, 1]: made small by one of degradation.DEGRADATIONS, in 8 bits as a file is.
+    """[H // factor, W // factor, 3] float32 in [-1, 1]: made small by one of degradation.DEGRADATIONS, in 8 bits as a
+    file is.
 
     degradation: 'bicubic' (PIL's, anti-aliased), 'bsrgan', 'bsrgan_light', or another downscaling filter.
     Raises: ValueError as degradation.degrade.
@@ -77,8 +79,8 @@ DERIVATIONS = {f.__name__: f for f in (mask, low_res, grey, integer, unit_vector
 def derivation(sections: Mapping[str, Mapping]) -> Callable[[np.ndarray, np.random.Generator], dict]:
     """(image [H, W, 3] float32 in [-1, 1], rng) -> {field: value}, in the order of `sections`.
 
-    Raises: ValueError for an unknown name or option, one that is missing, or a value that the derivation refuses: each is
-    tried once on a black image of 256 x 256 pixels.
+    Raises: ValueError for an unknown name or option, one that is missing, or a value that the derivation refuses: each
+    is tried once on a black image of 256 x 256 pixels.
     """
     made = {}
     for field, section in sections.items():

@@ -6,8 +6,9 @@ resize or crop (transforms.py), and reads no pixels before an example is asked f
     root/[train/|test/][class name/].../picture.jpg      any depth; the first sub-folder is the class
     root/.../picture.txt, metadata.jsonl, ...            its caption (captions.py)
 
-Links are followed. Unreadable files: each is named once in the log, and the next readable file in order stands in for it. One is
-always let pass; more than 1 % of the split's files, counted as they are met, stop the run. Such files may then be taken away, or
+Links are followed. Unreadable files: each is named once in the log, and the next readable file in order stands in for
+it. One is always let pass; more than 1 % of the split's files, counted as they are met, stop the run. Such files may
+then be taken away, or
 repaired: where the workdir says that they were there (`known`), the others keep their places.
 """
 
@@ -38,7 +39,8 @@ class FolderSource:
 
     An example holds image [H, W, 3] uint8 (transforms.to_rgb), `caption` (str, '' for a file without) where
     any file has one, and `class_label` (int, an index of `class_names`) where every file lies in a
-    sub-folder. known: entries of files that could not be read once; of those that are not there another takes the place.
+    sub-folder. known: entries of files that could not be read once; of those that are not there another takes the
+    place.
     """
 
     def __init__(
@@ -123,7 +125,8 @@ class FolderSource:
         return digest.hexdigest()
 
     def unreadable_files(self) -> list[Entry]:
-        """What to give as `known` when this folder is opened again: the entries of all files that could not be read so far."""
+        """What to give as `known` when this folder is opened again: the entries of all files that could not be read so
+        far."""
         with self._lock:
             met = [self.files[at] for at in self.unreadable if self.files[at].exists()]
         return list((self.known | {file: self._entry(file) for file in met}).values())
@@ -179,7 +182,8 @@ def _split_roots(root: Path, split_folders: bool | None) -> list[Path]:
     passed = others + classes + [f for f in beside if f.suffix.lower() in EXTENSIONS and f.is_file()]
     if split_folders is None and classes and len(named) == 1 and not others:
         log.warning(
-            "%s: %s/ is taken for a class, as %s/ beside it is no split; data.split_folders=True takes it for the split",
+            "%s: %s/ is taken for a class, as %s/ beside it is no split; data.split_folders=True takes it "
+            "for the split",
             root,
             named[0].name,
             "/, ".join(f.name for f in classes[:3]),
@@ -211,7 +215,8 @@ def source(
         hash of each file's name sends about `holdout` of them to 'test', and the rest to 'train'.
     min_side: pixels; images whose shorter side is less are left out (the headers of all files are read for
         it).
-    split_folders: whether train/ and test/ are splits (True) or classes (False). None: classes where one of them lies alone
+    split_folders: whether train/ and test/ are splits (True) or classes (False). None: classes where one of them lies
+    alone
         beside folders of pictures that no one calls a split, which the log then says.
     known: of `FolderSource.unreadable_files` of this split, opened before.
 

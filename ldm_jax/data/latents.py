@@ -1,9 +1,10 @@
 """The source `latents`: what a first stage made of a data set, in a folder that `ldm-precompute-latents` wrote.
 
-Decides what the record of such a folder says, which folders may be trained on, and that a picture and its mirror image are
-equally likely. It compares fingerprints and computes none: networks are unknown here. latents_builder.py writes what this
-reads; any other reader of TensorFlow Datasets can read it too (`tfds.builder_from_directory`). tensorflow_datasets is
-imported when a source is opened, not before.
+Decides what the record of such a folder says, which folders may be trained on, and that a picture and its mirror image
+are
+equally likely. It compares fingerprints and computes none: networks are unknown here. latents_builder.py writes what
+this reads; any other reader of TensorFlow Datasets can read it too (`tfds.builder_from_directory`). tensorflow_datasets
+is imported when a source is opened, not before.
 """
 
 import hashlib
@@ -28,10 +29,14 @@ AGAIN = f"write another with {COMMAND}, or name the one that made it"
 class MadeOf(NamedTuple):
     """All that decides what lies in a folder of latents.
 
-    first_stage: fingerprint of its parameters (bundle.fingerprint). data: of the data set. source, split: what the data set
-    was. number: of examples. image_size: in pixels. recipe: that cut them. flip: whether the mirror images are there too.
-    moments: shape [h, w, 2c] of a KL first stage's moments, or [h, w, c] of another's latents. has_variance: which of the two.
-    dtype: 'float32' or 'float16', of what is stored. computed_in: dtype of the networks. fields: of the examples beside the
+    first_stage: fingerprint of its parameters (bundle.fingerprint). data: of the data set. source, split: what the data
+    set
+    was. number: of examples. image_size: in pixels. recipe: that cut them. flip: whether the mirror images are there
+    too.
+    moments: shape [h, w, 2c] of a KL first stage's moments, or [h, w, c] of another's latents. has_variance: which of
+    the two.
+    dtype: 'float32' or 'float16', of what is stored. computed_in: dtype of the networks. fields: of the examples beside
+    the
     moments. text_encoder: fingerprint of its parameters where its outputs are there too. file_format: 'array_record' or
     'tfrecord'. examples_per_shard: of all shards but the last.
     """
@@ -108,9 +113,10 @@ def missing_shards(root: Path, made: MadeOf) -> list[int]:
 class LatentsSource:
     """Random access to stored latents.
 
-    An example holds `moments` [h, w, 2c] float32 (latents [h, w, c] of a first stage without a variance), where the folder
-    has them `moments_flipped`, those of the mirror image, `text_context` [L, D], `text_vector` [P] and `text_vector_null` [P]
-    float32 (training/stored_text.py), and the fields that the data set's examples had: `caption` (str), `class_label` (int), `image` [H, W, 3] uint8 as it was encoded, ….
+    An example holds `moments` [h, w, 2c] float32 (latents [h, w, c] of a first stage without a variance), where the
+    folder has them `moments_flipped`, those of the mirror image, `text_context` [L, D], `text_vector` [P] and
+    `text_vector_null` [P] float32 (training/stored_text.py), and the fields that the data set's examples had: `caption`
+    (str), `class_label` (int), `image` [H, W, 3] uint8 as it was encoded, ….
 
     record: what the folder's record says; `scale_factor`, `mean` and `std` are of the latents of the whole data set.
     """
@@ -157,7 +163,8 @@ class LatentsSource:
             )
         if self.record["image_size"] != image_size:
             raise ValueError(
-                f"latents folder {self.root} is of pictures of {self.record['image_size']} pixels, expected {image_size}"
+                f"latents folder {self.root} is of pictures of {self.record['image_size']} pixels, expected "
+                f"{image_size}"
             )
 
     @property
@@ -219,7 +226,8 @@ def source(split: str, *, root: str | Path) -> LatentsSource:
         )
     if made.file_format != RANDOM_ACCESS:
         raise ValueError(
-            f"latents folder {root} is in {made.file_format} files, which have no random access, expected {RANDOM_ACCESS}"
+            f"latents folder {root} is in {made.file_format} files, which have no random access, expected "
+            f"{RANDOM_ACCESS}"
         )
     import tensorflow_datasets as tfds
 

@@ -1,9 +1,9 @@
-"""Writes the folders that the source `latents` reads, with the writers of TensorFlow Datasets: shard by shard, each whole or
-not there.
+"""Writes the folders that the source `latents` reads, with the writers of TensorFlow Datasets: shard by shard, each
+whole or not there.
 
 Decides how a field is stored, and when a folder is finished. A shard's file comes first and the small file that says so
-second, so that a run which was stopped goes on at the first missing shard, and any number of hosts can write shards side by
-side. It knows neither networks nor where examples come from. tensorflow_datasets is imported when it is called.
+second, so that a run which was stopped goes on at the first missing shard, and any number of hosts can write shards
+side by side. It knows neither networks nor where examples come from. tensorflow_datasets is imported when it is called.
 """
 
 import json
@@ -105,7 +105,8 @@ def write_shard(
 ) -> None:
     """One shard: its examples, in the order of their indices.
 
-    Each example holds the moments [h, w, 2c], as floats, and the fields, as `storable` gives them. about: plain data that
+    Each example holds the moments [h, w, 2c], as floats, and the fields, as `storable` gives them. about: plain data
+    that
     `done` gives back. like: an example of the same structure, the same for all shards.
     Raises: ValueError for numbers that are not finite in the dtype that they are stored in, which names the example.
     """
@@ -152,7 +153,8 @@ def done(root: Path, made: MadeOf) -> list[dict]:
 
 
 def finish(root: Path, made: MadeOf, example: Mapping[str, Any], statistics: Mapping[str, Any]) -> None:
-    """Makes the shards a data set that TFDS can read, and writes `statistics` into the record, which says that all is there.
+    """Makes the shards a data set that TFDS can read, and writes `statistics` into the record, which says that all is
+    there.
 
     Several hosts may do it at the same time: they write the same. example: one that is stored, for its structure.
     """

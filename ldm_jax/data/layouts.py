@@ -1,14 +1,18 @@
-"""The source `layouts`: pictures with boxes around their objects, from a folder or a TFDS data set, as conditioning takes them.
+"""The source `layouts`: pictures with boxes around their objects, from a folder or a TFDS data set, as conditioning
+takes them.
 
-Decides which objects and pictures are trained on, how classes are numbered, and how a picture and its layout are cut together.
-What a layout is, and what becomes of it: conditioning/layout.py, which this file does not know. Source: the filters and crops
-of taming-transformers' data sets of annotated objects, which the layout models of CompVis/latent-diffusion@a506df5 were trained
-with; Rombach et al. 2022 (arXiv:2112.10752) section 4.3.1.
+Decides which objects and pictures are trained on, how classes are numbered, and how a picture and its layout are cut
+together.
+What a layout is, and what becomes of it: conditioning/layout.py, which this file does not know. Source: the filters and
+crops of taming-transformers' data sets of annotated objects, which the layout models of
+CompVis/latent-diffusion@a506df5 were trained with; Rombach et al. 2022 (arXiv:2112.10752) section 4.3.1.
 
-    root/.../layouts.jsonl      lines {"file_name": "picture.jpg", "boxes": [[x0, y0, w, h], …], "labels": [name or number, …]}
-                                and maybe "group", "occluded", "depiction", "inside": [bool, …]; boxes are relative to the
-                                picture, file names to the folder of the layouts.jsonl
-    classes                     a text file, a class on each line, numbered from 0; several names with tabs between them are one
+    root/.../layouts.jsonl      lines {"file_name": "picture.jpg", "boxes": [[x0, y0, w, h], …], "labels": [name or
+    number, …]}
+                                and maybe "group", "occluded", "depiction", "inside": [bool, …]; boxes are relative to
+                                the picture, file names to the folder of the layouts.jsonl
+    classes                     a text file, a class on each line, numbered from 0; several names with tabs between them
+    are one
                                 class. Objects of other classes are left out
 """
 
@@ -67,7 +71,8 @@ def renumbered(layout: Layout, numbers: Mapping[Any, int]) -> Layout:
 
 
 def of_tfds(objects: Mapping[str, Any]) -> Layout:
-    """The `objects` of a TFDS example as a layout. bbox: [n, 4] (y0, x0, y1, x1) in [0, 1]; flags other than 1 are false.
+    """The `objects` of a TFDS example as a layout. bbox: [n, 4] (y0, x0, y1, x1) in [0, 1]; flags other than 1 are
+    false.
 
     Raises: ValueError where there is no bbox or label.
     """
@@ -101,8 +106,8 @@ def mirrored(layout: Layout) -> Layout:
 def within(layout: Layout, crop: Sequence[float]) -> Layout:
     """The boxes cut off at the crop (x0, y0, w, h) and relative to it; objects of which little is left are left out.
 
-    One stays that shows 1e-4 of its box, or fills 0.15 of the crop. The width of a box that the crop cuts at its left is
-    what is left of it; the original's is too wide there, up to the full one.
+    One stays that shows 1e-4 of its box, or fills 0.15 of the crop. The width of a box that the crop cuts at its left
+    is what is left of it; the original's is too wide there, up to the full one.
     """
     boxes, (cx, cy, cw, ch) = np.asarray(layout["boxes"], np.float64).reshape(-1, 4), crop
     low = np.clip((boxes[:, :2] - [cx, cy]) / [cw, ch], 0, 1)
@@ -113,11 +118,13 @@ def within(layout: Layout, crop: Sequence[float]) -> Layout:
     return select(layout | {"boxes": np.concatenate([low, high - low], 1).tolist()}, chosen.tolist())
 
 
-# ----------------------------------------------------------------------------------------------- a picture with its layout
+# ----------------------------------------------------------------------------------------------- a picture with its
+# layout
 
 
 def _square(height: int, width: int, size: int, rng: np.random.Generator | None) -> tuple[int, int, int]:
-    """(top, left, side) in pixels: with rng of any side from `size` to the shorter one, anywhere; else the centre's largest."""
+    """(top, left, side) in pixels: with rng of any side from `size` to the shorter one, anywhere; else the centre's
+    largest."""
     short = min(height, width)
     if rng is None:
         return (height - short) // 2, (width - short) // 2, short
@@ -126,7 +133,8 @@ def _square(height: int, width: int, size: int, rng: np.random.Generator | None)
 
 
 def _towards(start: int, side: int, length: int, centre: float) -> int:
-    """The start of an interval of `side` pixels within `length`, moved no farther than needed to hold `centre` in its inside."""
+    """The start of an interval of `side` pixels within `length`, moved no farther than needed to hold `centre` in its
+    inside."""
     low, high = math.floor(centre * length) + 1 - side, math.ceil(centre * length) - 1
     return int(np.clip(np.clip(start, low, max(low, high)), 0, length - side))
 
@@ -140,12 +148,15 @@ def cut(
     encode_crop: bool = True,
     mirror: float = 0.5,
 ) -> tuple[np.ndarray, Layout]:
-    """A square of the picture, resized, and the layout that belongs to it: ([size, size, 3] float32 in [-1, 1], layout).
+    """A square of the picture, resized, and the layout that belongs to it: ([size, size, 3] float32 in [-1, 1],
+    layout).
 
-    image: [H, W, 3] uint8. rng: of training, where the square has a random side in [size, min(H, W)] and place, the picture is
-    flipped with the probability `mirror`, and the objects come in random order; None takes the largest square in the middle.
-    encode_crop: the boxes stay relative to the whole picture and `crop` says which part is shown, as the published models have
-    it. Otherwise the boxes are those `within` the square, which is moved to the largest object if it would show none.
+    image: [H, W, 3] uint8. rng: of training, where the square has a random side in [size, min(H, W)] and place, the
+    picture is flipped with the probability `mirror`, and the objects come in random order; None takes the largest
+    square in the middle.
+    encode_crop: the boxes stay relative to the whole picture and `crop` says which part is shown, as the published
+    models have it. Otherwise the boxes are those `within` the square, which is moved to the largest object if it would
+    show none.
     """
     height, width = image.shape[:2]
     top, left, side = _square(height, width, size, rng)
@@ -170,11 +181,13 @@ def cut(
     return np.ascontiguousarray(transforms.to_float(image)), layout
 
 
-# --------------------------------------------------------------------------------------------------- where layouts come from
+# --------------------------------------------------------------------------------------------------- where layouts come
+# from
 
 
 def read_classes(path: str | Path) -> list[list[str]]:
-    """The names of each class. Raises: FileNotFoundError; ValueError for an empty file, or a name that stands there twice."""
+    """The names of each class. Raises: FileNotFoundError; ValueError for an empty file, or a name that stands there
+    twice."""
     lines = text_files.lines(Path(path).expanduser(), "classes")
     classes = [[name.strip() for name in line.split("\t") if name.strip()] for _, line in lines]
     names = [name for several in classes for name in several]
@@ -204,7 +217,8 @@ def _entry(line: str, where: str) -> tuple[str, Layout]:
     outside = ~((corners >= -1e-3) & (corners <= 1 + 1e-3)).all(1)  # NaN is outside
     if outside.any():
         raise ValueError(
-            f"{where}: a box is {boxes[int(outside.argmax())]}, expected x0, y0, w, h relative to the picture, inside [0, 1]"
+            f"{where}: a box is {boxes[int(outside.argmax())]}, expected x0, y0, w, h relative to the "
+            f"picture, inside [0, 1]"
         )
     corners = corners.clip(0, 1)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
@@ -232,7 +246,8 @@ def read_layouts(root: Path) -> dict[Path, Layout]:
 
 
 def _names_of(layouts: Mapping[Path, Layout]) -> list[list[str]]:
-    """The classes of labels that are names, in alphabetical order; [] of numbers. Raises: ValueError for both, or neither."""
+    """The classes of labels that are names, in alphabetical order; [] of numbers. Raises: ValueError for both, or
+    neither."""
     labels = {label for layout in layouts.values() for label in layout["labels"]}
     if all(isinstance(label, str) for label in labels):
         return [[name] for name in sorted(labels)]
@@ -264,8 +279,9 @@ class _FolderWithLayouts(folder.FolderSource):
 class LayoutSource:
     """Random access to pictures with layouts.
 
-    An example holds image [H, W, 3] uint8, `layout` (a dict, relative to the whole picture), and what else `pictures` has.
-    Training cuts both together with `cut`, in place of a recipe. class_names: of the labels, [] where they have none.
+    An example holds image [H, W, 3] uint8, `layout` (a dict, relative to the whole picture), and what else `pictures`
+    has. Training cuts both together with `cut`, in place of a recipe. class_names: of the labels, [] where they have
+    none.
     """
 
     def __init__(
@@ -298,7 +314,8 @@ class LayoutSource:
         return example
 
     def cut(self, example: Mapping[str, Any], size: int, rng: np.random.Generator) -> dict:
-        """{'image': [size, size, 3] float32 in [-1, 1], 'layout': …} of an example: `cut`, at random in training only."""
+        """{'image': [size, size, 3] float32 in [-1, 1], 'layout': …} of an example: `cut`, at random in training
+        only."""
         image, layout = cut(
             example["image"],
             example["layout"],
@@ -349,7 +366,8 @@ class _Choice(NamedTuple):
         return self.min_objects <= len(layout["boxes"]) <= self.max_objects
 
     def preparation(self, names: Sequence[str]) -> Callable[[Layout], Layout]:
-        """Of layouts as the data has them, which call label 0, 1, … by `names`, or have names in the place of numbers."""
+        """Of layouts as the data has them, which call label 0, 1, … by `names`, or have names in the place of
+        numbers."""
         number = {name: i for i, several in enumerate(self.table) for name in several}
         numbers = {i: number[name] for i, name in enumerate(names) if name in number} | number
         return lambda layout: large(renumbered(layout, numbers) if self.table else layout, self.min_area)
@@ -406,18 +424,22 @@ def source(
 
     root, holdout, min_side, split_folders, known: of the source `folder`; root has a layouts.jsonl (see the module).
     dataset, data_dir, image_key: of the source `tfds`. objects_key: 'bobjects' of open_images_v4, 'objects' of coco.
-    index: a file that remembers which records of a TFDS data set have so many objects; made if it is not there, which reads
+    index: a file that remembers which records of a TFDS data set have so many objects; made if it is not there, which
+    reads
         the whole split once. '' reads it each time.
     classes: a text file of the classes' names. '': labels are the data set's own numbers; names in a layouts.jsonl are
         numbered in alphabetical order.
-    min_area: of a box, relative to the picture; smaller ones do not count. encode_crop, mirror: of `cut`, which the split
+    min_area: of a box, relative to the picture; smaller ones do not count. encode_crop, mirror: of `cut`, which the
+    split
         'train' does at random.
 
-    Raises: ValueError for both or neither of root and dataset, numbers out of range, or no picture left; else as the sources.
+    Raises: ValueError for both or neither of root and dataset, numbers out of range, or no picture left; else as the
+    sources.
     """
     if bool(str(root)) == bool(dataset):
         raise ValueError(
-            f"layouts: root is {str(root)!r} and dataset is {dataset!r}, expected one of them: a folder with a layouts.jsonl "
+            f"layouts: root is {str(root)!r} and dataset is {dataset!r}, expected one of them: a folder with "
+            f"a layouts.jsonl "
             "(--config.data.root=FOLDER), or a TFDS data set"
         )
     if not 1 <= min_objects <= max_objects or not 0 <= mirror <= 1 or not 0 <= min_area < 1:
@@ -434,7 +456,8 @@ def source(
         found = _of_folder(split, root, choice, **listing)
     if not len(found[1]):
         raise ValueError(
-            f"layouts: no picture of {found[0]!r} has {min_objects} to {max_objects} objects that cover {min_area} of it"
+            f"layouts: no picture of {found[0]!r} has {min_objects} to {max_objects} objects that cover "
+            f"{min_area} of it"
         )
     train = split.split("[")[0] == "train"
     return LayoutSource(*found, train=train, encode_crop=encode_crop, mirror=mirror)

@@ -1,9 +1,9 @@
 """What is to be filled in: random masks for training inpainting, [H, W] float32 in {0, 1}, 1 = to be filled in.
 
-Decides the shapes. Every mask but `full` leaves at least one pixel known and one to be filled in, whatever is asked. Knows
-nothing of images or of what a model does with a mask. Sources: Yu et al. 2019 (arXiv:1806.03589), algorithm 1, for the
-strokes; Suvorov et al. 2022 (LaMa, arXiv:2109.07161) for the sizes, which are those of its Big-LaMa training at 256 x 256,
-relative to the shorter side, and for the mixture. CompVis/latent-diffusion@a506df5 ships no generator.
+Decides the shapes. Every mask but `full` leaves at least one pixel known and one to be filled in, whatever is asked.
+Knows nothing of images or of what a model does with a mask. Sources: Yu et al. 2019 (arXiv:1806.03589), algorithm 1,
+for the strokes; Suvorov et al. 2022 (LaMa, arXiv:2109.07161) for the sizes, which are those of its Big-LaMa training at
+256 x 256, relative to the shorter side, and for the mixture. CompVis/latent-diffusion@a506df5 ships no generator.
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,8 +53,8 @@ def rectangles(
     most: float = 150 / 256,
     cover: float = 0.9,
 ) -> np.ndarray:
-    """[H, W] float32: some rectangles, which may overlap. number: how many, both ends included; least, most: their sides,
-    relative to the image's. One after which more than the part `cover` were filled in is left out.
+    """[H, W] float32: some rectangles, which may overlap. number: how many, both ends included; least, most: their
+    sides, relative to the image's. One after which more than the part `cover` were filled in is left out.
 
     Raises: ValueError unless 0 <= least <= most <= 1, or for a size of one pixel.
     """
@@ -72,7 +72,8 @@ def rectangles(
 
 
 def _thick_line(height: int, width: int, start: np.ndarray, end: np.ndarray, thickness: float) -> np.ndarray:
-    """[H, W] bool: the pixels within half the thickness of the line between two (x, y), to about a pixel. Its ends are round."""
+    """[H, W] bool: the pixels within half the thickness of the line between two (x, y), to about a pixel. Its ends are
+    round."""
     picture = Image.new("L", (width, height))
     draw, half = ImageDraw.Draw(picture), thickness / 2
     draw.line([*start, *end], fill=1, width=max(1, round(thickness)))
@@ -95,9 +96,11 @@ def strokes(
 ) -> np.ndarray:
     """[H, W] float32: strokes of a brush, each a walk of straight lines of one thickness with round joints.
 
-    number: of strokes, lines: of lines in each, both ends included. length, thickness: of lines, relative to the shorter side.
-    turn: the angle between a line and an axis is uniform on [0, turn) radians, one way and the other in turns. A line after
-    which more than the part `cover` were filled in is left out. The whole is mirrored by chance, top to bottom and left to right.
+    number: of strokes, lines: of lines in each, both ends included. length, thickness: of lines, relative to the
+    shorter side.
+    turn: the angle between a line and an axis is uniform on [0, turn) radians, one way and the other in turns. A line
+    after which more than the part `cover` were filled in is left out. The whole is mirrored by chance, top to bottom
+    and left to right.
 
     Raises: ValueError for a size of one pixel.
     """
@@ -126,7 +129,8 @@ def mixed(
 ) -> np.ndarray:
     """[H, W] float32: of one of the kinds, as often as its weight says (in any unit).
 
-    LAMA, the default, has rectangles and strokes as often as each other. Stable Diffusion's inpainting model, by its card, saw a
+    LAMA, the default, has rectangles and strokes as often as each other. Stable Diffusion's inpainting model, by its
+    card, saw a
     quarter of full masks beside: dict(rectangles=3, strokes=3, full=2).
     Raises: ValueError for an unknown kind, a negative weight, or no weight above 0.
     """
@@ -145,7 +149,8 @@ def _check_kinds(kinds: Iterable[str]) -> None:
 
 
 def draw(kind: str, height: int, width: int, rng: np.random.Generator, **options) -> np.ndarray:
-    """[H, W] float32 in {0, 1}: a mask of one of KINDS. Raises: ValueError for an unknown kind, and what that kind raises."""
+    """[H, W] float32 in {0, 1}: a mask of one of KINDS. Raises: ValueError for an unknown kind, and what that kind
+    raises."""
     _check_kinds([kind])
     return KINDS[kind](height, width, rng, **options)
 

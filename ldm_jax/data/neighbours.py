@@ -1,10 +1,11 @@
 """Nearest neighbours in a user's file of embeddings, and the source `neighbours`: pictures with those of each.
 
 Decides what a data base file is, that it is searched exactly and by what: faiss where it is installed (`pip install
-faiss-cpu`), else scikit-learn, else numpy. It embeds nothing: what the numbers are of, CLIP's or another's, is the user's
+faiss-cpu`), else scikit-learn, else numpy. It embeds nothing: what the numbers are of, CLIP's or another's, is the
+user's
 business. Source: Blattmann et al. 2022 (arXiv:2204.11824); CompVis/latent-diffusion@a506df5 scripts/knn2img.py and
-scripts/train_searcher.py, whose files these are. The original searches larger data bases approximately (ScaNN's tree and
-asymmetric hashing from 20,000 entries on); here all of them are compared, which takes longer and misses none.
+scripts/train_searcher.py, whose files these are. The original searches larger data bases approximately (ScaNN's tree
+and asymmetric hashing from 20,000 entries on); here all of them are compared, which takes longer and misses none.
 """
 
 import hashlib
@@ -31,7 +32,8 @@ class Neighbours:
 
     def __init__(self, path: str | Path, search: str | None = None):
         """path: a .npz with `embedding` [N, D] of floats and perhaps img_id [N] (other arrays, as the original's
-        patch_coords, are not read), a .npy that is the first, or a folder of such .npz files, joined in the order of their names.
+        patch_coords, are not read), a .npy that is the first, or a folder of such .npz files, joined in the order of
+        their names.
         search: a key of SEARCHES; None takes the first that is installed.
 
         Raises: ValueError for a file that is not there, has no `embedding`, or has a row that is zero or not finite.
@@ -57,10 +59,11 @@ class Neighbours:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k embeddings of the largest inner product with each query, best first; equal ones in any order.
 
-        queries: [B, width], of any length but zero. exclude: [B], the img_id that is no neighbour of a query: its own, in
-        training, with all patches of the picture.
+        queries: [B, width], of any length but zero. exclude: [B], the img_id that is no neighbour of a query: its own,
+        in training, with all patches of the picture.
         Returns: (indices [B, k] int64, embeddings [B, k, width] float32).
-        Raises: ValueError for no queries or those of another width, queries that are zero or not finite, or a k that there are not.
+        Raises: ValueError for no queries or those of another width, queries that are zero or not finite, or a k that
+        there are not.
         """
         queries = np.asarray(queries)
         if queries.ndim != 2 or not len(queries) or queries.shape[1] != self.width:
@@ -257,7 +260,8 @@ def source(
 
     split, root, min_side, holdout, split_folders, known: as of data/folder.py.
     embeddings: a file as Neighbours takes, with one row for each picture of the split, in the order of their paths.
-    database: where the neighbours come from; None or '' is `embeddings` itself, and then no picture is its own neighbour.
+    database: where the neighbours come from; None or '' is `embeddings` itself, and then no picture is its own
+    neighbour.
     k: how many; 4 is the paper's. All are found when the source is opened, by len(source) * len(database) comparisons.
 
     Raises: as folder.source and Neighbours; ValueError for another number of rows than pictures.

@@ -29,14 +29,15 @@ _WHOLE = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def decode(file: str | Path | BinaryIO) -> np.ndarray:
-    """[H, W, 3] uint8 of an encoded picture, as transforms.to_rgb. Raises: what Pillow does for a damaged one, of any type."""
+    """[H, W, 3] uint8 of an encoded picture, as transforms.to_rgb. Raises: what Pillow does for a damaged one, of any
+    type."""
     with Image.open(file) as picture:
         return transforms.to_rgb(picture)
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """[H, W, 3] uint8, as a photo program shows it: turned as its EXIF data says, transparency on white, 16 bits scaled,
-    palettes, greys and CMYK as RGB (transforms.to_rgb); of an animation, the first frame.
+    """[H, W, 3] uint8, as a photo program shows it: turned as its EXIF data says, transparency on white, 16 bits
+    scaled, palettes, greys and CMYK as RGB (transforms.to_rgb); of an animation, the first frame.
 
     Raises: ValueError in one sentence for a file that is absent, no image, or damaged.
     """
@@ -76,8 +77,8 @@ def read_map(path: str | Path) -> np.ndarray:
     """[H, W] int32: the class of each pixel, which is the pixel's value, in a palette picture its index.
 
     A PNG of 1 to 16 bits or another lossless format, grey or with a palette, or a .npy of integers.
-    Raises: ValueError as read_picture, for formats that change values (LOSSY), for colours, which are no classes, and for
-    numbers that int32 does not hold.
+    Raises: ValueError as read_picture, for formats that change values (LOSSY), for colours, which are no classes, and
+    for numbers that int32 does not hold.
     """
 
     def convert(picture: Image.Image) -> np.ndarray:
@@ -135,7 +136,8 @@ def fit(picture: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
 
 
 def files_in(folder: str | Path, suffixes: tuple[str, ...] = (*EXTENSIONS, *ARRAYS)) -> list[Path]:
-    """The files of a folder with one of these suffixes, sorted by name; hidden ones, overviews and sub-folders are left out.
+    """The files of a folder with one of these suffixes, sorted by name; hidden ones, overviews and sub-folders are left
+    out.
 
     Raises: ValueError for a folder without one.
     """
@@ -149,7 +151,8 @@ def files_in(folder: str | Path, suffixes: tuple[str, ...] = (*EXTENSIONS, *ARRA
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...] = EXTENSIONS) -> list[Path]:
-    """The files at any depth with one of these suffixes, sorted by their relative paths; hidden ones and overviews are left out.
+    """The files at any depth with one of these suffixes, sorted by their relative paths; hidden ones and overviews are
+    left out.
 
     Links are followed, save those that lead to a folder that they lie in.
     """
@@ -171,9 +174,11 @@ def _walk(folder: str, above: tuple[str, ...], suffixes: tuple[str, ...]) -> Ite
 
 
 def is_overview(file: Path) -> bool:
-    """Whether a file is what sampling writes beside its pictures, which shows them once more: a grid, or one with boxes.
+    """Whether a file is what sampling writes beside its pictures, which shows them once more: a grid, or one with
+    boxes.
 
-    It goes by the name, and by a text chunk, OVERVIEW or, of files that have none yet, the `seeds` that only a grid has.
+    It goes by the name, and by a text chunk, OVERVIEW or, of files that have none yet, the `seeds` that only a grid
+    has.
     """
     if not file.name.endswith(_OVERVIEWS):
         return False
@@ -196,7 +201,8 @@ def _open(path: str | Path, what: str, convert: Callable[[Image.Image], np.ndarr
 
 
 def load_array(path: str | Path, what: str) -> np.ndarray:
-    """The array of a .npy file. what: its role, for messages. Raises: ValueError if it is absent or no array of numbers."""
+    """The array of a .npy file. what: its role, for messages. Raises: ValueError if it is absent or no array of
+    numbers."""
     _check_there(path, what)
     try:
         return np.load(path, allow_pickle=False)

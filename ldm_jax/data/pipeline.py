@@ -23,9 +23,10 @@ Transform = Callable[[Example, np.random.Generator], Example]
 
 
 class Source(Protocol):
-    """Random access to examples. `image` [H, W, 3] uint8 is always there, or `moments` in its place (latents.py); `caption`
-    (str), `class_label` (int) and annotations (arrays) where the data has them. A source may have two methods more,
-    caption(index, rng), one of many captions, and described(index, rng), that and the masks of its phrases (shapes.py)."""
+    """Random access to examples. `image` [H, W, 3] uint8 is always there, or `moments` in its place (latents.py);
+    `caption` (str), `class_label` (int) and annotations (arrays) where the data has them. A source may have two methods
+    more, caption(index, rng), one of many captions, and described(index, rng), that and the masks of its phrases
+    (shapes.py)."""
 
     def __len__(self) -> int: ...
 

@@ -63,8 +63,8 @@ class ShapesSource:
         return world.caption(self.scene(index), rng)
 
     def described(self, index: int, rng: np.random.Generator | None = None) -> tuple[str, list]:
-        """`caption`, and for each of its phrases (start, end, mask): caption[start:end] speaks of what covers mask [64, 64] float32,
-        the part of each pixel, in [0, 1]."""
+        """`caption`, and for each of its phrases (start, end, mask): caption[start:end] speaks of what covers mask [64,
+        64] float32, the part of each pixel, in [0, 1]."""
         scene = self.scene(index)
         caption, phrases = world.described(scene, rng)
         return caption, [(p.start, p.end, world.objects_mask(scene, p.objects)) for p in phrases]

@@ -1,9 +1,11 @@
 """The source `tfds`: any TensorFlow Datasets data set by name, read at random through `tfds.data_source`.
 
-Decides which features become image, caption and class. TFDS is asked for the bytes of pictures, which are decoded as those of
-every source: its own decoder gives the indices of palettes, other pixels with OpenCV than without, and turns nothing. Neither
-downloads nor prepares: that is one command, which the error names. tensorflow_datasets is imported when a source is opened, not
-before.
+Decides which features become image, caption and class. TFDS is asked for the bytes of pictures, which are decoded as
+those of
+every source: its own decoder gives the indices of palettes, other pixels with OpenCV than without, and turns nothing.
+Neither
+downloads nor prepares: that is one command, which the error names. tensorflow_datasets is imported when a source is
+opened, not before.
 """
 
 import dataclasses
@@ -85,7 +87,8 @@ def _undecoded(key: str) -> dict:
 
 
 def _image(value: bytes | np.ndarray) -> np.ndarray:
-    """The bytes of a file, or of a feature that is no picture [H, W] or [H, W, 1 | 3 | 4], uint8 or uint16 grey -> [H, W, 3] uint8."""
+    """The bytes of a file, or of a feature that is no picture [H, W] or [H, W, 1 | 3 | 4], uint8 or uint16 grey -> [H,
+    W, 3] uint8."""
     if isinstance(value, bytes):
         return pictures.decode(io.BytesIO(value))
     pixels = np.asarray(value)
@@ -181,7 +184,8 @@ def source(
 
 
 def _is_picture(feature: Any) -> bool:
-    """Whether the feature's bytes are those of a picture file; those of floating point are its bits in four channels."""
+    """Whether the feature's bytes are those of a picture file; those of floating point are its bits in four
+    channels."""
     import tensorflow_datasets as tfds
 
     return isinstance(feature, tfds.features.Image) and feature.np_dtype != np.float32

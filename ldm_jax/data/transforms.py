@@ -27,8 +27,8 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     Its EXIF orientation is applied, transparency lies on white, 16-bit greys are scaled (65535 -> 255); of an
     animation, the first frame.
 
-    Raises: ValueError for pixels of floating point or of 32 bits, whose range no file states: from 0 to 255 they would come out
-    black, and white if that were taken for it.
+    Raises: ValueError for pixels of floating point or of 32 bits, whose range no file states: from 0 to 255 they would
+    come out black, and white if that were taken for it.
     """
     # Of 16 bits Pillow makes whole numbers of 32 in two formats, with white at 65535.
     sixteen_bits = picture.mode.startswith("I;16") or picture.format in ("PNG", "PPM")
@@ -55,7 +55,8 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:
-    """float in [-1, 1] -> uint8 of the same shape, the nearest: the inverse of `to_float`. What lies outside is clamped."""
+    """float in [-1, 1] -> uint8 of the same shape, the nearest: the inverse of `to_float`. What lies outside is
+    clamped."""
     return np.clip(np.rint((image.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
@@ -66,8 +67,8 @@ def resize(
     interpolation: str,
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """[H, W, 3] uint8 -> [height, width, 3] uint8. box: (left, top, right, bottom), the part of the image that is shown, in its
-    pixels; None is all. Raises: ValueError for an interpolation that is none of INTERPOLATIONS."""
+    """[H, W, 3] uint8 -> [height, width, 3] uint8. box: (left, top, right, bottom), the part of the image that is
+    shown, in its pixels; None is all. Raises: ValueError for an interpolation that is none of INTERPOLATIONS."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation {interpolation!r} not found; there are: {', '.join(INTERPOLATIONS)}")
     if image.shape[:2] == (height, width) and box is None:
@@ -84,7 +85,8 @@ def smallest_max_size(height: int, width: int, size: int) -> tuple[int, int]:
 def resized_crop(
     image: np.ndarray, size: int, interpolation: str, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """The [size, size, 3] square of the image resized so that its shorter side is `size`, in the middle or, with rng, anywhere.
+    """The [size, size, 3] square of the image resized so that its shorter side is `size`, in the middle or, with rng,
+    anywhere.
 
     No more than the square is made: of a picture of 1 x 3000 the whole would be of 256 x 768000.
     """

@@ -1,6 +1,7 @@
 """The network of one sampling run with what it is conditioned on: all that guidance, editing and inversion are handed.
 
-Decides how a raw prediction becomes eps. It knows no method, and not how the batch of a method is laid out (control/rows.py).
+Decides how a raw prediction becomes eps. It knows no method, and not how the batch of a method is laid out
+(control/rows.py).
 """
 
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from ldm_jax.types import Array, Cond
 
 
 class Denoiser(NamedTuple):
-    """network: (x [R, ...], t [R], cond of R rows, control) -> (prediction [R, ...], taps): the raw network, any number of rows.
+    """network: (x [R, ...], t [R], cond of R rows, control) -> (prediction [R, ...], taps): the raw network, any number
+    of rows.
 
-    cond, uncond: of the rows that are drawn; uncond is None where no method asks for it. prediction_type: 'eps', 'v' or 'x_start'.
-    visited: [S] timesteps of the run, descending. branches: rows per picture, such as source and target; row b * B + i belongs to
-    branch b of picture i (control/rows.py).
+    cond, uncond: of the rows that are drawn; uncond is None where no method asks for it. prediction_type: 'eps', 'v' or
+    'x_start'.
+    visited: [S] timesteps of the run, descending. branches: rows per picture, such as source and target; row b * B + i
+    belongs to branch b of picture i (control/rows.py).
     """
 
     network: Callable
@@ -30,7 +33,8 @@ class Denoiser(NamedTuple):
     branches: int = 1
 
     def to_eps(self, x: Array, t: Array, prediction: Array) -> Array:
-        """The prediction [B, ...] at x [B, ...], t [B] as eps, float32. Raises: ValueError for an unknown prediction_type."""
+        """The prediction [B, ...] at x [B, ...], t [B] as eps, float32. Raises: ValueError for an unknown
+        prediction_type."""
         check_prediction_type(self.prediction_type)
         return x_start_and_eps(self.schedule, x, t, prediction.astype(jnp.float32), self.prediction_type)[1]
 
@@ -48,5 +52,6 @@ class Denoiser(NamedTuple):
         return self.eps(x, t, self.cond, control)
 
     def step_of(self, t: Array) -> Array:
-        """[] int32, the place of t [B] or [] among the visited timesteps: the nearest, for samplers that look between two."""
+        """[] int32, the place of t [B] or [] among the visited timesteps: the nearest, for samplers that look between
+        two."""
         return jnp.argmin(jnp.abs(self.visited - jnp.ravel(t)[0]))

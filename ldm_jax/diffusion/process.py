@@ -126,8 +126,8 @@ def to_eps_fn(model_fn: Callable, schedule: NoiseSchedule, prediction_type: str)
     """The EpsFn, as samplers see it, of a network that makes this type of prediction.
 
     model_fn: (x [B, ...], t [B] int32, or float32 between timesteps, control) -> (prediction [B, ...], taps). The
-    prediction is taken to float32 first. Guidance belongs inside model_fn: it is applied to what the network says, as in the
-    original's v-models.
+    prediction is taken to float32 first. Guidance belongs inside model_fn: it is applied to what the network says, as
+    in the original's v-models.
     Raises: ValueError for an unknown prediction_type, before anything is traced.
     """
     check_prediction_type(prediction_type)

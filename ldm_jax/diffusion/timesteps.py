@@ -12,8 +12,8 @@ Other libraries' spacings are here by their names. Where S divides T, 'uniform' 
 steps_offset 1, which is what Stable Diffusion and SDXL are published with; Turbo models are with 'trailing'.
 diffusers' DPM-Solver spaces S + 1 levels, of which the last is the clean image, where its other samplers space
 S: hence 'dpm_leading' and 'dpm_linspace'. Its DDIM and PNDM step from t to t - T // S whatever they visit next,
-so that only 'leading', and 'trailing' where S divides T, are chains there, and their 'linspace', which is rounded, is none:
-here each step leads to the timestep that is visited next.
+so that only 'leading', and 'trailing' where S divides T, are chains there, and their 'linspace', which is rounded, is
+none: here each step leads to the timestep that is visited next.
 """
 
 import re
@@ -147,7 +147,8 @@ def linspace(num_train: int, num_steps: int) -> np.ndarray:
 
 
 def linspace_rounded(num_train: int, num_steps: int) -> np.ndarray:
-    """`linspace` rounded to timesteps: diffusers' 'linspace' of DDPM, DDIM and PNDM, but for S = 1, which is T-1 here and 0 there.
+    """`linspace` rounded to timesteps: diffusers' 'linspace' of DDPM, DDIM and PNDM, but for S = 1, which is T-1 here
+    and 0 there.
 
     Returns: [num_steps] int32, descending. Raises: ValueError for num_steps outside [1, num_train].
     """

@@ -1,7 +1,8 @@
 """Several processes, as a rule one on each host, as one run: how they find each other, wait for each other and agree.
 
-They speak through the key-value store of jax's coordinator, not through the devices, so that waiting ends: with what the
-others have to say, or with the names of those who are missing. Nothing here depends on clocks, or on what hosts are called.
+They speak through the key-value store of jax's coordinator, not through the devices, so that waiting ends: with what
+the others have to say, or with the names of those who are missing. Nothing here depends on clocks, or on what hosts are
+called.
 """
 
 import contextlib
@@ -44,7 +45,8 @@ _count = itertools.count()  # of barriers: every process meets the same ones in 
 
 
 def are_expected(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment says that this process is one of several, or on a Cloud TPU VM, which may be one of several."""
+    """Whether the environment says that this process is one of several, or on a Cloud TPU VM, which may be one of
+    several."""
     if any(environ.get(name) for name in ADDRESSES):
         return True
     if any(environ.get(name, "").isdigit() and int(environ[name]) > 1 for name in NUMBERS):
@@ -68,8 +70,8 @@ def initialize(
     """Joins the other processes, if there are any; before anything else asks jax for devices.
 
     coordinator: host:port of process 0. Without any of the three, what the cluster's environment says is taken.
-    Raises: ValueError if only some of the three are given, or they are not the others'; TimeoutError, which names those who are
-    missing, if not all come within `timeout` seconds.
+    Raises: ValueError if only some of the three are given, or they are not the others'; TimeoutError, which names those
+    who are missing, if not all come within `timeout` seconds.
     """
     given = dict(coordinator=coordinator, num_processes=num_processes, process_id=process_id)
     missing = [name for name, value in given.items() if value is None]
@@ -130,8 +132,8 @@ def _exchange(name: str, value: str, timeout: float) -> list[tuple[int, str]]:
 def barrier(name: str, timeout: float = TIMEOUT) -> None:
     """Waits until all processes are here.
 
-    Raises: TimeoutError with the names of those who are missing after `timeout` seconds; RuntimeError with the reason that
-    one of them gave for stopping.
+    Raises: TimeoutError with the names of those who are missing after `timeout` seconds; RuntimeError with the reason
+    that one of them gave for stopping.
     """
     if global_state.client is not None:
         _exchange(name, "", timeout)
@@ -151,7 +153,8 @@ def first_alone(name: str, timeout: float = LONG) -> Iterator[None]:
 
 
 def agree(on: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
-    """Raises: ValueError, on every process, if values that can be JSON are not the same everywhere; otherwise as `barrier`."""
+    """Raises: ValueError, on every process, if values that can be JSON are not the same everywhere; otherwise as
+    `barrier`."""
     if global_state.client is None:
         return
     said = _exchange("agree", json.dumps(on, sort_keys=True, default=str), timeout)
@@ -162,7 +165,8 @@ def agree(on: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
         for name in sorted(expected.keys() | got.keys()):
             if expected.get(name) != got.get(name):
                 raise ValueError(
-                    f"the processes disagree on {name}: {_short(expected.get(name))} on {_named(said[0][0])}, {_short(got.get(name))} "
+                    f"the processes disagree on {name}: {_short(expected.get(name))} on "
+                    f"{_named(said[0][0])}, {_short(got.get(name))} "
                     f"on {_named(process)}; start all of them with the same command, code and data"
                 )
 
@@ -180,8 +184,8 @@ def _check_the_others() -> None:
 
 
 def tell(error: BaseException) -> None:
-    """Tells all processes, this one too, that it cannot go on; may be called from any thread. The first reason stays: what comes
-    after it follows from it."""
+    """Tells all processes, this one too, that it cannot go on; may be called from any thread. The first reason stays:
+    what comes after it follows from it."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if global_state.client is not None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is one, or the coordinator is gone
@@ -190,12 +194,13 @@ def tell(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def telling_the_others(grace: float = GRACE) -> Iterator[None]:
-    """An error that leaves the block is told to the other processes, and theirs ends the block here: raised where this process
-    waits for them by `barrier`, and where its devices wait for theirs, which may be for ever, printed before the process is ended.
+    """An error that leaves the block is told to the other processes, and theirs ends the block here: raised where this
+    process waits for them by `barrier`, and where its devices wait for theirs, which may be for ever, printed before
+    the process is ended.
 
-    Raises: what the block raises; RuntimeError with another's reason, if that one stopped first. A process that an error has
-    left is ended after `grace` seconds, or sooner where it is not the coordinator, which should go last: threads of it may be waiting
-    for those that are gone.
+    Raises: what the block raises; RuntimeError with another's reason, if that one stopped first. A process that an
+    error has left is ended after `grace` seconds, or sooner where it is not the coordinator, which should go last:
+    threads of it may be waiting for those that are gone.
     """
     if global_state.client is None:
         yield
@@ -242,8 +247,8 @@ def _sign_of_life(value: str) -> None:
 
 
 def _check_alive(heard: dict[int, tuple[str, float]]) -> None:
-    """Raises: RuntimeError if a process has given no sign of life for SILENCE. heard: the last one of each, and when it was new, by
-    the clock of this process; kept here."""
+    """Raises: RuntimeError if a process has given no sign of life for SILENCE. heard: the last one of each, and when it
+    was new, by the clock of this process; kept here."""
     for process, sign in _read("alive"):
         if heard.get(process, ("", 0.0))[0] != sign:
             heard[process] = (sign, time.monotonic())

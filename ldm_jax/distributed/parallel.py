@@ -1,11 +1,12 @@
 """Where a run's arrays lie on the devices, and how one step is compiled for them: two ways, of the same step function.
 
 'pmap' keeps the whole state on every device and gives each its part of the batch; the step averages over the devices.
-'fsdp' splits parameters, optimizer state and averages over the mesh (data, fsdp) as well; the compiler averages. A leaf is
+'fsdp' splits parameters, optimizer state and averages over the mesh (data, fsdp) as well; the compiler averages. A leaf
+is
 split by its shape alone: along its largest dimension that the fsdp axis divides, and not at all where it is small.
 
-In both a batch is split over all devices, states and batches are arrays across all hosts, and the state is donated. It knows
-nothing of what a step does, or of what a leaf is.
+In both a batch is split over all devices, states and batches are arrays across all hosts, and the state is donated. It
+knows nothing of what a step does, or of what a leaf is.
 """
 
 import contextlib
@@ -24,9 +25,9 @@ from ldm_jax.types import PyTree
 AXIS = "devices"  # that a step under 'pmap' averages over
 WAYS = ("pmap", "fsdp")
 MESH_OPTIONS = ("data", "fsdp", "replicate_below")
-# With fewer than 8 examples on a chip the TPU compiler cuts images into strips, to have a larger batch. For these networks the strips
-# are padded and copied to and fro, in float32 too, which by the compiler's own figures costs several times the bytes. Neither option
-# does it without the other.
+# With fewer than 8 examples on a chip the TPU compiler cuts images into strips, to have a larger batch. For these
+# networks the strips are padded and copied to and fro, in float32 too, which by the compiler's own figures costs
+# several times the bytes. Neither option does it without the other.
 _TPU_OPTIONS = dict(
     xla_tpu_run_space_to_batch=False,
     xla_tpu_run_space_to_batch_on_new_platforms=False,
@@ -52,7 +53,8 @@ def compiler_options(devices: Sequence[Any]) -> dict[str, Any] | None:
 class Layout:
     """One of the two ways over one mesh.
 
-    mesh: 'pmap' has the one axis AXIS, 'fsdp' has data and fsdp. replicate_below: leaves of fewer elements are not split.
+    mesh: 'pmap' has the one axis AXIS, 'fsdp' has data and fsdp. replicate_below: leaves of fewer elements are not
+    split.
     """
 
     way: str
@@ -121,11 +123,14 @@ class Layout:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batches, x), stacked)
 
     def compile(self, step: Callable, state: PyTree, frozen: PyTree, num_steps: int = 1) -> Callable:
-        """step(state, frozen, batch, seed) -> (state, metrics), jitted over arrays that `place` and `place_batch` gave; state: a TrainState.
+        """step(state, frozen, batch, seed) -> (state, metrics), jitted over arrays that `place` and `place_batch` gave;
+        state: a TrainState.
 
-        step: of one device's part under 'pmap', of the global batch under 'fsdp'; see `average`. state, frozen: arrays or
-        shapes. The state's buffers are donated. seed: [] uint32, the same everywhere. metrics: replicated. With num_steps
-        above 1 what comes back does as many steps, over what `place_batches` gave; metrics are the last one's.
+        step: of one device's part under 'pmap', of the global batch under 'fsdp'; see `average`. state, frozen: arrays
+        or
+        shapes. The state's buffers are donated. seed: [] uint32, the same everywhere. metrics: replicated. With
+        num_steps above 1 what comes back does as many steps, over what `place_batches` gave; metrics are the last
+        one's.
         """
         batch = self.batch if num_steps == 1 else self.batches
         if self.way == "fsdp":
@@ -155,8 +160,9 @@ class Layout:
 
 
 def _gathering(step: Callable, replicated: NamedSharding) -> Callable:
-    """The step, given its parameters whole: each is sent once, as in ZeRO-3 (Rajbhandari et al. 2020, arXiv:1910.02054). Left to
-    itself the compiler multiplies by the parts that there are and sends activations, which are larger."""
+    """The step, given its parameters whole: each is sent once, as in ZeRO-3 (Rajbhandari et al. 2020,
+    arXiv:1910.02054). Left to itself the compiler multiplies by the parts that there are and sends activations, which
+    are larger."""
 
     def run(state, frozen, batch, seed):
         params, frozen = jax.lax.with_sharding_constraint((state.params, frozen), replicated)
@@ -186,8 +192,8 @@ def _scanned(step: Callable) -> Callable:
 
 
 def split_by_shape(shape: Sequence[int], parts: int, replicate_below: int) -> PartitionSpec:
-    """The largest dimension that `parts` divides is split over the axis fsdp, the last one of several; none where the leaf
-    has fewer than `replicate_below` elements, or no such dimension."""
+    """The largest dimension that `parts` divides is split over the axis fsdp, the last one of several; none where the
+    leaf has fewer than `replicate_below` elements, or no such dimension."""
     able = [d for d, n in enumerate(shape) if n % parts == 0 and n > 0]
     if parts == 1 or not able or math.prod(shape) < replicate_below:
         return PartitionSpec()
@@ -200,8 +206,10 @@ def make(
 ) -> Layout:
     """The layout that a config's `parallelism` and `mesh` name, over `devices`: all there are, unless given.
 
-    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'replicate_below': elements}; an axis that is left out, or None, has what is left of the
-    devices, fsdp before data. Raises: ValueError for an unknown way or option, or axes that are not as many as the devices.
+    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'replicate_below': elements}; an axis that is left out, or None, has what
+    is left of the
+    devices, fsdp before data. Raises: ValueError for an unknown way or option, or axes that are not as many as the
+    devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     options = {name: value for name, value in (mesh or {}).items() if value is not None}
@@ -246,8 +254,8 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 def on_host() -> contextlib.AbstractContextManager:
-    """Inside, arrays are made in the host's memory, as far as there is a backend for it: a state that is to be split may be
-    too large for one device."""
+    """Inside, arrays are made in the host's memory, as far as there is a backend for it: a state that is to be split
+    may be too large for one device."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS names the accelerator alone

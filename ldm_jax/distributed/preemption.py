@@ -1,4 +1,5 @@
-"""The notice that this machine is about to be taken away: SIGTERM, which is also what a Cloud TPU sends before its maintenance.
+"""The notice that this machine is about to be taken away: SIGTERM, which is also what a Cloud TPU sends before its
+maintenance.
 
 It decides when a run should save and stop, the same step on every host; saving and stopping are the loop's.
 """

@@ -1,7 +1,8 @@
-"""Who has come, before jax's coordinator starts: where one is missing, that one ends a process without a sentence or a name.
+"""Who has come, before jax's coordinator starts: where one is missing, that one ends a process without a sentence or a
+name.
 
-For a moment process 0 listens at the coordinator's address, the others tell it their numbers and their hosts' names, and it tells
-all of them who is missing. It knows nothing of jax, and compares no clocks and no names.
+For a moment process 0 listens at the coordinator's address, the others tell it their numbers and their hosts' names,
+and it tells all of them who is missing. It knows nothing of jax, and compares no clocks and no names.
 """
 
 import contextlib
@@ -24,10 +25,11 @@ def missing(names: list[str], number: int, place: str, timeout: float) -> str:
 
 
 def call(address: str, number: int, process: int, timeout: float) -> None:
-    """Waits until all processes have called. address: host:port of process 0; process: this one's number, below `number`.
+    """Waits until all processes have called. address: host:port of process 0; process: this one's number, below
+    `number`.
 
-    Raises: TimeoutError, on every process that came, that names those who have not after `timeout` seconds; ValueError if two
-    have one number, or they differ in how many there are; OSError if process 0 cannot listen there.
+    Raises: TimeoutError, on every process that came, that names those who have not after `timeout` seconds; ValueError
+    if two have one number, or they differ in how many there are; OSError if process 0 cannot listen there.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():

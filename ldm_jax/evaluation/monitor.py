@@ -1,7 +1,9 @@
-"""Evaluation while a second stage trains: every `evaluate_every` steps, on fixed seeds and prompts, with the averaged weights.
+"""Evaluation while a second stage trains: every `evaluate_every` steps, on fixed seeds and prompts, with the averaged
+weights.
 
 A config's `evaluate` has metrics (of metrics/table.py), num_images, reference (a folder or statistics; None is what is
-shipped, for shapes_fid) and batch_size; samples are drawn as its `sampling` says. All of it is checked before the first step.
+shipped, for shapes_fid) and batch_size; samples are drawn as its `sampling` says. All of it is checked before the first
+step.
 """
 
 import json
@@ -73,11 +75,11 @@ def every(config: Mapping[str, Any], workdir: Path) -> Callable[[Any, int, Train
 
 
 def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[str, float]] | None:
-    """(averaged parameters) -> {'evaluation/accuracy': …}; None where the config evaluates nothing, or on other processes than
-    the first.
+    """(averaged parameters) -> {'evaluation/accuracy': …}; None where the config evaluates nothing, or on other
+    processes than the first.
 
-    workdir: of a run whose first stage and latents are measured. Raises: ValueError as `read_options`, for weights that are
-    not there, and for metrics that this model cannot be measured with.
+    workdir: of a run whose first stage and latents are measured. Raises: ValueError as `read_options`, for weights that
+    are not there, and for metrics that this model cannot be measured with.
     """
     options = read_options(config)
     if options is None or jax.process_index():

@@ -1,4 +1,5 @@
-"""What a model is asked for when many samples of it are measured: prompts, classes, and the drawing of them in batches of one size.
+"""What a model is asked for when many samples of it are measured: prompts, classes, and the drawing of them in batches
+of one size.
 
 It knows no metric.
 """
@@ -17,8 +18,8 @@ from ldm_jax.shapes_world.scenes import WORDS
 def draw(
     model: LatentDiffusion, given: dict[str, Sequence], seeds: Sequence[int], rows: int, **options
 ) -> np.ndarray:
-    """[N, H, W, 3] uint8, one per seed, in a batch of `rows` >= N, a multiple of the devices: the last seed fills it up, so that
-    every batch is computed by one program.
+    """[N, H, W, 3] uint8, one per seed, in a batch of `rows` >= N, a multiple of the devices: the last seed fills it
+    up, so that every batch is computed by one program.
 
     given: a value for each seed, by names of system.takes. options: of LatentDiffusion.sample.
     """
@@ -42,8 +43,8 @@ def draws_shapes(model: LatentDiffusion) -> bool:
 
 
 def conditions(model: LatentDiffusion, count: int, prompts: str | Path | None = None) -> dict[str, list]:
-    """What `count` samples are told, by names of system.takes: prompts out of a file, one in a line, in turn; classes in
-    turn; held-out prompts of the shapes world, of all kinds in turn, where the model knows its words.
+    """What `count` samples are told, by names of system.takes: prompts out of a file, one in a line, in turn; classes
+    in turn; held-out prompts of the shapes world, of all kinds in turn, where the model knows its words.
 
     Raises: ValueError for a model that takes something else, or prompts that are not there.
     """
@@ -63,7 +64,8 @@ def conditions(model: LatentDiffusion, count: int, prompts: str | Path | None = 
         number = next(p.conditioner.num_classes for p in model.system.parts if "class_labels" in p.kind.TAKES)
         return {"class_labels": [i % number for i in range(count)]}
     raise ValueError(
-        f"this command samples models that take prompts, class_labels or nothing, and this one takes {', '.join(takes)}: "
+        f"this command samples models that take prompts, class_labels or nothing, and this one takes "
+        f"{', '.join(takes)}: "
         "draw with sample.py, and measure its folder with --images"
     )
 

@@ -1,8 +1,8 @@
 """What `ldm-evaluate` does with images from anywhere: gathers what is measured of each, and makes the result.
 
 A run keeps in its folder what it measured of every image, so that one which was stopped goes on, and gives the same
-numbers. Decides what a result says of itself: everything that is needed to repeat it. Parsing is commands/evaluate.py's, the
-metrics are evaluation/'s.
+numbers. Decides what a result says of itself: everything that is needed to repeat it. Parsing is
+commands/evaluate.py's, the metrics are evaluation/'s.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow")
 
 
 class Networks(NamedTuple):
-    """extractors: by the names that metrics.METRICS speaks of, with their weights on all devices. embed: captions -> [N, D],
-    CLIP's, or None."""
+    """extractors: by the names that metrics.METRICS speaks of, with their weights on all devices. embed: captions ->
+    [N, D], CLIP's, or None."""
 
     extractors: dict[str, Extractor]
     embed: Callable[[Sequence[str]], np.ndarray] | None = None
@@ -66,7 +66,8 @@ def networks(names: Sequence[str], weights: Weights = Weights()) -> Networks:
 class Source(NamedTuple):
     """Images to measure.
 
-    piece: (start, stop) -> the images in between. count: of all. prompts: one per image, or None. about: what makes these
+    piece: (start, stop) -> the images in between. count: of all. prompts: one per image, or None. about: what makes
+    these
     images these (Store). recipe: what Recipe says of them: image_size, crop, colour, rounding.
     """
 
@@ -124,7 +125,8 @@ def gather(
     label: str = "images",
     keep: Callable[[int, Images], Any] | None = None,
 ) -> None:
-    """Measures every image that the store has not got, `chunk` at a time. keep: (start, images) of each piece, to save them.
+    """Measures every image that the store has not got, `chunk` at a time. keep: (start, images) of each piece, to save
+    them.
 
     Raises: ValueError that names the image, for one that cannot be read or whose features are not finite.
     """
@@ -245,7 +247,8 @@ def gather_reference(
 
 
 class Outcome(NamedTuple):
-    """values: {metric: {'value', …}}. warnings: what must be said beside them. repeat: what is needed to repeat them."""
+    """values: {metric: {'value', …}}. warnings: what must be said beside them. repeat: what is needed to repeat
+    them."""
 
     values: dict[str, dict[str, float]]
     warnings: list[str]
@@ -388,7 +391,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_stats(path: str, images: Images, name: str, nets: Networks, batch_size: int) -> dict[str, Any]:
-    """Writes the statistics of a set of images with one extractor, 'inception' or 'shapes'. Returns what the file says."""
+    """Writes the statistics of a set of images with one extractor, 'inception' or 'shapes'. Returns what the file
+    says."""
     extractor = nets.extractors[name]
     layers = ("pool", "spatial") if name == "inception" else ("pool",)
     shown = cli.progress("images", len(images))
@@ -416,7 +420,8 @@ def samples_of(
 ) -> Source:
     """`count` samples of a model, of seeds first_seed, first_seed + 1, ….
 
-    model: inference.pipeline.LatentDiffusion. given: what each is told. rows: of a batch, a multiple of the devices. about: what
+    model: inference.pipeline.LatentDiffusion. given: what each is told. rows: of a batch, a multiple of the devices.
+    about: what
     model it is. options: of LatentDiffusion.sample.
     """
 

@@ -161,7 +161,8 @@ def _saving(folder: Path, first_seed: int) -> Callable[[int, Images], None]:
 
 
 def write_stats(args: argparse.Namespace) -> dict[str, Any]:
-    """A file of statistics of --images, with Inception, or with the shapes world's classifier for --metrics shapes_fid."""
+    """A file of statistics of --images, with Inception, or with the shapes world's classifier for --metrics
+    shapes_fid."""
     names = metrics.parse(args.metrics or "fid")
     name = "shapes" if "shapes_fid" in names else "inception"
     images = open_images(args.images, args.crop, args.colour)

@@ -1,7 +1,7 @@
 """What is measured of each image, kept in a folder while it is gathered, so that a command that was stopped goes on.
 
-One .npy per array with a row for each image, and progress.json, which says what the rows are of and how many are done. Rows
-are on the disk before they count as done. It knows no network and no metric.
+One .npy per array with a row for each image, and progress.json, which says what the rows are of and how many are done.
+Rows are on the disk before they count as done. It knows no network and no metric.
 """
 
 import json
@@ -20,7 +20,8 @@ class Store:
     """Arrays of `count` rows under `folder`. about: plain data that says what they are of; rows of anything else are
     never mixed with them.
 
-    done: rows that are whole. first: {array: how many images have a row in it}, of those that hold the first images alone.
+    done: rows that are whole. first: {array: how many images have a row in it}, of those that hold the first images
+    alone.
     Raises: ValueError if the folder holds rows of something else, or none of ours.
     """
 

@@ -1,4 +1,5 @@
-"""What is wrong with what sampling is asked for, and with what came of it: numbers that are not finite, and settings without effect.
+"""What is wrong with what sampling is asked for, and with what came of it: numbers that are not finite, and settings
+without effect.
 
 Decides which of it is an error and which a line in the log. It compiles nothing and draws nothing.
 """
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """settings: of inference.settings.resolve_settings. Raises: ValueError for a number of steps that is not whole, a guidance scale
-    that is not finite, and an eta that is neither None nor a finite number of 0 or more."""
+    """settings: of inference.settings.resolve_settings. Raises: ValueError for a number of steps that is not whole, a
+    guidance scale that is not finite, and an eta that is neither None nor a finite number of 0 or more."""
     try:
         operator.index(settings["num_steps"])
     except TypeError:
@@ -51,9 +52,11 @@ def check_number(name: str, value: Any, least: float | None = None, most: float 
 
 
 def without_null(system: System, settings: dict[str, Any], asked: float | None) -> dict[str, Any]:
-    """settings with the guidance scale that is used: 1 where the model has no null condition that guidance could lead away from.
+    """settings with the guidance scale that is used: 1 where the model has no null condition that guidance could lead
+    away from.
 
-    asked: the scale that was asked for, None where it is only what is recommended. Raises: ValueError if it is another one than 1.
+    asked: the scale that was asked for, None where it is only what is recommended. Raises: ValueError if it is another
+    one than 1.
     """
     if system.drops or float(settings["guidance_scale"]) == 1.0:
         return settings
@@ -65,7 +68,8 @@ def without_null(system: System, settings: dict[str, Any], asked: float | None) 
             else ""
         )
         raise ValueError(
-            f"guidance_scale: got {asked}, and this model has no null condition that guidance leads away from, expected 1{hint}"
+            f"guidance_scale: got {asked}, and this model has no null condition that guidance leads away "
+            f"from, expected 1{hint}"
         )
     return dict(settings, guidance_scale=1.0)
 
@@ -78,14 +82,16 @@ def say_what_has_no_effect(
         log.warning("the negative prompt has no effect: guidance is off, its scale is 1")
     if strength > 0 and not num_run:
         log.warning(
-            "strength %s of %d steps is none at all: pictures are only encoded and decoded; give more steps or strength",
+            "strength %s of %d steps is none at all: pictures are only encoded and decoded; give more steps "
+            "or strength",
             strength,
             num_steps,
         )
 
 
 def say_unknown_words(prompts: Sequence[str], tokenizer: Any) -> None:
-    """A line in the log for each prompt with words that the tokenizer's vocabulary lacks, all of which it reads as one."""
+    """A line in the log for each prompt with words that the tokenizer's vocabulary lacks, all of which it reads as
+    one."""
     if not isinstance(tokenizer.model, models.WordLevel | models.WordPiece):
         return  # others spell what they do not know
     for prompt in dict.fromkeys(prompts):
@@ -101,7 +107,8 @@ def say_unknown_words(prompts: Sequence[str], tokenizer: Any) -> None:
 def check_drawn(seeds: np.ndarray, settings: Mapping[str, Any], params: PyTree, *drawn: np.ndarray) -> None:
     """drawn: arrays [N, ...] of what was computed for the seeds [N].
 
-    Raises: ValueError that names the seeds of which something is not finite, and the parameters of the model that are not.
+    Raises: ValueError that names the seeds of which something is not finite, and the parameters of the model that are
+    not.
     """
     wrong = [not all(np.isfinite(array[i]).all() for array in drawn) for i in range(len(seeds))]
     if not any(wrong):

@@ -1,4 +1,5 @@
-"""The devices that a model samples on, as data: a mesh of one axis, each device running the program of one on its share of a batch.
+"""The devices that a model samples on, as data: a mesh of one axis, each device running the program of one on its share
+of a batch.
 
 Image i depends on seed i alone, as everywhere, and on one device nothing is sharded at all. It knows no model.
 """
@@ -39,7 +40,8 @@ class Devices(NamedTuple):
     def jit(self, fn: Callable, *per_picture: Any) -> Callable:
         """jit of fn, whose results have one entry per picture.
 
-        per_picture: for each argument of fn whether it has one entry per picture: True, False, or a tree of them that is a prefix of it.
+        per_picture: for each argument of fn whether it has one entry per picture: True, False, or a tree of them that
+        is a prefix of it.
         """
         if self.number == 1:
             return jax.jit(fn)

@@ -1,15 +1,17 @@
-"""The sampler of a model in one file: traced and lowered once, for several platforms, and drawn from without the networks' code.
+"""The sampler of a model in one file: traced and lowered once, for several platforms, and drawn from without the
+networks' code.
 
     python -m ldm_jax.inference.exported --checkpoint shapes --batch_size 4 --out sampler.ldm
     python -m ldm_jax.inference.exported --draw sampler.ldm --prompt "a small red circle" --seeds 0-3 --out samples
 
-The first command writes the file, the second draws from it. Prompts and other conditions, seeds, guidance scale and eta are
-arguments of what is in it; the model's structure, size of pictures and batch, sampler and timesteps are not. The parameters stay in
-the checkpoint, which both commands are given. Decides what is in the file and what it goes with; how a call becomes the arguments of
-the programs in it is inference/pipeline.py's, and that is why both draw the same.
+The first command writes the file, the second draws from it. Prompts and other conditions, seeds, guidance scale and eta
+are arguments of what is in it; the model's structure, size of pictures and batch, sampler and timesteps are not. The
+parameters stay in the checkpoint, which both commands are given. Decides what is in the file and what it goes with; how
+a call becomes the arguments of the programs in it is inference/pipeline.py's, and that is why both draw the same.
 
-The file: a zip of header.json (see `write`), and for each platform of PLATFORM/sampler and PLATFORM/decoder, serialised by jax.export,
-whose promises on what later and earlier versions of jax read hold for it (docs.jax.dev/en/latest/export/export.html). One program for
+The file: a zip of header.json (see `write`), and for each platform of PLATFORM/sampler and PLATFORM/decoder, serialised
+by jax.export, whose promises on what later and earlier versions of jax read hold for it
+(docs.jax.dev/en/latest/export/export.html). One program for
 all platforms there is not: attention has kernels that jax lowers for one of them alone (models/attention_tpu.py).
 """
 
@@ -62,10 +64,12 @@ def write(
 ) -> dict[str, Any]:
     """Writes the sampler and the decoder of `model`, in batches of batch_size, to the file `path`.
 
-    model: of pipeline.load. image_shape: (H, W) in pixels, the model's own by default. platforms: of jax.export: 'cpu', 'cuda',
-    'rocm', 'tpu'. settings: num_steps, guidance_scale, sampler, eta, spacing, final_alpha, clip_denoised as of LatentDiffusion.sample;
-    whether the guidance scale is 1 decides whether the file's sampler is guided, other scales are an argument of it.
-    Returns: the header: format, versions, platforms, batch_size, image_shape, guided, settings, model (the sections MODEL of its
+    model: of pipeline.load. image_shape: (H, W) in pixels, the model's own by default. platforms: of jax.export: 'cpu',
+    'cuda', 'rocm', 'tpu'. settings: num_steps, guidance_scale, sampler, eta, spacing, final_alpha, clip_denoised as of
+    LatentDiffusion.sample; whether the guidance scale is 1 decides whether the file's sampler is guided, other scales
+    are an argument of it.
+    Returns: the header: format, versions, platforms, batch_size, image_shape, guided, settings, model (the sections
+    MODEL of its
     config), parameters and inputs (name: [shape, dtype]).
     Raises: ValueError for settings, a size or a platform that there is not, and a model that has no config.
     """
@@ -82,8 +86,10 @@ def write(
         "decoder", make_decoder(system, model.scale_factor), platforms, params["first_stage"], latents
     )
     header = dict(
-        format=FORMAT, ldm_jax=__version__, jax=jax.__version__, calling_convention=next(iter(exported.values())).calling_convention_version,
-        platforms=list(platforms), batch_size=batch_size, image_shape=list(shape), guided=recipe.is_guided, settings=settings,
+        format=FORMAT, ldm_jax=__version__, jax=jax.__version__,
+        calling_convention=next(iter(exported.values())).calling_convention_version,
+        platforms=list(platforms), batch_size=batch_size, image_shape=list(shape), guided=recipe.is_guided,
+        settings=settings,
         model={k: model.config.get(k) for k in MODEL}, parameters=described(params), inputs=described(inputs),
     )  # fmt: skip
     with atomic.writing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as file:
@@ -96,8 +102,8 @@ def write(
 def load(path: str | Path, bundle: bundles.Bundle) -> "ExportedSampler":
     """The sampler of a file that `write` made, with the parameters and the tokenizer of a bundle of the same structure.
 
-    Raises: ValueError for a file that is none of `write`, that this jax does not read or that is for other platforms, and for a
-    bundle of another model.
+    Raises: ValueError for a file that is none of `write`, that this jax does not read or that is for other platforms,
+    and for a bundle of another model.
     """
     header, here, serialized = _read(path)
     versions = range(
@@ -145,11 +151,12 @@ class ExportedSampler:
         progress: Callable[[int, int], Any] | None = None,
         **conditions: Sequence | None,
     ) -> np.ndarray:
-        """Draws one picture per seed, as LatentDiffusion.sample does with the file's settings in batches of its batch_size, and
+        """Draws one picture per seed, as LatentDiffusion.sample does with the file's settings in batches of its
+        batch_size, and
         with the same arguments, to rounding: the program is compiled anew. guidance_scale, eta: None takes the file's.
 
-        Returns: [N, H, W, 3] uint8. Raises: ValueError as there, and for a guidance scale of 1 where the file's sampler is
-        guided or another one where it is not.
+        Returns: [N, H, W, 3] uint8. Raises: ValueError as there, and for a guidance scale of 1 where the file's sampler
+        is guided or another one where it is not.
         """
         header = self.header
         settings = dict(header["settings"])
@@ -204,8 +211,8 @@ def _read(path: str | Path) -> tuple[dict, str, dict[str, bytes]]:
 
 
 def _opened(serialized: bytes, header: Mapping[str, Any], path: str | Path) -> Callable:
-    """The program, which says of an error at its call which jax wrote it, where that was another one: what an older jax does not
-    know of a newer one's program, it finds out only when it compiles it."""
+    """The program, which says of an error at its call which jax wrote it, where that was another one: what an older jax
+    does not know of a newer one's program, it finds out only when it compiles it."""
     said = f"{path} was written by jax {header['jax']}, and jax {jax.__version__} does not"
     try:
         program = jax.jit(export.deserialize(bytearray(serialized)).call)
@@ -226,7 +233,8 @@ def _opened(serialized: bytes, header: Mapping[str, Any], path: str | Path) -> C
 
 
 def _taking(expected: Mapping[str, list], program: Callable, path: str | Path) -> Callable:
-    """program, which says what is wrong with inputs of another shape: such as embeddings, of which there may be any number."""
+    """program, which says what is wrong with inputs of another shape: such as embeddings, of which there may be any
+    number."""
 
     def run(arguments: Arguments):
         for name, array in arguments.inputs[-1].items():
@@ -251,7 +259,8 @@ def _check_model(header: Mapping[str, Any], bundle: bundles.Bundle, path: str | 
         )
 
 
-# ------------------------------------------------------------------------------------------------------------ the command
+# ------------------------------------------------------------------------------------------------------------ the
+# command
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Pictures that sampling starts from or keeps: what a user gives, which of it is known, and its bytes in the result.
 
-Decides what counts as known, which latent cells a mask leaves known, and what the encoder sees in a hole. It knows no model and
+Decides what counts as known, which latent cells a mask leaves known, and what the encoder sees in a hole. It knows no
+model and
 no sampler: editing/blended.py keeps the cells while sampling, conditioning/inpaint.py is for networks that take a mask.
 """
 
@@ -31,14 +32,16 @@ class Known(NamedTuple):
         return np.where(self.holes[..., None], drawn, self.pixels)
 
     def kept_cells(self, factor: int) -> np.ndarray:
-        """[N, H / factor, W / factor, 1] float32, 1 for the latent cells of which every pixel is known, 0 for others."""
+        """[N, H / factor, W / factor, 1] float32, 1 for the latent cells of which every pixel is known, 0 for
+        others."""
         number, height, width = self.holes.shape
         cells = self.holes.reshape(number, height // factor, factor, width // factor, factor)
         return 1.0 - cells.any((2, 4))[..., None].astype(np.float32)
 
 
 def read_known(images: Sequence, masks: Sequence, image_shape: tuple[int, int], what: str) -> Known:
-    """images: N of [H, W, 3], uint8 or floats in [-1, 1]. masks: as many of [H, W], bool or numbers in [0, 1], of which 0.5 and
+    """images: N of [H, W, 3], uint8 or floats in [-1, 1]. masks: as many of [H, W], bool or numbers in [0, 1], of which
+    0.5 and
     more is a hole. image_shape: (H, W). what: the name of the masks in errors.
 
     Raises: ValueError for another size or range, for a mask without a hole, and for one that is nothing but a hole.
@@ -59,7 +62,8 @@ def read_known(images: Sequence, masks: Sequence, image_shape: tuple[int, int], 
             raise ValueError(f"{what}: mask {i} is all known, expected at least one pixel to be filled in")
         if hole.all():
             raise ValueError(
-                f"{what}: mask {i} is to be filled in everywhere and keeps nothing of its image, expected a known pixel: "
+                f"{what}: mask {i} is to be filled in everywhere and keeps nothing of its image, expected a "
+                f"known pixel: "
                 f"that is plain sampling, which needs no {what}"
             )
         holes.append(hole)
@@ -71,9 +75,11 @@ def read_known(images: Sequence, masks: Sequence, image_shape: tuple[int, int], 
 def read_start(
     init_images: Sequence | None, strength: float, fill_masks: Sequence | None, image_shape: tuple[int, int]
 ) -> tuple[np.ndarray | None, Known | None]:
-    """(images [N, H, W, 3] float32 in [-1, 1] to be encoded, None if sampling needs none; what is known of them or None).
+    """(images [N, H, W, 3] float32 in [-1, 1] to be encoded, None if sampling needs none; what is known of them or
+    None).
 
-    init_images, fill_masks: as of `read_known`. strength: at 1 only what is kept counts, and holes are filled from around them.
+    init_images, fill_masks: as of `read_known`. strength: at 1 only what is kept counts, and holes are filled from
+    around them.
     Raises: ValueError for a strength that is not in [0, 1], for one or masks without images, and as `read_known`.
     """
     if not 0 <= strength <= 1:

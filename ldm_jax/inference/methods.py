@@ -1,8 +1,10 @@
-"""Which guidance and editing methods a call uses: from what a user says to what is compiled and to what are arguments of it.
+"""Which guidance and editing methods a call uses: from what a user says to what is compiled and to what are arguments
+of it.
 
-Decides that a method's name and static options are part of the recipe of the compiled program, that its numbers, maps, masks and
-token indices are arguments and compile nothing anew, and that a method at its neutral setting is left out, so that it is no method
-to the bit. What is wrong with a choice is said here, before anything is compiled. It knows no method: a new one is a new file.
+Decides that a method's name and static options are part of the recipe of the compiled program, that its numbers, maps,
+masks and token indices are arguments and compile nothing anew, and that a method at its neutral setting is left out, so
+that it is no method to the bit. What is wrong with a choice is said here, before anything is compiled. It knows no
+method: a new one is a new file.
 """
 
 import inspect
@@ -25,7 +27,8 @@ Asked = str | Mapping[str, Any] | Sequence | None
 class Call(NamedTuple):
     """What a method's `prepare` may ask about the call that it is part of.
 
-    prompts: of each picture, or None. visited: [S] timesteps. latent_shape: (h, w, c). num_pictures: N. tokenizer: or None.
+    prompts: of each picture, or None. visited: [S] timesteps. latent_shape: (h, w, c). num_pictures: N. tokenizer: or
+    None.
     guidance_scale: a number.
     """
 
@@ -63,7 +66,8 @@ class Method(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What `choose` gives. methods: for the recipe. shared: arrays of each. each: those with one entry per picture, [N, ...].
+    """What `choose` gives. methods: for the recipe. shared: arrays of each. each: those with one entry per picture, [N,
+    ...].
     branches: prompts of the branches that come before what is drawn, each a list of N."""
 
     methods: tuple[Method, ...] = ()
@@ -82,8 +86,8 @@ class Choice(NamedTuple):
 def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
     """guidance, edit: a name, {name: {option: value}}, or a list of names and (name, options).
 
-    Raises: ValueError for an unknown method or option (with those there are and the nearest), for a method that needs what the
-    model does not have, and for two that cannot be combined.
+    Raises: ValueError for an unknown method or option (with those there are and the nearest), for a method that needs
+    what the model does not have, and for two that cannot be combined.
     """
     methods, shared, each, branches, names, owner = [], [], [], (), (), None
     for room, asked in (("guidance", guidance), ("editing", edit)):
@@ -235,5 +239,6 @@ def _check_replacing(methods: Sequence[Method]) -> None:
     replacing = [method.name for method in methods if replaces_guidance([method])]
     if len(replacing) > 1:
         raise ValueError(
-            f"{replacing[0]} and {replacing[1]} cannot be combined: each stands in the place of classifier-free guidance"
+            f"{replacing[0]} and {replacing[1]} cannot be combined: each stands in the place of "
+            f"classifier-free guidance"
         )

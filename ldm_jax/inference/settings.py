@@ -22,7 +22,8 @@ FALLBACK = dict(
 def resolve_settings(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
     """FALLBACK's settings: those asked for, and for None the makers' recommendation, a config's `sampling`.
 
-    The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler: they are not taken for another one.
+    The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler: they are not taken
+    for another one.
     Raises: ValueError for a number that is not finite, or none that can be.
     """
     own = recommended.get("sampler", FALLBACK["sampler"])
@@ -35,7 +36,8 @@ def resolve_settings(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
 
 
 def check_sampling(options: Mapping[str, Any], num_timesteps: int) -> None:
-    """A config's `sampling` section. Raises: ValueError for what would otherwise stop a training run at its first preview."""
+    """A config's `sampling` section. Raises: ValueError for what would otherwise stop a training run at its first
+    preview."""
     known = (*FALLBACK, "batch_size")
     for name in options:
         if name not in known:
@@ -56,7 +58,8 @@ def check_seeds(seeds: Sequence[int]) -> np.ndarray:
 
 
 def one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequence:
-    """values, one per picture: a single one stands for all, and is repeated if spread. Raises: ValueError for another number."""
+    """values, one per picture: a single one stands for all, and is repeated if spread. Raises: ValueError for another
+    number."""
     values = [values] if isinstance(values, str | int | Mapping) else values
     if len(values) == 1:
         return [values[0]] * number if spread else values
@@ -68,8 +71,8 @@ def one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequen
 
 
 def bucket(number: int, batch_size: int, num_devices: int = 1) -> int:
-    """How many pictures are computed at once for `number` of them: 1, 2, 4, 8, … or batch_size on each device, the least that holds
-    as many as there may be at once. What a batch has too many are copies of its last picture.
+    """How many pictures are computed at once for `number` of them: 1, 2, 4, 8, … or batch_size on each device, the
+    least that holds as many as there may be at once. What a batch has too many are copies of its last picture.
 
     Raises: ValueError for a batch_size below 1.
     """

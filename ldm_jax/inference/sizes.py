@@ -1,7 +1,8 @@
-"""How large the pictures of a call are, and the tiles that large ones are made in; sampling is convolutional, at any size.
+"""How large the pictures of a call are, and the tiles that large ones are made in; sampling is convolutional, at any
+size.
 
-Decides who says the size: the caller, else the conditions, else the pictures started from, else the training; and how far tiles
-overlap. Which sizes a model can make says System.check_shape; how tiles are blended, inference/tiles.py.
+Decides who says the size: the caller, else the conditions, else the pictures started from, else the training; and how
+far tiles overlap. Which sizes a model can make says System.check_shape; how tiles are blended, inference/tiles.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ class Tiling(NamedTuple):
 def choose_shape(
     system: System, given: Mapping[str, Sequence], asked: Sequence[int] | None, images: Sequence | None
 ) -> tuple[int, int]:
-    """(H, W) in pixels: asked, or what the conditions `given` ask for, or that of the first of images, or that of training.
+    """(H, W) in pixels: asked, or what the conditions `given` ask for, or that of the first of images, or that of
+    training.
 
     Raises: ValueError for a size that the model cannot make.
     """
@@ -35,9 +37,11 @@ def choose_shape(
 
 
 def tiling(system: System, tile: int | None, image_shape: tuple[int, int]) -> Tiling | None:
-    """tile: side in pixels. None where it is, or where one tile holds the whole (H, W). The overlap is a quarter, at least once what the UNet's downsampling needs.
+    """tile: side in pixels. None where it is, or where one tile holds the whole (H, W). The overlap is a quarter, at
+    least once what the UNet's downsampling needs.
 
-    Raises: ValueError for a side that is no multiple of system.cell, at which the UNet answers alike in and out of tiles.
+    Raises: ValueError for a side that is no multiple of system.cell, at which the UNet answers alike in and out of
+    tiles.
     """
     if tile is None:
         return None

@@ -1,14 +1,15 @@
 """A first stage in tiles that answers as it would untiled: its norms and its attention see the whole picture.
 
-A GroupNorm of a tile has the tile's statistics and not the picture's, and the attention in the middle does not see past the
-tile. Blending by the original's weights cannot undo that. Here the coarse part, the resolution of the attention, runs whole (its
-queries some at a time), and only the fine part, convolutions and norms, runs in tiles: one norm after the other is measured over
-all tiles, each under the statistics of those before it. The price is time: a pass over the tiles for each norm of the fine part.
-Too small an overlap shows at the seams; with 8 cells in the shipped autoencoder's tiles of 16, no pixel differs from the untiled by
-0.05 of 255 (tests/inference/test_tiled_first_stage.py).
+A GroupNorm of a tile has the tile's statistics and not the picture's, and the attention in the middle does not see past
+the tile. Blending by the original's weights cannot undo that. Here the coarse part, the resolution of the attention,
+runs whole (its queries some at a time), and only the fine part, convolutions and norms, runs in tiles: one norm after
+the other is measured over all tiles, each under the statistics of those before it. The price is time: a pass over the
+tiles for each norm of the fine part. Too small an overlap shows at the seams; with 8 cells in the shipped autoencoder's
+tiles of 16, no pixel differs from the untiled by 0.05 of 255 (tests/inference/test_tiled_first_stage.py).
 
-Decides how a first stage is cut in two, and how moments are measured and given. Knows of the networks their children's order
-and types. Linen's method interceptors do it, inside of what is compiled: all that they use is an argument or static.
+Decides how a first stage is cut in two, and how moments are measured and given. Knows of the networks their children's
+order and types. Linen's method interceptors do it, inside of what is compiled: all that they use is an argument or
+static.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,16 +42,21 @@ class Child(NamedTuple):
 class TiledFirstStage:
     """first_stage (system.FirstStage) with the same three methods, in tiles; arrays in and out are the host's.
 
-    tile, overlap: in latent cells. An overlap of None is the convolutions' reach on both sides, 4 num_res_blocks + 6 cells at
+    tile, overlap: in latent cells. An overlap of None is the convolutions' reach on both sides, 4 num_res_blocks + 6
+    cells at
       most, but no more than half a tile. batch_size: how many tiles are computed at a time.
-    Memory on the device: the fine part's is bounded by batch_size tiles, whatever the picture. The coarse part's grows with the
-    picture: less than eight float32 arrays of its cells x channels (its positions are 1 / factor^2 of the pixels where attention
-    is at the latents' resolution; a first stage with attention at the pixels' own is all coarse), or the logits that
-    attention computes at a time where those are small (models/attention.py). tests/inference/test_tiled_first_stage.py bounds both for the
-    shipped autoencoder on 2048 x 2048 pixels in tiles of 64 cells: the untiled needs more than 5 times as much to decode and 2.5 times to encode, the logits of attention not counted.
+    Memory on the device: the fine part's is bounded by batch_size tiles, whatever the picture. The coarse part's grows
+    with the
+    picture: less than eight float32 arrays of its cells x channels (its positions are 1 / factor^2 of the pixels where
+    attention is at the latents' resolution; a first stage with attention at the pixels' own is all coarse), or the
+    logits that attention computes at a time where those are small (models/attention.py).
+    tests/inference/test_tiled_first_stage.py bounds both for the shipped autoencoder on 2048 x 2048 pixels in tiles of
+    64 cells: the untiled needs more than 5 times as much to decode and 2.5 times to encode, the logits of attention not
+    counted.
     On the host: the picture, and what the coarse part takes or gives.
-    Time: about (norms of the fine part) / 2 + 1 passes over the tiles, and attention's, which is quadratic in the cells, tiled or not.
-    A picture that one tile covers is passed to the first stage itself, and so is any with the identity.
+    Time: about (norms of the fine part) / 2 + 1 passes over the tiles, and attention's, which is quadratic in the
+    cells, tiled or not. A picture that one tile covers is passed to the first stage itself, and so is any with the
+    identity.
     Raises: ValueError as tiled.tiles, and for a batch_size below 1.
     """
 
@@ -58,7 +64,8 @@ class TiledFirstStage:
         self, first_stage: FirstStage, *, tile: int, overlap: int | None = None, batch_size: int = 4
     ):
         if overlap is None:
-            # At each finer level a convolution behind the resampling and two in each of num_res_blocks + 1 blocks reach one
+            # At each finer level a convolution behind the resampling and two in each of num_res_blocks + 1 blocks reach
+            # one
             # position far, which are half a cell, a quarter, ...: less than 2 num_res_blocks + 3 cells together.
             overlap = min(4 * getattr(first_stage.module, "num_res_blocks", 0) + 6, tile // 2)
         tiled.tiles(tile, tile, overlap)
@@ -117,8 +124,8 @@ class TiledFirstStage:
     def _plan(self, method: str, params: PyTree, shape: tuple[int, ...]) -> tuple[list[Child], int]:
         """(The tower's children for an input of `shape`, the place of the last one before the cut).
 
-        Coarse is the resolution of the attention nearest to the pixels, or of the latents if there is none. A decoder is coarse
-        up to its last child of that resolution, an encoder is fine up to its first.
+        Coarse is the resolution of the attention nearest to the pixels, or of the latents if there is none. A decoder
+        is coarse up to its last child of that resolution, an encoder is fine up to its first.
         """
         children = _children(self.first_stage, method, params, shape)
         coarse = max((c.height for c in children if c.attends), default=min(c.height for c in children))
@@ -136,11 +143,12 @@ class TiledFirstStage:
     ) -> np.ndarray:
         """What the fine part makes of values [1, H, W, C], its `children` normalising by the moments of the whole.
 
-        Each cell is the owning tile's: with an overlap of twice the reach of the convolutions that is all there is to it, where
-        a mean with a tile that ends nearby would let its padding in.
+        Each cell is the owning tile's: with an overlap of twice the reach of the convolutions that is all there is to
+        it, where a mean with a tile that ends nearby would let its padding in.
         """
         norms = {path: groups for child in children for path, groups in child.norms.items()}
-        # of the norms behind the one that is measured, which they do not touch: shapes are fixed, so that nothing compiles anew
+        # of the norms behind the one that is measured, which they do not touch: shapes are fixed, so that nothing
+        # compiles anew
         statistics = {
             path: (np.zeros((g, 1), np.float32), np.ones((g, 1), np.float32)) for path, g in norms.items()
         }
@@ -170,7 +178,8 @@ class TiledFirstStage:
 
 
 def _together(mean: np.ndarray, variance: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moments [tiles, groups, C / groups] of each tile and channel into those of each group, [groups, 1] float32, over all."""
+    """Moments [tiles, groups, C / groups] of each tile and channel into those of each group, [groups, 1] float32, over
+    all."""
     share = (areas / areas.sum())[:, None, None] / mean.shape[-1]
     mean, variance = mean.astype(np.float64), variance.astype(np.float64)
     group_mean = (share * mean).sum((0, 2))[:, None]
@@ -191,11 +200,14 @@ def _part(
     owned: Array | None = None,
     measured: str | None = None,
 ):
-    """A part of a tower: from what child `first` gives, or the input, to what `last` gives, or the output, on value [n, H, W, C].
+    """A part of a tower: from what child `first` gives, or the input, to what `last` gives, or the output, on value [n,
+    H, W, C].
 
-    outer: [H, W, C] of the input that belongs to what `first` gives. XLA drops what is before `first` and behind `last`.
+    outer: [H, W, C] of the input that belongs to what `first` gives. XLA drops what is before `first` and behind
+    `last`.
     statistics: by path of a GroupNorm, the mean and variance [groups, 1] that it takes.
-    measured: a child; returns the moments (`_moments`) of each of its norms' inputs where owned [n, th, tw] is 1 instead.
+    measured: a child; returns the moments (`_moments`) of each of its norms' inputs where owned [n, th, tw] is 1
+    instead.
     """
     kept, moments = {}, {}
 
@@ -235,7 +247,8 @@ def _child(module: nn.Module, method: str) -> str | None:
 
 
 def _children(first_stage: FirstStage, method: str, params: PyTree, shape: tuple[int, ...]) -> list[Child]:
-    """The tower's children for an input [H, W, C] of `shape`, in the order in which they are called. Nothing is computed."""
+    """The tower's children for an input [H, W, C] of `shape`, in the order in which they are called. Nothing is
+    computed."""
     children, norms = [], {}
 
     def around(module, run, x):
@@ -253,7 +266,8 @@ def _children(first_stage: FirstStage, method: str, params: PyTree, shape: tuple
 
 
 def _moments(x: Array, owned: Array, num_groups: int) -> tuple[Array, Array]:
-    """Mean and variance, each [n, groups, C / groups] float32, of each channel of x [n, H, W, C] where owned [n, th, tw] is 1."""
+    """Mean and variance, each [n, groups, C / groups] float32, of each channel of x [n, H, W, C] where owned [n, th,
+    tw] is 1."""
     scale = x.shape[1] // owned.shape[1]
     counts = jnp.repeat(jnp.repeat(owned, scale, 1), scale, 2)[..., None]
     number = jnp.maximum(counts.sum((1, 2), keepdims=True), 1.0)

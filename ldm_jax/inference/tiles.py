@@ -1,11 +1,12 @@
 """Large pictures tile by tile: where tiles lie, and denoising one after the other, blended where they overlap.
 
-Decides where tiles lie, how their cells are weighted or owned, and how what they give is put together. Knows no network: it is
-handed functions, calls each with arrays of one shape only, and never looks inside. All lengths are in latent cells, so that one
-geometry serves denoising and the first stage (inference/tiled_first_stage.py, whose tiles are not blended).
+Decides where tiles lie, how their cells are weighted or owned, and how what they give is put together. Knows no
+network: it is handed functions, calls each with arrays of one shape only, and never looks inside. All lengths are in
+latent cells, so that one geometry serves denoising and the first stage (inference/tiled_first_stage.py, whose tiles are
+not blended).
 Source: the patches of Rombach et al. 2022 (arXiv:2112.10752) section 4.3.2 as CompVis/latent-diffusion@a506df5
-ldm/models/diffusion/ddpm.py has them (`split_input_params`). Unlike there, the border is covered for every size, and tiles,
-pictures and factors need be neither square nor equal.
+ldm/models/diffusion/ddpm.py has them (`split_input_params`). Unlike there, the border is covered for every size, and
+tiles, pictures and factors need be neither square nor equal.
 """
 
 from collections.abc import Callable
@@ -22,11 +23,12 @@ MIN_WEIGHT, MAX_WEIGHT = 0.01, 0.5  # the original's clip_min_weight and clip_ma
 
 
 def tiles(length: int, tile: int, overlap: int) -> tuple[int, ...]:
-    """Where the tiles along one axis of `length` cells start: every tile - overlap cells, the last one moved back to end there.
+    """Where the tiles along one axis of `length` cells start: every tile - overlap cells, the last one moved back to
+    end there.
 
-    The original leaves the remainder uncovered (0 / 0, a black border). A tile that is not shorter than `length` is all of it.
-    Starts are multiples of any number that divides length, tile and overlap; a network that halves its resolution n times
-    answers alike in and out of tiles only at starts that 2^n divides.
+    The original leaves the remainder uncovered (0 / 0, a black border). A tile that is not shorter than `length` is all
+    of it. Starts are multiples of any number that divides length, tile and overlap; a network that halves its
+    resolution n times answers alike in and out of tiles only at starts that 2^n divides.
 
     Raises: ValueError unless length >= 1 and 0 <= overlap < tile.
     """
@@ -42,7 +44,8 @@ def tiles(length: int, tile: int, overlap: int) -> tuple[int, ...]:
 def weights(height: int, width: int) -> np.ndarray:
     """[height, width] float32 in [0.01, 0.5]: how much each pixel of a tile counts, most in the middle.
 
-    The original's: min(y / (h - 1), x / (w - 1), 1 - y / (h - 1), 1 - x / (w - 1)), clipped. A single row or column is all middle.
+    The original's: min(y / (h - 1), x / (w - 1), 1 - y / (h - 1), 1 - x / (w - 1)), clipped. A single row or column is
+    all middle.
     """
     y, x = (np.linspace(0, 1, n) if n > 1 else np.full(1, MAX_WEIGHT) for n in (height, width))
     nearest = np.minimum(np.minimum(y, 1 - y)[:, None], np.minimum(x, 1 - x)[None])
@@ -50,7 +53,8 @@ def weights(height: int, width: int) -> np.ndarray:
 
 
 class Geometry(NamedTuple):
-    """The tiles of one picture. places: the (y, x) where each starts; height, width: of every tile, in the same unit."""
+    """The tiles of one picture. places: the (y, x) where each starts; height, width: of every tile, in the same
+    unit."""
 
     places: tuple[tuple[int, int], ...]
     height: int
@@ -74,7 +78,8 @@ class Geometry(NamedTuple):
         return picture[y : y + self.height, x : x + self.width]
 
     def owned(self, height: int, width: int) -> np.ndarray:
-        """[tiles, height and width of a tile] float32, 1 where a cell belongs to the tile: to the one that holds it deepest.
+        """[tiles, height and width of a tile] float32, 1 where a cell belongs to the tile: to the one that holds it
+        deepest.
 
         Every cell belongs to one tile. Deep is far from the tile's borders, those of the picture not counted.
         """
@@ -109,9 +114,11 @@ def in_tiles(
     shares: np.ndarray,
     batch_size: int,
 ) -> np.ndarray:
-    """sum(share fn(tile)), [B, *size, C] float32: tiles are cut from values [B, H, W, c] by `cut` and put down by `paste`.
+    """sum(share fn(tile)), [B, *size, C] float32: tiles are cut from values [B, H, W, c] by `cut` and put down by
+    `paste`.
 
-    fn: [n, height, width of cut, c] -> [n, height, width of paste, C], called with one n alone, at most batch_size, so that it
+    fn: [n, height, width of cut, c] -> [n, height, width of paste, C], called with one n alone, at most batch_size, so
+    that it
       compiles once and holds no more on the device; values and the result are the host's.
     shares: [tiles, height and width of `paste`], which sum to 1 at each cell.
     """
@@ -134,10 +141,12 @@ def tile_model_fn(model_fn: Callable, *, tile: int, overlap: int) -> Callable:
 
     model_fn: (x [B, th, tw, c], t [B], cond, control) -> (out [B, th, tw, C], taps), as models.unet.apply_unet with its
       parameters; what guidance and samplers call. x and cond.concat are cut alike; context and vector are every tile's.
-    tile, overlap: in latent cells; a UNet wants the tile a multiple of 2^(levels - 1), and the overlap should be one too.
-    Pure, of static shapes, for use under jit; a scan, so that memory is that of one tile of the batch. A picture of a single tile
-    is model_fn itself. Otherwise taps is empty: what a control does and reads back in a tile has no place in the whole picture.
-    Unlike the original, crop tokens in a layout's context are not made anew for each tile: every tile is told the picture's.
+    tile, overlap: in latent cells; a UNet wants the tile a multiple of 2^(levels - 1), and the overlap should be one
+    too. Pure, of static shapes, for use under jit; a scan, so that memory is that of one tile of the batch. A picture
+    of a single tile
+    is model_fn itself. Otherwise taps is empty: what a control does and reads back in a tile has no place in the whole
+    picture. Unlike the original, crop tokens in a layout's context are not made anew for each tile: every tile is told
+    the picture's.
 
     Raises (when called): ValueError as `tiles`, and for a control, or a tile whose output has another size.
     """

@@ -1,8 +1,8 @@
 """CLIP score: how well an image fits its caption, as the cosine of CLIP's embeddings of both.
 
-Source: Hessel et al. 2021 (arXiv:2104.08718) eq. 1; the mean over images of 100 max(cos, 0), as the field quotes it (the
-paper's own weight is 2.5). Also decides how pixels reach CLIP's image tower: that of openai/CLIP clip.py. The towers
-are models/clip_vision.py and models/clip_text.py.
+Source: Hessel et al. 2021 (arXiv:2104.08718) eq. 1; the mean over images of 100 max(cos, 0), as the field quotes it
+(the paper's own weight is 2.5). Also decides how pixels reach CLIP's image tower: that of openai/CLIP clip.py. The
+towers are models/clip_vision.py and models/clip_text.py.
 """
 
 import numpy as np

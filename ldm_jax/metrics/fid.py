@@ -67,8 +67,8 @@ def fid(generated: Gaussian, reference: Gaussian, allow_few: bool = False) -> fl
 
 
 def check_enough(metric: str, which: str, count: int | None, dim: int) -> None:
-    """Raises: ValueError that says by how much `count` vectors are too few for a regular covariance of `dim` features; a
-    count that is not known passes."""
+    """Raises: ValueError that says by how much `count` vectors are too few for a regular covariance of `dim` features;
+    a count that is not known passes."""
     if count is not None and count <= dim:
         raise ValueError(
             f"{metric}: {count} {which} images for {dim} features, {dim + 1 - count} too few for a "

@@ -163,8 +163,9 @@ def _needs_a_choice(picture: Image.Image) -> str | None:
 def open_images(
     where: str | Path | Sequence[str | Path], crop: int | None = None, colour: str = "strict"
 ) -> FileImages | ArrayImages:
-    """The images of a folder (as pictures.files_below: at any depth, without hidden ones, and the grid of sample.py), of a list of files, or of an .npz
-    with the array arr_0 [N, H, W, 3] uint8, the form that guided-diffusion's evaluator takes samples in.
+    """The images of a folder (as pictures.files_below: at any depth, without hidden ones, and the grid of sample.py),
+    of a list of files, or of an .npz with the array arr_0 [N, H, W, 3] uint8, the form that guided-diffusion's
+    evaluator takes samples in.
 
     Raises: ValueError for a folder without images, a place that is not there, and what FileImages refuses.
     """

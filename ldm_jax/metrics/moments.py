@@ -21,7 +21,8 @@ class Gaussian(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """count; mean [D] float64; scatter [D, D] float64, the sum of the outer products of the deviations from the mean."""
+    """count; mean [D] float64; scatter [D, D] float64, the sum of the outer products of the deviations from the
+    mean."""
 
     count: int
     mean: np.ndarray

@@ -25,8 +25,8 @@ LAYERS = ("pool", "logits")
 
 class Reconstruction(NamedTuple):
     """originals, reconstructions: Moments of the pooled features. inception_score: of the reconstructions, mean and
-    standard deviation over splits; all three None without an extractor. psnr (dB), ssim, lpips: [N] float64, one number per image; lpips is None without
-    its weights."""
+    standard deviation over splits; all three None without an extractor. psnr (dB), ssim, lpips: [N] float64, one number
+    per image; lpips is None without its weights."""
 
     originals: Moments | None
     reconstructions: Moments | None
@@ -59,7 +59,8 @@ def measure(
     """Reads every image once, reconstructs it once, and measures both.
 
     reconstruct: [n, H, W, 3] uint8 -> the same shape and dtype, n <= chunk. extractor: with the layers `pool` and
-    `logits`, or None for distances alone. splits: of the Inception score, at most as many as images. batch_size: images of each device.
+    `logits`, or None for distances alone. splits: of the Inception score, at most as many as images. batch_size: images
+    of each device.
     Raises: ValueError as features.extract, and for a reconstruct that returns another shape or dtype.
     """
     extractor = None if extractor is None else features.placed(extractor)

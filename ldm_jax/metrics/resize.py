@@ -55,7 +55,8 @@ def pytorch_bilinear(x, size: int):
 
 
 def clean_bicubic(image: np.ndarray, size: int) -> np.ndarray:
-    """Pillow's bicubic of each channel in mode F, clipped to 0..255: image [H, W, C] uint8 -> [size, size, C] float32."""
+    """Pillow's bicubic of each channel in mode F, clipped to 0..255: image [H, W, C] uint8 -> [size, size, C]
+    float32."""
     channels = [
         Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)).resize(
             (size, size), Image.Resampling.BICUBIC

@@ -1,7 +1,9 @@
-"""The shapes world's own measuring network: what it is taught, how pictures reach it, and what samples are compared with.
+"""The shapes world's own measuring network: what it is taught, how pictures reach it, and what samples are compared
+with.
 
 'shapes-FID' is the Frechet distance in its pooled features between samples and rendered held-out scenes. The samples'
-prompts and the scenes are drawn from one distribution: equal shares of the kinds of prompt (shapes_world/prompts.py). It
+prompts and the scenes are drawn from one distribution: equal shares of the kinds of prompt (shapes_world/prompts.py).
+It
 knows no file: the weights that are shipped are read by ldm_jax/evaluation/networks.py.
 """
 
@@ -27,7 +29,8 @@ def labels(scene: world.Scene) -> np.ndarray:
 
 
 def shapes_extractor(params: PyTree) -> Extractor:
-    """The classifier with the layers `pool` [B, 64] and `logits` [B, 39]; it takes pictures of 64 x 64 and resizes none."""
+    """The classifier with the layers `pool` [B, 64] and `logits` [B, 39]; it takes pictures of 64 x 64 and resizes
+    none."""
 
     def prepare(image: np.ndarray) -> np.ndarray:
         if image.shape != (SIZE, SIZE, 3):

@@ -20,8 +20,8 @@ ENOUGH_SHAPES = 5000  # rendered scenes measure 5.1 with 72 of them, 1.4 with 30
 
 
 class Metric(NamedTuple):
-    """rows: the array it is made of. dim: of a row whose covariance is needed, else 0. reference: 'statistics' where a mean
-    and a covariance do, 'images' where every row is needed, None. prompts: whether images need their captions."""
+    """rows: the array it is made of. dim: of a row whose covariance is needed, else 0. reference: 'statistics' where a
+    mean and a covariance do, 'images' where every row is needed, None. prompts: whether images need their captions."""
 
     rows: str
     dim: int = 0
@@ -73,7 +73,8 @@ def check_counts(names: Sequence[str], count: int, allow_few: bool) -> None:
 class Settings(NamedTuple):
     """What the numbers depend on beside the rows.
 
-    splits: of the Inception score. k: the neighbour of precision and recall. kid_subsets, kid_size: the random subsets of
+    splits: of the Inception score. k: the neighbour of precision and recall. kid_subsets, kid_size: the random subsets
+    of
     KID. resamples: of the bootstrap, 0 for none. seed: of all that is drawn. allow_few: a covariance of too few rows.
     """
 
@@ -140,8 +141,8 @@ def _balls(name: str, generated: np.ndarray, reference: np.ndarray, k: int) -> n
 
 
 class Reference(NamedTuple):
-    """gaussians: {'inception.pool': …}, for each array whose statistics are known. rows: {'inception.pool': [M, D]} where
-    there are images, else {}. name: for messages."""
+    """gaussians: {'inception.pool': …}, for each array whose statistics are known. rows: {'inception.pool': [M, D]}
+    where there are images, else {}. name: for messages."""
 
     gaussians: Mapping[str, Gaussian]
     rows: Mapping[str, np.ndarray]
@@ -149,8 +150,8 @@ class Reference(NamedTuple):
 
 
 def check_reference(names: Sequence[str], reference: Reference | None, has_images: bool) -> None:
-    """Raises: ValueError for a metric that needs a reference, or more of it than there is. has_images: whether it will have
-    rows once they are gathered."""
+    """Raises: ValueError for a metric that needs a reference, or more of it than there is. has_images: whether it will
+    have rows once they are gathered."""
     for name in names:
         metric = METRICS[name]
         if metric.reference is None or has_images:
@@ -161,7 +162,8 @@ def check_reference(names: Sequence[str], reference: Reference | None, has_image
             )
         if metric.reference == "images":
             raise ValueError(
-                f"metric {name!r} needs the reference's images, and {reference.name} is a file of statistics: name a folder"
+                f"metric {name!r} needs the reference's images, and {reference.name} is a file of "
+                f"statistics: name a folder"
             )
         if metric.rows not in reference.gaussians:
             raise ValueError(
@@ -214,7 +216,8 @@ def compute(
 
 
 def by_number(name: str, rows: np.ndarray, reference: Gaussian) -> list[tuple[float, float]]:
-    """(N, Frechet distance of the first N rows), N doubling up to all: how much of the number is the bias of few images."""
+    """(N, Frechet distance of the first N rows), N doubling up to all: how much of the number is the bias of few
+    images."""
     distance = distance_to(reference)
     sizes = [len(rows) // part for part in (8, 4, 2, 1) if len(rows) // part > METRICS[name].dim]
     return [(float(n), distance(gaussian(rows, np.arange(n)))) for n in sizes]

@@ -25,8 +25,8 @@ Context = Array | tuple[Array, Array] | None
 
 
 def attend(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-    """Scaled dot-product attention: softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), by the first row of KERNELS that
-    takes the shapes, for the platform that the program is compiled for.
+    """Scaled dot-product attention: softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), by the first row of
+    KERNELS that takes the shapes, for the platform that the program is compiled for.
 
     q [B, N, heads, d], k and v [B, K, heads, d], any float dtype -> [B, N, heads, d] in v's dtype; logits and
     softmax are float32. causal: query n sees keys 0..n alone; without it there is no mask.
@@ -48,8 +48,8 @@ def logits_bytes(q: Array, k: Array) -> int:
 def attend_plainly(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
     """`attend` in plain XLA, with its matrix of logits.
 
-    The rows are normalised after the product with v, where there are d numbers to divide and not K; with the heads moved
-    forward beforehand this is half the time of `attention_output(softmax)` on a CPU, forward and backward.
+    The rows are normalised after the product with v, where there are d numbers to divide and not K; with the heads
+    moved forward beforehand this is half the time of `attention_output(softmax)` on a CPU, forward and backward.
     """
     q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
     s = jnp.einsum("bhnd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32)
@@ -61,8 +61,8 @@ def attend_plainly(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
 
 
 def attend_in_slices(q: Array, k: Array, v: Array, most: int, one_by_one: bool = False) -> Array:
-    """`attend` with at most about `most` bytes of logits at a time (models/attention_slices.py): so many queries of every head, or
-    one_by_one as many heads as have no more in whole, and of one that has more some queries."""
+    """`attend` with at most about `most` bytes of logits at a time (models/attention_slices.py): so many queries of
+    every head, or one_by_one as many heads as have no more in whole, and of one that has more some queries."""
     b, n, heads, _ = q.shape
     together, one = b * heads, 4 * n * k.shape[1]
     if one_by_one:
@@ -74,7 +74,8 @@ def attend_in_slices(q: Array, k: Array, v: Array, most: int, one_by_one: bool =
 
 
 class Kernel(NamedTuple):
-    """A way to attend that is better than plain XLA on one platform. takes(q, k): for arrays of these shapes and dtypes."""
+    """A way to attend that is better than plain XLA on one platform. takes(q, k): for arrays of these shapes and
+    dtypes."""
 
     platform: str
     takes: Callable[[Array, Array], bool]
@@ -111,12 +112,14 @@ def _on_cpu(q: Array, k: Array, v: Array) -> Array:
 
 
 def cpu_logits(q: Array, k: Array) -> int:
-    """How many bytes of logits a CPU computes at a time, by the first row of CPU that the shapes of q and k fit; else all."""
+    """How many bytes of logits a CPU computes at a time, by the first row of CPU that the shapes of q and k fit; else
+    all."""
     head = 4 * q.shape[1] * k.shape[1]
     whole = q.shape[0] * q.shape[2] * head
     for row in CPU:
         if head >= row.head and whole > row.whole:
-            # With fewer queries at a time than channels, the sums of the keys' gradients would be larger than the logits.
+            # With fewer queries at a time than channels, the sums of the keys' gradients would be larger than the
+            # logits.
             return max(row.together, 4 * k.shape[1] * k.shape[3])
     return whole
 
@@ -125,11 +128,11 @@ def _in_slices(q: Array, k: Array, v: Array) -> Array:
     return attend_in_slices(q, k, v, q.shape[0] * MOST_LOGITS)
 
 
-# cpu: `python benchmarks/attention.py`: gradients of 4 x 1024 queries and keys, 8 heads of 8, and of 32 x 256, 2 heads of 32, in less
-# than half of the plain time.
+# cpu: `python benchmarks/attention.py`: gradients of 4 x 1024 queries and keys, 8 heads of 8, and of 32 x 256, 2 heads
+# of 32, in less than half of the plain time.
 # cuda: never measured here, no device; cuDNN's kernel keeps the logits on the chip, as the one for TPUs does.
-# tpu: compiled for a v5e, self-attention of 8 x 4096 queries, 8 heads of 40, moves 0.44 GB with its projections; in plain XLA its
-# three largest instructions alone move 13.0 GB.
+# tpu: compiled for a v5e, self-attention of 8 x 4096 queries, 8 heads of 40, moves 0.44 GB with its projections; in
+# plain XLA its three largest instructions alone move 13.0 GB.
 KERNELS = (
     Kernel("tpu", _pays_on_tpu, _on_tpu),
     Kernel("cuda", _pays_on_cuda, _on_cuda),
@@ -138,15 +141,17 @@ KERNELS = (
 
 
 class CpuRow(NamedTuple):
-    """Where one head has at least `head` bytes of logits, and all heads of all examples more than `whole`: `together` at a time."""
+    """Where one head has at least `head` bytes of logits, and all heads of all examples more than `whole`: `together`
+    at a time."""
 
     head: int
     whole: int
     together: int
 
 
-# `python benchmarks/attention.py`, whose shapes they are; milliseconds of forward and gradients on two cores, all at once : 4 MB at a
-# time. A head of 1 MB leaves a core's cache between its two products; smaller ones do not, and lose by the loop.
+# `python benchmarks/attention.py`, whose shapes they are; milliseconds of forward and gradients on two cores, all at
+# once : 4 MB at a time. A head of 1 MB leaves a core's cache between its two products; smaller ones do not, and lose by
+# the loop.
 CPU = (
     CpuRow(2**20, 2**23, 2**22),  # 4 x 1024 queries, 8 heads of 8: 578 : 112
     CpuRow(
@@ -267,8 +272,8 @@ class FeedForward(nn.Module):
 class BasicTransformerBlock(nn.Module):
     """Attention, attention to the context, feed-forward; each pre-normed and residual.
 
-    `sites` are the sites of the two attentions, `stream` that of what passes between them. Source: CompVis/latent-diffusion@a506df5
-    ldm/modules/attention.py BasicTransformerBlock.
+    `sites` are the sites of the two attentions, `stream` that of what passes between them. Source:
+    CompVis/latent-diffusion@a506df5 ldm/modules/attention.py BasicTransformerBlock.
     """
 
     num_heads: int
@@ -291,8 +296,8 @@ class BasicTransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the cells of a feature map, between two projections, with a residual.
 
-    `sites` hold one pair per block, `streams` one site: the depth is their length. Source: Rombach et al. 2022 (arXiv:2112.10752)
-    appendix E.2.1; CompVis/latent-diffusion@a506df5 ldm/modules/attention.py SpatialTransformer. Its
+    `sites` hold one pair per block, `streams` one site: the depth is their length. Source: Rombach et al. 2022
+    (arXiv:2112.10752) appendix E.2.1; CompVis/latent-diffusion@a506df5 ldm/modules/attention.py SpatialTransformer. Its
     projections are 1x1 convolutions
     there, linear layers in Stable Diffusion 2: one function, so they are linear here and convert/ knows the
     layouts.

@@ -1,10 +1,11 @@
 """Attention for some heads after the other and some queries after the other, forward and backward.
 
-Decides what is kept for the backward pass, which is q, k, v and the result, and that a slice's weights are computed again there (Dao
-et al. 2022, arXiv:2205.14135, appendix B.2; here every slice sees all keys at once, so that its softmax is the plain one); and that no
-product on a CPU has to turn round its large operand, which takes longer than the product: the gradients of keys and values
-come out with their channels first. Heads and queries do not see each other: the arithmetic of each is as in one piece. It does not
-know when this pays (models/attention.py); there is no forward-mode derivative.
+Decides what is kept for the backward pass, which is q, k, v and the result, and that a slice's weights are computed
+again there (Dao et al. 2022, arXiv:2205.14135, appendix B.2; here every slice sees all keys at once, so that its
+softmax is the plain one); and that no product on a CPU has to turn round its large operand, which takes longer than the
+product: the gradients of keys and values come out with their channels first. Heads and queries do not see each other:
+the arithmetic of each is as in one piece. It does not know when this pays (models/attention.py); there is no
+forward-mode derivative.
 """
 
 import math
@@ -22,7 +23,8 @@ _F32 = jnp.float32
 def attend(q: Array, k: Array, v: Array, heads: int, queries: int) -> Array:
     """softmax(q k^T / sqrt(d)) v: q [B, N, H, d], k and v [B, K, H, d] float -> [B, N, H, d] in v's dtype.
 
-    heads: how many of the B x H at a time, a divisor of them. queries: how many of each at a time. Logits, softmax and sums are float32.
+    heads: how many of the B x H at a time, a divisor of them. queries: how many of each at a time. Logits, softmax and
+    sums are float32.
     """
     return _attend_fwd(q, k, v, heads, queries)[0]
 
@@ -79,7 +81,8 @@ def _dot(equation: str, a: Array, b: Array) -> Array:
 
 
 def _scaled(q: Array) -> Array:
-    """q / sqrt(d) where that loses nothing to rounding: d numbers are multiplied and not K. What is left to do: `_left`."""
+    """q / sqrt(d) where that loses nothing to rounding: d numbers are multiplied and not K. What is left to do:
+    `_left`."""
     return q * q.shape[-1] ** -0.5 if q.dtype == _F32 else q
 
 
@@ -88,7 +91,8 @@ def _left(q: Array) -> float:
 
 
 def _weights(q: Array, k: Array) -> tuple[Array, Array]:
-    """exp(logits - their maximum) [h, n, K] float32, and their sums [h, n, 1]. q [h, n, d]: as `_scaled` gives it. k: [h, K, d]."""
+    """exp(logits - their maximum) [h, n, K] float32, and their sums [h, n, 1]. q [h, n, d]: as `_scaled` gives it. k:
+    [h, K, d]."""
     s = _dot("hnd,hkd->hnk", q, k)
     p = jnp.exp((s - s.max(-1, keepdims=True)) * _left(q))
     return p, p.sum(-1, keepdims=True)

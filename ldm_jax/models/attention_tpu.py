@@ -1,9 +1,10 @@
 """Attention on a TPU without its matrix of logits in HBM: two Pallas kernels, forward and backward.
 
-Decides how the work is cut: a block of queries at a time sees all keys of its example, every head of a group in turn, so that softmax needs no
-second pass, the backward pass needs nothing but q, k and v, and heads stay where the projections put them, side by side in the
-channels: nothing is transposed. What the backward pass recomputes is one product of five (Dao et al. 2022, arXiv:2205.14135, appendix
-B.2). It does not know who calls it, nor when it pays (models/attention.py).
+Decides how the work is cut: a block of queries at a time sees all keys of its example, every head of a group in turn,
+so that softmax needs no second pass, the backward pass needs nothing but q, k and v, and heads stay where the
+projections put them, side by side in the
+channels: nothing is transposed. What the backward pass recomputes is one product of five (Dao et al. 2022,
+arXiv:2205.14135, appendix B.2). It does not know who calls it, nor when it pays (models/attention.py).
 """
 
 import contextlib
@@ -27,8 +28,9 @@ _for_chip: ContextVar[int | None] = ContextVar("_for_chip", default=None)
 
 @contextlib.contextmanager
 def for_chip(vmem: int) -> Iterator[None]:
-    """Inside, programs are traced for a chip with `vmem` bytes of its own memory, which need not be at hand (xla/topology.py).
-    A function that was traced before with the same shapes is not traced anew: jax.clear_caches() before the next chip."""
+    """Inside, programs are traced for a chip with `vmem` bytes of its own memory, which need not be at hand
+    (xla/topology.py). A function that was traced before with the same shapes is not traced anew: jax.clear_caches()
+    before the next chip."""
     token = _for_chip.set(vmem)
     try:
         yield
@@ -37,15 +39,17 @@ def for_chip(vmem: int) -> Iterator[None]:
 
 
 def chip_vmem() -> int:
-    """Bytes of the chip's own memory: that of `for_chip`, or of the TPU that there is, or 64 MiB, a v5p's; a v4 has less."""
+    """Bytes of the chip's own memory: that of `for_chip`, or of the TPU that there is, or 64 MiB, a v5p's; a v4 has
+    less."""
     if jax.default_backend() == "tpu" and _for_chip.get() is None:
         return pltpu.get_tpu_info().vmem_capacity_bytes
     return _for_chip.get() or 64 * 2**20
 
 
 def vmem_bytes(num_queries: int, num_keys: int, channels: int) -> int:
-    """About what the backward kernel, the larger of the two, keeps on the chip: all keys and values of a group of heads, their gradients,
-    sums of these in float32, and five blocks of logits; a quarter more for what the compiler puts beside them."""
+    """About what the backward kernel, the larger of the two, keeps on the chip: all keys and values of a group of
+    heads, their gradients, sums of these in float32, and five blocks of logits; a quarter more for what the compiler
+    puts beside them."""
     lanes, keys = (math.ceil(n / LANES) * LANES for n in (channels, num_keys))
     block = min(BLOCK, num_queries)
     return (16 * keys * lanes + 5 * 4 * block * keys + 12 * block * lanes) * 5 // 4 + 2**20
@@ -58,8 +62,8 @@ def fits(q: Array, k: Array) -> bool:
 
 
 def head_groups(num_queries: int, num_keys: int, heads: int, d: int) -> int | None:
-    """Into how few groups the heads of an example are cut, so that the chip holds one group at a time; None if it never does.
-    A group's channels are whole lanes, or all that there are."""
+    """Into how few groups the heads of an example are cut, so that the chip holds one group at a time; None if it never
+    does. A group's channels are whole lanes, or all that there are."""
     for groups in (g for g in range(1, heads + 1) if heads % g == 0):
         channels = heads // groups * d
         whole = groups == 1 or channels % LANES == 0
@@ -69,7 +73,8 @@ def head_groups(num_queries: int, num_keys: int, heads: int, d: int) -> int | No
 
 
 def attend(q: Array, k: Array, v: Array, interpret: bool = False) -> Array:
-    """softmax(q k^T / sqrt(d)) v: q [B, N, heads, d], k and v [B, K, heads, d] bfloat16 -> [B, N, heads, d]; N as `fits` says.
+    """softmax(q k^T / sqrt(d)) v: q [B, N, heads, d], k and v [B, K, heads, d] bfloat16 -> [B, N, heads, d]; N as
+    `fits` says.
 
     Logits, softmax and sums are float32. interpret: run without a TPU. There is no forward-mode derivative.
     """
@@ -94,11 +99,13 @@ def _attend_bwd(heads, interpret, residuals, g):
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-# --------------------------------------------------------------------------------------- over examples, and over devices
+# --------------------------------------------------------------------------------------- over examples, and over
+# devices
 
 
 def _batched(kernel, heads: int, interpret: bool):
-    """The kernel over [B, ...] arrays, with examples of a vmap counted to B, and B split over the devices of a mesh in context."""
+    """The kernel over [B, ...] arrays, with examples of a vmap counted to B, and B split over the devices of a mesh in
+    context."""
 
     @jax.custom_batching.custom_vmap
     def run(*args):
@@ -117,8 +124,9 @@ def _batched(kernel, heads: int, interpret: bool):
 
 
 def _sharded(kernel):
-    """The compiler cannot split a kernel: it is told how, where it splits the rest by itself, over a mesh that is in context
-    (distributed/parallel.py). Examples that the devices do not divide stay together: so they come when a vmap is still to be applied."""
+    """The compiler cannot split a kernel: it is told how, where it splits the rest by itself, over a mesh that is in
+    context (distributed/parallel.py). Examples that the devices do not divide stay together: so they come when a vmap
+    is still to be applied."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     axes = tuple(name for name in mesh.axis_names if kinds[name] == AxisType.Auto)
@@ -135,7 +143,8 @@ def _sharded(kernel):
     return run
 
 
-# ------------------------------------------------------------------------------------------------------------- the kernels
+# ------------------------------------------------------------------------------------------------------------- the
+# kernels
 
 
 def _dot(a, b, contract_a: int, contract_b: int):
@@ -212,7 +221,8 @@ def _groups(q, k, heads: int) -> int:
 
 
 def _blocks(q, k, groups: int):
-    """Of q, a block for each step of the grid (B, groups, N / BLOCK); of k, all of a group, fetched once for each: no second buffer."""
+    """Of q, a block for each step of the grid (B, groups, N / BLOCK); of k, all of a group, fetched once for each: no
+    second buffer."""
     channels = q.shape[2] // groups
     whole = partial(pl.BlockSpec, (1, k.shape[1], channels), lambda b, g, i: (b, 0, g))
     return pl.BlockSpec((1, BLOCK, channels), lambda b, g, i: (b, i, g)), whole(pipeline_mode=pl.Buffered(1))

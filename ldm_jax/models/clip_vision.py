@@ -1,7 +1,7 @@
 """The image tower of CLIP: a vision transformer whose class token is projected to where captions lie.
 
-Decides the architecture (patches, class token, a LayerNorm before the layers too, pre-norm, no mask). It knows no pixels:
-resize and normalisation are metrics/clip_score.py's.
+Decides the architecture (patches, class token, a LayerNorm before the layers too, pre-norm, no mask). It knows no
+pixels: resize and normalisation are metrics/clip_score.py's.
 Source: Radford et al. 2021 (arXiv:2103.00020) section 2.4; openai/CLIP clip/model.py VisionTransformer.
 """
 

@@ -49,8 +49,8 @@ def _sow(module: nn.Module, control: Control, site: Site, name: str, record: PyT
 
 
 def feature_hook(module: nn.Module, control: Control | None, site: Site, x: Array) -> Array:
-    """x [B, h, w, C] (or [B, N, C]) after `control.features`, recorded if the control asks for it; x itself at an untouched
-    site."""
+    """x [B, h, w, C] (or [B, N, C]) after `control.features`, recorded if the control asks for it; x itself at an
+    untouched site."""
     if not touched(control, site):
         return x
     x = control.features(site, x)

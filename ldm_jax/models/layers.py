@@ -39,7 +39,8 @@ def _uniform(key: Array, shape: tuple[int, ...], dtype: jnp.dtype, bound: float)
 
 
 def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...]) -> Array:
-    """A parameter of `module`, float32: as Module.param, but that of one that is there the shape alone is compared. Flax traces `init`
+    """A parameter of `module`, float32: as Module.param, but that of one that is there the shape alone is compared.
+    Flax traces `init`
     for that, each time, a good part of tracing a network. Raises: ValueError for another shape.
     """
     if not module.has_variable("params", name):
@@ -52,8 +53,9 @@ def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ..
 
 
 def cast(params: PyTree, dtype: jnp.dtype) -> PyTree:
-    """params of networks that compute in dtype, with the kernels and biases of their Conv and Linear in it: these round them at every use,
-    so that what is computed is the same. Norms and embeddings, which do not, stay as they are. Leaves: arrays of numpy or jax."""
+    """params of networks that compute in dtype, with the kernels and biases of their Conv and Linear in it: these round
+    them at every use, so that what is computed is the same. Norms and embeddings, which do not, stay as they are.
+    Leaves: arrays of numpy or jax."""
     if "kernel" in params:
         return {name: leaf.astype(dtype, copy=False) for name, leaf in params.items()}
     return {k: cast(v, dtype) if isinstance(v, Mapping) else v for k, v in params.items()}

@@ -1,9 +1,10 @@
-"""The arithmetic of group and layer normalisation, forward and backward, and of what follows it: SiLU, or the gate of a GEGLU.
+"""The arithmetic of group and layer normalisation, forward and backward, and of what follows it: SiLU, or the gate of a
+GEGLU.
 
-Decides what is kept for the backward pass: the inputs, in the dtype that they came in, and statistics; everything as large as the
-input is computed again from these, in the same reading in which it is used. Differentiated by jax, float32 copies of every input
-would be kept. Statistics and all arithmetic are float32. It knows no parameters and no modules (models/layers.py); there is no
-forward-mode derivative.
+Decides what is kept for the backward pass: the inputs, in the dtype that they came in, and statistics; everything as
+large as the input is computed again from these, in the same reading in which it is used. Differentiated by jax, float32
+copies of every input would be kept. Statistics and all arithmetic are float32. It knows no parameters and no modules
+(models/layers.py); there is no forward-mode derivative.
 """
 
 from functools import partial
@@ -22,7 +23,8 @@ def group_norm(
 ) -> Array:
     """Group normalisation (Wu and He 2018, arXiv:1803.08494) of x [B, N, C] float -> [B, N, C] in dtype.
 
-    Each example's groups of C / num_groups neighbouring channels share a mean and a variance, over all N. scale and bias [C] float32.
+    Each example's groups of C / num_groups neighbouring channels share a mean and a variance, over all N. scale and
+    bias [C] float32.
     silu: followed by y * sigmoid(y), before the rounding to dtype.
     """
     return _group_norm_fwd(x, scale, bias, num_groups, epsilon, dtype, silu)[0]
@@ -38,9 +40,9 @@ def _group_norm_fwd(x, scale, bias, num_groups, epsilon, dtype, silu):
 def _group_statistics(x: Array, num_groups: int, epsilon: float) -> tuple[Array, Array]:
     """Mean and 1 / sqrt(variance + epsilon) of the group of each channel, [B, 1, C] float32.
 
-    One reading of x gives both moments of every channel, and the groups are put together from those: XLA's CPU backend reduces over
-    all but the last axis much faster than over an axis split in two. The moments are taken about one value of the channel, because
-    E[x^2] - E[x]^2 loses its digits where the mean is large.
+    One reading of x gives both moments of every channel, and the groups are put together from those: XLA's CPU backend
+    reduces over all but the last axis much faster than over an axis split in two. The moments are taken about one value
+    of the channel, because E[x^2] - E[x]^2 loses its digits where the mean is large.
     """
     origin = x[:, :1].astype(_F32)
     shifted = x.astype(_F32) - origin
@@ -79,7 +81,8 @@ group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: jnp.dtype) -> Array:
-    """Layer normalisation (Ba et al. 2016, arXiv:1607.06450) of x [..., C] float over its last axis -> [..., C] in dtype.
+    """Layer normalisation (Ba et al. 2016, arXiv:1607.06450) of x [..., C] float over its last axis -> [..., C] in
+    dtype.
 
     scale and bias [C] float32.
     """

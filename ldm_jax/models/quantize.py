@@ -70,8 +70,8 @@ def perplexity(
 ) -> tuple[Array, Array]:
     """(perplexity, cluster usage) of integer indices of any shape, both 0-d float32.
 
-    exp of the entropy of how often each code is used, in [1, n_embed]; and the number of codes used at all. average: of how
-    often, over devices that each see a part of the indices.
+    exp of the entropy of how often each code is used, in [1, n_embed]; and the number of codes used at all. average: of
+    how often, over devices that each see a part of the indices.
     """
     p = average(jnp.bincount(indices.reshape(-1), length=n_embed) / indices.size)
     return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10))), jnp.sum(p > 0).astype(jnp.float32)

@@ -41,7 +41,8 @@ def block(
 ) -> type[nn.Module]:
     """The class `module`, a block of `kind` ('res' or 'attention'), under a policy.
 
-    static_argnums: of __call__'s arguments, self counted, those that are no arrays. Raises: ValueError for what is no policy.
+    static_argnums: of __call__'s arguments, self counted, those that are no arrays. Raises: ValueError for what is no
+    policy.
     """
     check(remat)
     kinds, policy = POLICIES["full" if remat is True else remat] if remat else ((), None)

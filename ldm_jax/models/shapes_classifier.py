@@ -1,8 +1,8 @@
 """A small classifier of 64 x 64 pictures: what the shapes world is measured with, as the field measures with Inception.
 
 Decides the architecture. What the labels mean is metrics/shapes_features.py's business, how it is trained
-ldm_jax/commands/train_shapes_classifier.py's. There is no source: it is this repository's own, and its numbers compare with nothing
-but themselves.
+ldm_jax/commands/train_shapes_classifier.py's. There is no source: it is this repository's own, and its numbers compare
+with nothing but themselves.
 """
 
 from typing import NamedTuple

@@ -424,7 +424,8 @@ def site_table(
     computed.
 
     x_shape: (B, h, w, c). cond: arrays or jax.ShapeDtypeStructs. The shape is that of the probs [B, heads, N,
-    K] at sites of kind 'self' and 'cross', of the features [B, h, w, C] at 'res', 'skip' and 'trunk', [B, N, C] at 'stream'.
+    K] at sites of kind 'self' and 'cross', of the features [B, h, w, C] at 'res', 'skip' and 'trunk', [B, N, C] at
+    'stream'.
     """
     log = _Log()
 

@@ -62,7 +62,8 @@ def sampler(
       eta sqrt((1 - a_prev) / (1 - a)) sqrt(1 - a / a_prev), with a the alphas_cumprod.
     final_alpha: where the last step leads. 'first', the original's: alphas_cumprod[0], which leaves a trace
       of noise. 'one': the clean image, the predicted x_start.
-    clip_denoised: the predicted x_start is clipped to [-clip_denoised, clip_denoised], and eps left as it is (diffusers'
+    clip_denoised: the predicted x_start is clipped to [-clip_denoised, clip_denoised], and eps left as it is
+    (diffusers'
       clip_sample); None, the original's: it is not.
     temperature: scales the new noise. noise_fn: (info, x) -> noise [B, ...], for prescribed noise.
 

@@ -23,7 +23,8 @@ def sampler(
 
     final_alpha: where the last step leads. 'one': the clean image, by Euler's step, as in the paper's algorithm,
       k-diffusion and diffusers. 'first': the noise of timestep 0, at which the network is called once more.
-    clip_denoised: the x_start of either call is clipped to [-clip_denoised, clip_denoised], and the slope is that towards it
+    clip_denoised: the x_start of either call is clipped to [-clip_denoised, clip_denoised], and the slope is that
+    towards it
       (diffusers' clip_sample); None: it is not.
     An editing method sees the first of the two calls; both get its Control.
 

@@ -14,8 +14,8 @@ from ldm_jax.samplers.ddim import end_log_alpha_bar, transfer
 
 STOCHASTIC = False
 
-# Adams-Bashforth: row n weighs eps of this step and of up to three before, with n of those known. Row 0, Euler's step, is
-# that of a first step which is also the last; other first steps are improved Euler.
+# Adams-Bashforth: row n weighs eps of this step and of up to three before, with n of those known. Row 0, Euler's step,
+# is that of a first step which is also the last; other first steps are improved Euler.
 _WEIGHTS = (
     (1.0, 0.0, 0.0, 0.0),
     (3 / 2, -1 / 2, 0.0, 0.0),
@@ -28,10 +28,10 @@ def sampler(schedule: NoiseSchedule, *, final_alpha: str = "first") -> Sampler:
     """The original's PLMSSampler (ldm/models/diffusion/plms.py), deterministic.
 
     The first step is improved Euler: eps at t, a DDIM step, eps there at t_prev, and their mean; one more call of the
-    network than there are steps. A first step that is also the last is Euler's: there is no t_prev, and the original, which
-    calls the network at t on the denoised picture (harmless only at its t = 1), has no use for the answer.
-    With a network of v, eps is what is extrapolated; diffusers' PNDM extrapolates v, which is of first order, and the original
-    takes v for eps.
+    network than there are steps. A first step that is also the last is Euler's: there is no t_prev, and the original,
+    which calls the network at t on the denoised picture (harmless only at its t = 1), has no use for the answer.
+    With a network of v, eps is what is extrapolated; diffusers' PNDM extrapolates v, which is of first order, and the
+    original takes v for eps.
     final_alpha: where the last step leads, as for ddim; the original's is 'first'.
     State: the last three eps, newest first, [3, B, ...].
 

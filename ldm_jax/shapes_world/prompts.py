@@ -1,6 +1,7 @@
 """How often a text model draws what it was told, by kind of prompt, as the oracle of the shapes world reads it.
 
-Prompts are captions of held-out scenes. A picture counts as right if every clause of its prompt holds and there is nothing
+Prompts are captions of held-out scenes. A picture counts as right if every clause of its prompt holds and there is
+nothing
 else in it. It knows no network: pictures come from a function.
 """
 
@@ -17,8 +18,9 @@ KINDS = ("one", "two", "relation", "unseen", "count", "three")
 
 
 def kind_of(scene: world.Scene, caption: str) -> str | None:
-    """The kind of prompt that a caption of this scene is: 'one' object, 'two' objects joined by 'and', 'relation', 'unseen'
-    (one object of an attribute pair that training never shows), 'count' (several of one kind), 'three'; None for any other.
+    """The kind of prompt that a caption of this scene is: 'one' object, 'two' objects joined by 'and', 'relation',
+    'unseen' (one object of an attribute pair that training never shows), 'count' (several of one kind), 'three'; None
+    for any other.
     """
     if any((o.colour, o.shape) in world.UNSEEN_PAIRS for o in scene.objects):
         return "unseen" if len(scene.objects) == 1 else None
@@ -32,7 +34,8 @@ def kind_of(scene: world.Scene, caption: str) -> str | None:
 
 
 def prompts(kind: str, number: int, seed: int = 1) -> list[str]:
-    """`number` prompts of one of KINDS, from the test scenes (of 'unseen', from the unseen ones), the same ones every time."""
+    """`number` prompts of one of KINDS, from the test scenes (of 'unseen', from the unseen ones), the same ones every
+    time."""
     return [caption for _, caption in scenes_and_prompts(kind, number, seed)]
 
 

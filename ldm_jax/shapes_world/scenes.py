@@ -39,7 +39,8 @@ MAX_OBJECTS = 3
 GAP = 3.0  # the least distance between two bounding boxes, in pixels
 RELATION_MARGIN = 10.0  # the least distance of two centres along the axis of a relation that a caption states
 
-# Never seen in training: these colours on these shapes, and these shapes in these relations (or said the other way round).
+# Never seen in training: these colours on these shapes, and these shapes in these relations (or said the other way
+# round).
 UNSEEN_PAIRS = (("red", "cross"), ("blue", "triangle"), ("purple", "circle"), ("green", "square"))
 UNSEEN_RELATIONS = (("triangle", "left of", "circle"), ("square", "above", "cross"))
 SPLITS = {"train": 0, "test": 1, "unseen": 2}
@@ -101,11 +102,13 @@ def class_label(obj: Object) -> int:
 CLASS_NAMES = tuple(f"{colour} {shape}" for colour in COLOUR_NAMES for shape in SHAPES)
 
 
-# ----------------------------------------------------------------------------------------------- drawing scenes at random
+# ----------------------------------------------------------------------------------------------- drawing scenes at
+# random
 
 
 def relation(a: Object, b: Object, margin: float = RELATION_MARGIN) -> str | None:
-    """The relation of a to b along the axis on which their centres lie farther apart, or None where that is < margin."""
+    """The relation of a to b along the axis on which their centres lie farther apart, or None where that is <
+    margin."""
     dx, dy = a.x - b.x, a.y - b.y
     if max(abs(dx), abs(dy)) < margin:
         return None
@@ -181,7 +184,8 @@ def scene(index: int, split: str = "train", seed: int = 0, max_objects: int = MA
             return Scene(objects, _background(rng))
 
 
-# ------------------------------------------------------------------------------------------------------------- rendering
+# -------------------------------------------------------------------------------------------------------------
+# rendering
 
 
 def coverage(shape: str, x: float, y: float, r: float, size: int = SIZE) -> np.ndarray:
@@ -293,7 +297,8 @@ def semantic_mask(scene: Scene) -> np.ndarray:
     return labels[instance_mask(scene)]
 
 
-# -------------------------------------------------------------------------------------------------------------- captions
+# --------------------------------------------------------------------------------------------------------------
+# captions
 
 
 def noun_phrase(obj: Object, *, with_size: bool = True, with_colour: bool = True) -> str:
@@ -311,7 +316,8 @@ class Phrase(NamedTuple):
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """Puts a scene into words, all of them true. Without `rng`: the full description, with a relation where one is clear.
+    """Puts a scene into words, all of them true. Without `rng`: the full description, with a relation where one is
+    clear.
 
     With it: the order of the objects, whether sizes are named (half of the time) and whether a relation is, at random.
     """

@@ -1,8 +1,8 @@
-"""How well a picture of the shapes world follows what the tasks of the paper are told: a class, a layout, a semantic map, a
-picture with a hole, a grey picture.
+"""How well a picture of the shapes world follows what the tasks of the paper are told: a class, a layout, a semantic
+map, a picture with a hole, a grey picture.
 
-From pictures and the scenes that they were asked to show to scores, read by the oracle. Decides what counts as right for each
-task. Knows no model, and not how a model is told (evaluation/shapes/command.py does).
+From pictures and the scenes that they were asked to show to scores, read by the oracle. Decides what counts as right
+for each task. Knows no model, and not how a model is told (evaluation/shapes/command.py does).
 """
 
 from typing import NamedTuple
@@ -14,10 +14,12 @@ from scipy.optimize import linear_sum_assignment
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.oracle import STRAY_DISTANCE, UNKNOWN, ParsedObject, background_colour, parse
 
-PLACE = 3.0  # pixels by which a centre may be off: the sizes of one kind, of which a hole may hide one side, differ by up to 2
+# Pixels by which a centre may be off: the sizes of one kind, of which a hole may hide one side, differ by up to 2.
+PLACE = 3.0
 UNREAD = 255  # in a map read back: neither background nor a class
 EDGE = 2.0  # pixels around an object's box that its edge may reach to
-LEGIBLE = 0.8  # the least soft IoU with its shape of a completed object; drawn ones have 0.94, through the shipped autoencoder 0.89
+# The least soft IoU with its shape of a completed object; drawn ones have 0.94, through the shipped autoencoder 0.89.
+LEGIBLE = 0.8
 
 
 def label_of(seen: ParsedObject) -> int | None:
@@ -25,7 +27,8 @@ def label_of(seen: ParsedObject) -> int | None:
     return None if UNKNOWN in (seen.shape, seen.colour) else world.class_label(seen)
 
 
-# ------------------------------------------------------------------------------------------------------------------ class
+# ------------------------------------------------------------------------------------------------------------------
+# class
 
 
 def seen_classes() -> list[int]:
@@ -44,11 +47,13 @@ def class_right(image: np.ndarray, label: int) -> bool:
     return bool(seen) and label_of(seen[0]) == label
 
 
-# ----------------------------------------------------------------------------------------------------------------- layout
+# -----------------------------------------------------------------------------------------------------------------
+# layout
 
 
 class LayoutScore(NamedTuple):
-    """Of the n objects that were asked for: iou [n] float64, with the object matched to each, 0 for none; class_right [n]
+    """Of the n objects that were asked for: iou [n] float64, with the object matched to each, 0 for none; class_right
+    [n]
     bool, whether that one has its colour and shape. count_right: whether there are exactly n."""
 
     iou: np.ndarray
@@ -80,16 +85,18 @@ def layout_score(image: np.ndarray, scene: world.Scene) -> LayoutScore:
     return LayoutScore(found, right, len(seen) == len(asked))
 
 
-# --------------------------------------------------------------------------------------------------------------- semantic
+# ---------------------------------------------------------------------------------------------------------------
+# semantic
 
 
 def segment(image: np.ndarray) -> np.ndarray:
-    """A picture's semantic map, read from its pixels: image [H, W, 3] uint8 -> [H, W] uint8, as shapes_world.semantic_mask,
-    or UNREAD.
+    """A picture's semantic map, read from its pixels: image [H, W, 3] uint8 -> [H, W] uint8, as
+    shapes_world.semantic_mask, or UNREAD.
 
-    The oracle says where objects are and what they are. Inside an object's box, a pixel is the object's if its colour is
-    nearer to the object's than to the background, along the line between them (so an edge lies where half a pixel is covered).
-    What differs clearly from the background and lies in no box, or in that of an object of unknown shape or colour, is UNREAD.
+    The oracle says where objects are and what they are. Inside an object's box, a pixel is the object's if its colour
+    is nearer to the object's than to the background, along the line between them (so an edge lies where half a pixel is
+    covered). What differs clearly from the background and lies in no box, or in that of an object of unknown shape or
+    colour, is UNREAD.
     """
     background = background_colour(image)
     pixels = image.astype(np.float32) - background
@@ -122,7 +129,8 @@ def agreement(asked: np.ndarray, got: np.ndarray) -> tuple[float, float]:
     return float(same.mean()), float(same[objects].mean()) if objects.any() else float("nan")
 
 
-# ------------------------------------------------------------------------------------------------------------ inpainting
+# ------------------------------------------------------------------------------------------------------------
+# inpainting
 
 
 def _at(seen: list[ParsedObject], x: float, y: float) -> list[ParsedObject]:
@@ -136,8 +144,10 @@ def completed_right(image: np.ndarray, scene: world.Scene, hole: np.ndarray) -> 
     image: [64, 64, 3] uint8. hole: [64, 64] bool, true where pixels were hidden. Right is a picture in which
     - every object of the original of whose pixels at least half are known is there, with its shape and colour and its
       centre within PLACE pixels; its size follows from the shape's fit there and is not asked for;
-    - everything that is read is legible: of a known shape that fits it with LEGIBLE or better, in a colour of the palette, no
-      stray regions. So a smaller part of an object must be made into an object too, but into which is free: so little tells it.
+    - everything that is read is legible: of a known shape that fits it with LEGIBLE or better, in a colour of the
+    palette, no
+      stray regions. So a smaller part of an object must be made into an object too, but into which is free: so little
+      tells it.
     Of an object that the hole hides nobody can know; another one, or none, in its place is as right.
     """
     seen = parse(image)
@@ -158,7 +168,8 @@ def touches(scene: world.Scene, hole: np.ndarray) -> bool:
     return bool((hole & (world.instance_mask(scene) > 0)).any())
 
 
-# ----------------------------------------------------------------------------------------------------------------- colour
+# -----------------------------------------------------------------------------------------------------------------
+# colour
 
 
 def luma(images: np.ndarray) -> np.ndarray:
@@ -175,7 +186,8 @@ class ColourScore(NamedTuple):
 
 
 def colour_score(image: np.ndarray, scene: world.Scene) -> ColourScore:
-    """A coloured picture, [64, 64, 3] uint8, against the scene whose grey picture it was made of. Which colour is free."""
+    """A coloured picture, [64, 64, 3] uint8, against the scene whose grey picture it was made of. Which colour is
+    free."""
     seen = parse(image)
     there = [_at(seen, o.x, o.y) for o in scene.objects]
     shapes = [any(s.shape == o.shape for s in near) for o, near in zip(scene.objects, there, strict=True)]

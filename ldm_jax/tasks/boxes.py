@@ -1,8 +1,8 @@
 """Layouts as pictures: boxes with the names of what they hold.
 
-Decides colours, letters and lines. What a layout is: conditioning/layout.py. Source: what the original's plot of a layout shows
-(plot of ObjectsBoundingBoxConditionalBuilder in taming-transformers): a colour for each object, its class and flags; drawn
-with PIL on the picture itself, where the original has a white canvas with the crop in grey.
+Decides colours, letters and lines. What a layout is: conditioning/layout.py. Source: what the original's plot of a
+layout shows (plot of ObjectsBoundingBoxConditionalBuilder in taming-transformers): a colour for each object, its class
+and flags; drawn with PIL on the picture itself, where the original has a white canvas with the crop in grey.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,8 +72,8 @@ def draw(
 ) -> np.ndarray:
     """[H', W', 3] uint8 with a longer side of `size` pixels: the boxes of a layout with their names.
 
-    image: [H, W, 3] uint8 of any size, what the layout's crop shows of the picture; boxes are cut off at its edge, and objects
-    beyond it are left out.
+    image: [H, W, 3] uint8 of any size, what the layout's crop shows of the picture; boxes are cut off at its edge, and
+    objects beyond it are left out.
     names: of the labels; None writes their numbers.
 
     Raises: ValueError for another kind of image, or size < 32.

@@ -50,10 +50,12 @@ class Failure(NamedTuple):
 def make_job(
     fields: Mapping[str, Any], *, where: str, name: str, seed: int = 0, folder: Path | None = None
 ) -> Job:
-    """A job of what a line or a python user gives. name, seed: where fields give none. folder: paths are relative to it.
+    """A job of what a line or a python user gives.
 
-    Without a name of its own a job is called like its first file. Raises: ValueError for an unknown field, or a value of
-    another kind.
+    name, seed: where fields give none. folder: paths are relative to it.
+
+    Without a name of its own a job is called like its first file. Raises: ValueError for an unknown field, or a value
+    of another kind.
     """
     if not isinstance(fields, Mapping):
         raise ValueError(f"a job is {str(fields)[:60]}, expected an object of {', '.join(FIELDS)}")
@@ -96,7 +98,8 @@ def _check_kind(field: str, value: Any) -> None:
 def of_lines(
     path: str | Path, defaults: Mapping[str, Any] = {}, seeds: Sequence[int] = (0,)
 ) -> tuple[list[Job], list[Failure]]:
-    """The jobs of a JSON-lines file, and the lines that are none, each named by its number. Empty lines are passed over.
+    """The jobs of a JSON-lines file, and the lines that are none, each named by its number. Empty lines are passed
+    over.
 
     defaults: what a line that does not say otherwise gives. seeds: of a line without one; each makes a picture.
     Raises: ValueError if there is no such file, it is not UTF-8 text, or it has no line.
@@ -151,7 +154,8 @@ class Partners:
             found = self._in_folder(file)
             if found is not None and found.resolve() == file.resolve():
                 raise ValueError(
-                    f"{self.field} {self.where}: {file.name} would be both the {leader} and the {self.field} of a picture, "
+                    f"{self.field} {self.where}: {file.name} would be both the {leader} and the {self.field} "
+                    f"of a picture, "
                     "expected another folder"
                 )
 
@@ -169,9 +173,11 @@ def of_flags(
     """The jobs of the command line: every file of a folder is one, single files and all else belong to each of them.
 
     given: fields of GIVEN; those of FILES may be folders. Of the files of a job the first in the order of FILES leads,
-    a folder before a single file, a mask never; of the other folders it takes the file with the leading one's stem, x.png or
-    x_mask.png. with_masks: the task wants masks. Then x_mask.png beside x.png is no image of its own; without `mask`, or where
-    that is the images' own folder, it is the mask of x.png, as in CompVis/latent-diffusion@a506df5 scripts/inpaint.py.
+    a folder before a single file, a mask never; of the other folders it takes the file with the leading one's stem,
+    x.png or
+    x_mask.png. with_masks: the task wants masks. Then x_mask.png beside x.png is no image of its own; without `mask`,
+    or where that is the images' own folder, it is the mask of x.png, as in CompVis/latent-diffusion@a506df5
+    scripts/inpaint.py.
     Returns: jobs, and failures for files without a partner.
     Raises: ValueError for a folder that holds none, or one given for two fields of which a file would be both.
     """

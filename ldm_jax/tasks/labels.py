@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 def class_label(value: Any, names: Sequence[str] | None = None) -> Any:
     """An int, or a mixture {int: weight} of several classes.
 
-    value: a number, a name (`number`), 'red circle:0.5,blue square:0.5', or a mapping {number or name: weight}; weights of one class are
+    value: a number, a name (`number`), 'red circle:0.5,blue square:0.5', or a mapping {number or name: weight}; weights
+    of one class are
     summed. names: of all classes, in the order of their numbers.
     Raises: ValueError for an unknown name or a weight that is no number.
     """
@@ -52,10 +53,11 @@ def class_label(value: Any, names: Sequence[str] | None = None) -> Any:
 
 
 def number(value: Any, names: Sequence[str] | None = None) -> Any:
-    """The number of a class that is given by its name or by its number, as text or as an integer; anything else as it is.
+    """The number of a class that is given by its name or by its number, as text or as an integer; anything else as it
+    is.
 
-    Where all names are numbers themselves, as those of folders 1, 2 and 10, whose classes are 0, 2 and 1 in the order of their
-    spelling, 10 is the class of that name, whether a command line or JSON says it.
+    Where all names are numbers themselves, as those of folders 1, 2 and 10, whose classes are 0, 2 and 1 in the order
+    of their spelling, 10 is the class of that name, whether a command line or JSON says it.
     Raises: ValueError for an unknown name.
     """
     names = list(names or ())
@@ -84,8 +86,8 @@ def number(value: Any, names: Sequence[str] | None = None) -> Any:
 def layout(value: Any, names: Sequence[str] | None = None) -> Any:
     """A layout (conditioning/layout.py) whose labels are numbers.
 
-    value: the path of a JSON file, the dict that is in one, or tokens, which stay. Raises: ValueError for a file that is
-    absent or no JSON object, or an unknown name.
+    value: the path of a JSON file, the dict that is in one, or tokens, which stay. Raises: ValueError for a file that
+    is absent or no JSON object, or an unknown name.
     """
     if isinstance(value, str | Path):
         value = _read_json(Path(value))
@@ -116,8 +118,8 @@ def told(system: Any, value: Any, names: Sequence[str] | None) -> dict[str, Any]
 
 
 def within_room(system: Any, value: Any, names: Sequence[str] | None, where: str | None) -> Any:
-    """The layout with as many objects as the model has room for, the first ones; the log names those left out of `where`,
-    unless that is None."""
+    """The layout with as many objects as the model has room for, the first ones; the log names those left out of
+    `where`, unless that is None."""
     conditioner, boxes = _conditioner(system), value.get("boxes") if isinstance(value, Mapping) else None
     if conditioner is None or not isinstance(boxes, list | tuple):
         return value

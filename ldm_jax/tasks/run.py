@@ -1,9 +1,12 @@
-"""The tasks of a model: what a job gives becomes the arguments of LatentDiffusion.sample, and jobs are drawn in batches.
+"""The tasks of a model: what a job gives becomes the arguments of LatentDiffusion.sample, and jobs are drawn in
+batches.
 
-Decides which task a model can do, what each needs, which size its pictures get, and that a job that cannot be drawn stops
-none of the others. Where jobs come from is tasks/jobs.py's to say, what a file means data/pictures.py's, how a class or a layout
-is read tasks/labels.py's. Sources of the tasks: Rombach et al. 2022 (arXiv:2112.10752) section 4; image-to-image: SDEdit (Meng et
-al. 2022, arXiv:2108.01073) as in CompVis/stable-diffusion scripts/img2img.py, with its default strength.
+Decides which task a model can do, what each needs, which size its pictures get, and that a job that cannot be drawn
+stops none of the others. Where jobs come from is tasks/jobs.py's to say, what a file means data/pictures.py's, how a
+class or a layout
+is read tasks/labels.py's. Sources of the tasks: Rombach et al. 2022 (arXiv:2112.10752) section 4; image-to-image:
+SDEdit (Meng et al. 2022, arXiv:2108.01073) as in CompVis/stable-diffusion scripts/img2img.py, with its default
+strength.
 """
 
 import json
@@ -100,8 +103,8 @@ def check_task(system: Any, name: str) -> None:
 
 
 class Ready(NamedTuple):
-    """A job with its files read. conditions: one value for each name that LatentDiffusion.sample takes a list of. methods: its
-    guidance and edit, as of LatentDiffusion.sample."""
+    """A job with its files read. conditions: one value for each name that LatentDiffusion.sample takes a list of.
+    methods: its guidance and edit, as of LatentDiffusion.sample."""
 
     conditions: dict[str, Any]
     negative_prompt: str | None = None
@@ -136,13 +139,15 @@ def run(
 ) -> Iterator[tuple[Job, np.ndarray | ValueError]]:
     """Draws jobs, and yields each with its picture [H, W, 3] uint8, or with the error that says why there is none.
 
-    model: a LatentDiffusion. jobs: of tasks/jobs.py, or mappings of its FIELDS: paths, or the arrays themselves (pictures uint8
-    [H, W, 3] or of PIL, masks, maps and depths [H, W], embeddings [L, D], layouts dicts, class mixtures {label: weight}).
+    model: a LatentDiffusion. jobs: of tasks/jobs.py, or mappings of its FIELDS: paths, or the arrays themselves
+    (pictures uint8 [H, W, 3] or of PIL, masks, maps and depths [H, W], embeddings [L, D], layouts dicts, class mixtures
+    {label: weight}).
     task: one of TASKS; None finds the one that the model does with the fields a job has.
-    fit: one of pictures.FITS, what happens to images, masks and maps of another size than asked for: the job's `size`, or
-    the model's own. 'none' draws pictures of the image's size. tile, settings: as LatentDiffusion.sample.
-    Jobs of equal shape and strength are drawn together, batch_size at once, in the order in which their batches are full.
-    Files are read job by job as pictures are asked for; fewer than _WAITING batches' jobs wait, read, for others like them.
+    fit: one of pictures.FITS, what happens to images, masks and maps of another size than asked for: the job's `size`,
+    or the model's own. 'none' draws pictures of the image's size. tile, settings: as LatentDiffusion.sample.
+    Jobs of equal shape and strength are drawn together, batch_size at once, in the order in which their batches are
+    full. Files are read job by job as pictures are asked for; fewer than _WAITING batches' jobs wait, read, for others
+    like them.
     Raises: ValueError at once for an unknown task or fit, one that the model cannot do, and a batch size below 1; while
     drawing, what LatentDiffusion.sample says of the settings.
     """
@@ -191,8 +196,8 @@ def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, setting
 def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: Mapping):
     """The pictures of a batch; of one with bad jobs, the errors of these, and the pictures of the rest.
 
-    size: how many are drawn, the last one again and again if there are fewer: where larger batches went before, no program is
-    compiled for a smaller one.
+    size: how many are drawn, the last one again and again if there are fewer: where larger batches went before, no
+    program is compiled for a smaller one.
     """
     first = batch[0][1]
     padded = [*batch, *[batch[-1]] * (size - len(batch))]
@@ -316,7 +321,8 @@ def _read(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _check_mask(mask: np.ndarray, fit: str) -> None:
-    """mask: fitted, which may have taken its hole away. Raises: ValueError for one that marks all of the image, or none."""
+    """mask: fitted, which may have taken its hole away. Raises: ValueError for one that marks all of the image, or
+    none."""
     if mask.any() and not mask.all():
         return
     which, reason = ("all", "nothing is known") if mask.all() else ("none", "nothing is to be filled in")
@@ -345,7 +351,8 @@ def _array(value: Any, read: Any, check: Any = np.asarray) -> np.ndarray:
 def _fitted(
     system: Any, name: str, arrays: dict, size: tuple[int, int] | None, fit: str
 ) -> tuple[tuple[int, int] | None, dict]:
-    """(H, W) of the picture that is drawn, None for the model's own; the arrays, the image and what lies on it fitted."""
+    """(H, W) of the picture that is drawn, None for the model's own; the arrays, the image and what lies on it
+    fitted."""
     times = system.first_stage.factor if name == "superres" else 1
     leading = next((field for field in ("image", "map") if field in arrays), None)
     if leading is None:
@@ -356,7 +363,8 @@ def _fitted(
         hint = f"; fit 'crop' or 'resize' makes it {_by(side // times for side in wanted)}"
         if size is not None and shape != tuple(size):
             raise ValueError(
-                f"the {leading} is {_by(arrays[leading].shape[:2])}, for pictures of {_by(shape)}, size is {_by(size)}{hint}"
+                f"the {leading} is {_by(arrays[leading].shape[:2])}, for pictures of {_by(shape)}, size is "
+                f"{_by(size)}{hint}"
             )
         what = f"the {leading}" if times == 1 else f"the picture, {times} times the {leading}"
         try:
@@ -375,7 +383,8 @@ def _fitted(
 
 
 def _size(value: Any) -> tuple[int, int]:
-    """(height, width) of a pair, of one number, or of '64x128' as in 'height x width'. Raises: ValueError for others."""
+    """(height, width) of a pair, of one number, or of '64x128' as in 'height x width'. Raises: ValueError for
+    others."""
     try:
         parts = value.lower().split("x") if isinstance(value, str) else np.atleast_1d(value).tolist()
         sides = [int(part) for part in parts]

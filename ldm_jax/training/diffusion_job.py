@@ -1,4 +1,5 @@
-"""What a second stage's run consists of (loop.Job): the first stage that it stands on, its latents, its step, its pictures."""
+"""What a second stage's run consists of (loop.Job): the first stage that it stands on, its latents, its step, its
+pictures."""
 
 import json
 import logging
@@ -45,7 +46,8 @@ log = logging.getLogger(__name__)
 
 
 def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
-    """The first stage that the latents are of: the workdir's own copy, or else the one that the config names, copied there.
+    """The first stage that the latents are of: the workdir's own copy, or else the one that the config names, copied
+    there.
 
     The copy comes first so that a run goes on in the latents that it began in, whatever has become of the original.
     """
@@ -134,7 +136,8 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
     differing = [k for k in made_of if before.get(k) != made_of[k]]
     if differing and has_checkpoints(workdir):
         raise ValueError(
-            f"workdir {workdir} was trained on other {'data' if 'data' in differing else 'latents'} than it would go on with; "
+            f"workdir {workdir} was trained on other {'data' if 'data' in differing else 'latents'} than it "
+            f"would go on with; "
             "restore them, or take another --workdir"
         )
     if differing or (precompute and not path.exists()):
@@ -175,7 +178,8 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any, condit
     def preview(ema_params: PyTree) -> dict:
         params = dict(ema_params, first_stage=frozen["first_stage"])
         model = LatentDiffusion(system, params, frozen["scale_factor"], {"sampling": sampling})
-        # Not `sample`: it refuses masks of nothing and of everything, which training may draw, and puts known pixels back.
+        # Not `sample`: it refuses masks of nothing and of everything, which training may draw, and puts known pixels
+        # back.
         batch_size = sampling.get("batch_size", 8)
         latents = model.sample_latents(given, seeds, batch_size=batch_size, **model.resolve())
         samples = watch.preview(model.decode(latents))

@@ -63,13 +63,13 @@ def make_loss(
 ) -> Callable:
     """loss(params, frozen, batch, seed, step) -> (scalar, metrics).
 
-    predict(params, frozen, x_t, t, batch, keys) -> [B,h,w,c] is the network with its conditioner; what is random in it has
-    to come from each example's own key, or it would differ with the number of devices.
+    predict(params, frozen, x_t, t, batch, keys) -> [B,h,w,c] is the network with its conditioner; what is random in it
+    has to come from each example's own key, or it would differ with the number of devices.
     encode(frozen, batch, keys) -> latents [B,h,w,c].
     drop_condition(batch, keys) -> batch, with the condition of some examples replaced by the null condition.
     logvar: [T] float32, fixed; None is zeros, unless params hold one that is learned.
-    terms: further terms of the loss and their weights. With any, predict gives (prediction, {name: [B] float32}), and the metrics hold
-    the means under loss_<name>; `loss` is the sum of all, weighted.
+    terms: further terms of the loss and their weights. With any, predict gives (prediction, {name: [B] float32}), and
+    the metrics hold the means under loss_<name>; `loss` is the sum of all, weighted.
     loss_options go to ldm_jax.diffusion.loss.diffusion_loss. metrics: its, and those of `loss_by_timestep`, unweighted.
     """
 
@@ -116,7 +116,8 @@ def make_step(
 ) -> Callable:
     """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Layout.compile.
 
-    ema_decay: the limit of the average's decay; its warm-up is ema.decay's. average: over the devices, parallel.Layout.average.
+    ema_decay: the limit of the average's decay; its warm-up is ema.decay's. average: over the devices,
+    parallel.Layout.average.
     accumulate: how many batches tx makes one step of, which is what the average counts.
     """
 

@@ -45,7 +45,8 @@ def update(
 def after_batch(
     ema_params: PyTree, params: PyTree, step: Array, max_decay: float = 0.9999, accumulate: int = 1
 ) -> PyTree:
-    """The average after batch number `step` ([] int32, from 0), where the gradients of `accumulate` batches make one optimizer
+    """The average after batch number `step` ([] int32, from 0), where the gradients of `accumulate` batches make one
+    optimizer
     step: it moves, and its warm-up counts, by optimizer steps. The original moves it on every batch.
     """
     moved = update(ema_params, params, (step + 1) // accumulate, max_decay)

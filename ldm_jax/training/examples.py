@@ -36,9 +36,9 @@ def has_token_masks(config: Mapping[str, Any]) -> bool:
 def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> Callable:
     """(example, rng) -> (its image or moments, {name: what a user would give for this picture}).
 
-    With the moments come the outputs of the text encoder where they are stored, and the mirror image's where the source picks
-    them. What is given comes from the fields of the example, from those that data.derive makes of its image, from `seed`, a new
-    number each time, and from the source's random captions where it has them.
+    With the moments come the outputs of the text encoder where they are stored, and the mirror image's where the source
+    picks them. What is given comes from the fields of the example, from those that data.derive makes of its image, from
+    `seed`, a new number each time, and from the source's random captions where it has them.
     """
     derived = derive.derivation(config["data"].get("derive") or {})
     masked = has_token_masks(config)
@@ -68,7 +68,8 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
 
 
 def inputs_of(system: System, conditions: Callable) -> Callable:
-    """(example, rng) -> what a training step needs of the example: its image or moments, and the inputs of its conditions.
+    """(example, rng) -> what a training step needs of the example: its image or moments, and the inputs of its
+    conditions.
 
     conditions: of `conditions_of`.
     """
@@ -88,7 +89,8 @@ def _pictured(config: dict, system: System) -> list[str]:
 
 
 def needed_beside_moments(config: dict, system: System) -> set[str]:
-    """The fields of an example that conditioning asks for where its latents are stored; the image only if it is looked at."""
+    """The fields of an example that conditioning asks for where its latents are stored; the image only if it is looked
+    at."""
     fields = {field for field in system.example.values() if field not in (config["data"].get("derive") or {})}
     return fields | ({"image"} if _pictured(config, system) else set())
 
@@ -110,7 +112,8 @@ def check_example(config: dict, system: System, source: Any) -> None:
         raise ValueError(f"data.precompute_latents: {source!r} cuts its images anew each time; leave it out")
     if data.get("precompute_latents") and cuts and _pictured(config, system):
         raise ValueError(
-            f"data.precompute_latents: {kinds!r} needs {', '.join(_pictured(config, system))} of the image that the latents are of, "
+            f"data.precompute_latents: {kinds!r} needs {', '.join(_pictured(config, system))} of the image "
+            f"that the latents are of, "
             "and the recipe or flip cuts it anew: take recipe 'none' and no flip"
         )
     for field in (set(system.example.values()) & set(example)) - derived - {"image"}:

@@ -47,7 +47,8 @@ def batches_of(config: dict, source: Any, transform: Callable) -> Callable[[int]
 
 
 def init_key(config: dict):
-    """The key that fresh parameters are drawn with. One program draws them all; with threefry, it compiles for minutes."""
+    """The key that fresh parameters are drawn with. One program draws them all; with threefry, it compiles for
+    minutes."""
     return jax.random.key(config["seed"], impl="unsafe_rbg")
 
 

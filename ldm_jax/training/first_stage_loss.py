@@ -9,9 +9,9 @@ recur:
     discriminate  (batch_stats, images) -> (logits float32, batch_stats), or None: no adversarial term is
     computed at all
     average       over the devices, of what each computed from its part of the batch (distributed/parallel.py)
-A discriminator that is shown a condition concatenates it itself. Losses are of the part of the batch that is given, for the
-caller to average; what is no mean over examples (the adaptive weight, the use of the codebook) is of the global batch, on
-any number of devices. The original's processes each weigh their own images.
+A discriminator that is shown a condition concatenates it itself. Losses are of the part of the batch that is given, for
+the caller to average; what is no mean over examples (the adaptive weight, the use of the codebook) is of the global
+batch, on any number of devices. The original's processes each weigh their own images.
 """
 
 from collections.abc import Callable

@@ -143,7 +143,8 @@ def make_step(
 
     kind: 'kl' or 'vq'. autoencoder, discriminator: linen modules; discriminator None leaves out every adversarial term.
     perceptual: (frozen, x, x_rec, keys) -> [B,1,1,1], or None. average: over the devices, parallel.Layout.average; the
-    discriminator's axis_name has to be the layout's. accumulate: how many batches the optimizers make one step of. loss_options go to first_stage_loss.generator_loss_{kind}.
+    discriminator's axis_name has to be the layout's. accumulate: how many batches the optimizers make one step of.
+    loss_options go to first_stage_loss.generator_loss_{kind}.
     batch: 'image' [B,H,W,C] float32 in [-1,1], 'position' [B] int32. seed: [] uint32.
     """
     generator_loss = _generator_loss(

@@ -1,7 +1,7 @@
 """What the first stage makes of a data set: the factor that scales its latents, and a file of all of them.
 
-The statistics are over all examples, gathered in float64, so that they depend on neither batch nor host. A file of moments
-says which first stage and which data made it.
+The statistics are over all examples, gathered in float64, so that they depend on neither batch nor host. A file of
+moments says which first stage and which data made it.
 """
 
 import logging
@@ -65,8 +65,8 @@ def measure(batches: Iterable[dict], encode: Callable, has_variance: bool) -> St
 def precompute(
     path: Path, batches: Iterable[dict], number: int, encode: Callable, has_variance: bool, made_of: dict
 ) -> Statistics:
-    """Writes what `encode` gives for `number` images, in order, as float32 to path (.npy) and `made_of` and the statistics to
-    path with .json. Both are renamed into place when they are whole."""
+    """Writes what `encode` gives for `number` images, in order, as float32 to path (.npy) and `made_of` and the
+    statistics to path with .json. Both are renamed into place when they are whole."""
     sums, done, start, partial = _Sums(), 0, time.time(), path.with_suffix(".partial.npy")
     stored = None
     for i, batch in enumerate(batches):
@@ -93,8 +93,8 @@ def precompute(
 class MomentsSource:
     """A source whose examples hold `moments` [h,w,2c] float32, and of what `source` gives the fields in `fields` only.
 
-    Random captions and the fingerprint are the source's own. An example is read only if one of its fields is asked for that
-    a random caption does not stand for.
+    Random captions and the fingerprint are the source's own. An example is read only if one of its fields is asked for
+    that a random caption does not stand for.
     """
 
     def __init__(self, source, moments: np.ndarray, fields: Iterable[str] = ()):

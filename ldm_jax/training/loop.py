@@ -58,12 +58,12 @@ def run(
     start: int,
     calls: Calls,
 ) -> tuple[TrainState, int]:
-    """From step `start` to config.total_steps, or until calls.stop says so. Returns the last state, which is saved, and the
-    steps done.
+    """From step `start` to config.total_steps, or until calls.stop says so. Returns the last state, which is saved, and
+    the steps done.
 
-    state: as layout.place gives it; its buffers are used up. Raises: RuntimeError where a metric is no number; ValueError for a
-    start that steps_per_dispatch does not divide; what job.batches raises, at the step whose batch it is, after a process that
-    is alone has saved the steps before it.
+    state: as layout.place gives it; its buffers are used up. Raises: RuntimeError where a metric is no number;
+    ValueError for a start that steps_per_dispatch does not divide; what job.batches raises, at the step whose batch it
+    is, after a process that is alone has saved the steps before it.
     """
     frozen, at_once = layout.place(job.frozen), config.get("steps_per_dispatch") or 1
     if start % at_once:
@@ -89,7 +89,8 @@ def run(
                 raise
             with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
                 state, metrics = step(state, frozen, batch, seed)
-                # The host is one step ahead of the devices, and no more: what it is told to save should not lie far behind.
+                # The host is one step ahead of the devices, and no more: what it is told to save should not lie far
+                # behind.
                 jax.block_until_ready(running)
             del batch
             done, running = done + at_once, metrics

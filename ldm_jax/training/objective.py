@@ -1,4 +1,5 @@
-"""What the second stage minimises: its config's loss, put together from the parts of its system; and what it leaves alone.
+"""What the second stage minimises: its config's loss, put together from the parts of its system; and what it leaves
+alone.
 
 It knows config and models; where batches come from and what is done with the gradient is train.py's.
 """
@@ -25,7 +26,8 @@ from ldm_jax.types import PyTree
 def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     """loss(params, frozen, batch, seed, step) -> (scalar, metrics), see diffusion_step.make_loss.
 
-    frozen: {'first_stage': parameters, 'scale_factor': [] float32}. batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of
+    frozen: {'first_stage': parameters, 'scale_factor': [] float32}. batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C],
+    the inputs of
     the conditioning, 'position' [B] int32. Raises: ValueError for an option of `loss` that there is not.
     """
 
@@ -111,8 +113,8 @@ def _stop_gradients(params: PyTree, prefixes: Sequence[str]) -> PyTree:
 
 
 def freeze(tx: optax.GradientTransformation, prefixes: Sequence[str], params: PyTree):
-    """tx for all parameters but those below `prefixes`, such as 'conditioner' or 'conditioner/clip', which stay as they are:
-    they get no update, no weight decay and no optimizer state.
+    """tx for all parameters but those below `prefixes`, such as 'conditioner' or 'conditioner/clip', which stay as they
+    are: they get no update, no weight decay and no optimizer state.
 
     Raises: ValueError for a prefix that no parameter has.
     """

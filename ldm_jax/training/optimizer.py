@@ -50,12 +50,13 @@ def warmup_cosine(num_steps: int, warm_up_steps: int = 0, final: float = 0.0) ->
 def warmup_stable_decay(
     warm_up_steps: int = 0, decay_from: int | None = None, decay_steps: int = 0, final: float = 0.0
 ) -> Multiplier:
-    """Linear from 0 to 1 over warm_up_steps, then 1; from step decay_from on, down to `final` within decay_steps, by 1 - sqrt(the part
-    of them that is done), and `final` from there on. decay_from None: never.
+    """Linear from 0 to 1 over warm_up_steps, then 1; from step decay_from on, down to `final` within decay_steps, by 1
+    - sqrt(the part of them that is done), and `final` from there on. decay_from None: never.
 
-    A run has no end until it is given one: it goes on at the constant rate, and whenever a model is wanted it is resumed with
-    decay_from at the step where it stands. Source: Hu et al. 2024, MiniCPM (arXiv:2404.06395), section 4; the square root: Hägele et
-    al. 2024 (arXiv:2405.18392), section 3.
+    A run has no end until it is given one: it goes on at the constant rate, and whenever a model is wanted it is
+    resumed with
+    decay_from at the step where it stands. Source: Hu et al. 2024, MiniCPM (arXiv:2404.06395), section 4; the square
+    root: Hägele et al. 2024 (arXiv:2405.18392), section 3.
     Raises: ValueError for a decay that begins within the warm-up or takes no step.
     """
     warm = constant(warm_up_steps)
@@ -63,7 +64,8 @@ def warmup_stable_decay(
         return warm
     if decay_from < warm_up_steps or decay_steps < 1:
         raise ValueError(
-            f"warmup_stable_decay: got a decay of {decay_steps} steps from step {decay_from} on, expected at least 1 step, "
+            f"warmup_stable_decay: got a decay of {decay_steps} steps from step {decay_from} on, expected at "
+            f"least 1 step, "
             f"after the warm-up of {warm_up_steps}"
         )
 

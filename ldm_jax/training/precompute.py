@@ -1,7 +1,8 @@
 """Stores what the first stage of a config makes of its data, so that training need not encode them again.
 
-Decides what is computed, by which host, and in which order; what lies in the folder is data/latents.py's, the command commands/
-precompute_latents.py. Pictures are cut as in training, each in one way for good. An Apache Beam pipeline instead: training/precompute_beam.py.
+Decides what is computed, by which host, and in which order; what lies in the folder is data/latents.py's, the command
+commands/ precompute_latents.py. Pictures are cut as in training, each in one way for good. An Apache Beam pipeline
+instead: training/precompute_beam.py.
 """
 
 import itertools
@@ -47,9 +48,9 @@ class Options(NamedTuple):
 class Job(NamedTuple):
     """What is to be written, ready to be computed.
 
-    transform: (example, rng) -> {'image' [H, W, 3] float32 in [-1, 1], and the fields}. encode: images [n, H, W, 3] -> moments
-    [n, h, w, 2c] float32, any n. say: examples -> {'text_context' [n, L, D], …} float32, see data/latents.py, or {}. example: one
-    as it is stored, its numbers zero.
+    transform: (example, rng) -> {'image' [H, W, 3] float32 in [-1, 1], and the fields}. encode: images [n, H, W, 3] ->
+    moments [n, h, w, 2c] float32, any n. say: examples -> {'text_context' [n, L, D], …} float32, see data/latents.py,
+    or {}. example: one as it is stored, its numbers zero.
     """
 
     made: MadeOf
@@ -108,7 +109,8 @@ def read_text_encoder(config: Mapping[str, Any], system: System) -> PyTree:
 
 
 def on_all_devices(fn: Callable, params: PyTree, batch_size: int) -> Callable:
-    """fn(params, tree of [n, …]) -> tree of [n, …] float32, computed for any n on this host's devices, batch_size on each."""
+    """fn(params, tree of [n, …]) -> tree of [n, …] float32, computed for any n on this host's devices, batch_size on
+    each."""
     mesh = Mesh(np.asarray(jax.local_devices()), ("images",))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("images"))
     params, rows = jax.device_put(params, whole), batch_size * mesh.size
@@ -132,7 +134,8 @@ def on_all_devices(fn: Callable, params: PyTree, batch_size: int) -> Callable:
 
 
 def open_data(config: Mapping[str, Any]) -> tuple[Any, Callable]:
-    """(the config's source, its crop (image uint8, rng) -> [size, size, 3] float32 in [-1, 1], which mirrors nothing)."""
+    """(the config's source, its crop (image uint8, rng) -> [size, size, 3] float32 in [-1, 1], which mirrors
+    nothing)."""
     data = dict(config["data"])
     recipe = data.get("recipe", "none")
     if data.get("name") == "latents":
@@ -346,7 +349,8 @@ def finish(job: Job, root: Path) -> dict | None:
 
 
 def precompute(config: dict, root: str | Path, options: Options = Options(), host: tuple[int, int] = (0, 1)):
-    """Writes the shards of this host, (index, count), that are not there yet, and makes a data set of all if none is missing.
+    """Writes the shards of this host, (index, count), that are not there yet, and makes a data set of all if none is
+    missing.
 
     Returns: as `finish`. Raises: ValueError for a folder that holds something else; OSError for a disk that is full.
     """

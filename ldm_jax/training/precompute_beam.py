@@ -2,8 +2,9 @@
 
     ldm-precompute-latents --config … --out … --beam '--runner=DirectRunner --direct_num_workers=4'
 
-Its elements are the numbers of the shards that are missing, and what it does to each is precompute_latents.write_shard; so a
-folder may be begun without Beam and finished with it, or the other way round. Every worker sees --out and the data under the
+Its elements are the numbers of the shards that are missing, and what it does to each is precompute_latents.write_shard;
+so a folder may be begun without Beam and finished with it, or the other way round. Every worker sees --out and the data
+under the
 same paths. Imported only when it is asked for: apache_beam is an extra (pip install ldm_jax[beam]).
 """
 

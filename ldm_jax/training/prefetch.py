@@ -1,7 +1,7 @@
 """Batches made ready ahead of the steps that take them, by a thread: drawn and placed while the devices work on others.
 
-It decides how many wait. What a batch is, and where it is placed, is the caller's. Nothing of it is saved: a run that goes on
-from a step draws again what was made ready for it and not taken.
+It decides how many wait. What a batch is, and where it is placed, is the caller's. Nothing of it is saved: a run that
+goes on from a step draws again what was made ready for it and not taken.
 """
 
 import queue
@@ -16,8 +16,8 @@ PATIENCE = 10.0  # seconds that are waited at the end for a draw that is under w
 class Ahead:
     """An iterator over `number` results of draw(), in their order, of which at most `depth` are ready and not taken.
 
-    To be used in a `with` block, outside of which the thread does not run. An error in draw() is raised, as it is, where its
-    result would have come; those before it come first.
+    To be used in a `with` block, outside of which the thread does not run. An error in draw() is raised, as it is,
+    where its result would have come; those before it come first.
     """
 
     def __init__(self, draw: Callable[[], Any], number: int, depth: int = DEPTH):

@@ -1,7 +1,7 @@
 """A trace of some steps, for TensorBoard's profiler: at a step that was named beforehand, or when somebody asks for it.
 
-It decides when a trace begins and ends. Process 0 alone is traced: all do the same, and each would write a trace of its own.
-Nothing that goes wrong with a trace ends a run.
+It decides when a trace begins and ends. Process 0 alone is traced: all do the same, and each would write a trace of its
+own. Nothing that goes wrong with a trace ends a run.
 """
 
 import contextlib
@@ -103,10 +103,12 @@ def _newest(workdir: Path) -> Path:
 def on_demand(
     workdir: Path, at: int | None = None, steps: int = STEPS, look_every: float = LOOK_EVERY
 ) -> Iterator[Tracer]:
-    """Yields what is to be asked before and after every step. It traces `steps` of them into `workdir`, after step `at` or when
+    """Yields what is to be asked before and after every step. It traces `steps` of them into `workdir`, after step `at`
+    or when
     somebody asks: by a file WORKDIR/profile, which it takes away, or by SIGUSR1.
 
-    The first step is never traced: it compiles. On other processes than the first nothing is traced, and SIGUSR1 does no harm.
+    The first step is never traced: it compiles. On other processes than the first nothing is traced, and SIGUSR1 does
+    no harm.
     """
     tracer = Tracer(workdir, at, steps, look_every, active=hosts.is_first())
     try:

@@ -1,6 +1,8 @@
-"""The programs that train either stage, put together from a config: the optimizer, the step, and the state before the first one.
+"""The programs that train either stage, put together from a config: the optimizer, the step, and the state before the
+first one.
 
-It has neither data nor weights: train.py brings both, and dry_run.py compiles the same step where neither they nor the devices are.
+It has neither data nor weights: train.py brings both, and dry_run.py compiles the same step where neither they nor the
+devices are.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +44,8 @@ def make_program(config: Mapping[str, Any], layout: parallel.Layout) -> Program:
 
 
 def make_optimizer(config: Mapping[str, Any], num_devices: int) -> tuple[Any, Callable]:
-    """(the optimizer that the config names, its learning rate by step), at the original's rate (training/optimizer.py)."""
+    """(the optimizer that the config names, its learning rate by step), at the original's rate
+    (training/optimizer.py)."""
     options = dict(config["optimizer"])
     accumulate = options.get("accumulate", 1)
     base_lr, scale_lr = options.pop("base_lr"), options.pop("scale_lr", True)
@@ -52,7 +55,8 @@ def make_optimizer(config: Mapping[str, Any], num_devices: int) -> tuple[Any, Ca
     return tx, optimizer.make_lr_schedule(lr, options.get("schedule"))
 
 
-# ------------------------------------------------------------------------------------------------------ the second stage
+# ------------------------------------------------------------------------------------------------------ the second
+# stage
 
 
 def with_logvar(config: Mapping[str, Any], system: System, params: PyTree) -> PyTree:
@@ -106,14 +110,15 @@ def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.
     return {k: jax.ShapeDtypeStruct((number, *shape), dtype) for k, (shape, dtype) in inputs.items()}
 
 
-# ------------------------------------------------------------------------------------------------------- the first stage
+# ------------------------------------------------------------------------------------------------------- the first
+# stage
 
 
 def first_stage_parts(
     config: Mapping[str, Any], layout: parallel.Layout
 ) -> tuple[FirstStage, Callable, Callable]:
-    """(the first stage, step, key -> state before the first step), with the perceptual loss where config.lpips names weights,
-    which the step then finds in frozen['lpips']."""
+    """(the first stage, step, key -> state before the first step), with the perceptual loss where config.lpips names
+    weights, which the step then finds in frozen['lpips']."""
     if config["first_stage"].get("name") == "identity":
         raise ValueError("first_stage 'identity' has nothing to train; name kl or vq")
     first_stage = make_first_stage(config["first_stage"], config.get("dtype", "float32"))

@@ -1,4 +1,5 @@
-"""What a run says of the steps that it has done: figures for TensorBoard, and one line for the console. Nothing is written here."""
+"""What a run says of the steps that it has done: figures for TensorBoard, and one line for the console. Nothing is
+written here."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +13,8 @@ SLOW_DATA = 0.1  # the share of time above which waiting for data is worth a wor
 def scalars(
     config: Mapping[str, Any], values: Mapping[str, float], times: Times, mfu: float | None
 ) -> dict[str, float]:
-    """values, and what is known of the run's speed: images_per_second, mfu (0 to 1), seconds_per_step/…, and time/data_wait, the
-    part of the time in which the devices had no batch."""
+    """values, and what is known of the run's speed: images_per_second, mfu (0 to 1), seconds_per_step/…, and
+    time/data_wait, the part of the time in which the devices had no batch."""
     speed = {
         "images_per_second": times.steps_per_second * config["batch_size"],
         "time/data_wait": times.share("data"),
@@ -26,7 +27,8 @@ def scalars(
 def line(
     config: Mapping[str, Any], done: int, values: Mapping[str, float], times: Times, mfu: float | None
 ) -> str:
-    """The step, the loss, images/s, MFU where it is known, the share of waiting for data where it is large, and the time left."""
+    """The step, the loss, images/s, MFU where it is known, the share of waiting for data where it is large, and the
+    time left."""
     total = config["total_steps"]
     parts = [f"step {done}/{total}", *(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)]
     parts.append(f"{times.steps_per_second * config['batch_size']:.1f} images/s")

@@ -8,7 +8,8 @@ from ldm_jax.types import KEY_IMPL, Array, PyTree
 
 
 class TrainState(struct.PyTreeNode):
-    """step: [] int32, batches done (each is an optimizer step unless gradients are accumulated). params: what is trained (and, in a first stage, batch statistics).
+    """step: [] int32, batches done (each is an optimizer step unless gradients are accumulated). params: what is
+    trained (and, in a first stage, batch statistics).
     ema_params: the running average that is sampled from, or None. opt_state: the optimizer's.
     """
 

@@ -1,6 +1,7 @@
 """What a text encoder said of a caption ahead of training (docs/latents.md), in the place of the encoder.
 
-Decides which examples of a batch had their condition dropped, since what is stored knows nothing of that. It knows no files.
+Decides which examples of a batch had their condition dropped, since what is stored knows nothing of that. It knows no
+files.
 """
 
 from collections.abc import Mapping
@@ -20,10 +21,11 @@ def condition(
     deterministic: bool = True,
     key: Array | None = None,
 ) -> Cond:
-    """System.condition of `inputs`, or where they hold `text_context` [B, L, D] that; the encoder is then asked about `null` alone,
-    system.null_inputs(1), which stands for the examples whose inputs are the same as it.
+    """System.condition of `inputs`, or where they hold `text_context` [B, L, D] that; the encoder is then asked about
+    `null` alone, system.null_inputs(1), which stands for the examples whose inputs are the same as it.
 
-    A text encoder that gives a vector as well, [B, P], has it in `text_vector`, and without the caption in `text_vector_null`.
+    A text encoder that gives a vector as well, [B, P], has it in `text_vector`, and without the caption in
+    `text_vector_null`.
     """
     context, vector, vector_null = (inputs.get(name) for name in TEXT)
     if context is None:

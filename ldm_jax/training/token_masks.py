@@ -1,8 +1,10 @@
 """Cross-attention taught by masks: where a picture shows what a word speaks of, that word's attention is to lie there.
 
-Decides what a caption's masks are, token by token, which attention maps are read, and the loss between the two; it knows neither the
-network nor the data set. Source: Wang et al. 2024, TokenCompose (arXiv:2312.03626), section 3.2, its token loss. Its second
-term, of every pixel, asks that each of a phrase's tokens has all of a pixel's attention, which one alone can have, and is left out.
+Decides what a caption's masks are, token by token, which attention maps are read, and the loss between the two; it
+knows neither the
+network nor the data set. Source: Wang et al. 2024, TokenCompose (arXiv:2312.03626), section 3.2, its token loss. Its
+second term, of every pixel, asks that each of a phrase's tokens has all of a pixel's attention, which one alone can
+have, and is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +19,8 @@ from ldm_jax.types import Array
 
 
 class Recorder(Control):
-    """Reads the cross-attention maps, averaged over heads: [B, h, w, K] float32 at each site. resolutions: only of maps of these
-    heights in cells; none given: of all."""
+    """Reads the cross-attention maps, averaged over heads: [B, h, w, K] float32 at each site. resolutions: only of maps
+    of these heights in cells; none given: of all."""
 
     resolutions: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
@@ -38,7 +40,8 @@ class Term(NamedTuple):
 
 
 def term(weight: float = 0.0, resolutions: tuple[int, ...] = ()) -> Term | None:
-    """The options of config.loss.token_masks; None for weight 0. resolutions: as of `Recorder`. Raises: ValueError for weight < 0."""
+    """The options of config.loss.token_masks; None for weight 0. resolutions: as of `Recorder`. Raises: ValueError for
+    weight < 0."""
     if weight < 0:
         raise ValueError(f"loss.token_masks.weight: got {weight}, expected 0 (off) or more")
     return Term(weight, Recorder(resolutions)) if weight else None
@@ -47,11 +50,11 @@ def term(weight: float = 0.0, resolutions: tuple[int, ...] = ()) -> Term | None:
 def of_caption(
     tokenizer: Any, caption: str, phrases: Sequence[tuple[int, int, np.ndarray]], shape: tuple[int, int]
 ) -> np.ndarray:
-    """[L, h, w] float32 in [0, 1]: for each of the tokenizer's L tokens the part of each cell that its phrase covers, and zeros for a
-    token of no phrase.
+    """[L, h, w] float32 in [0, 1]: for each of the tokenizer's L tokens the part of each cell that its phrase covers,
+    and zeros for a token of no phrase.
 
-    phrases: (start, end, mask), caption[start:end] speaks of what covers mask [H, W], numbers in [0, 1]. shape: (h, w), which divides
-    (H, W). Raises: ValueError if it does not.
+    phrases: (start, end, mask), caption[start:end] speaks of what covers mask [H, W], numbers in [0, 1]. shape: (h, w),
+    which divides (H, W). Raises: ValueError if it does not.
     """
     h, w = shape
     offsets = tokenizer.encode(caption).offsets
@@ -68,11 +71,12 @@ def of_caption(
 
 
 def loss(maps: Mapping[str, Array], masks: Array) -> Array:
-    """[B] float32: the mean over sites and tokens that have a mask of (1 - the part of the token's attention inside)^2, in [0, 1]; 0
-    for an example without such a token.
+    """[B] float32: the mean over sites and tokens that have a mask of (1 - the part of the token's attention inside)^2,
+    in [0, 1]; 0 for an example without such a token.
 
-    maps: of `Recorder`, by site, [B, h', w', K]. masks: [B, L, h, w] in [0, 1], of the context's first L <= K tokens; its size
-    is a multiple of the maps'. A mask counts relative to its fullest cell, so that what covers no cell whole can be met as well.
+    maps: of `Recorder`, by site, [B, h', w', K]. masks: [B, L, h, w] in [0, 1], of the context's first L <= K tokens;
+    its size is a multiple of the maps'. A mask counts relative to its fullest cell, so that what covers no cell whole
+    can be met as well.
     """
     has_mask = (masks.max(axis=(2, 3)) > 0).astype(jnp.float32)
     terms = [jnp.square(1 - inside(attention, masks)) for attention in maps.values()]
@@ -81,7 +85,8 @@ def loss(maps: Mapping[str, Array], masks: Array) -> Array:
 
 
 def inside(attention: Array, masks: Array) -> Array:
-    """[B, L] float32 in [0, 1]: the part of each token's attention [B, h', w', K] that falls on its mask [B, L, h, w]."""
+    """[B, L] float32 in [0, 1]: the part of each token's attention [B, h', w', K] that falls on its mask [B, L, h,
+    w]."""
     b, h, w, _ = attention.shape
     tokens = masks.shape[1]
     cells = masks.reshape(b, tokens, h, masks.shape[2] // h, w, masks.shape[3] // w).mean(axis=(3, 5))

@@ -1,5 +1,5 @@
-"""Whose a training workdir is: whether a config can be trained at all, whether it may go on in this folder, and whether there is
-room for it.
+"""Whose a training workdir is: whether a config can be trained at all, whether it may go on in this folder, and whether
+there is room for it.
 
 It looks at plain data and at which files there are; it builds nothing and reads no checkpoint.
 """
@@ -21,9 +21,12 @@ UNREADABLE = "unreadable.{}.json"  # which of its files each process could not r
 
 # Every key that a config may have; those of the sections are the options of what they name.
 KEYS = {
-    "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "init_from", "scale_factor", "loss", "discriminator",
-    "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every", "keep",
-    "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps", "sampling",
+    "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "init_from", "scale_factor",
+    "loss", "discriminator",
+    "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every",
+    "keep",
+    "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps",
+    "sampling",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
 POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
@@ -89,7 +92,8 @@ def check_workdir(workdir: Path, config: dict) -> None:
     if differing:
         key = differing[0]
         raise ValueError(
-            f"workdir {workdir} belongs to another config: {key} is {before.get(key)!r} there and {now.get(key)!r} here; "
+            f"workdir {workdir} belongs to another config: {key} is {before.get(key)!r} there and "
+            f"{now.get(key)!r} here; "
             "take another --workdir"
         )
 
@@ -97,8 +101,8 @@ def check_workdir(workdir: Path, config: dict) -> None:
 def check_room(workdir: Path, state: PyTree) -> None:
     """Makes the workdir and writes a file in it, which is gone again, before anything is computed.
 
-    state: of arrays, what a checkpoint holds. Raises: OSError that says on which host the workdir cannot be written, or that a
-    checkpoint does not fit on its disk.
+    state: of arrays, what a checkpoint holds. Raises: OSError that says on which host the workdir cannot be written, or
+    that a checkpoint does not fit on its disk.
     """
     here = f"workdir {workdir} on {socket.gethostname()}, process {jax.process_index()},"
     try:
@@ -118,7 +122,8 @@ def check_room(workdir: Path, state: PyTree) -> None:
 
 
 def check_data(workdir: Path, fingerprint: str) -> None:
-    """Compares the data with those that the checkpoints in the workdir were trained on, and keeps it where there are none yet.
+    """Compares the data with those that the checkpoints in the workdir were trained on, and keeps it where there are
+    none yet.
 
     fingerprint: of a data source. Raises: ValueError if they are others.
     """
@@ -126,7 +131,8 @@ def check_data(workdir: Path, fingerprint: str) -> None:
     before = json.loads(path.read_text())["fingerprint"] if path.exists() else None
     if before not in (None, fingerprint) and has_checkpoints(workdir):
         raise ValueError(
-            f"workdir {workdir} was trained on other data than it would go on with: their fingerprint is {before[:12]} there and "
+            f"workdir {workdir} was trained on other data than it would go on with: their fingerprint is "
+            f"{before[:12]} there and "
             f"{fingerprint[:12]} here; restore them, or take another --workdir"
         )
     if is_first():
@@ -142,7 +148,8 @@ def read_unreadable(workdir: Path) -> list:
 def keep_unreadable(workdir: Path, entries: list) -> None:
     """Keeps which files of the data could not be read, so that the run may go on without them.
 
-    entries: of a source's `unreadable_files`, lists that begin with the file's name. Each process has a file of its own.
+    entries: of a source's `unreadable_files`, lists that begin with the file's name. Each process has a file of its
+    own.
     """
     if entries:
         path = workdir / UNREADABLE.format(jax.process_index())

@@ -1,9 +1,10 @@
 """Compiled programs on disk, found before anything is traced.
 
-JAX's compilation cache spares a second process the compiling; to find a program there, it has to be traced and lowered first: seconds
-of Python for a large network. Here a program is found by what it is made from: what the caller says of it, the shapes of its
-arguments, this package's source, who compiles it, for which device, and with which settings. Whatever cannot be read or written is
-compiled as it would be without. A file is a pickle of jax.experimental.serialize_executable: the folder has to be one's own.
+JAX's compilation cache spares a second process the compiling; to find a program there, it has to be traced and lowered
+first: seconds of Python for a large network. Here a program is found by what it is made from: what the caller says of
+it, the shapes of its arguments, this package's source, who compiles it, for which device, and with which settings.
+Whatever cannot be read or written is compiled as it would be without. A file is a pickle of
+jax.experimental.serialize_executable: the folder has to be one's own.
 
 Decides what a program is found by, and how its file is checked. It knows no model.
 """
@@ -31,7 +32,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NPROC")
 # Of jax.config: what changes a program that is traced from the same source.
 SETTINGS = (
-    "jax_default_matmul_precision", "jax_enable_x64", "jax_numpy_dtype_promotion", "jax_default_prng_impl", "jax_threefry_partitionable",
+    "jax_default_matmul_precision", "jax_enable_x64", "jax_numpy_dtype_promotion", "jax_default_prng_impl",
+    "jax_threefry_partitionable",
     "jax_random_seed_offset", "jax_debug_nans", "jax_debug_infs", "jax_disable_jit", "jax_optimization_level",
     "jax_exec_time_optimization_effort", "jax_memory_fitting_effort", "jax_disable_most_optimizations",
 )  # fmt: skip
@@ -46,11 +48,13 @@ class Executables:
         self._folder, self._about = Path(folder).expanduser(), dict(about)
 
     def kept(self, name: str, jitted: Callable) -> "Kept":
-        """jitted, whose executables are read from the folder, or else compiled and written to it. name: tells it from the model's others."""
+        """jitted, whose executables are read from the folder, or else compiled and written to it. name: tells it from
+        the model's others."""
         return Kept(self._folder, [self._about, name], jitted)
 
     def shapes(self, name: str, compute: Callable[[], PyTree]) -> PyTree:
-        """compute(): nested dicts of jax.ShapeDtypeStructs. Read from the folder, or else computed and written to it."""
+        """compute(): nested dicts of jax.ShapeDtypeStructs. Read from the folder, or else computed and written to
+        it."""
         path = self._folder / f"{_digest(self._about, name, source(), _versions())}.json"
         try:
             return of_description(json.loads(path.read_text()))
@@ -108,7 +112,8 @@ class Kept:
 
 @contextlib.contextmanager
 def without_compilation_cache() -> Iterator[None]:
-    """Inside, jax's own cache of compiled programs is neither read nor written. Jax asks its setting once, and again after a reset."""
+    """Inside, jax's own cache of compiled programs is neither read nor written. Jax asks its setting once, and again
+    after a reset."""
     before = jax.config.jax_enable_compilation_cache
     try:
         jax.config.update("jax_enable_compilation_cache", False)

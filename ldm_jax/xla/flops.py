@@ -1,8 +1,8 @@
 """Counting the floating point operations of a function from its jaxpr: those of matrix products and convolutions.
 
-Decides what counts: a multiplication and an addition are two, elementwise work is none, products with padding are none, as in
-XLA's own count. A function is traced, never run. What is recomputed counts as often as it is written down, so that a model's
-FLOPs are counted without rematerialisation. It knows no model.
+Decides what counts: a multiplication and an addition are two, elementwise work is none, products with padding are none,
+as in XLA's own count. A function is traced, never run. What is recomputed counts as often as it is written down, so
+that a model's FLOPs are counted without rematerialisation. It knows no model.
 """
 
 import math
@@ -48,9 +48,9 @@ def _of_kernel(equation: Any) -> int:
 def of_jaxpr(jaxpr: Any, run_loops: bool = True) -> int:
     """FLOPs of a jaxpr, over all devices together.
 
-    A scan counts as often as it runs, or once without `run_loops`. A while loop counts once: how long it goes on is in its
-    data. Of a cond's branches, the costliest counts, but none that is for CPUs alone: what attention computes again there is no part of a
-    model's FLOPs.
+    A scan counts as often as it runs, or once without `run_loops`. A while loop counts once: how long it goes on is in
+    its data. Of a cond's branches, the costliest counts, but none that is for CPUs alone: what attention computes again
+    there is no part of a model's FLOPs.
     """
     return sum(_of_equation(equation, run_loops) for equation in jaxpr.eqns)
 

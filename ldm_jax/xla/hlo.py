@@ -41,7 +41,8 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-    """computations: by name, in the order of the text. entry: the name of the first to run. num_devices: that share it."""
+    """computations: by name, in the order of the text. entry: the name of the first to run. num_devices: that share
+    it."""
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
@@ -59,15 +60,16 @@ class Collective(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Bytes that instructions read and write: `once` with every loop's body taken once, as XLA's cost analysis does, `full` with
-    the loops run to their ends."""
+    """Bytes that instructions read and write: `once` with every loop's body taken once, as XLA's cost analysis does,
+    `full` with the loops run to their ends."""
 
     once: int
     full: int
 
 
 def num_bytes(shape: str) -> int:
-    """Of the type of an HLO value, such as 'bf16[8,128]{1,0}' or a tuple of such; layouts and their padding do not count."""
+    """Of the type of an HLO value, such as 'bf16[8,128]{1,0}' or a tuple of such; layouts and their padding do not
+    count."""
     total = 0
     for element, dims in re.findall(r"\b([a-z]\w*)\[([\d,<=]*)\]", shape):
         digits = re.search(r"\d+", element)
@@ -124,7 +126,8 @@ def _closing(text: str) -> int:
     return len(text) - 1
 
 
-# ---------------------------------------------------------------------------------------------------- what runs how often
+# ---------------------------------------------------------------------------------------------------- what runs how
+# often
 
 
 def _called(instruction: Instruction) -> dict[str, list[str]]:
@@ -135,7 +138,8 @@ def _called(instruction: Instruction) -> dict[str, list[str]]:
 
 
 def runs(program: Program) -> dict[str, int]:
-    """How often each computation runs, those inside of fusions too. A loop whose end the text does not tell counts as one."""
+    """How often each computation runs, those inside of fusions too. A loop whose end the text does not tell counts as
+    one."""
     counts: dict[str, int] = {}
 
     def visit(name: str, times: int) -> None:
@@ -151,7 +155,8 @@ def runs(program: Program) -> dict[str, int]:
 
 
 def trip_count(program: Program, loop: Instruction) -> int:
-    """How often the body of a `while` runs: what XLA knows of it, or else the one whole number that its condition compares with."""
+    """How often the body of a `while` runs: what XLA knows of it, or else the one whole number that its condition
+    compares with."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if known:
         return int(known[1])
@@ -171,8 +176,8 @@ def _integers(program: Program, name: str) -> Iterator[int]:
 
 
 def traffic(program: Program) -> Traffic:
-    """Bytes of operands and results of all that runs outside of fusions; see Traffic. An estimate for the ratio of its two: an
-    operand of which only a slice is read counts in full."""
+    """Bytes of operands and results of all that runs outside of fusions; see Traffic. An estimate for the ratio of its
+    two: an operand of which only a slice is read counts in full."""
     fused = _fused(program)
     once = full = 0
     for name, times in runs(program).items():
@@ -201,12 +206,14 @@ def _operand_bytes(instruction: Instruction, table: Mapping[str, Instruction]) -
     return sum(num_bytes(table[name].type) for name in instruction.operands if name in table)
 
 
-# ------------------------------------------------------------------------------------------------------------ collectives
+# ------------------------------------------------------------------------------------------------------------
+# collectives
 
 
 def collectives(program: Program) -> list[Collective]:
-    """Every collective of the program. An asynchronous one counts where it starts; one that the TPU compiler has spread over
-    several fusions, to run beside their work, stands in each of them on the same channel, and counts in the first."""
+    """Every collective of the program. An asynchronous one counts where it starts; one that the TPU compiler has spread
+    over several fusions, to run beside their work, stands in each of them on the same channel, and counts in the
+    first."""
     found, seen, fused = [], set(), _fused(program)
     for name, times in runs(program).items():
         table = program.computations.get(name, {})
@@ -239,7 +246,8 @@ def _is_scattered(instruction: Instruction, table: Mapping[str, Instruction]) ->
 
 
 def group_size(rest: str, devices: int) -> int:
-    """Chips in a group, of the `replica_groups` of a collective: lists, an iota, or axes of a mesh; none of them is all."""
+    """Chips in a group, of the `replica_groups` of a collective: lists, an iota, or axes of a mesh; none of them is
+    all."""
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
     if mesh:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
@@ -253,7 +261,8 @@ def group_size(rest: str, devices: int) -> int:
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
-    """{kind: {'count', 'bytes', 'sent_bytes'}} of those kinds that occur: how often, of what size, sent by each chip."""
+    """{kind: {'count', 'bytes', 'sent_bytes'}} of those kinds that occur: how often, of what size, sent by each
+    chip."""
     out: dict[str, dict[str, int]] = {}
     for one in found:
         row = out.setdefault(one.kind, dict(count=0, bytes=0, sent_bytes=0))

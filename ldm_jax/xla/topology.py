@@ -1,7 +1,9 @@
-"""Compiling a program for a slice of Cloud TPU on a machine that has none, and what its text tells: does it fit, how long it takes.
+"""Compiling a program for a slice of Cloud TPU on a machine that has none, and what its text tells: does it fit, how
+long it takes.
 
-libtpu compiles ahead of time for any slice. Decides how the compiler's figures become bytes of memory, FLOPs, bytes moved and the
-time that a step takes at least. It knows neither configs nor models (dry_run.py does), but that some are cut to the chip, and runs nothing.
+libtpu compiles ahead of time for any slice. Decides how the compiler's figures become bytes of memory, FLOPs, bytes
+moved and the time that a step takes at least. It knows neither configs nor models (dry_run.py does), but that some are
+cut to the chip, and runs nothing.
 """
 
 import importlib.util
@@ -32,7 +34,8 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
 class Memory(NamedTuple):
-    """Bytes of one chip's memory. aliased: of the output, those that are written over arguments. peak: needed at once, with the
+    """Bytes of one chip's memory. aliased: of the output, those that are written over arguments. peak: needed at once,
+    with the
     program's code. capacity: what there is. Where the compiler gave up, temporaries, output and code are None."""
 
     capacity: int
@@ -49,7 +52,8 @@ class Memory(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of one run of a program, on one chip, loops run to their ends. flops, bytes: the compiler's count, bytes of all operands and
+    """Of one run of a program, on one chip, loops run to their ends. flops, bytes: the compiler's count, bytes of all
+    operands and
     results, whether they are in HBM or on the chip. collectives: hlo.by_kind. seconds: that compiling took."""
 
     memory: Memory
@@ -143,7 +147,8 @@ def argument_bytes(args: PyTree) -> int:
 
 
 def bytes_needed(message: str) -> int | None:
-    """How much memory a program needs that the compiler gave up on, from what it said; None where it said something else."""
+    """How much memory a program needs that the compiler gave up on, from what it said; None where it said something
+    else."""
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None
     said = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message) or re.search(
@@ -152,7 +157,8 @@ def bytes_needed(message: str) -> int | None:
     return int(float(said[1]) * _UNITS[said[2]]) if said else None
 
 
-# ----------------------------------------------------------------------------------------------------------- the roofline
+# ----------------------------------------------------------------------------------------------------------- the
+# roofline
 
 
 class Roofline(NamedTuple):
@@ -172,8 +178,8 @@ class Roofline(NamedTuple):
 
 
 def roofline(slice_: Slice, cost: Cost) -> Roofline:
-    """The chip's peak bfloat16 FLOP/s, its memory's bandwidth, and the links of its worst placed chip, each fully used, and all
-    three at the same time (Williams, Waterman and Patterson 2009)."""
+    """The chip's peak bfloat16 FLOP/s, its memory's bandwidth, and the links of its worst placed chip, each fully used,
+    and all three at the same time (Williams, Waterman and Patterson 2009)."""
     sent = sum(row["sent_bytes"] for row in cost.collectives.values())
     chip = slice_.chip
     return Roofline(
@@ -184,9 +190,9 @@ def roofline(slice_: Slice, cost: Cost) -> Roofline:
 
 
 def report(slice_: Slice, cost: Cost, model_flops: float) -> dict[str, Any]:
-    """A program's cost as plain data, per chip where nothing else is said. model_flops: what a run of it needs on all chips
-    together, by count (flops.count), without what is recomputed; mfu_bound is the share of the peak that these are at the
-    roofline's time."""
+    """A program's cost as plain data, per chip where nothing else is said. model_flops: what a run of it needs on all
+    chips together, by count (flops.count), without what is recomputed; mfu_bound is the share of the peak that these
+    are at the roofline's time."""
     memory = cost.memory
     out: dict[str, Any] = dict(
         topology=slice_.name,

@@ -1,6 +1,8 @@
-"""Which slices of Cloud TPU there are, and what a chip of each generation can do. Numbers and names; nothing is compiled here.
+"""Which slices of Cloud TPU there are, and what a chip of each generation can do. Numbers and names; nothing is
+compiled here.
 
-Source: the pages of Cloud TPU's documentation on v4, v5e, v5p and v6e (docs.cloud.google.com/tpu/docs/v5e and so on), read in
+Source: the pages of Cloud TPU's documentation on v4, v5e, v5p and v6e (docs.cloud.google.com/tpu/docs/v5e and so on),
+read in
 2026. The memory that programs may use is libtpu's own figure, a little less than what the page says that a chip has.
 """
 
@@ -16,8 +18,10 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 class Chip(NamedTuple):
     """A generation. peak_flops: bfloat16 FLOP/s. hbm: bytes that a program may use. hbm_bandwidth: bytes/s.
 
-    link_bandwidth: bytes/s of one link to a neighbour, in one direction. wraps: the length, or multiples of it, at which an axis
-    of a slice is closed to a ring. name_counts: what the number in Cloud's names counts per chip: v4-8 are 4 chips of two cores.
+    link_bandwidth: bytes/s of one link to a neighbour, in one direction. wraps: the length, or multiples of it, at
+    which an axis
+    of a slice is closed to a ring. name_counts: what the number in Cloud's names counts per chip: v4-8 are 4 chips of
+    two cores.
     vmem: bytes of a core's own memory (jax.experimental.pallas.tpu.get_tpu_info).
     """
 
@@ -61,7 +65,8 @@ class Slice(NamedTuple):
 
     @property
     def interconnect(self) -> float:
-        """Bytes/s that the worst placed chip sends: over one link for an axis that ends there, over two where it is a ring."""
+        """Bytes/s that the worst placed chip sends: over one link for an axis that ends there, over two where it is a
+        ring."""
         links = 0
         for size in self.shape:
             links += 0 if size == 1 else 2 if size % self.chip.wraps == 0 and self._has_rings else 1

@@ -1,6 +1,8 @@
-"""Model FLOPs utilization (MFU): which part of what the devices could do goes into what the model needs, nothing recomputed.
+"""Model FLOPs utilization (MFU): which part of what the devices could do goes into what the model needs, nothing
+recomputed.
 
-It decides which devices have a known peak. Where there is none, as on a CPU, there is no figure. What a step needs is counted by
+It decides which devices have a known peak. Where there is none, as on a CPU, there is no figure. What a step needs is
+counted by
 whoever knows the model (dry_run.training_flops). Source: Chowdhery et al. 2022 (PaLM), appendix B.
 """
 
@@ -44,7 +46,8 @@ def peak_flops(devices: Sequence[Any]) -> float | None:
 class Utilization:
     """(steps per second) -> MFU, 0 to 1, or None where it is not known, or not yet.
 
-    count: () -> FLOPs of one step over the whole batch. Tracing a large model takes seconds, so that a thread counts them, once,
+    count: () -> FLOPs of one step over the whole batch. Tracing a large model takes seconds, so that a thread counts
+    them, once,
     from the first call on. devices: all that train.
     """
 

@@ -1,4 +1,5 @@
-"""The small UNet costs what benchmarks/results/cost_guard.json says, by XLA's own count; about half a minute of compiling."""
+"""The small UNet costs what benchmarks/results/cost_guard.json says, by XLA's own count; about half a minute of
+compiling."""
 
 import json
 import platform

@@ -1,4 +1,5 @@
-"""benchmarks/speed.py with tiny models: both backends answer the same to every question, take turns, and their lines make a table.
+"""benchmarks/speed.py with tiny models: both backends answer the same to every question, take turns, and their lines
+make a table.
 
 The other questions and models, and torch.compile: python -m pytest -m slow tests/benchmarks/test_speed.py
 """

@@ -1,4 +1,5 @@
-"""Checkpoints of every layout, read and written: what was read and written again is equal, and what does not fit is said."""
+"""Checkpoints of every layout, read and written: what was read and written again is equal, and what does not fit is
+said."""
 
 import collections
 import json
@@ -161,17 +162,20 @@ def test_a_yaml_beside_the_file_tells_what_shapes_do_not(folder, tmp_path):
     config = bundles.read_config(folder / "original")
     unet = dict(
         image_size=8, in_channels=4, out_channels=4, model_channels=32, attention_resolutions=[1, 2], num_res_blocks=1,
-        channel_mult=[1, 2], num_heads=2, use_spatial_transformer=True, transformer_depth=1, context_dim=64, legacy=False,
+        channel_mult=[1, 2], num_heads=2, use_spatial_transformer=True, transformer_depth=1, context_dim=64,
+        legacy=False,
     )  # fmt: skip
     first = dict(
         embed_dim=4,
         ddconfig=dict(
-            double_z=True, z_channels=4, resolution=16, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 2], num_res_blocks=1,
+            double_z=True, z_channels=4, resolution=16, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 2],
+            num_res_blocks=1,
             attn_resolutions=[], dropout=0.0,
         ),
     )  # fmt: skip
     params = dict(
-        linear_start=0.00085, linear_end=0.012, timesteps=1000, scale_factor=0.18215, image_size=8, conditioning_key="crossattn",
+        linear_start=0.00085, linear_end=0.012, timesteps=1000, scale_factor=0.18215, image_size=8,
+        conditioning_key="crossattn",
         unet_config=dict(target="ldm.modules.diffusionmodules.openaimodel.UNetModel", params=unet),
         first_stage_config=dict(target="ldm.models.autoencoder.AutoencoderKL", params=first),
         cond_stage_config=dict(target="ldm.modules.encoders.modules.FrozenCLIPEmbedder"),

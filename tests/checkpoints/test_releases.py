@@ -18,8 +18,10 @@ from ldm_jax.system import make_system
 NAMES = dict(celebahq_ldm4="celebahq_ldm4 (also ffhq, lsun_bedrooms)", sd2_v="sd2")
 SAID = dict(sd2="eps", sd2_v="v")
 CONFIGS = [
-    "celebahq_ldm4", "lsun_churches_ldm8", "imagenet_ldm8", "imagenet_ldm4", "text2img_256", "text2img_1p4b", "layout_openimages",
-    "semantic_256", "superres_bsr", "inpainting_big", "rdm_768", "sd1", "sd1_inpainting", "sd2", "sd2_v", "sd2_inpainting",
+    "celebahq_ldm4", "lsun_churches_ldm8", "imagenet_ldm8", "imagenet_ldm4", "text2img_256", "text2img_1p4b",
+    "layout_openimages",
+    "semantic_256", "superres_bsr", "inpainting_big", "rdm_768", "sd1", "sd1_inpainting", "sd2", "sd2_v",
+    "sd2_inpainting",
     "sd2_depth", "sd_x4_upscaler", "sdxl_base", "sdxl_refiner",
 ]  # fmt: skip
 QUICK = ("semantic_256", "inpainting_big", "sd2")

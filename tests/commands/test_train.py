@@ -1,4 +1,5 @@
-"""train.py as a user runs it: both stages on real photographs, resuming after kill -9, and what it says to bad input."""
+"""train.py as a user runs it: both stages on real photographs, resuming after kill -9, and what it says to bad
+input."""
 
 import json
 import pathlib

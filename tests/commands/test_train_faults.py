@@ -1,4 +1,5 @@
-"""train.py on two processes over loopback, one of which has a fault: a sentence on each, no hang, and a whole checkpoint left.
+"""train.py on two processes over loopback, one of which has a fault: a sentence on each, no hang, and a whole
+checkpoint left.
 
 python -m pytest -n 0 -m slow tests/commands/test_train_faults.py    for the others of these faults
 """

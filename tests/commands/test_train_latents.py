@@ -1,5 +1,5 @@
-"""train.py --latents: training from a folder of stored latents is resumed to the bit, refuses another first stage's, and learns
-the same from stored outputs of the text encoder as from the encoder.
+"""train.py --latents: training from a folder of stored latents is resumed to the bit, refuses another first stage's,
+and learns the same from stored outputs of the text encoder as from the encoder.
 
 python -m pytest -n 0 -m slow tests/commands/test_train_latents.py
 """

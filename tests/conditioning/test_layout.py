@@ -21,7 +21,8 @@ def test_no_layout_is_no_object_in_the_whole_image():
 
 
 def test_tokens_by_hand():
-    """89 steps a side: 0.25 -> 22.25 -> 22, 0.5 -> 44.5 -> 44 (even), 0.75 -> 66.75 -> 67; a point is row * 90 + column."""
+    """89 steps a side: 0.25 -> 22.25 -> 22, 0.5 -> 44.5 -> 44 (even), 0.75 -> 66.75 -> 67; a point is row * 90 +
+    column."""
     given = {
         "boxes": [[0, 0, 1, 1], [0.25, 0.5, 0.25, 0.25]],
         "labels": [5, 351],
@@ -83,7 +84,9 @@ def test_there_and_back_within_half_a_cell(sizes):
 
 
 def test_objects_on_points_come_back_exactly():
-    tokens = layout.tokens({"boxes": [[0.25, 0.5, 0.5, 0.25]], "labels": [0]}, vocab_size=27, max_length=5, num_classes=1)  # fmt: skip
+    tokens = layout.tokens(
+        {"boxes": [[0.25, 0.5, 0.5, 0.25]], "labels": [0]}, vocab_size=27, max_length=5, num_classes=1
+    )
     back = layout.objects(tokens, vocab_size=27, max_length=5, num_classes=1)
     assert back["boxes"] == [[0.25, 0.5, 0.5, 0.25]] and back["crop"] == [0, 0, 1, 1]
 

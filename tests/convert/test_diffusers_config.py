@@ -1,4 +1,5 @@
-"""Configs of ours as diffusers' JSON and back; what is written builds, in diffusers, models with exactly our tensors."""
+"""Configs of ours as diffusers' JSON and back; what is written builds, in diffusers, models with exactly our
+tensors."""
 
 import inspect
 import json

@@ -1,4 +1,5 @@
-"""diffusers' autoencoders with random weights give here, converted, what they give in torch; their names go both ways."""
+"""diffusers' autoencoders with random weights give here, converted, what they give in torch; their names go both
+ways."""
 
 import json
 

@@ -269,10 +269,13 @@ def test_another_way_of_sampling_is_told(name, options, word, caplog):
 
 
 PUBLISHED = [  # schedulers that models of this family are published with, options that their class ignores among them
-    ({"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1, "clip_sample": False}, "plms", "leading"),
-    ({"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}, "ddim", "leading"),
+    ({"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1, "clip_sample": False}, "plms",
+        "leading"),
+    ({"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}, "ddim",
+        "leading"),
     ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1}, "euler", "leading"),
-    ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", "skip_prk_steps": True}, "euler", "trailing"),
+    ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", "skip_prk_steps": True}, "euler",
+        "trailing"),
     ({"_class_name": "EulerAncestralDiscreteScheduler", "steps_offset": 1}, "euler_ancestral", "linspace"),
     ({"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -float("inf")}, "dpm_solver", "dpm_linspace"),
 ]  # fmt: skip

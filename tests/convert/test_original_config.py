@@ -49,7 +49,10 @@ def latent_diffusion(unet: str, target: str = "LatentDiffusion", first_stage: st
 
 
 SD = "in_channels: {i}, out_channels: 4, model_channels: 320, attention_resolutions: [4, 2, 1], num_res_blocks: 2, "
-SD += "channel_mult: [1, 2, 4, 4], use_spatial_transformer: true, transformer_depth: 1, use_checkpoint: true, legacy: false"
+SD += (
+    "channel_mult: [1, 2, 4, 4], use_spatial_transformer: true, transformer_depth: 1, use_checkpoint: "
+    "true, legacy: false"
+)
 SD1 = "{{" + SD + ", num_heads: 8, context_dim: {c}}}"
 SD2 = (
     "{{"
@@ -64,7 +67,8 @@ OPEN_CLIP = {
 BERT = {"target": "ldm.modules.encoders.modules.BERTEmbedder", "params": {"n_embed": 1280, "n_layer": 32}}
 CASES = {  # published UNet: (YAML model, kinds of conditioning, prediction type, side of the image)
     "sd1": (
-        latent_diffusion(SD1.format(i=4, c=768), cond_stage_config=CLIP, conditioning_key="crossattn", scale_factor=0.18215),
+        latent_diffusion(SD1.format(i=4, c=768), cond_stage_config=CLIP, conditioning_key="crossattn",
+            scale_factor=0.18215),
         ["clip"], "eps", 512,
     ),
     "sd1_inpainting": (
@@ -76,12 +80,14 @@ CASES = {  # published UNet: (YAML model, kinds of conditioning, prediction type
     ),
     "sd2": (
         latent_diffusion(
-            SD2.format(i=4), cond_stage_config=OPEN_CLIP, conditioning_key="crossattn", parameterization="v", image_size=96
+            SD2.format(i=4), cond_stage_config=OPEN_CLIP, conditioning_key="crossattn", parameterization="v",
+            image_size=96
         ),
         ["clip"], "v", 768,
     ),
     "sd2_depth": (
-        latent_diffusion(SD2.format(i=5), "LatentDepth2ImageDiffusion", cond_stage_config=OPEN_CLIP, conditioning_key="hybrid"),
+        latent_diffusion(SD2.format(i=5), "LatentDepth2ImageDiffusion", cond_stage_config=OPEN_CLIP,
+            conditioning_key="hybrid"),
         ["clip", "depth"], "eps", 512,
     ),
     "txt2img_1p4B": (
@@ -90,18 +96,22 @@ CASES = {  # published UNet: (YAML model, kinds of conditioning, prediction type
     ),
     "cin256": (
         latent_diffusion(
-            "{in_channels: 4, out_channels: 4, model_channels: 256, attention_resolutions: [4, 2, 1], num_res_blocks: 2, "
-            "channel_mult: [1, 2, 4], num_head_channels: 32, use_spatial_transformer: true, transformer_depth: 1, context_dim: 512}",
+            "{in_channels: 4, out_channels: 4, model_channels: 256, attention_resolutions: [4, 2, 1], "
+            "num_res_blocks: 2, "
+            "channel_mult: [1, 2, 4], num_head_channels: 32, use_spatial_transformer: true, "
+            "transformer_depth: 1, context_dim: 512}",
             first_stage=VQ_F8, image_size=32, conditioning_key="crossattn",
             cond_stage_config={
-                "target": "ldm.modules.encoders.modules.ClassEmbedder", "params": {"embed_dim": 512, "key": "class_label"}
+                "target": "ldm.modules.encoders.modules.ClassEmbedder",
+                "params": {"embed_dim": 512, "key": "class_label"}
             },
         ),
         ["class_label"], "eps", 256,
     ),
     "lsun_churches256": (
         latent_diffusion(
-            "{in_channels: 4, out_channels: 4, model_channels: 192, attention_resolutions: [1, 2, 4, 8], num_res_blocks: 2, "
+            "{in_channels: 4, out_channels: 4, model_channels: 192, attention_resolutions: [1, 2, 4, 8], "
+            "num_res_blocks: 2, "
             "channel_mult: [1, 2, 2, 4, 4], num_heads: 8, use_scale_shift_norm: true, resblock_updown: true}",
             image_size=32, cond_stage_config="__is_unconditional__",
         ),
@@ -109,15 +119,18 @@ CASES = {  # published UNet: (YAML model, kinds of conditioning, prediction type
     ),
     "inpainting_big": (
         latent_diffusion(
-            "{in_channels: 7, out_channels: 3, model_channels: 256, attention_resolutions: [8, 4, 2], num_res_blocks: 2, "
+            "{in_channels: 7, out_channels: 3, model_channels: 256, attention_resolutions: [8, 4, 2], "
+            "num_res_blocks: 2, "
             "channel_mult: [1, 2, 3, 4], num_heads: 8, resblock_updown: true}",
-            cond_stage_config="__is_first_stage__", concat_mode=True, first_stage=VQ_F4,  # no conditioning_key, as published
+            cond_stage_config="__is_first_stage__", concat_mode=True, first_stage=VQ_F4,
+                # no conditioning_key, as published
         ),
         ["inpaint"], "eps", 256,
     ),
     "semantic_synthesis": (
         latent_diffusion(
-            "{in_channels: 6, out_channels: 3, model_channels: 128, attention_resolutions: [32, 16, 8], num_res_blocks: 2, "
+            "{in_channels: 6, out_channels: 3, model_channels: 128, attention_resolutions: [32, 16, 8], "
+            "num_res_blocks: 2, "
             "channel_mult: [1, 4, 8], num_heads: 8}",
             cond_stage_config={
                 "target": "ldm.modules.encoders.modules.SpatialRescaler",
@@ -150,7 +163,8 @@ SGM = "sgm.modules.encoders.modules."
 EMBEDDERS = {  # as the published files have them
     "FrozenCLIPEmbedder": dict(layer="hidden", layer_idx=11),
     "FrozenOpenCLIPEmbedder2": dict(
-        arch="ViT-bigG-14", version="laion2b_s39b_b160k", freeze=True, layer="penultimate", always_return_pooled=True, legacy=False
+        arch="ViT-bigG-14", version="laion2b_s39b_b160k", freeze=True, layer="penultimate", always_return_pooled=True,
+        legacy=False
     ),
     "FrozenOpenCLIPEmbedder": dict(freeze=True, layer="penultimate"),
     "ConcatTimestepEmbedderND": dict(outdim=256),

@@ -2,7 +2,8 @@
 
     python -m tests.corpus.make_pictures
 
-Each is a valid file of a kind that readers get wrong: palettes, one bit, 16 bits, CMYK, a picture on its side, several frames.
+Each is a valid file of a kind that readers get wrong: palettes, one bit, 16 bits, CMYK, a picture on its side, several
+frames.
 """
 
 import pathlib

@@ -1,5 +1,6 @@
-"""Every argument of the original's constructors (original/constructors.json), given another value than its default: the config of
-ours changes, or it is refused by name, or it is one that changes no picture, for a reason that original_options.py gives."""
+"""Every argument of the original's constructors (original/constructors.json), given another value than its default: the
+config of ours changes, or it is refused by name, or it is one that changes no picture, for a reason that
+original_options.py gives."""
 
 import copy
 import json
@@ -86,14 +87,19 @@ PLACES = {
         TOP, original_options.LATENT_DIFFUSION,
     ),
     "LatentDepth2ImageDiffusion (C)": (
-        lambda: stage(OPEN_CLIP, TEXT | {"in_channels": 4}, target="LatentDepth2ImageDiffusion", conditioning_key="hybrid"),
+        lambda: stage(OPEN_CLIP, TEXT | {"in_channels": 4}, target="LatentDepth2ImageDiffusion",
+            conditioning_key="hybrid"),
         TOP, original_options.LATENT_DIFFUSION,
     ),
-    "LatentUpscaleDiffusion (C)": (lambda: stage(OPEN_CLIP, UPSCALE_UNET, **UPSCALE), TOP, original_options.LATENT_DIFFUSION),
-    "LatentUpscaleFinetuneDiffusion (C)": (lambda: stage(OPEN_CLIP, UPSCALE_UNET, **UPSCALE), TOP, original_options.LATENT_DIFFUSION),
-    "ImageConcatWithNoiseAugmentation (C)": (lambda: stage(OPEN_CLIP, UPSCALE_UNET, **UPSCALE), LOW, original_options.LOW_SCALE),
+    "LatentUpscaleDiffusion (C)": (lambda: stage(OPEN_CLIP, UPSCALE_UNET, **UPSCALE), TOP,
+        original_options.LATENT_DIFFUSION),
+    "LatentUpscaleFinetuneDiffusion (C)": (lambda: stage(OPEN_CLIP, UPSCALE_UNET, **UPSCALE), TOP,
+        original_options.LATENT_DIFFUSION),
+    "ImageConcatWithNoiseAugmentation (C)": (lambda: stage(OPEN_CLIP, UPSCALE_UNET, **UPSCALE), LOW,
+        original_options.LOW_SCALE),
     "AbstractLowScaleModel.register_schedule (C)": (
-        lambda: stage(OPEN_CLIP, UPSCALE_UNET, **UPSCALE), (*LOW, "noise_schedule_config"), original_options.LOW_SCALE_SCHEDULE,
+        lambda: stage(OPEN_CLIP, UPSCALE_UNET, **UPSCALE), (*LOW, "noise_schedule_config"),
+        original_options.LOW_SCALE_SCHEDULE,
     ),
     "UNetModel (A, C, E)": (plain, UNET, original_options.UNET),
     "AutoencoderKL (A, C)": (lambda: make.model(make.kl(), {"num_heads": 4}), FIRST, original_options.AUTOENCODER),
@@ -101,17 +107,21 @@ PLACES = {
     "Encoder (A, C)": (plain, DD, original_options.DDCONFIG),
     "Decoder (A, C)": (plain, DD, original_options.DDCONFIG),
     "BERTEmbedder (A)": (
-        lambda: stage(BERT, make.SPATIAL | {"num_heads": 4}, conditioning_key="crossattn"), STAGE, original_options.CONDITIONERS["BERTEmbedder"],
+        lambda: stage(BERT, make.SPATIAL | {"num_heads": 4}, conditioning_key="crossattn"), STAGE,
+        original_options.CONDITIONERS["BERTEmbedder"],
     ),
     "ClassEmbedder (A, C)": (spatial, STAGE, original_options.CONDITIONERS["ClassEmbedder"]),
     "SpatialRescaler (A)": (
-        lambda: stage(RESCALER, {"in_channels": 6, "num_heads": 4}), STAGE, original_options.CONDITIONERS["SpatialRescaler"],
+        lambda: stage(RESCALER, {"in_channels": 6, "num_heads": 4}), STAGE,
+        original_options.CONDITIONERS["SpatialRescaler"],
     ),
     "FrozenCLIPEmbedder (B, C)": (
-        lambda: stage(CLIP, TEXT, conditioning_key="crossattn"), STAGE, original_options.CONDITIONERS["FrozenCLIPEmbedder"],
+        lambda: stage(CLIP, TEXT, conditioning_key="crossattn"), STAGE,
+        original_options.CONDITIONERS["FrozenCLIPEmbedder"],
     ),
     "FrozenOpenCLIPEmbedder (C)": (
-        lambda: stage(OPEN_CLIP, TEXT, conditioning_key="crossattn"), STAGE, original_options.CONDITIONERS["FrozenOpenCLIPEmbedder"],
+        lambda: stage(OPEN_CLIP, TEXT, conditioning_key="crossattn"), STAGE,
+        original_options.CONDITIONERS["FrozenOpenCLIPEmbedder"],
     ),
     "FrozenCLIPEmbedder (E)": (sdxl, (*EMBEDDERS, 0, "params"), original_options.EMBEDDERS["FrozenCLIPEmbedder"][1]),
     "FrozenOpenCLIPEmbedder2 (E)": (sdxl, (*EMBEDDERS, 1, "params"), original_options.EMBEDDERS["FrozenOpenCLIPEmbedder2"][1]),
@@ -119,41 +129,56 @@ PLACES = {
     "FrozenOpenCLIPEmbedder (E)": (engine, (*EMBEDDERS, 0, "params"), original_options.EMBEDDERS["FrozenOpenCLIPEmbedder"][1]),
     "DiffusionEngine (E)": (engine, TOP, original_options.DIFFUSION_ENGINE),
     "DiscreteDenoiser (E)": (engine, DENOISER, original_options.DENOISER),
-    "LegacyDDPMDiscretization (E)": (engine, (*DENOISER, "discretization_config", "params"), original_options.DISCRETIZATION),
+    "LegacyDDPMDiscretization (E)": (engine, (*DENOISER, "discretization_config", "params"),
+        original_options.DISCRETIZATION),
 }  # fmt: skip
 # Values other than those of the models above, where neither a false for a true nor one more than a number will do.
 OTHER = {
-    "beta_schedule": "cosine", "loss_type": "l1", "parameterization": "v", "conditioning_key": "hybrid", "given_betas": [0.1, 0.2],
-    "ckpt_path": "model.ckpt", "ignore_keys": ["loss"], "monitor": "val/other", "first_stage_key": "jpg", "cond_stage_key": "cls",
+    "beta_schedule": "cosine", "loss_type": "l1", "parameterization": "v", "conditioning_key": "hybrid",
+    "given_betas": [0.1, 0.2],
+    "ckpt_path": "model.ckpt", "ignore_keys": ["loss"], "monitor": "val/other", "first_stage_key": "jpg",
+    "cond_stage_key": "cls",
     "scheduler_config": SCHEDULER, "ucg_training": {"txt": {"p": 0.1, "val": ""}}, "cond_stage_forward": "encode_twice",
-    "num_timesteps_cond": 2, "unet_config": plain(dropout=0.5)["params"]["unet_config"], "first_stage_config": make.vq(dropout=0.5),
-    "cond_stage_config": make.encoder("ClassEmbedder", embed_dim=12, n_classes=11), "concat_keys": ["mask"], "masked_image_key": "hole",
+    "num_timesteps_cond": 2, "unet_config": plain(dropout=0.5)["params"]["unet_config"],
+    "first_stage_config": make.vq(dropout=0.5),
+    "cond_stage_config": make.encoder("ClassEmbedder", embed_dim=12, n_classes=11), "concat_keys": ["mask"],
+    "masked_image_key": "hole",
     "finetune_keys": None, "c_concat_log_start": 1, "c_concat_log_end": 5, "depth_stage_config": dict(target="a.Depth"),
     "low_scale_config": None, "low_scale_key": "lr", "noise_level_key": "level", "reshuffle_patch_size": 4,
-    "noise_schedule_config": {"linear_start": 0.002}, "attention_resolutions": [1], "num_classes": "continuous", "context_dim": 32,
-    "num_head_channels": 16, "num_heads_upsample": 2, "n_embed": 8, "disable_self_attentions": [True, False], "use_spatial_transformer": True,
-    "num_attention_blocks": [1, 0], "adm_in_channels": 6, "spatial_transformer_attn_type": "linear", "channel_mult": [1, 2, 2],
-    "transformer_depth_middle": 2, "ddconfig": make.DD | {"dropout": 0.5}, "lossconfig": dict(target="a.Loss"), "image_key": "jpg",
+    "noise_schedule_config": {"linear_start": 0.002}, "attention_resolutions": [1], "num_classes": "continuous",
+    "context_dim": 32,
+    "num_head_channels": 16, "num_heads_upsample": 2, "n_embed": 8, "disable_self_attentions": [True, False],
+    "use_spatial_transformer": True,
+    "num_attention_blocks": [1, 0], "adm_in_channels": 6, "spatial_transformer_attn_type": "linear",
+    "channel_mult": [1, 2, 2],
+    "transformer_depth_middle": 2, "ddconfig": make.DD | {"dropout": 0.5}, "lossconfig": dict(target="a.Loss"),
+    "image_key": "jpg",
     "colorize_nlabels": 5, "ema_decay": 0.99, "batch_resize_range": [16, 32], "remap": "used.npy", "ch_mult": [1, 1, 2],
     "attn_resolutions": [8], "resolution": 33, "attn_type": "none", "device": "cpu", "key": "cls", "method": "nearest",
-    "version": "laion/CLIP-ViT-H-14", "layer": "pooled", "layer_idx": 10, "arch": "ViT-L-14-quickgelu", "max_length": 50, "multiplier": 0.25,
+    "version": "laion/CLIP-ViT-H-14", "layer": "pooled", "layer_idx": 10, "arch": "ViT-L-14-quickgelu",
+    "max_length": 50, "multiplier": 0.25,
     "network_config": engine()["params"]["network_config"] | {"params": engine()["params"]["network_config"]["params"] | {"dropout": 0.5}},
     "denoiser_config": dict(target="sgm.Denoiser", params=dict(scaling_config=dict(target="sgm.EDMScaling"))),
-    "conditioner_config": dict(params=dict(emb_models=[dict(target="sgm.T5")])), "sampler_config": dict(target="sgm.EulerEDMSampler"),
-    "optimizer_config": dict(target="torch.optim.AdamW"), "loss_fn_config": dict(target="sgm.Loss"), "network_wrapper": "a.Wrapper",
-    "input_key": "png", "log_keys": ["txt"], "en_and_decode_n_samples_a_time": 1, "scaling_config": dict(target="sgm.VScaling"),
+    "conditioner_config": dict(params=dict(emb_models=[dict(target="sgm.T5")])),
+    "sampler_config": dict(target="sgm.EulerEDMSampler"),
+    "optimizer_config": dict(target="torch.optim.AdamW"), "loss_fn_config": dict(target="sgm.Loss"),
+    "network_wrapper": "a.Wrapper",
+    "input_key": "png", "log_keys": ["txt"], "en_and_decode_n_samples_a_time": 1,
+    "scaling_config": dict(target="sgm.VScaling"),
     "discretization_config": dict(target="sgm.EDMDiscretization"), "weighting_config": dict(target="sgm.EpsWeighting"),
     "beta_schedule of register_schedule": "cosine", "keep_finetune_dims": 3, "timesteps": 500, "in_channels": 9,
 }  # fmt: skip
 # What is said where another value makes no sense of the rest, and the sentence names the rest.
 REFUSALS = {
-    "embed_dim": "channels is", "denoiser_config": "denoiser with EDMScaling", "conditioner_config": "conditioner of T5",
+    "embed_dim": "channels is", "denoiser_config": "denoiser with EDMScaling",
+    "conditioner_config": "conditioner of T5",
     "num_timesteps": "num_idx is 1000, expected 1001",
 }  # fmt: skip
 # Those that need another option beside them to mean anything.
 BESIDE = {
     "adm_in_channels": dict(num_classes="sequential", adm_in_channels=4), "cosine_s": dict(beta_schedule="cosine"),
-    "transformer_depth": make.SPATIAL, "disable_self_attentions": make.SPATIAL, "legacy": dict(num_heads_upsample=2), "use_linear_in_transformer": make.SPATIAL, "disable_middle_self_attn": make.SPATIAL,
+    "transformer_depth": make.SPATIAL, "disable_self_attentions": make.SPATIAL, "legacy": dict(num_heads_upsample=2),
+    "use_linear_in_transformer": make.SPATIAL, "disable_middle_self_attn": make.SPATIAL,
     "resolution": dict(attn_resolutions=[16]), "concat_mode": dict(conditioning_key=None),
 }  # fmt: skip
 SKIPPED = {"EncoderUNetModel (A), of classifiers and of no LatentDiffusion", "comment"}
@@ -242,7 +267,8 @@ def test_the_target_of_a_classifiers_network_is_refused():
         ((TOP, dict(beta_schedule="exp")), "beta_schedule 'exp' is not known"),
         ((TOP, dict(channels=4)), "channels is 4, expected 3"),
         ((TOP, dict(cond_stage_config="__is_first_stage__")), "'concat' and 7: a masked picture"),
-        ((TOP, dict(cond_stage_config=make.CLASS)), "conditioning_key 'concat' with ClassEmbedder is not known here, expected crossattn"),
+        ((TOP, dict(cond_stage_config=make.CLASS)), "conditioning_key 'concat' with ClassEmbedder is not "
+            "known here, expected crossattn"),
         ((TOP, dict(cond_stage_config=IDENTITY, conditioning_key="adm")), "wants a UNet with num_classes"),
         ((TOP, dict(cond_stage_config=IDENTITY, conditioning_key="film")), "conditioning_key 'film' is not known"),
         ((FIRST, dict(ddconfig=make.DD | dict(give_pre_end=True))), "option 'give_pre_end' is True, expected False"),

@@ -1,5 +1,6 @@
-"""Tiny models in the original's layout, one for each conditioning key and option: opened, they give what PyTorch gives, and written
-back they have exactly the names and shapes that they came with. tests/corpus/original/README.md says where they are from."""
+"""Tiny models in the original's layout, one for each conditioning key and option: opened, they give what PyTorch gives,
+and written back they have exactly the names and shapes that they came with. tests/corpus/original/README.md says where
+they are from."""
 
 from functools import partial
 from pathlib import Path

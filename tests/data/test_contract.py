@@ -105,7 +105,8 @@ def test_feeds_the_pipeline(options):
 
 def test_the_room_needs_neither_jax_nor_tensorflow_to_import():
     code = (
-        "import sys; from ldm_jax.data import folder, latents, latents_builder, pipeline, shapes, shapes_oracle, tfds, transforms; "
+        "import sys; from ldm_jax.data import folder, latents, latents_builder, pipeline, shapes, "
+        "shapes_oracle, tfds, transforms; "
         "print([m for m in ('tensorflow', 'tensorflow_datasets', 'flax') if m in sys.modules])"
     )
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

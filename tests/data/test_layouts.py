@@ -84,7 +84,8 @@ def test_the_whole_picture_as_a_crop_changes_nothing():
     np.testing.assert_allclose(layouts.within(TWO, [0, 0, 1, 1])["boxes"], TWO["boxes"], atol=1e-12)
 
 
-# ----------------------------------------------------------------------------------------------- a picture with its layout
+# ----------------------------------------------------------------------------------------------- a picture with its
+# layout
 
 
 def shown(box, crop) -> list[int]:
@@ -154,7 +155,8 @@ def test_a_crop_without_objects_moves_to_the_largest(x0):
     assert seen["boxes"][0][2] == pytest.approx(0.3)
 
 
-# ------------------------------------------------------------------------------------------------------------ the folder
+# ------------------------------------------------------------------------------------------------------------ the
+# folder
 
 
 def write(root, lines, size=(40, 30)):
@@ -169,7 +171,10 @@ def line(name: str, *labels, **more) -> dict:
 
 
 def test_a_folder(tmp_path):
-    write(tmp_path / "train", [line("a.png", "dog", "cat", group=[0, 1]), line("b.png", "cat"), line("c.png", *["dog"] * 31)])  # fmt: skip
+    write(
+        tmp_path / "train",
+        [line("a.png", "dog", "cat", group=[0, 1]), line("b.png", "cat"), line("c.png", *["dog"] * 31)],
+    )
     write(tmp_path / "test", [line("d.png", "ant", "dog")])
     (tmp_path / "train" / "a.txt").write_text("two animals")
     source = layouts.source("train", root=tmp_path)
@@ -255,10 +260,14 @@ def test_the_cut_of_a_source_is_random_in_training_only(tmp_path):
         assert all(cut.keys() == {"image", "layout"} and cut["image"].shape == (16, 16, 3) for cut in cuts)
         crops[split] = {tuple(cut["layout"]["crop"]) for cut in cuts}
     assert len(crops["train"]) > 3 and crops["test"] == {(5 / 40, 0.0, 30 / 40, 1.0)}
-    assert "crop" not in layouts.source("test", root=tmp_path, encode_crop=False).cut(source[0], 16, None)["layout"]  # fmt: skip
+    assert (
+        "crop"
+        not in layouts.source("test", root=tmp_path, encode_crop=False).cut(source[0], 16, None)["layout"]
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------------- TFDS
+# --------------------------------------------------------------------------------------------------------------------
+# TFDS
 
 
 class Records(list):

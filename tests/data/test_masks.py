@@ -82,7 +82,8 @@ def test_a_stroke_is_a_connected_walk_of_its_thickness():
     thick = (0.1, 0.1)
     for mask in many("strokes", 20, 128, 128, number=(1, 1), lines=(3, 3), thickness=thick):
         assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
-        # Every pixel of it is within a disk of the brush: opening by a slightly smaller disk leaves next to nothing out.
+        # Every pixel of it is within a disk of the brush: opening by a slightly smaller disk leaves next to nothing
+        # out.
         y, x = np.mgrid[-5:6, -5:6]
         opened = ndimage.binary_opening(np.pad(mask, 12, mode="edge"), np.hypot(y, x) <= 4.5)[12:-12, 12:-12]
         assert (mask - opened).sum() < 0.05 * mask.sum()

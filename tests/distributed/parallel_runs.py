@@ -1,7 +1,8 @@
-"""Trains tiny models for a few steps in one way of sharding after the other, and writes down what the steps said: a process of
-tests/distributed/test_parallel.py, which needs more devices than pytest has, and more than one process.
+"""Trains tiny models for a few steps in one way of sharding after the other, and writes down what the steps said: a
+process of tests/distributed/test_parallel.py, which needs more devices than pytest has, and more than one process.
 
-    python -m tests.training.parallel_runs '{"folder": "/tmp/x", "devices": 8, "runs": [["a", "kl", "fsdp", 8, {"data": 4}, 1]]}'
+    python -m tests.distributed.parallel_runs \
+        '{"folder": "/tmp/x", "devices": 8, "runs": [["a", "kl", "fsdp", 8, {"data": 4}, 1]]}'
 """
 
 import json
@@ -13,14 +14,16 @@ from pathlib import Path
 BATCH, SIZE = 8, 16
 # What is hard to make the same everywhere: batch statistics, adaptive weights, dropout, one draw of timesteps for all.
 FIRST_STAGE = dict(
-    name="kl", channels=8, channel_mult=[1], num_res_blocks=1, attn_type="none", z_channels=2, embed_dim=2, num_groups=4,
+    name="kl", channels=8, channel_mult=[1], num_res_blocks=1, attn_type="none", z_channels=2, embed_dim=2,
+    num_groups=4,
 )  # fmt: skip
 DIFFUSION = dict(
     first_stage=dict(name="identity"),
     image_size=SIZE,
     batch_size=BATCH,
     model=dict(
-        in_channels=3, out_channels=3, channels=8, channel_mult=[1], num_res_blocks=1, attention_levels=[0], num_heads=2,
+        in_channels=3, out_channels=3, channels=8, channel_mult=[1], num_res_blocks=1, attention_levels=[0],
+        num_heads=2,
         transformer_depth=1, context_dim=8, num_groups=4, dropout=0.1,
     ),
     conditioning=dict(name="class_label", num_classes=5, width=8),
@@ -100,7 +103,8 @@ def job_of(stage: str, layout, rate: float):
 def run(
     folder: Path, stage: str, way: str, devices: int, mesh: dict | None, at_once: int, steps: int, rate: float
 ) -> dict:
-    """{metric: its value after every `at_once` steps}, the part of the state that is split and the sum of what is trained.
+    """{metric: its value after every `at_once` steps}, the part of the state that is split and the sum of what is
+    trained.
 
     Goes on from the checkpoint in `folder` if there is one, `steps` more.
     """

@@ -1,4 +1,5 @@
-"""Processes that find each other over loopback: what they are told when one is missing, has stopped, or was started otherwise."""
+"""Processes that find each other over loopback: what they are told when one is missing, has stopped, or was started
+otherwise."""
 
 import json
 import pathlib

@@ -1,5 +1,5 @@
-"""The same losses however a run is sharded: 1 device, pmap on 8, fsdp on 4 x 2, 2 processes of 4 devices over loopback, and
-across restarts on other numbers of devices. The runs are tests/distributed/parallel_runs.py's.
+"""The same losses however a run is sharded: 1 device, pmap on 8, fsdp on 4 x 2, 2 processes of 4 devices over loopback,
+and across restarts on other numbers of devices. The runs are tests/distributed/parallel_runs.py's.
 """
 
 import json
@@ -39,8 +39,8 @@ def said(*tasks: dict) -> list[dict]:
 
 
 def assert_same(expected: dict, got: dict, stage: str, every: int = 1) -> None:
-    """Metrics of all steps to 1e-5. Adam divides by the size of a gradient, so what is rounding at one step is not at the next:
-    the learning rate is small enough for 20 steps of that."""
+    """Metrics of all steps to 1e-5. Adam divides by the size of a gradient, so what is rounding at one step is not at
+    the next: the learning rate is small enough for 20 steps of that."""
     names = [*STAGES[stage], "gradient_norm", "param_norm", "update_ratio", "ema_distance"]
     if every == 1:  # of several steps at once only the last one's examples are in them
         names += [name for name in expected if name.startswith("loss_by_timestep/")]

@@ -36,7 +36,8 @@ def sent(batch_size, num_steps):
         layout.abstract(state), layout.abstract(frozen), batch, jax.ShapeDtypeStruct((), jnp.uint32)
     ).compile()
     found = hlo.collectives(hlo.parse(compiled.as_text()))
-    return sum(one.count * one.size for one in found if one.kind == "all-gather"), sum(one.count * one.sent for one in found)
+    gathered = sum(one.count * one.size for one in found if one.kind == "all-gather")
+    return gathered, sum(one.count * one.sent for one in found)
 
 print(json.dumps([[sent(size, steps) for size in (8, 512)] for steps in (1, 4)]))
 """

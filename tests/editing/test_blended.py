@@ -39,7 +39,8 @@ def unedited():
 
 @pytest.mark.parametrize("options", [dict(), dict(moment="after"), dict(paste=True)])
 def test_an_empty_mask_is_no_edit(options):
-    """Bit for bit, because the same program is compiled; where the mask is traced it is another one, and there is rounding."""
+    """Bit for bit, because the same program is compiled; where the mask is traced it is another one, and there is
+    rounding."""
     empty = jnp.zeros((4, 4, 1))
     assert blended.edit(DENOISER, x_start=X_START, mask=empty, **options) == Edit()
     traced = jax.jit(

@@ -46,7 +46,8 @@ def test_guided_in_a_part_of_the_run():
 
 
 def test_rescaled_to_the_brightness_of_the_condition():
-    """With phi 1 the standard deviation of each picture is that of its conditional prediction (Lin et al. 2023, eq. 15)."""
+    """With phi 1 the standard deviation of each picture is that of its conditional prediction (Lin et al. 2023, eq.
+    15)."""
     options = interval.prepare(call(4.0), rescale=1.0)
     fn = interval.guide(DENOISER.conditional, DENOISER, **{k: jnp.asarray(v) for k, v in options.items()})
     out = np.asarray(fn(X, jnp.full(2, 90))[0])

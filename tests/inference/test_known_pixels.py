@@ -24,7 +24,8 @@ def test_known_pixels_come_back_byte_for_byte():
 
 
 def test_a_cell_is_kept_if_all_of_its_pixels_are_known():
-    """Of the 2 x 3 cells of 4 x 4 pixels the hole, rows 3 and 4 of columns 4 to 8, touches all but those on the left."""
+    """Of the 2 x 3 cells of 4 x 4 pixels the hole, rows 3 and 4 of columns 4 to 8, touches all but those on the
+    left."""
     known = read_known([IMAGE], [MASK], (8, 12), "fill_masks")
     np.testing.assert_array_equal(known.kept_cells(4)[0, ..., 0], [[1, 0, 0], [1, 0, 0]])
     np.testing.assert_array_equal(known.kept_cells(1)[0, ..., 0], 1 - MASK)

@@ -77,7 +77,8 @@ def test_a_new_prompt_seed_scale_or_eta_compiles_nothing(model):
 
 
 def test_batches_of_any_number_of_pictures_are_of_a_few_sizes():
-    """1 to 8 pictures, that start from a picture as well: what is compiled are the programs of 1, 2, 4 and 8, or of batch_size."""
+    """1 to 8 pictures, that start from a picture as well: what is compiled are the programs of 1, 2, 4 and 8, or of
+    batch_size."""
     assert [settings.bucket(n, 8) for n in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 8]
     assert [settings.bucket(n, 6) for n in (1, 3, 5, 7)] == [1, 4, 6, 6]
     network = dict(
@@ -250,7 +251,8 @@ def test_checkpoints_that_are_none(text_bundle, tmp_path):
     bundle.save(damaged, opened)
     with pytest.raises(
         ValueError,
-        match=r"3 parameters of the checkpoint do not fit the config: unet/conv_out/.* is missing.*expected \(3, 3, 2, 8\)",
+        match=r"3 parameters of the checkpoint do not fit the config: unet/conv_out/.* is missing.*expected "
+        r"\(3, 3, 2, 8\)",
     ):
         pipeline.load(str(damaged))
 

@@ -64,7 +64,8 @@ def test_the_same_picture(both, sampler):
     latents = torch.tensor(our_latents(ours).transpose(0, 3, 1, 2))
     with torch.no_grad():
         expected = theirs(
-            PROMPT, num_inference_steps=STEPS, guidance_scale=SCALE, latents=latents, height=16, width=16, output_type="np"
+            PROMPT, num_inference_steps=STEPS, guidance_scale=SCALE, latents=latents, height=16, width=16,
+            output_type="np"
         ).images  # fmt: skip
     got = drawn(ours, num_steps=STEPS, guidance_scale=SCALE, sampler=sampler, spacing=SPACING[sampler])
     assert expected.std() > 0.02, "a picture that is one grey would prove nothing"

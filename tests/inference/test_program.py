@@ -1,5 +1,5 @@
-"""Where sampling from a picture starts, against the closed form of a network that predicts no noise at all; and what of a program
-runs once, not at every step."""
+"""Where sampling from a picture starts, against the closed form of a network that predicts no noise at all; and what of
+a program runs once, not at every step."""
 
 import re
 
@@ -35,7 +35,8 @@ def recorded(monkeypatch):
 
 
 def test_the_latents_are_noised_to_the_first_timestep_that_is_visited(recorded):
-    """With eps 0 a DDIM step only scales x, by sqrt(a_prev / a), so that what it started from can be read from the end."""
+    """With eps 0 a DDIM step only scales x, by sqrt(a_prev / a), so that what it started from can be read from the
+    end."""
     config = {k: v for k, v in CONFIG.items() if k != "conditioning"}
     system = make_system(dict(config, model=UNCONDITIONAL, prediction_type="eps"))
     sampler = pipeline.LatentDiffusion(system, {"unet": {}, "first_stage": {}}, 1.0)
@@ -56,7 +57,8 @@ def test_the_latents_are_noised_to_the_first_timestep_that_is_visited(recorded):
 
 
 def products(text: str) -> dict[str, set[tuple[int, str]]]:
-    """{'attn2/to_k': {(how often it runs, its result's shape), …}, …} of the projections that stand in the loop as it was traced."""
+    """{'attn2/to_k': {(how often it runs, its result's shape), …}, …} of the projections that stand in the loop as it
+    was traced."""
     program, found = hlo.parse(text), {}
     times = hlo.runs(program)
     for name, table in program.computations.items():
@@ -68,8 +70,8 @@ def products(text: str) -> dict[str, set[tuple[int, str]]]:
 
 
 def test_keys_and_values_of_the_prompt_are_computed_once_and_not_at_every_step():
-    """XLA moves them out of the loop, guided as well: the doubled context is the same at every step, and so are the parameters.
-    Compiled for a v5e, in bfloat16, it does the same (ldm_jax/xla/topology.py)."""
+    """XLA moves them out of the loop, guided as well: the doubled context is the same at every step, and so are the
+    parameters. Compiled for a v5e, in bfloat16, it does the same (ldm_jax/xla/topology.py)."""
     config = dict(CONFIG, model=dict(CONFIG["model"], attention_levels=[]))  # the middle's alone
     system, number = make_system(config), 3
     settings = resolve_settings({}, num_steps=STEPS, guidance_scale=2.0)

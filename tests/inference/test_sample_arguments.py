@@ -1,4 +1,5 @@
-"""The arguments of LatentDiffusion.sample beside those that decide what is drawn: numbers of pictures, what goes in, what comes out."""
+"""The arguments of LatentDiffusion.sample beside those that decide what is drawn: numbers of pictures, what goes in,
+what comes out."""
 
 import subprocess
 import sys
@@ -138,7 +139,8 @@ assert eight.num_compiled == one.num_compiled == 2  # the sampler and the decode
 
 
 def test_all_devices_of_the_host_draw():
-    """Eight devices draw eight pictures at once with batch_size 1, and those that one draws, the last batch filled up."""
+    """Eight devices draw eight pictures at once with batch_size 1, and those that one draws, the last batch filled
+    up."""
     import os
 
     env = dict(

@@ -113,7 +113,8 @@ def test_large_pictures_in_tiles(monkeypatch):
         (dict(strength=0.5), "strength: got 0.5 without init_images"),
         (dict(fill_masks=[HOLE]), "fill_masks: got masks without init_images"),
         (dict(init_images=PICTURES[:1], strength=-0.1), "strength: got -0.1"),
-        (dict(init_images=PICTURES[:1], image_shape=(16, 16)), r"init_images: got shape \(16, 24, 3\), expected \(16, 16, 3\)"),
+        (dict(init_images=PICTURES[:1], image_shape=(16, 16)), r"init_images: got shape \(16, 24, 3\), "
+            r"expected \(16, 16, 3\)"),
         (dict(init_images=PICTURES, seeds=[0, 1, 2]), "init_images: got 2 for 3 seeds"),
         (dict(init_images=PICTURES[:1], fill_masks=[HOLE] * 3), "fill_masks: got 3 for 1 seeds"),
         (dict(init_images=PICTURES[:1], fill_masks=[HOLE.T]), r"mask of shape \(24, 16\), expected \(16, 24\)"),

@@ -1,4 +1,5 @@
-"""The first stage in tiles is the first stage: norms and attention of the whole picture, from tiles that do not divide it."""
+"""The first stage in tiles is the first stage: norms and attention of the whole picture, from tiles that do not divide
+it."""
 
 import jax
 import numpy as np
@@ -32,7 +33,8 @@ def shipped():
 
 
 def scenes(height, width):
-    """Different held-out scenes side by side, cut to [1, height, width, 3] in [-1, 1]: no two tiles have like statistics."""
+    """Different held-out scenes side by side, cut to [1, height, width, 3] in [-1, 1]: no two tiles have like
+    statistics."""
     source = shapes.source("test", num_scenes=6)
     rows = [np.concatenate([source[3 * r + c]["image"] for c in range(3)], 1) for r in range(2)]
     return np.concatenate(rows)[None, :height, :width] / np.float32(127.5) - 1
@@ -75,8 +77,8 @@ def temporary(lowered):
 def recorded(part, seen, held, finest):
     """In the place of TiledFirstStage's compiled parts: nothing is computed, and zeros are returned.
 
-    seen: every shape of what a part is given is added. held: temporary MiB by that shape are appended, of the parts that make a
-    result and of the one that measures the child `finest`.
+    seen: every shape of what a part is given is added. held: temporary MiB by that shape are appended, of the parts
+    that make a result and of the one that measures the child `finest`.
     """
     outputs = {}
 
@@ -102,7 +104,8 @@ def recorded(part, seen, held, finest):
     ],
 )
 def test_memory_of_2048_x_2048_pixels(monkeypatch, method, given, coarse, fine, finest, times):
-    """Tiles of one shape and the coarse part's whole are all that is computed on; nothing here runs, XLA says what it would hold.
+    """Tiles of one shape and the coarse part's whole are all that is computed on; nothing here runs, XLA says what it
+    would hold.
 
     `times`: by how much the untiled needs more, though XLA for the CPU does not count the logits of its attention.
     """

@@ -106,7 +106,8 @@ def test_the_identity_gives_back_what_was_put_in(height, width, tile, overlap):
 
 
 def test_tiles_are_put_down_larger_or_smaller_than_they_were_cut():
-    """Cells become 4 x 4 pixels of two channels of their own, and back by the mean: pointwise, so exact; calls have one shape."""
+    """Cells become 4 x 4 pixels of two channels of their own, and back by the mean: pointwise, so exact; calls have one
+    shape."""
     latents, cut, seen = noise(2, 11, 19, 1), tiled.geometry(11, 19, 8, 3), set()
     pixels, owned = cut.times(4), cut.owned(11, 19)
 

@@ -1,4 +1,5 @@
-"""What a Frechet distance of pictures has to do: nothing between halves of a set, more for more blur, much for noise."""
+"""What a Frechet distance of pictures has to do: nothing between halves of a set, more for more blur, much for
+noise."""
 
 import numpy as np
 import pytest

@@ -53,10 +53,11 @@ def test_a_hundred_thousand_inception_vectors_take_less_than_two_gigabytes():
     code = """
 import resource
 import numpy as np
-from ldm_jax.evaluation import moments
-from ldm_jax.evaluation.fid import fid
+from ldm_jax.metrics import moments
+from ldm_jax.metrics.fid import fid
 rng = np.random.default_rng(0)
-a, b = (moments.accumulate(rng.standard_normal((1000, 2048), np.float32) for _ in range(50)).gaussian() for _ in range(2))
+draws = [(rng.standard_normal((1000, 2048), np.float32) for _ in range(50)) for _ in range(2)]
+a, b = (moments.accumulate(drawn).gaussian() for drawn in draws)
 assert a.count + b.count == 100_000
 print(fid(a, b), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

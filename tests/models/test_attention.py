@@ -50,8 +50,8 @@ def values_and_gradients(attend, q, k, v):
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("queries, most", [(16, 4 * 6 * 7 * 4), (17, 4 * 6 * 7 * 5), (5, 10**6), (5, 1)])
 def test_in_slices_it_is_plain_attention(queries, most, one_by_one):
-    """4 bytes, 2 examples of 3 heads, 7 keys: in slices of 4 queries; of 6, which do not divide them; in one; one by one.
-    One_by_one, one head after the other, and for the last some queries of it."""
+    """4 bytes, 2 examples of 3 heads, 7 keys: in slices of 4 queries; of 6, which do not divide them; in one; one by
+    one. One_by_one, one head after the other, and for the last some queries of it."""
     q, k, v = random(2, queries, 3, 4), random(2, 7, 3, 4, seed=1), random(2, 7, 3, 4, seed=2)
     got = values_and_gradients(lambda *args: attend_in_slices(*args, most, one_by_one), q, k, v)
     for a, b in zip(got, values_and_gradients(attend_plainly, q, k, v), strict=True):

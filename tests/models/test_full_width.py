@@ -1,4 +1,5 @@
-"""Stable Diffusion 1 at its published width against PyTorch, one forward each: python -m pytest -m slow tests/models/test_full_width.py
+"""Stable Diffusion 1 at its published width against PyTorch, one forward each: python -m pytest -m slow
+tests/models/test_full_width.py
 
 Needs about 12 GB of memory and a few minutes.
 """

@@ -1,4 +1,5 @@
-"""Normalisation and gates with backward passes of their own, against what jax derives from their definitions in float64."""
+"""Normalisation and gates with backward passes of their own, against what jax derives from their definitions in
+float64."""
 
 import jax
 import jax.numpy as jnp

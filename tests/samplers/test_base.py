@@ -84,7 +84,8 @@ EPS_FN = oracle.eps_fn(SCHEDULE, jnp.array([[1.0, -1.0], [-1.0, 1.0]]).reshape(2
 
 @pytest.mark.parametrize("name", names("samplers"))
 def test_a_traced_start_is_a_run_of_what_is_left(name):
-    """Of any sampler, also those that remember steps or take the first one differently; the noise is that of such a run too."""
+    """Of any sampler, also those that remember steps or take the first one differently; the noise is that of such a run
+    too."""
     sampler, keys = find("samplers", name).sampler(SCHEDULE), jax.random.split(jax.random.key(3), 2)
     x, steps = jax.random.normal(jax.random.key(4), (2, 1, 1, 2)), make_timesteps("uniform", 1000, 7)
     run = jax.jit(lambda start: sample(EPS_FN, sampler, x, steps, keys, start=start)[0])

@@ -30,7 +30,8 @@ def test_scenes() -> list[world.Scene]:
     return [world.scene(i, "test") for i in range(120)]
 
 
-# ------------------------------------------------------------------------------------------------------------------ class
+# ------------------------------------------------------------------------------------------------------------------
+# class
 
 
 def test_the_class_is_that_of_the_largest_object():
@@ -50,7 +51,8 @@ def test_training_sees_20_of_the_24_classes():
     assert sorted(scores.seen_classes() + scores.unseen_classes()) == list(range(24))
 
 
-# ----------------------------------------------------------------------------------------------------------------- layout
+# -----------------------------------------------------------------------------------------------------------------
+# layout
 
 
 def test_iou_of_boxes_by_hand():
@@ -100,7 +102,8 @@ def test_objects_are_matched_so_that_the_sum_is_largest():
     assert found.class_right.tolist() == [True, False]
 
 
-# --------------------------------------------------------------------------------------------------------------- semantic
+# ---------------------------------------------------------------------------------------------------------------
+# semantic
 
 
 def test_maps_of_drawn_scenes_are_read_back(test_scenes):
@@ -142,7 +145,8 @@ def test_errors_of_a_map():
     assert scores.agreement(asked, scores.segment(noise))[0] < 0.5
 
 
-# ------------------------------------------------------------------------------------------------------------- inpainting
+# -------------------------------------------------------------------------------------------------------------
+# inpainting
 
 
 def rectangle(rng: np.random.Generator) -> np.ndarray:
@@ -206,7 +210,8 @@ def test_a_hole_touches_an_object_if_it_hides_a_pixel_of_one():
     assert scores.touches(scene(RED), hole)
 
 
-# ----------------------------------------------------------------------------------------------------------------- colour
+# -----------------------------------------------------------------------------------------------------------------
+# colour
 
 
 def test_luma_by_hand():

@@ -25,7 +25,8 @@ def test_boxes_without_a_crop_are_relative_to_the_picture():
 
 
 def test_a_picture_shows_the_crop():
-    """The box [0.25, 0.5, 0.5, 0.25] in the right half of the picture begins at its left edge and ends in its middle."""
+    """The box [0.25, 0.5, 0.5, 0.25] in the right half of the picture begins at its left edge and ends in its
+    middle."""
     image = np.full((8, 4, 3), 9, np.uint8)
     layout = {"boxes": [[0.25, 0.5, 0.5, 0.25], [0, 0, 0.4, 1]], "labels": [1, 0], "crop": [0.5, 0, 0.5, 1]}
     picture = boxes.draw(image, layout, size=201)

@@ -1,4 +1,5 @@
-"""What a job becomes, against a model that writes down what it is asked; which jobs a user's files make; what is refused."""
+"""What a job becomes, against a model that writes down what it is asked; which jobs a user's files make; what is
+refused."""
 
 import ast
 import json
@@ -205,7 +206,8 @@ def test_pictures_of_pil_and_layouts_and_mixtures():
     "value, expected",
     [
         (2, 2), ("2", 2), ("red square", 2), ({"red square": 1.5, 0: -0.5}, {2: 1.5, 0: -0.5}),
-        ("0:1,0:1", {0: 2.0}), ({"red circle": 0.5, "0": 0.5, 0: 0.25}, {0: 1.25}), ("tench, Tinca tinca", 1), ("0, 1", {0: 1.0, 1: 1.0}),
+        ("0:1,0:1", {0: 2.0}), ({"red circle": 0.5, "0": 0.5, 0: 0.25}, {0: 1.25}), ("tench, Tinca tinca", 1),
+        ("0, 1", {0: 1.0, 1: 1.0}),
     ],
 )  # fmt: skip
 def test_class_labels_as_people_write_them(value, expected):

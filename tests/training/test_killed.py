@@ -27,8 +27,8 @@ def steps(workdir: pathlib.Path) -> set[int]:
 
 
 def interrupted(workdir: pathlib.Path, sent: signal.Signals, draw: random.Random) -> tuple[int, str]:
-    """Starts the run, sends it a signal up to a fifth of a second after its first new checkpoint. Returns the step of the
-    newest checkpoint and what was said."""
+    """Starts the run, sends it a signal up to a fifth of a second after its first new checkpoint. Returns the step of
+    the newest checkpoint and what was said."""
     before = max(steps(workdir), default=0)
     process = subprocess.Popen(command(CONFIG, workdir, *LONG), stderr=subprocess.PIPE, text=True, cwd=ROOT)
     while max(steps(workdir), default=0) == before and process.poll() is None:

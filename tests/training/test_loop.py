@@ -144,7 +144,8 @@ def test_time_adds_up_and_waiting_for_data_is_told_apart(monkeypatch):
     wall, told = rest[-1][0] - first[0], [times for _, times in rest]
     assert sum(t.steps for t in told) == 8
     np.testing.assert_allclose(sum(sum(t.seconds.values()) for t in told), wall, rtol=0.1, atol=0.1)
-    # A batch takes 0.15 s, a step next to nothing: the devices wait, but while pictures are drawn and for what was ahead.
+    # A batch takes 0.15 s, a step next to nothing: the devices wait, but while pictures are drawn and for what was
+    # ahead.
     assert sum(t.seconds["data"] for t in told) > 0.4
     assert sum(t.seconds.get("pictures", 0) for t in told) >= 0.1
     assert "compile" in first[1].seconds and not any("compile" in t.seconds for t in told)

@@ -1,5 +1,5 @@
-"""The command writes what the first stage makes of each picture, once, however often it is stopped and however many hosts
-share it; the statistics are those of all together.
+"""The command writes what the first stage makes of each picture, once, however often it is stopped and however many
+hosts share it; the statistics are those of all together.
 """
 
 import subprocess
@@ -151,7 +151,8 @@ def test_every_shard_has_one_host():
 
 
 def test_beam_writes_the_same_folder(config, whole, tmp_path):
-    """Runs where apache_beam is installed, which asks for older packages than ours: in a virtual environment of its own."""
+    """Runs where apache_beam is installed, which asks for older packages than ours: in a virtual environment of its
+    own."""
     pytest.importorskip("apache_beam")
     from ldm_jax.training import precompute_beam as precompute_latents_beam
 

@@ -1,4 +1,5 @@
-"""A workdir that cannot be written, has no room, or belongs to other data is refused in a sentence, and stays as it was."""
+"""A workdir that cannot be written, has no room, or belongs to other data is refused in a sentence, and stays as it
+was."""
 
 import shutil
 

@@ -71,7 +71,8 @@ def test_sharded_work_is_of_all_devices():
     "fn, args",
     [
         (lambda x, w: conv(x, w, (2, 2), ((1, 1), (1, 1))), (shape(2, 8, 8, 3), shape(3, 3, 3, 5))),
-        (lambda x, w: conv(x, w, lhs_dilation=(2, 2), padding=((2, 1), (2, 1))), (shape(1, 5, 4, 3), shape(3, 3, 3, 2))),
+        (lambda x, w: conv(x, w, lhs_dilation=(2, 2), padding=((2, 1), (2, 1))),
+            (shape(1, 5, 4, 3), shape(3, 3, 3, 2))),
         (lambda x, w: conv(x, w, rhs_dilation=(2, 1)), (shape(1, 9, 8, 3), shape(3, 3, 3, 2))),
         (lambda a, b: a @ b, (shape(8, 16), shape(16, 32))),
     ],
@@ -97,5 +98,6 @@ def test_a_network_and_its_gradient_as_xla_counts_them():
     xla = jax.jit(forward).lower(params, x, t, cond).cost_analysis()["flops"]
     # XLA counts elementwise work as well, and before it optimises: some percent of a network as narrow as this.
     assert counted < xla < 1.3 * counted
-    # Three passes, but for the gradients with respect to the latents, the timestep and the context, which nobody asks for.
+    # Three passes, but for the gradients with respect to the latents, the timestep and the context, which nobody asks
+    # for.
     assert 2.8 * counted < whole < 3.0 * counted

@@ -56,7 +56,8 @@ def test_report_of_what_the_compiler_gave_up_on():
     "message, needed",
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.00G) exceeds "
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+            "(18.00G) exceeds "
             "available HBM (15.75G).",
             18 * GIB,
         ),

@@ -1,8 +1,8 @@
 """The tasks of `ldm-evaluate TASK`: a model is told what held-out scenes of the shapes world hold, draws, and is
 scored.
 
-Decides what each task tells a model and which figures it prints. Knows the command's arguments and LatentDiffusion.sample;
-what counts as right is shapes_world/prompts.py's and shapes_world/scores.py's to say.
+Decides what each task tells a model and which figures it prints. Knows the command's arguments and
+LatentDiffusion.sample; what counts as right is shapes_world/prompts.py's and shapes_world/scores.py's to say.
 """
 
 import argparse
@@ -38,7 +38,8 @@ STRENGTHS = (0.25, 0.5, 0.75)
 
 
 class Outcome(NamedTuple):
-    """figures: what the last line says. shown: pictures by the name of their grid, the columns of it, [N, H, W, 3] uint8 each."""
+    """figures: what the last line says. shown: pictures by the name of their grid, the columns of it, [N, H, W, 3]
+    uint8 each."""
 
     figures: dict[str, Any]
     shown: dict[str, list[np.ndarray]]
@@ -57,7 +58,8 @@ class Model:
         if self.system.image_size != world.SIZE and not any_size:
             side = self.system.image_size
             raise ValueError(
-                f"--checkpoint {args.checkpoint!r} draws pictures of {side} x {side}, expected {world.SIZE} x {world.SIZE} "
+                f"--checkpoint {args.checkpoint!r} draws pictures of {side} x {side}, expected {world.SIZE} "
+                f"x {world.SIZE} "
                 "as the scenes of the shapes world have"
             )
 
@@ -66,7 +68,8 @@ class Model:
         needed = [name for name in self.system.takes if name not in self.system.optional]
         if not set(names) <= set(self.system.takes) or not set(needed) <= set(names):
             raise ValueError(
-                f"--checkpoint {self.args.checkpoint!r} takes {', '.join(self.system.takes) or 'no conditions'}, and task "
+                f"--checkpoint {self.args.checkpoint!r} takes "
+                f"{', '.join(self.system.takes) or 'no conditions'}, and task "
                 f"{self.args.task!r} is for a model that takes {' and '.join(names) or 'none'}"
             )
 
@@ -75,7 +78,8 @@ class Model:
         args, report = self.args, cli.progress(label, number)
         return self.model.sample(
             seeds=[FIRST_SEED + i for i in range(number)], num_steps=args.steps, sampler=args.sampler,
-            guidance_scale=args.guidance_scale, batch_size=args.batch_size, progress=lambda done, _: report(done), **given,
+            guidance_scale=args.guidance_scale, batch_size=args.batch_size, progress=lambda done, _: report(done),
+            **given,
         )  # fmt: skip
 
     def told(self, scenes: Sequence[world.Scene]) -> dict[str, list]:
@@ -112,7 +116,8 @@ def mean_finite(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-# ------------------------------------------------------------------------------------- text, first stage, and the oracle
+# ------------------------------------------------------------------------------------- text, first stage, and the
+# oracle
 
 
 def text(args: argparse.Namespace) -> Outcome:
@@ -170,11 +175,13 @@ def oracle(args: argparse.Namespace) -> Outcome:
     return Outcome(figures, {"oracle": [images]})
 
 
-# ------------------------------------------------------------------------------------------- class, layout, semantic map
+# ------------------------------------------------------------------------------------------- class, layout, semantic
+# map
 
 
 def class_label(args: argparse.Namespace) -> Outcome:
-    """The classes that training sees, in turn; with --unseen, as many pictures of each of those that it does not see."""
+    """The classes that training sees, in turn; with --unseen, as many pictures of each of those that it does not
+    see."""
     model = Model(args)
     model.check_takes("class_labels")
 
@@ -233,8 +240,8 @@ def semantic(args: argparse.Namespace) -> Outcome:
 
 
 def superres(args: argparse.Namespace) -> Outcome:
-    """Scenes, or crops of the photographs of --images, made small by Pillow's bicubic filter and enlarged again by the model;
-    beside it what the bicubic filter makes of them."""
+    """Scenes, or crops of the photographs of --images, made small by Pillow's bicubic filter and enlarged again by the
+    model; beside it what the bicubic filter makes of them."""
     model = Model(args, any_size=bool(args.images))
     model.check_takes("low_res_images")
     side, small = model.system.image_size, model.system.latent_shape[0]
@@ -254,8 +261,9 @@ def superres(args: argparse.Namespace) -> Outcome:
 
 
 def crops(folder: str | Path, number: int, side: int) -> np.ndarray:
-    """`number` squares [N, side, side, 3] uint8 of the picture files of a folder, at their own resolution, in turn: the centre
-    of each, and then places drawn at random, the same ones every time. A picture that is too small is enlarged first.
+    """`number` squares [N, side, side, 3] uint8 of the picture files of a folder, at their own resolution, in turn: the
+    centre of each, and then places drawn at random, the same ones every time. A picture that is too small is enlarged
+    first.
 
     Raises: ValueError for a folder that is not there or without pictures, and for a file that cannot be read.
     """
@@ -279,8 +287,8 @@ def crops(folder: str | Path, number: int, side: int) -> np.ndarray:
 
 
 def inpaint(args: argparse.Namespace) -> Outcome:
-    """Scenes with a hole. A model that takes no masks fills it by the sampler's own blending, and is told the scene if it takes
-    prompts or class labels."""
+    """Scenes with a hole. A model that takes no masks fills it by the sampler's own blending, and is told the scene if
+    it takes prompts or class labels."""
     model = Model(args)
     scenes, images = _scenes(args.num_samples)
     chance = [np.random.default_rng([FIRST_SEED, i]) for i in range(len(scenes))]
@@ -324,7 +332,8 @@ def colorize(args: argparse.Namespace) -> Outcome:
     return Outcome(figures | model.settings(), {"colorize": [shown, drawn, images]})
 
 
-# --------------------------------------------------------------------------------------------------------- image-to-image
+# ---------------------------------------------------------------------------------------------------------
+# image-to-image
 
 
 def img2img(args: argparse.Namespace) -> Outcome:
@@ -355,7 +364,8 @@ def img2img(args: argparse.Namespace) -> Outcome:
     return Outcome(figures | model.settings(), {"img2img": rows})
 
 
-# ---------------------------------------------------------------------------------------------- conditions to be looked at
+# ---------------------------------------------------------------------------------------------- conditions to be looked
+# at
 
 
 def _drawn_classes(labels: Sequence[int]) -> np.ndarray:
@@ -371,7 +381,8 @@ def _drawn_classes(labels: Sequence[int]) -> np.ndarray:
 
 
 def _drawn_boxes(scene: world.Scene) -> np.ndarray:
-    """[64, 64, 3] uint8: the boxes of a scene, in the colours and with the first letters of the shapes of their classes."""
+    """[64, 64, 3] uint8: the boxes of a scene, in the colours and with the first letters of the shapes of their
+    classes."""
     picture = Image.new("RGB", (world.SIZE, world.SIZE), (255, 255, 255))
     pen = ImageDraw.Draw(picture)
     for o in scene.objects:
@@ -397,7 +408,8 @@ def write_grid(path: Path, columns: Sequence[np.ndarray]) -> None:
     grid.write_png(path, grid.grid(beside, columns=len(columns) if len(columns) > 1 else None))
 
 
-# ------------------------------------------------------------------------------------------------------------ the command
+# ------------------------------------------------------------------------------------------------------------ the
+# command
 
 TASKS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "shapes": text,

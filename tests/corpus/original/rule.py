@@ -19,7 +19,8 @@ def averaged(name: str) -> str:
 
 
 def with_averages(shapes: Mapping[str, tuple]) -> dict[str, tuple]:
-    """{name: shape} of a whole file, out of that without the averages of its parameters: there, if their counters are."""
+    """{name: shape} of a whole file, out of that without the averages of its parameters: there, if their counters
+    are."""
     if "model_ema.decay" not in shapes:
         return dict(shapes)
     return dict(shapes) | {

@@ -1,7 +1,9 @@
-"""The original's LatentDiffusion once more, in PyTorch and of our own writing: names of its state dict, conditions, DDIM.
+"""The original's LatentDiffusion once more, in PyTorch and of our own writing: names of its state dict, conditions,
+DDIM.
 
-See torch_networks.py. Source: CompVis/latent-diffusion@a506df5 and Stability-AI/stablediffusion@cf1d67a, ldm/models/diffusion/
-ddpm.py and ddim.py, ldm/modules/ema.py, ldm/modules/encoders/modules.py, ldm/modules/x_transformer.py.
+See torch_networks.py. Source: CompVis/latent-diffusion@a506df5 and Stability-AI/stablediffusion@cf1d67a,
+ldm/models/diffusion/ ddpm.py and ddim.py, ldm/modules/ema.py, ldm/modules/encoders/modules.py,
+ldm/modules/x_transformer.py.
 """
 
 import numpy as np
@@ -111,7 +113,8 @@ def make_tables(params: dict) -> dict[str, np.ndarray]:
     tables = dict(
         betas=betas, alphas_cumprod=signal, alphas_cumprod_prev=before, sqrt_alphas_cumprod=signal**0.5,
         sqrt_one_minus_alphas_cumprod=(1 - signal) ** 0.5, log_one_minus_alphas_cumprod=np.log(1 - signal),
-        sqrt_recip_alphas_cumprod=signal**-0.5, sqrt_recipm1_alphas_cumprod=(1 / signal - 1) ** 0.5, posterior_variance=variance,
+        sqrt_recip_alphas_cumprod=signal**-0.5, sqrt_recipm1_alphas_cumprod=(1 / signal - 1) ** 0.5,
+        posterior_variance=variance,
         posterior_log_variance_clipped=np.log(np.maximum(variance, 1e-20)),
         posterior_mean_coef1=betas * before**0.5 / (1 - signal),
         posterior_mean_coef2=(1 - before) * (1 - betas) ** 0.5 / (1 - signal),
@@ -173,7 +176,8 @@ class LatentDiffusion(nn.Module):
         return z if self.first_stage_model is None else self.first_stage_model.decode(z)
 
     def condition(self, given: dict) -> dict:
-        """What the UNet is called with beside x and t. given: by the names of ldm_jax's conditions, as tensors, NCHW."""
+        """What the UNet is called with beside x and t. given: by the names of ldm_jax's conditions, as tensors,
+        NCHW."""
         learned = getattr(self, "cond_stage_model", None)
         arguments, key = {"concat": []}, self.key or ""
         if (

@@ -1,8 +1,9 @@
 """The original's networks once more, in PyTorch and of our own writing: what the corpus' arrays and names come from.
 
-Written from descriptions of the original (names of its state dict, order of its layers, formulas) and not from this package, so
-that the two can disagree. Checked against arrays that the original's own code gave: see README.md.
-Source: CompVis/latent-diffusion@a506df5 and Stability-AI/stablediffusion@cf1d67a, ldm/modules/ and ldm/models/autoencoder.py.
+Written from descriptions of the original (names of its state dict, order of its layers, formulas) and not from this
+package, so that the two can disagree. Checked against arrays that the original's own code gave: see README.md.
+Source: CompVis/latent-diffusion@a506df5 and Stability-AI/stablediffusion@cf1d67a, ldm/modules/ and
+ldm/models/autoencoder.py.
 """
 
 import math
@@ -175,9 +176,11 @@ class UNetModel(nn.Module):
 
     def __init__(
         self, in_channels, model_channels, out_channels, num_res_blocks, attention_resolutions, dropout=0.0,
-        channel_mult=(1, 2, 4, 8), conv_resample=True, num_classes=None, num_heads=-1, num_head_channels=-1, num_heads_upsample=-1,
+        channel_mult=(1, 2, 4, 8), conv_resample=True, num_classes=None, num_heads=-1, num_head_channels=-1,
+        num_heads_upsample=-1,
         use_scale_shift_norm=False, resblock_updown=False, use_new_attention_order=False, use_spatial_transformer=False,
-        transformer_depth=1, context_dim=None, n_embed=None, legacy=True, disable_self_attentions=None, num_attention_blocks=None,
+        transformer_depth=1, context_dim=None, n_embed=None, legacy=True, disable_self_attentions=None,
+        num_attention_blocks=None,
         disable_middle_self_attn=False, use_linear_in_transformer=False, adm_in_channels=None, **_,
     ):  # fmt: skip
         super().__init__()
@@ -246,7 +249,8 @@ class UNetModel(nn.Module):
             self.id_predictor = nn.Sequential(norm(channels), nn.Conv2d(mc, n_embed, 1))
 
     def forward(self, x, t, context=None, y=None):
-        """x [B, C, h, w], t [B], context [B, L, D], y labels [B] or vectors [B, D] -> [B, out_channels or n_embed, h, w]."""
+        """x [B, C, h, w], t [B], context [B, L, D], y labels [B] or vectors [B, D] -> [B, out_channels or n_embed, h,
+        w]."""
         emb = self.time_embed(timestep_embedding(t, self.width))
         if self.num_classes is not None:
             emb = emb + self.label_emb(y)
@@ -348,7 +352,8 @@ class Tower(nn.Module):
     """The original's Encoder or Decoder."""
 
     def __init__(
-        self, decodes, ch, out_ch, num_res_blocks, attn_resolutions, in_channels, resolution, z_channels, ch_mult=(1, 2, 4, 8),
+        self, decodes, ch, out_ch, num_res_blocks, attn_resolutions, in_channels, resolution, z_channels,
+        ch_mult=(1, 2, 4, 8),
         dropout=0.0, resamp_with_conv=True, double_z=True, tanh_out=False, use_linear_attn=False, attn_type="vanilla",
     ):  # fmt: skip
         super().__init__()

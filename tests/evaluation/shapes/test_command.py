@@ -324,7 +324,8 @@ def test_oracle(run, tmp_path):
         (("prompts",), ["class"], "takes prompts, and task 'class' is for a model that takes class_labels"),
         (("images", "masks"), ["colorize"], "takes images, masks, and task 'colorize' is for"),
         ((), ["layout"], "takes no conditions, and task 'layout' is for a model that takes layouts"),
-        (("layouts",), ["img2img", "--num_samples", "1"], "takes layouts, and task 'img2img' is for a model that takes none"),
+        (("layouts",), ["img2img", "--num_samples", "1"], "takes layouts, and task 'img2img' is for a model "
+            "that takes none"),
         (("class_labels",), ["class", "--num_samples", "0"], "--num_samples is 0, expected at least 1"),
         (("class_labels",), ["class", "--images", "x"], "--images is for task superres, got it with task class"),
         (("images", "masks"), ["inpaint", "--mask", "hole", "--num_samples", "1"], "mask kind 'hole' not found"),
