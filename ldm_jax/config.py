@@ -39,10 +39,14 @@ def call(fn: Callable, options: Mapping[str, Any], what: str, *, then: Callable 
 
 
 def options_of(fn: Callable) -> list[str]:
-    """The names of fn's arguments, but for those that every linen module has."""
+    """The names of fn's arguments, but for those that have to be given by position, and those that every linen module has."""
     hidden = ("parent", "name") if isinstance(fn, type) and issubclass(fn, nn.Module) else ()
     parameters = inspect.signature(fn).parameters.items()
-    return [name for name, p in parameters if name not in hidden and p.kind is not p.VAR_KEYWORD]
+    return [
+        name
+        for name, p in parameters
+        if name not in hidden and p.kind not in (p.VAR_KEYWORD, p.POSITIONAL_ONLY)
+    ]
 
 
 def pick(section: Mapping[str, Any] | None, what: str, known: Mapping[str, Any]) -> tuple[Any, dict]:

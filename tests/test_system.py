@@ -9,7 +9,7 @@ import pytest
 from ldm_jax.conditioning.base import merge
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
-from ldm_jax.training.objective import freeze
+from ldm_jax.training.optimizer import freeze
 from ldm_jax.types import Cond
 from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params

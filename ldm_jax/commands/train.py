@@ -21,7 +21,7 @@ from ldm_jax.commands import config_flag
 from ldm_jax.data import latents as stored
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
-from ldm_jax.training import loop, profiling, reporting, watch
+from ldm_jax.training import loop, profiling, watch
 from ldm_jax.training.diffusion_job import diffusion_job
 from ldm_jax.training.first_stage_job import first_stage_job
 from ldm_jax.training.state import TrainState
@@ -179,8 +179,8 @@ def report(
 ) -> None:
     if hosts.is_first():
         utilized = mfu(times.steps_per_second)
-        writer.write_scalars(done, reporting.scalars(config, values, times, utilized) | watch.memory())
-        log.info(reporting.line(config, done, values, times, utilized))
+        writer.write_scalars(done, watch.scalars(config, values, times, utilized) | watch.memory())
+        log.info(watch.line(config, done, values, times, utilized))
 
 
 def step_flops(config: dict, workdir: Path) -> int:

@@ -64,6 +64,7 @@ def diffusion_loss(
     prediction: Array,
     target: Array,
     t: Array,
+    /,
     *,
     schedule: NoiseSchedule,
     prediction_type: str = "eps",

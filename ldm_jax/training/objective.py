@@ -1,103 +1,205 @@
-"""What the second stage minimises: its config's loss, put together from the parts of its system; and what it leaves
-alone.
+"""The loss of the second stage, the noise that a network does not predict (Rombach et al. 2022, eq. 2): encode, noise, drop, predict, weigh.
 
-It knows config and models; where batches come from and what is done with the gradient is train.py's.
+It knows the config and the parts of the model; where batches come from and what is done with the gradient is others'.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ldm_jax.conditioning.base import drop
 from ldm_jax.config import call
 from ldm_jax.data.latents import TEXT
-from ldm_jax.diffusion.loss import diffusion_loss
+from ldm_jax.diffusion import loss as diffusion_loss
+from ldm_jax.diffusion.process import q_sample
+from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.models.unet import apply_unet
-from ldm_jax.params import is_below
 from ldm_jax.system import System
-from ldm_jax.training import diffusion_step, stored_text, token_masks
+from ldm_jax.training import token_masks
 from ldm_jax.training.examples import MASKS
-from ldm_jax.types import PyTree
+from ldm_jax.training.optimizer import stop_gradients
+from ldm_jax.training.state import example_keys
+from ldm_jax.types import Array, Cond, PyTree
+
+BINS = 10  # of timesteps, whose losses are logged apart
 
 
 def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
-    """loss(params, frozen, batch, seed, step) -> (scalar, metrics), see diffusion_step.make_loss.
+    """loss(params, frozen, batch, seed, step) -> (scalar, metrics), metrics those of diffusion_loss and `loss_by_timestep`, unweighted.
 
-    frozen: {'first_stage': parameters, 'scale_factor': [] float32}. batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C],
-    the inputs of
-    the conditioning, 'position' [B] int32. Raises: ValueError for an option of `loss` that there is not.
+    params: {'unet', 'conditioner'}, and 'logvar' [T] if it is learned. frozen: {'first_stage': parameters, 'scale_factor': [] float32}.
+    batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32. Whatever is random comes
+    from each example's own key, or it would differ with the number of devices.
+    Raises: ValueError for an unknown option of config.loss.
+    """
+    null, schedule, prediction_type = system.null_inputs(1), system.schedule, system.prediction_type
+    stratify = config["batch_size"] if config.get("stratified_timesteps") else 0
+    masks, weigh = _terms(config, system)
+
+    def loss(params, frozen, batch, seed, step):
+        keys = example_keys(seed, step, batch["position"])
+        keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 5))(keys), 1, 0)
+        posterior_key, noise_key, t_key, drop_key, network_key = keys
+        if stratify:
+            t_key = example_keys(seed, step, jnp.full_like(batch["position"], -1))
+
+        # 1. Encode: images to latents of about unit variance, a sample of the posterior where there is one.
+        x_start = encode(system, frozen, batch, posterior_key)
+
+        # 2. Noise: x_t = sqrt(alphas_cumprod[t]) x_start + sqrt(1 - alphas_cumprod[t]) noise.
+        noise = jax.vmap(lambda key: jax.random.normal(key, x_start.shape[1:]))(noise_key)
+        t = sample_timesteps(t_key, batch["position"], schedule.num_timesteps, stratify)
+        x_t = q_sample(schedule, x_start, t, noise)
+
+        # 3. Drop: some examples get the null condition, for classifier-free guidance (Ho and Salimans 2022).
+        inputs = {k: batch[k] for k in (*null, *TEXT, MASKS) if k in batch}
+        inputs = drop_condition(system, inputs, null, config.get("condition_dropout"), drop_key)
+
+        # 4. Predict: the noise, x_start or v, as prediction_type says.
+        inputs = system.encode_inputs(frozen["first_stage"], frozen["scale_factor"], inputs)
+        trained = stop_gradients(params, config.get("freeze") or ())
+        recorder = masks and masks.recorder
+        prediction, attention_loss = predict(system, trained, x_t, t, inputs, null, network_key, recorder)
+
+        # 5. Weigh: the error of each example by its timestep, and what further terms add.
+        target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
+        logvar = {"logvar": params["logvar"]} if "logvar" in params else {}
+        total, per_example, metrics = weigh(prediction, target, t, **logvar)
+        if masks:
+            metrics[f"loss_{MASKS}"] = attention_loss.mean()
+            metrics["loss"] = total = total + masks.weight * metrics[f"loss_{MASKS}"]
+        table = loss_by_timestep(per_example, t, schedule.num_timesteps)
+        return total, dict(metrics, loss_by_timestep=table)
+
+    return loss
+
+
+def _terms(config: Mapping[str, Any], system: System) -> tuple[token_masks.Term | None, Callable]:
+    """config.loss as (the term of token masks, diffusion_loss of (prediction, target, t)). Raises: ValueError for an unknown option."""
+    options = dict(config.get("loss", {}))
+    masks = call(token_masks.term, options.pop("token_masks", None) or {}, "loss.token_masks")
+    learned, start = options.pop("learn_logvar", False), options.pop("logvar_init", 0.0)
+    given = {
+        "schedule": system.schedule,
+        "prediction_type": system.prediction_type,
+        # The original's logvar is a vector of one number unless it is learned, and then a parameter.
+        "logvar": jnp.full(system.schedule.num_timesteps, start, jnp.float32)
+        if start and not learned
+        else None,
+    }
+
+    def bound(**options):
+        return functools.partial(diffusion_loss.diffusion_loss, **options)
+
+    return masks, call(bound, options, "loss", then=diffusion_loss.diffusion_loss, **given)
+
+
+def encode(system: System, frozen: PyTree, batch: Mapping[str, Array], keys: Array) -> Array:
+    """[B,h,w,c] float32, scaled latents of batch['image'] [B,H,W,C] or of the stored batch['moments'] [B,h,w,2c], which are what the first
+    stage encodes: a sample of the posterior by keys [B] for a KL model, themselves for others."""
+    encoded = batch.get("moments")
+    if encoded is None:
+        encoded = system.first_stage.encode(frozen["first_stage"], batch["image"])
+    if system.first_stage.name == "kl":
+        encoded = DiagonalGaussian.from_moments(encoded).sample(keys)
+    return encoded * frozen["scale_factor"]
+
+
+def sample_timesteps(keys: Array, position: Array, num_timesteps: int, stratify: int = 0) -> Array:
+    """[B] int32, each uniform on [0, num_timesteps).
+
+    stratify: 0 draws them independently, as the original does. A number n (the global batch size) makes the n draws of
+    a step fill the range evenly: a shared offset plus position / n (Kingma et al. 2021, appendix I.1); `keys` then
+    must hold the same offset key for every example.
+    """
+    uniform = jax.vmap(jax.random.uniform)(keys)
+    if stratify:
+        uniform = (uniform + position / stratify) % 1.0
+    return jnp.minimum((uniform * num_timesteps).astype(jnp.int32), num_timesteps - 1)
+
+
+def drop_condition(
+    system: System,
+    inputs: Mapping[str, Array],
+    null: Mapping[str, Array],
+    probability: float | None,
+    keys: Array,
+) -> dict[str, Array]:
+    """inputs, each [B, …], where an example has those of system.drops from null, [1, …], with this probability, by keys [B]."""
+    inputs = dict(inputs)
+    if not system.drops or not probability:
+        return inputs
+    keep = jax.vmap(jax.random.uniform)(keys) >= probability
+    dropped = {k: inputs[k] for k in system.drops}
+    nothing = {k: jnp.broadcast_to(null[k], dropped[k].shape) for k in dropped}
+    if MASKS in inputs:  # words that are dropped refer to nothing
+        dropped[MASKS], nothing[MASKS] = inputs[MASKS], jnp.zeros_like(inputs[MASKS])
+    return inputs | drop(dropped, nothing, keep)
+
+
+def predict(
+    system: System,
+    params: PyTree,
+    x_t: Array,
+    t: Array,
+    inputs: Mapping[str, Array],
+    null: Mapping[str, Array],
+    keys: Array,
+    recorder: token_masks.Recorder | None = None,
+) -> tuple[Array, Array | None]:
+    """(the prediction [B,h,w,c], with a recorder the loss of token masks [B] float32) of x_t [B,h,w,c] at t [B] under `inputs`.
+
+    null: system.null_inputs(1). keys: [B], of dropout, which is off if no module has any.
     """
 
-    null = system.null_inputs(1)
-    drops_out = has_dropout(system)
-
-    def encode(frozen, batch, keys):
-        moments = (
-            batch["moments"]
-            if "moments" in batch
-            else system.first_stage.encode(frozen["first_stage"], batch["image"])
-        )
-        if system.first_stage.name == "kl":
-            return diffusion_step.sample_latents(moments, keys, frozen["scale_factor"])
-        return moments * frozen["scale_factor"]
-
-    options = dict(config.get("loss", {}))
-    masked = call(token_masks.term, options.pop("token_masks", None) or {}, "loss.token_masks")
-
-    def network(params, x_t, t, inputs, key=None):
+    def network(x_t, t, inputs, key=None):
         inputs = dict(inputs)
         masks = inputs.pop(MASKS, None)
         network_key, conditioner_key = (None, None) if key is None else jax.random.split(key)
-        cond = stored_text.condition(system, params, inputs, null, key is None, conditioner_key)
+        cond = condition(system, params, inputs, null, key is None, conditioner_key)
         prediction, maps = apply_unet(
-            system.unet, params["unet"], x_t, t, cond, masked and masked.recorder, dropout_key=network_key
+            system.unet, params["unet"], x_t, t, cond, recorder, dropout_key=network_key
         )
-        return (prediction, {MASKS: token_masks.loss(maps, masks)}) if masked else prediction
+        return prediction, token_masks.loss(maps, masks) if recorder else None
 
-    def predict(params, frozen, x_t, t, batch, keys):
-        inputs = {k: batch[k] for k in (*null, *TEXT, MASKS) if k in batch}
-        inputs = system.encode_inputs(frozen["first_stage"], frozen["scale_factor"], inputs)
-        params = _stop_gradients(params, config.get("freeze") or ())
-        if not drops_out:
-            return network(params, x_t, t, inputs)
+    if not has_dropout(system):
+        return network(x_t, t, inputs)
 
-        def alone(*example):  # with its own key: its dropout may not depend on which others its device has
-            *example, key = example
-            given = jax.tree.map(lambda x: x[None], example)
-            return jax.tree.map(lambda x: x[0], network(params, *given, key))
+    def alone(*example):  # with its own key: its dropout may not depend on which others its device has
+        *example, key = example
+        given = jax.tree.map(lambda x: x[None], example)
+        return jax.tree.map(lambda x: x[0], network(*given, key))
 
-        return jax.vmap(alone)(x_t, t, inputs, keys)
+    return jax.vmap(alone)(x_t, t, inputs, keys)
 
-    def drop_condition(batch, keys):
-        if not system.drops or not config.get("condition_dropout"):
-            return batch
-        keep = jax.vmap(jax.random.uniform)(keys) >= config["condition_dropout"]
-        inputs = {k: batch[k] for k in system.drops}
-        nothing = {k: jnp.broadcast_to(null[k], inputs[k].shape) for k in inputs}
-        if masked:  # the words that are left out speak of nothing
-            inputs[MASKS] = batch[MASKS]
-            nothing[MASKS] = jnp.zeros_like(batch[MASKS])
-        return dict(batch, **drop(inputs, nothing, keep))
 
-    learned, logvar = options.pop("learn_logvar", False), options.pop("logvar_init", 0.0)
-    fixed = None if learned or not logvar else jnp.full(system.schedule.num_timesteps, logvar, jnp.float32)
-    return call(
-        diffusion_step.make_loss,
-        options,
-        "loss",
-        then=diffusion_loss,
-        predict=predict,
-        encode=encode,
-        schedule=system.schedule,
-        prediction_type=system.prediction_type,
-        drop_condition=drop_condition,
-        stratify=config["batch_size"] if config.get("stratified_timesteps") else 0,
-        logvar=fixed,
-        terms={MASKS: masked.weight} if masked else {},
-    )
+def condition(
+    system: System,
+    params: PyTree,
+    inputs: Mapping[str, Array],
+    null: Mapping[str, Array],
+    deterministic: bool = True,
+    key: Array | None = None,
+) -> Cond:
+    """System.condition of `inputs`, or what a text encoder gave for their captions ahead of training (docs/latents.md), in place of the encoder.
+
+    Stored are `text_context` [B, L, D] and, of an encoder that gives a vector as well, `text_vector` [B, P], and `text_vector_null` without
+    the caption. They know nothing of dropped conditions: an example whose inputs equal null, system.null_inputs(1), gets what the
+    encoder gives for that, all that it is then asked.
+    """
+    context, vector, vector_null = (inputs.get(name) for name in TEXT)
+    if context is None:
+        return system.condition(params, inputs, deterministic, key)
+    nothing = system.condition(params, null).context
+    same = [(inputs[k] == null[k]).reshape(len(context), -1).all(axis=1) for k in system.drops]
+    dropped = jnp.stack(same).all(axis=0)
+    if vector is not None:
+        vector = jnp.where(dropped[:, None], vector_null, vector)
+    context = jnp.where(dropped[:, None, None], nothing, context.astype(nothing.dtype))
+    return Cond(context=context, vector=vector)
 
 
 def has_dropout(system: System) -> bool:
@@ -106,25 +208,11 @@ def has_dropout(system: System) -> bool:
     return any(getattr(m, name, 0.0) for m in modules for name in ("dropout", "embedding_dropout"))
 
 
-def _stop_gradients(params: PyTree, prefixes: Sequence[str]) -> PyTree:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.lax.stop_gradient(leaf) if is_below(path, prefixes) else leaf, params
-    )
+def loss_by_timestep(per_example: Array, t: Array, num_timesteps: int, bins: int = BINS) -> Array:
+    """[2, bins] float32: the sum of per_example [B] float32 over the examples of each of `bins` equal parts of
+    [0, num_timesteps), and their number; t: [B] int32.
 
-
-def freeze(tx: optax.GradientTransformation, prefixes: Sequence[str], params: PyTree):
-    """tx for all parameters but those below `prefixes`, such as 'conditioner' or 'conditioner/clip', which stay as they
-    are: they get no update, no weight decay and no optimizer state.
-
-    Raises: ValueError for a prefix that no parameter has.
+    Sums and numbers, as they may be averaged over devices and added up over steps, which means of few examples may not.
     """
-    for prefix in prefixes:
-        if not any(is_below(path, [prefix]) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
-            raise ValueError(f"config.freeze: {prefix!r} has no parameters; there are: {', '.join(params)}")
-
-    def labels(params: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "frozen" if is_below(path, prefixes) else "trained", params
-        )
-
-    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels) if prefixes else tx
+    within = t[:, None] * bins // num_timesteps == jnp.arange(bins)  # [B, bins]
+    return jnp.stack([jnp.where(within, per_example[:, None], 0.0).sum(0), within.sum(0, jnp.float32)])

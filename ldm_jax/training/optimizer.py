@@ -1,18 +1,20 @@
 """Optimizers by name and the learning rate over time.
 
-Decides: the optimizers' defaults and the learning-rate schedules, those of the original among them. Knows
-nothing of losses, of sharding, or of which parameters are trained.
+Decides: the optimizers' defaults, the learning-rate schedules, those of the original among them, and how parameters are
+frozen. Knows nothing of losses or of sharding.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ldm_jax.types import Array
+from ldm_jax.params import is_below
+from ldm_jax.types import Array, PyTree
 
 # step ([] int32, optimizer steps done so far) -> multiplier of the learning rate, [] float32
 Multiplier = Callable[[Array], Array]
@@ -249,3 +251,30 @@ def make_optimizer(
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     return optax.MultiSteps(optimizer, accumulate).gradient_transformation() if accumulate > 1 else optimizer
+
+
+def stop_gradients(params: PyTree, prefixes: Sequence[str]) -> PyTree:
+    """params, whose leaves below `prefixes` get no gradient: what leads to them alone is not computed backwards."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.lax.stop_gradient(leaf) if is_below(path, prefixes) else leaf, params
+    )
+
+
+def freeze(
+    tx: optax.GradientTransformation, prefixes: Sequence[str], params: PyTree
+) -> optax.GradientTransformation:
+    """tx for all parameters but those below `prefixes`, such as 'conditioner' or 'conditioner/clip', which stay as they are:
+    they get no update, no weight decay and no optimizer state.
+
+    Raises: ValueError for a prefix that no parameter has.
+    """
+    for prefix in prefixes:
+        if not any(is_below(path, [prefix]) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
+            raise ValueError(f"config.freeze: {prefix!r} has no parameters; there are: {', '.join(params)}")
+
+    def labels(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "frozen" if is_below(path, prefixes) else "trained", params
+        )
+
+    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels) if prefixes else tx

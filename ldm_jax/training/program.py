@@ -22,7 +22,7 @@ from ldm_jax.models.lpips import LPIPS
 from ldm_jax.system import System, make_system
 from ldm_jax.training import diffusion_step, ema, first_stage_loss, first_stage_step, optimizer
 from ldm_jax.training.examples import MASKS, has_token_masks
-from ldm_jax.training.objective import diffusion_objective, freeze
+from ldm_jax.training.objective import diffusion_objective
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 
@@ -73,7 +73,7 @@ def diffusion_parts(
 ) -> tuple[Callable, Callable]:
     """(step, params -> state before the first step). params: arrays or shapes, of which config.freeze picks by name."""
     tx, _ = make_optimizer(config, layout.mesh.size)
-    tx = freeze(tx, config.get("freeze") or (), params)
+    tx = optimizer.freeze(tx, config.get("freeze") or (), params)
     objective, ema_decay = diffusion_objective(config, system), config.get("ema_decay", 0.9999)
     accumulate = config["optimizer"].get("accumulate", 1)
     step = diffusion_step.make_step(objective, tx, ema_decay, layout.average, accumulate)

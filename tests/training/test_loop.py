@@ -10,7 +10,7 @@ import pytest
 from ldm_jax.checkpoints import train_state as checkpoint
 from ldm_jax.distributed import parallel
 from ldm_jax.training import loop
-from ldm_jax.training.diffusion_step import loss_by_timestep
+from ldm_jax.training.objective import loss_by_timestep
 from ldm_jax.training.state import TrainState
 
 BATCH = 4

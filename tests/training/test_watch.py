@@ -8,8 +8,11 @@ import numpy as np
 
 from ldm_jax.distributed import parallel
 from ldm_jax.training import ema, watch
-from ldm_jax.training.diffusion_step import loss_by_timestep
+from ldm_jax.training.objective import loss_by_timestep
 from ldm_jax.training.state import TrainState
+
+CONFIG = dict(batch_size=32, total_steps=5000)
+VALUES = dict(loss=0.123456, gradient_norm=2.0)
 
 
 def test_a_stopwatch_accounts_for_all_the_time():
@@ -90,3 +93,31 @@ def test_memory_is_that_of_the_fullest_device():
     }
     assert watch.memory([device()]) == {}  # a CPU does not say
     assert watch.memory([device(bytes_in_use=2**30)]) == {"memory/in_use_gib": 1.0}
+
+
+def test_one_line_says_how_a_run_does():
+    times = watch.Times(100, dict(compute=9.5, data=0.5, pictures=30.0))
+    assert (
+        watch.line(CONFIG, 200, VALUES, times, None)
+        == "step 200/5000  loss 0.1235  320.0 images/s  8:00 left"
+    )
+    slow = watch.Times(10, dict(compute=15.0, data=5.0))
+    assert (
+        watch.line(CONFIG, 200, VALUES, slow, 0.4127)
+        == "step 200/5000  loss 0.1235  16.0 images/s  MFU 41.3 %  waiting for data 25 %  2:40:00 left"
+    )
+
+
+def test_tensorboard_is_told_everything():
+    times = watch.Times(100, dict(compute=9.5, data=0.5, pictures=30.0))
+    expected = {
+        "loss": 0.123456,
+        "gradient_norm": 2.0,
+        "images_per_second": 320.0,
+        "time/data_wait": 0.05,
+        "seconds_per_step/compute": 0.095,
+        "seconds_per_step/data": 0.005,
+        "seconds_per_step/pictures": 0.3,
+    }
+    assert watch.scalars(CONFIG, VALUES, times, None) == expected
+    assert watch.scalars(CONFIG, VALUES, times, 0.4) == expected | {"mfu": 0.4}
