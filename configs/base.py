@@ -340,7 +340,7 @@ def _run_locally(c: ConfigDict) -> None:
     c.optimizer = dict(name=c.optimizer.name, base_lr=1e-4, scale_lr=False)
     levels = len(c.first_stage.channel_mult)
     c.first_stage.update(channels=8, channel_mult=[1] * levels, num_res_blocks=1, num_groups=4)
-    if c.first_stage.name == "vq":
+    if "n_embed" in c.first_stage:
         c.first_stage.n_embed = 16
     factor = 2 ** (levels - 1)
     c.image_size = max(64, factor * (2 ** (len(c.model.channel_mult) - 1) if c.task == "diffusion" else 1))

@@ -39,7 +39,7 @@ def call(fn: Callable, options: Mapping[str, Any], what: str, *, then: Callable 
 
 
 def options_of(fn: Callable) -> list[str]:
-    """The names of fn's arguments, but for those that have to be given by position, and those that every linen module has."""
+    """The names of fn's arguments, but for those given by position and those that every linen module has."""
     hidden = ("parent", "name") if isinstance(fn, type) and issubclass(fn, nn.Module) else ()
     parameters = inspect.signature(fn).parameters.items()
     return [

@@ -1,5 +1,9 @@
-"""The first stages there are, by the name that a config's section says, and what the rest of the library asks of
-one."""
+"""The first stages there are, by the name that a config's section says, and what the rest of the library asks of one.
+
+A new one is a linen module in a file of models/ and a row of FIRST_STAGES. Besides encode, decode and __call__, as
+AutoencoderKL has them, the module says what it has, by the names of FirstStage's fields: has_variance, has_parameters,
+losses, factor and latent_channels.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.config import call, pick
+from ldm_jax.config import call, options_of, pick
 from ldm_jax.models import autoencoder
+from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.types import Array, PyTree
 
 FIRST_STAGES = {
@@ -19,17 +24,30 @@ FIRST_STAGES = {
 
 
 class FirstStage(NamedTuple):
-    """module: linen, owns encode and decode. factor: pixels per latent cell. channels: of a latent."""
+    """module: linen, owns encode and decode. factor: pixels per latent cell. channels: of a latent.
+
+    has_variance: `encode` gives the moments of a Gaussian posterior, mean first; otherwise latents.
+    has_parameters: False of one that is a fixed map. losses: the name of what it is trained with in
+    training/first_stage_loss.GENERATOR_LOSSES; None if there is nothing to train.
+    """
 
     name: str
     module: Any
     factor: int
     channels: int
+    has_variance: bool
+    has_parameters: bool
+    losses: str | None
+
+    @property
+    def encoded_channels(self) -> int:
+        """Channels of what `encode` gives: twice those of a latent with a variance."""
+        return 2 * self.channels if self.has_variance else self.channels
 
     def init(self, key: Array, size: int = 0) -> PyTree:
         """Fresh parameters. size: the side of the image that shapes are inferred with; the factor's fourfold by
         default."""
-        if self.name == "identity":
+        if not self.has_parameters:
             return {}
         side = size or 4 * self.factor
         return jax.jit(self.module.init)(
@@ -37,14 +55,21 @@ class FirstStage(NamedTuple):
         )["params"]
 
     def encode(self, params: PyTree, images: Array) -> Array:
-        """images [B,H,W,C] in [-1,1] -> what encoding gives: moments [B,h,w,2c] of a KL model, else latents
-        [B,h,w,c]."""
+        """images [B,H,W,C] in [-1,1] -> what encoding gives, [B,h,w,encoded_channels]: moments or latents."""
         return self.module.apply({"params": params}, images, method="encode")
+
+    def mode_of(self, encoded: Array) -> Array:
+        """encoded [B,h,w,encoded_channels], as `encode` gives it -> latents [B,h,w,c], not scaled: the posterior's
+        mean, or themselves."""
+        return encoded[..., : self.channels] if self.has_variance else encoded
+
+    def sample_of(self, encoded: Array, keys: Array) -> Array:
+        """As `mode_of`, but a sample of the posterior where there is one, by keys [B]."""
+        return DiagonalGaussian.from_moments(encoded).sample(keys) if self.has_variance else encoded
 
     def mode(self, params: PyTree, images: Array) -> Array:
         """images [B,H,W,C] in [-1,1] -> latents [B,h,w,c], not scaled: the posterior's mean, or what `encode` gives."""
-        encoded = self.encode(params, images)
-        return jnp.split(encoded, 2, axis=-1)[0] if self.name == "kl" else encoded
+        return self.mode_of(self.encode(params, images))
 
     def decode(self, params: PyTree, z: Array) -> Array:
         """z [B,h,w,c], not scaled -> images [B,H,W,C] float32, about [-1,1]."""
@@ -54,9 +79,14 @@ class FirstStage(NamedTuple):
 def make_first_stage(section: Mapping[str, Any], dtype: str = "float32") -> FirstStage:
     """Raises: ValueError for an unknown name or option."""
     cls, options = pick(section, "first_stage", FIRST_STAGES)
-    if section["name"] == "identity":
-        return FirstStage(
-            "identity", call(cls, options, "first_stage identity"), 1, options.get("in_channels", 3)
-        )
-    module = call(cls, options, f"first_stage {section['name']!r}", dtype=jnp.dtype(dtype))
-    return FirstStage(section["name"], module, 2 ** (len(module.channel_mult) - 1), module.embed_dim)
+    computes = {"dtype": jnp.dtype(dtype)} if "dtype" in options_of(cls) else {}
+    module = call(cls, options, f"first_stage {section['name']!r}", **computes)
+    return FirstStage(
+        name=section["name"],
+        module=module,
+        factor=module.factor,
+        channels=module.latent_channels,
+        has_variance=module.has_variance,
+        has_parameters=module.has_parameters,
+        losses=module.losses,
+    )

@@ -251,7 +251,9 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
     if options.first_stage:
         config["first_stage"], other = _other_first_stage(options)
         notes.append(f"the first stage is {options.first_stage}'s")
-    elif not first_stage and (config.get("first_stage") or {}).get("name") != "identity":
+    elif not first_stage and (
+        not config.get("first_stage") or make_first_stage(config["first_stage"]).has_parameters
+    ):
         raise ValueError(f"{path} holds no first stage ({FIRST_STAGE}…); name one with --first_stage FILE")
     tokenizer = _find_tokenizer(config, path, options, notes)
     system = make_system(config, tokenizer)
@@ -261,7 +263,7 @@ def _open_compvis(tensors: Mapping[str, Tensor], path: Path, options: Options) -
     params = {"unet": _fit(unet, template["unet"], entries, compvis_unet.unused(template["unet"]))}
     if options.first_stage:
         params["first_stage"] = other
-    elif config["first_stage"]["name"] == "identity":
+    elif not system.first_stage.has_parameters:
         params["first_stage"] = {}
     else:
         wanted = jax.eval_shape(system.first_stage.init, jax.random.key(0))

@@ -82,7 +82,7 @@ class TiledFirstStage:
         z, factor = np.asarray(z, np.float32), self.first_stage.factor
         height, width = z.shape[1:3]
         cut = tiled.geometry(height, width, self.tile, self.overlap)
-        if len(cut.places) == 1 or self.first_stage.name == "identity":
+        if len(cut.places) == 1 or not self.first_stage.has_parameters:
             return np.asarray(self._decode(params, z))
         tile_shape = (cut.height, cut.width, z.shape[-1])
         children, at = self._plan("decode", params, tile_shape)
@@ -103,7 +103,7 @@ class TiledFirstStage:
         check_size(*images.shape[1:3], factor)
         height, width = images.shape[1] // factor, images.shape[2] // factor
         cut = tiled.geometry(height, width, self.tile, self.overlap)
-        if len(cut.places) == 1 or self.first_stage.name == "identity":
+        if len(cut.places) == 1 or not self.first_stage.has_parameters:
             return np.asarray(self._encode(params, images))
         pixels = cut.times(factor)
         children, at = self._plan("encode", params, (pixels.height, pixels.width, images.shape[-1]))
@@ -119,7 +119,7 @@ class TiledFirstStage:
     def mode(self, params: PyTree, images: Array) -> np.ndarray:
         """As `encode`, but the posterior's mean where that is one: latents [B, h, w, c], not scaled."""
         encoded = self.encode(params, images)
-        return np.split(encoded, 2, axis=-1)[0] if self.first_stage.name == "kl" else encoded
+        return self.first_stage.mode_of(encoded)
 
     def _plan(self, method: str, params: PyTree, shape: tuple[int, ...]) -> tuple[list[Child], int]:
         """(The tower's children for an input of `shape`, the place of the last one before the cut).

@@ -230,6 +230,8 @@ class Decoder(_Tower):
 class _FirstStage(nn.Module):
     """The fields and the two towers of both autoencoders."""
 
+    has_parameters = True
+
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4)
     num_res_blocks: int = 2
@@ -266,6 +268,10 @@ class _FirstStage(nn.Module):
         """Pixels per latent cell along one axis."""
         return 2 ** (len(self.channel_mult) - 1)
 
+    @property
+    def latent_channels(self) -> int:
+        return self.embed_dim
+
     def _encoded(self, x: Array, train: bool) -> Array:
         if x.shape[-1] != self.in_channels:
             raise ValueError(f"encode: got images with {x.shape[-1]} channels, expected {self.in_channels}")
@@ -287,6 +293,8 @@ class AutoencoderKL(_FirstStage):
     embed_dim: channels of the latent; z_channels: channels that the two towers speak. Call through
     apply(method=...). Init with `__call__` so that every parameter is made.
     """
+
+    has_variance, losses = True, "kl"
 
     def encode(self, x: Array, train: bool = False) -> Array:
         """x [B, H, W, in_channels] float in [-1, 1] into moments [B, h, w, 2 embed_dim] float32, mean first.
@@ -334,6 +342,8 @@ class VQModel(_FirstStage):
     Latents are what comes BEFORE quantisation (the original's VQModelInterface), and `decode` quantises
     first.
     """
+
+    has_variance, losses = False, "vq"
 
     double_z: bool = False
     n_embed: int = 8192
@@ -396,12 +406,11 @@ class VQModel(_FirstStage):
 class IdentityFirstStage(nn.Module):
     """Diffusion in pixel space (LDM-1).
 
-    The latent is the image, [B, H, W, C] float, and there are no parameters.
+    The latent is the image, [B, H, W, 3] float, and there are no parameters.
     """
 
-    @property
-    def factor(self) -> int:
-        return 1
+    has_variance, has_parameters, losses = False, False, None
+    factor, latent_channels = 1, 3
 
     def encode(self, x: Array, train: bool = False) -> Array:
         return x

@@ -58,7 +58,7 @@ def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
         section, params = read_first_stage(config)
     else:
         first_stage = make_first_stage(config["first_stage"])
-        if first_stage.name != "identity":
+        if first_stage.has_parameters:
             log.warning("config.first_stage_from names no trained first stage: a fresh one is used")
         section, params = config["first_stage"], first_stage.init(init_key(config))
     opened = bundle.Bundle(dict(task="first_stage", first_stage=section), {"first_stage": params})
@@ -123,7 +123,7 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
     def plain(example, rng):
         return {"image": crop(example["image"], rng)}
 
-    has_variance = system.first_stage.name == "kl"
+    has_variance = system.first_stage.has_variance
     encode = jax.jit(lambda x: system.first_stage.encode(frozen["first_stage"], x))
     batches = pipeline.evaluation_batches(source, batch_size=64, transform=plain)
     made_of = dict(first_stage=fingerprint(frozen), data=source.fingerprint())

@@ -22,7 +22,8 @@ def make_step(
 ) -> Callable:
     """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Layout.compile.
 
-    ema_decay: the limit of the average's decay; its warm-up is ema.decay's. average: over the devices, parallel.Layout.average.
+    ema_decay: the limit of the average's decay; its warm-up is ema.decay's. average: over the devices,
+    parallel.Layout.average.
     accumulate: how many batches tx makes one step of, which is what the average counts.
     """
 

@@ -239,6 +239,10 @@ def generator_loss_vq(
     return loss, (metrics, batch_stats)
 
 
+# By what a first stage is trained with, its `losses`.
+GENERATOR_LOSSES = {"kl": generator_loss_kl, "vq": generator_loss_vq}
+
+
 def discriminator_loss(
     x: Array,
     x_rec: Array,

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ldm_jax.config import options_of
 from ldm_jax.training import ema
 from ldm_jax.training import first_stage_loss as losses
 from ldm_jax.training.state import TrainState, example_keys, global_norm
@@ -78,16 +79,24 @@ def _reconstruct(autoencoder: Any, params: PyTree, images: Array, keys: Array):
 
 
 def _generator_loss(
-    kind, autoencoder, discriminator, perceptual, disc_start, disc_factor, disc_weight, average, loss_options
+    generator_loss,
+    autoencoder,
+    discriminator,
+    perceptual,
+    disc_start,
+    disc_factor,
+    disc_weight,
+    average,
+    loss_options,
 ):
     """(trained, params, frozen, batch, keys, step) -> (loss, (metrics, batch_stats)); trained: see `_generator`."""
-    generator_loss = losses.generator_loss_kl if kind == "kl" else losses.generator_loss_vq
+    divides_by_scale = "logvar" in options_of(generator_loss)
 
     def loss(trained, params, frozen, batch, keys, step):
         x = batch["image"]
         x_rec, posterior, features = _reconstruct(autoencoder, trained["autoencoder"], x, keys)
         options = dict(loss_options, average=average)
-        if kind == "kl":
+        if divides_by_scale:
             options["logvar"] = trained["logvar"]
         if perceptual is not None:
             perceptual_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)
@@ -124,7 +133,7 @@ def _discriminator_loss(autoencoder, discriminator, disc_start, disc_factor, dis
 
 
 def make_step(
-    kind: str,
+    generator_loss: Callable,
     autoencoder: Any,
     discriminator: Any,
     txs: Mapping[str, optax.GradientTransformation],
@@ -141,14 +150,15 @@ def make_step(
 ) -> Callable:
     """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Layout.compile.
 
-    kind: 'kl' or 'vq'. autoencoder, discriminator: linen modules; discriminator None leaves out every adversarial term.
+    generator_loss: one of first_stage_loss.GENERATOR_LOSSES, which loss_options go to. autoencoder, discriminator:
+    linen modules; discriminator None leaves out every adversarial term.
     perceptual: (frozen, x, x_rec, keys) -> [B,1,1,1], or None. average: over the devices, parallel.Layout.average; the
-    discriminator's axis_name has to be the layout's. accumulate: how many batches the optimizers make one step of.
-    loss_options go to first_stage_loss.generator_loss_{kind}.
+    discriminator's axis_name has to be the layout's. accumulate: how many batches the optimizers make one
+    step of.
     batch: 'image' [B,H,W,C] float32 in [-1,1], 'position' [B] int32. seed: [] uint32.
     """
-    generator_loss = _generator_loss(
-        kind,
+    weighed_loss = _generator_loss(
+        generator_loss,
         autoencoder,
         discriminator,
         perceptual,
@@ -165,7 +175,7 @@ def make_step(
         keys = jax.vmap(jax.random.split)(example_keys(seed, state.step, batch["position"]))
 
         trained = _generator(params)
-        grads, (metrics, batch_stats) = jax.grad(generator_loss, has_aux=True)(
+        grads, (metrics, batch_stats) = jax.grad(weighed_loss, has_aux=True)(
             trained, params, frozen, batch, keys[:, 0], state.step
         )
         grads, metrics = average((grads, metrics))

@@ -1,4 +1,4 @@
-"""The loss of the second stage, the noise that a network does not predict (Rombach et al. 2022, eq. 2): encode, noise, drop, predict, weigh.
+"""The loss of the second stage (Rombach et al. 2022, eq. 2): encode, noise, drop, predict, weigh.
 
 It knows the config and the parts of the model; where batches come from and what is done with the gradient is others'.
 """
@@ -15,7 +15,6 @@ from ldm_jax.config import call
 from ldm_jax.data.latents import TEXT
 from ldm_jax.diffusion import loss as diffusion_loss
 from ldm_jax.diffusion.process import q_sample
-from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.system import System
 from ldm_jax.training import token_masks
@@ -28,11 +27,12 @@ BINS = 10  # of timesteps, whose losses are logged apart
 
 
 def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
-    """loss(params, frozen, batch, seed, step) -> (scalar, metrics), metrics those of diffusion_loss and `loss_by_timestep`, unweighted.
+    """loss(params, frozen, batch, seed, step) -> (scalar, metrics): those of diffusion_loss, and `loss_by_timestep`.
 
-    params: {'unet', 'conditioner'}, and 'logvar' [T] if it is learned. frozen: {'first_stage': parameters, 'scale_factor': [] float32}.
-    batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32. Whatever is random comes
-    from each example's own key, or it would differ with the number of devices.
+    params: {'unet', 'conditioner'}, and 'logvar' [T] if it is learned. frozen: {'first_stage': parameters,
+    'scale_factor': [] float32}.
+    batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32. Whatever is
+    random comes from each example's own key, or it would differ with the number of devices.
     Raises: ValueError for an unknown option of config.loss.
     """
     null, schedule, prediction_type = system.null_inputs(1), system.schedule, system.prediction_type
@@ -78,7 +78,8 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
 
 
 def _terms(config: Mapping[str, Any], system: System) -> tuple[token_masks.Term | None, Callable]:
-    """config.loss as (the term of token masks, diffusion_loss of (prediction, target, t)). Raises: ValueError for an unknown option."""
+    """config.loss as (the term of token masks, diffusion_loss of (prediction, target, t)). Raises: ValueError for an
+    unknown option."""
     options = dict(config.get("loss", {}))
     masks = call(token_masks.term, options.pop("token_masks", None) or {}, "loss.token_masks")
     learned, start = options.pop("learn_logvar", False), options.pop("logvar_init", 0.0)
@@ -98,14 +99,12 @@ def _terms(config: Mapping[str, Any], system: System) -> tuple[token_masks.Term 
 
 
 def encode(system: System, frozen: PyTree, batch: Mapping[str, Array], keys: Array) -> Array:
-    """[B,h,w,c] float32, scaled latents of batch['image'] [B,H,W,C] or of the stored batch['moments'] [B,h,w,2c], which are what the first
-    stage encodes: a sample of the posterior by keys [B] for a KL model, themselves for others."""
+    """[B,h,w,c] float32, scaled latents of batch['image'] [B,H,W,C], or of batch['moments'] [B,h,w,2c or c], which
+    are what the first stage encodes: a sample of the posterior by keys [B], where there is one."""
     encoded = batch.get("moments")
     if encoded is None:
         encoded = system.first_stage.encode(frozen["first_stage"], batch["image"])
-    if system.first_stage.name == "kl":
-        encoded = DiagonalGaussian.from_moments(encoded).sample(keys)
-    return encoded * frozen["scale_factor"]
+    return system.first_stage.sample_of(encoded, keys) * frozen["scale_factor"]
 
 
 def sample_timesteps(keys: Array, position: Array, num_timesteps: int, stratify: int = 0) -> Array:
@@ -128,7 +127,8 @@ def drop_condition(
     probability: float | None,
     keys: Array,
 ) -> dict[str, Array]:
-    """inputs, each [B, …], where an example has those of system.drops from null, [1, …], with this probability, by keys [B]."""
+    """inputs, each [B, …], where an example has those of system.drops from null, [1, …], with this probability, by
+    keys [B]."""
     inputs = dict(inputs)
     if not system.drops or not probability:
         return inputs
@@ -150,7 +150,8 @@ def predict(
     keys: Array,
     recorder: token_masks.Recorder | None = None,
 ) -> tuple[Array, Array | None]:
-    """(the prediction [B,h,w,c], with a recorder the loss of token masks [B] float32) of x_t [B,h,w,c] at t [B] under `inputs`.
+    """(the prediction [B,h,w,c], with a recorder the loss of token masks [B] float32) of x_t [B,h,w,c] at t [B] under
+    `inputs`.
 
     null: system.null_inputs(1). keys: [B], of dropout, which is off if no module has any.
     """
@@ -184,11 +185,12 @@ def condition(
     deterministic: bool = True,
     key: Array | None = None,
 ) -> Cond:
-    """System.condition of `inputs`, or what a text encoder gave for their captions ahead of training (docs/latents.md), in place of the encoder.
+    """System.condition of `inputs`, or what a text encoder gave for their captions ahead of training
+    (docs/latents.md), in place of the encoder.
 
-    Stored are `text_context` [B, L, D] and, of an encoder that gives a vector as well, `text_vector` [B, P], and `text_vector_null` without
-    the caption. They know nothing of dropped conditions: an example whose inputs equal null, system.null_inputs(1), gets what the
-    encoder gives for that, all that it is then asked.
+    Stored are `text_context` [B, L, D] and, of an encoder that gives a vector as well, `text_vector` [B, P], and
+    `text_vector_null` without the caption. They know nothing of dropped conditions: an example whose inputs equal
+    null, system.null_inputs(1), gets what the encoder gives for that, all that it is then asked.
     """
     context, vector, vector_null = (inputs.get(name) for name in TEXT)
     if context is None:

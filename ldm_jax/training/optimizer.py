@@ -263,8 +263,8 @@ def stop_gradients(params: PyTree, prefixes: Sequence[str]) -> PyTree:
 def freeze(
     tx: optax.GradientTransformation, prefixes: Sequence[str], params: PyTree
 ) -> optax.GradientTransformation:
-    """tx for all parameters but those below `prefixes`, such as 'conditioner' or 'conditioner/clip', which stay as they are:
-    they get no update, no weight decay and no optimizer state.
+    """tx for all parameters but those below `prefixes`, such as 'conditioner' or 'conditioner/clip', which stay as
+    they are: they get no update, no weight decay and no optimizer state.
 
     Raises: ValueError for a prefix that no parameter has.
     """

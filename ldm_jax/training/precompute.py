@@ -72,7 +72,7 @@ def read_first_stage(config: Mapping[str, Any]) -> tuple[dict, PyTree]:
     """
     name = config.get("first_stage_from")
     if not name:
-        if (config.get("first_stage") or {}).get("name") == "identity":
+        if config.get("first_stage") and not make_first_stage(config["first_stage"]).has_parameters:
             return config["first_stage"], {}
         raise ValueError(
             "config.first_stage_from names no trained first stage to encode with: --config.first_stage_from=…"
@@ -218,7 +218,7 @@ def open_job(config: dict, options: Options = Options()) -> Job:
         recipe=config["data"].get("recipe", "none"),
         flip=options.flip,
         moments=list(moments),
-        has_variance=first_stage.name == "kl",
+        has_variance=first_stage.has_variance,
         dtype=options.dtype,
         computed_in=config.get("dtype", "float32"),
         fields=fields,

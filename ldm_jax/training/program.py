@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.config import call
+from ldm_jax.config import call, options_of
 from ldm_jax.convert import lpips as lpips_weights
 from ldm_jax.distributed import parallel
-from ldm_jax.first_stage import FirstStage, make_first_stage
+from ldm_jax.first_stage import FIRST_STAGES, FirstStage, make_first_stage
 from ldm_jax.models.autoencoder import check_size
 from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
@@ -98,10 +98,10 @@ def diffusion_program(config: Mapping[str, Any], layout: parallel.Layout) -> Pro
 
 def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.ShapeDtypeStruct]:
     """'image' [B, H, W, 3] or 'moments' [B, h, w, c], the inputs of the conditioning, 'position' [B]."""
-    number, (h, w, c) = config["batch_size"], system.latent_shape
+    number, (h, w, _) = config["batch_size"], system.latent_shape
     inputs = {k: (v.shape[1:], v.dtype) for k, v in system.null_inputs(1).items()}
     if config["data"].get("precompute_latents"):
-        inputs["moments"] = ((h, w, 2 * c if system.first_stage.name == "kl" else c), np.float32)
+        inputs["moments"] = ((h, w, system.first_stage.encoded_channels), np.float32)
     else:
         inputs["image"] = ((*system.image_shape, 3), np.float32)
     if has_token_masks(config):
@@ -119,9 +119,11 @@ def first_stage_parts(
 ) -> tuple[FirstStage, Callable, Callable]:
     """(the first stage, step, key -> state before the first step), with the perceptual loss where config.lpips names
     weights, which the step then finds in frozen['lpips']."""
-    if config["first_stage"].get("name") == "identity":
-        raise ValueError("first_stage 'identity' has nothing to train; name kl or vq")
     first_stage = make_first_stage(config["first_stage"], config.get("dtype", "float32"))
+    if not first_stage.losses:
+        trained = " or ".join(name for name, module in FIRST_STAGES.items() if module.losses)
+        raise ValueError(f"first_stage {first_stage.name!r} has nothing to train; name {trained}")
+    generator_loss = first_stage_loss.GENERATOR_LOSSES[first_stage.losses]
     size, ema_decay = config["image_size"], config.get("ema_decay")
     check_size(size, size, first_stage.factor)
     discriminator = None
@@ -131,15 +133,14 @@ def first_stage_parts(
     txs = {part: make_optimizer(config, layout.mesh.size)[0] for part in ("autoencoder", "discriminator")}
     loss_options = dict(config.get("loss", {}))
     logvar_init = loss_options.pop("logvar_init", 0.0)
-    if first_stage.name == "vq":
+    if "n_embed" in options_of(generator_loss) and hasattr(first_stage.module, "n_embed"):
         loss_options.setdefault("n_embed", first_stage.module.n_embed)
-    own = {"kl": first_stage_loss.generator_loss_kl, "vq": first_stage_loss.generator_loss_vq}
     step = call(
         first_stage_step.make_step,
         loss_options,
         "loss",
-        then=own[first_stage.name],
-        kind=first_stage.name,
+        then=generator_loss,
+        generator_loss=generator_loss,
         autoencoder=first_stage.module,
         discriminator=discriminator,
         txs=txs,

@@ -1,7 +1,7 @@
 """What a run is watched by: where its time goes, what its state looks like, and losses by timestep over many steps.
 
-The hot loop pays for none of it with a wait for the devices: times are the host's, sums stay on the devices until they are
-logged, and what has to read the whole state is computed only then. It knows nothing of where figures are written.
+The hot loop pays for none of it with a wait for the devices: times are the host's, sums stay on the devices until they
+are logged, and what has to read the whole state is computed only then. It knows nothing of where figures are written.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 def preview(images: np.ndarray) -> np.ndarray:
-    """[..., C] float in [-1, 1] -> uint8, as grid.to_uint8, but black where a number is not finite: a run that draws such a
-    preview may well go on, and is stopped by its metrics if it may not."""
+    """[..., C] float in [-1, 1] -> uint8, as grid.to_uint8, but black where a number is not finite: a run that draws
+    such a preview may well go on, and is stopped by its metrics if it may not."""
     finite = np.isfinite(images)
     if not finite.all():
         log.warning("what is previewed is not finite, and black there")
@@ -101,7 +101,8 @@ class Sums:
 
 
 def means(name: str, table: Any) -> dict[str, float]:
-    """{'name/0.0': the mean in the first of N bins, …}, named by where a bin begins; one without an example is left out.
+    """{'name/0.0': the mean in the first of N bins, …}, named by where a bin begins; one without an example is left
+    out.
 
     table: [2, N], sums and counts.
     """
@@ -132,7 +133,8 @@ def compile_state_metrics(layout: parallel.Layout) -> Callable[[TrainState], dic
 
 
 def memory(devices: Any = None) -> dict[str, float]:
-    """GiB of the fullest of this host's devices: memory/in_use_gib now, memory/peak_gib at most so far, memory/limit_gib.
+    """GiB of the fullest of this host's devices: memory/in_use_gib now, memory/peak_gib at most so far,
+    memory/limit_gib.
 
     {} where a backend does not say, as the CPU's. It asks the allocator, and waits for nothing.
     """
@@ -148,8 +150,8 @@ def memory(devices: Any = None) -> dict[str, float]:
 def scalars(
     config: Mapping[str, Any], values: Mapping[str, float], times: Times, mfu: float | None
 ) -> dict[str, float]:
-    """values, and what is known of the run's speed: images_per_second, mfu (0 to 1), seconds_per_step/…, and time/data_wait, the
-    part of the time in which the devices had no batch."""
+    """values, and what is known of the run's speed: images_per_second, mfu (0 to 1), seconds_per_step/…, and
+    time/data_wait, the part of the time in which the devices had no batch."""
     speed = {
         "images_per_second": times.steps_per_second * config["batch_size"],
         "time/data_wait": times.share("data"),
@@ -162,7 +164,8 @@ def scalars(
 def line(
     config: Mapping[str, Any], done: int, values: Mapping[str, float], times: Times, mfu: float | None
 ) -> str:
-    """The step, the loss, images/s, MFU where it is known, the share of waiting for data where it is large, and the time left."""
+    """The step, the loss, images/s, MFU where it is known, the share of waiting for data where it is large, and the
+    time left."""
     total = config["total_steps"]
     parts = [f"step {done}/{total}", *(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)]
     parts.append(f"{times.steps_per_second * config['batch_size']:.1f} images/s")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.conditioning import clip, sdxl, text
-from ldm_jax.first_stage import FirstStage
+from ldm_jax.first_stage import make_first_stage
 from ldm_jax.models import clip_text
 from ldm_jax.models.clip_text import CLIPTextTransformer
 from ldm_jax.system import Part, System
@@ -155,7 +155,7 @@ def test_a_tower_with_fewer_tokens_than_the_tokenizer_is_refused(tokenizer):
 def test_a_negative_prompt_has_the_lower_score(tokenizer):
     part = Part("sdxl", sdxl, sdxl.Conditioner(clip_g=CLIP_G, **SHARED))
     system = System(None, None, (part,), None, "eps", tokenizer, IMAGE_SIZE)
-    system = system._replace(first_stage=FirstStage("identity", None, 1, 3))
+    system = system._replace(first_stage=make_first_stage(dict(name="identity")))
     negative = system.null_inputs(2, {"prompts": ["blue", "red"]})
     np.testing.assert_array_equal(negative["aesthetic_scores"], [2.5, 2.5])
     np.testing.assert_array_equal(negative["keep"], [1, 1])

@@ -61,7 +61,7 @@ def job_of(stage: str, layout, rate: float):
     from ldm_jax.first_stage import make_first_stage
     from ldm_jax.models.discriminator import NLayerDiscriminator
     from ldm_jax.system import make_system
-    from ldm_jax.training import diffusion_step, ema, first_stage_step, loop
+    from ldm_jax.training import diffusion_step, ema, first_stage_loss, first_stage_step, loop
     from ldm_jax.training.objective import diffusion_objective
     from ldm_jax.training.state import TrainState
 
@@ -74,7 +74,7 @@ def job_of(stage: str, layout, rate: float):
             shape = (SIZE, SIZE, 3)
             state = first_stage_step.init_state(key, first_stage.init, discriminator, shape, txs, 0.999)
             step = first_stage_step.make_step(
-                "kl",
+                first_stage_loss.generator_loss_kl,
                 first_stage.module,
                 discriminator,
                 txs,

@@ -1,4 +1,4 @@
-"""The second stage's loss: closed forms, its sums by timestep, and stored outputs of a text encoder, which are as good as the encoder."""
+"""The second stage's loss: closed forms, sums by timestep, and stored text, which is as good as its encoder."""
 
 import jax
 import jax.numpy as jnp
