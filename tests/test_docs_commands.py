@@ -15,7 +15,7 @@ import pytest
 from ldm_jax.config import load_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(
     r"(?<![\w.-])(?:[\w./]*/)?"
     r"(?:python3? +(?:-m +(?P<module>[\w.]+)|(?P<script>[\w/]+\.py))|(?P<console>ldm-[a-z-]+))(?P<rest>.*)"

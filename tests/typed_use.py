@@ -13,3 +13,5 @@ ldm_jax.laod("shapes")  # type: ignore[attr-defined]
 ldm_jax.LatentDiffusion()  # type: ignore[call-arg]
 model.smaple()  # type: ignore[attr-defined]
 model.decode([], tiles=1)  # type: ignore[call-arg]
+model.sample("a red circle", num_steps=10)
+model.sample("a red circle", num_steps="ten")  # type: ignore[arg-type]
