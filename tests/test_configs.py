@@ -18,8 +18,10 @@ from PIL import Image
 from ldm_jax import dry_run, grid
 from ldm_jax.commands import train
 from ldm_jax.config import conditioning_kinds
+from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.first_stage import make_first_stage
 from ldm_jax.inference import pipeline
+from ldm_jax.inference.settings import check_sampling
 from ldm_jax.shapes_world.scenes import CLASS_NAMES
 from ldm_jax.system import make_system
 from ldm_jax.training.examples import conditions_of
@@ -117,7 +119,7 @@ def test_shapes_and_counts_resolve(path, monkeypatch):
     assert set(full) - set(config) <= {"first_stage", "first_stage_from"}
     check_config(full)
     if full["task"] == "diffusion":
-        train.check_sampling(full["sampling"], full["schedule"]["num_timesteps"])
+        check_sampling(full["sampling"], make_schedule(**full["schedule"]))
 
 
 @pytest.mark.parametrize("name", FIRST_STAGES)

@@ -19,7 +19,7 @@ from pathlib import Path
 from ldm_jax import cli
 from ldm_jax.cli import parse_seeds
 from ldm_jax.data.pictures import OVERVIEW
-from ldm_jax.diffusion.timesteps import SPACINGS
+from ldm_jax.diffusion.timesteps import SIGMA_SPACINGS, SPACINGS
 
 PROMPT = "a small red circle above a large blue square"
 GRID_PIXELS = 10**8  # of the pictures that the grid shows
@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--guidance_scale", type=float, help="1 is off")
     add("--sampler", help="a file of ldm_jax/samplers")
     add("--eta", type=float, help="0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral)")
-    add("--spacing", help=f"which timesteps are visited: {', '.join(SPACINGS)}")
+    add("--spacing", help=f"which timesteps are visited: {', '.join((*SPACINGS, *SIGMA_SPACINGS))}")
     add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
     add("--clip_denoised", type=float, help="clip predicted clean latents to this size (ddim, ddpm, heun)")
     add = parser.add_argument_group(
@@ -201,6 +201,7 @@ def dry_run(args: argparse.Namespace) -> None:
     from ldm_jax import dry_run as dry_runs
     from ldm_jax.checkpoints import open as checkpoints
     from ldm_jax.config import load_config
+    from ldm_jax.diffusion.schedule import make_schedule
     from ldm_jax.inference import settings as sampling_settings
 
     options = checkpoints.options_from(args)
@@ -213,7 +214,7 @@ def dry_run(args: argparse.Namespace) -> None:
             f"{args.config or args.checkpoint} is a first stage alone, expected a model that samples"
         )
     settings = sampling_settings.resolve_settings(config.get("sampling", {}), **asked(args))
-    sampling_settings.check_sampling(settings, config["schedule"].get("num_timesteps", 1000))
+    sampling_settings.check_sampling(settings, make_schedule(**config["schedule"]))
     if args.topology:
         cost = dry_runs.sampling(config, args.topology, args.batch_size, settings)
         print(json.dumps(cost, indent=2))

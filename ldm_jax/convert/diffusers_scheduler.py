@@ -50,7 +50,8 @@ _ROUNDED = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
 _CONSISTENCY = ("LCMScheduler", "TCDScheduler")
 # spacings whose last timestep is 0
 _TO_ZERO = ("leading_0", "linspace_rounded")
-_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+# option -> the spacing by noise level that it asks for
+_SIGMAS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
 # where the last step leads unless told otherwise, of samplers that can be told
 _FINAL_ALPHAS = {"ddim": "first", "plms": "first", "dpm_solver": "one", "euler": "one"}
 _ALWAYS_ONE = ("euler_ancestral", "heun")
@@ -149,6 +150,11 @@ def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
     if sampler == "euler" and spacing.startswith("dpm_"):  # Euler's method is DPM-Solver++'s first order
         section["_class_name"] = name = classes["dpm_solver"]
         section["solver_order"] = 1
+    kind, _, rest = spacing.partition("_")
+    options = {kind: option for option, kind in _SIGMAS.items()}
+    if kind in options:
+        section |= {options[kind]: True} if options[kind] in DEFAULTS[name] else {}
+        spacing = rest or "linspace"
     section["timestep_spacing"], section["steps_offset"] = _written_spacing(name, spacing)
     clip = sampling.get("clip_denoised")
     if sampler in ("ddim", "ddpm", "heun"):
@@ -218,7 +224,7 @@ def _read_sampling(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_spacing(name: str, options: Mapping[str, Any]) -> str:
-    """A key of diffusion.timesteps.SPACINGS, or 'leading_<offset>', 'dpm_leading_<offset>'.
+    """A spacing of diffusion/timesteps.py. A schedule of sigmas of DPM-Solver's kind spans all levels.
 
     Raises: ValueError for a spacing or an offset that is not here.
     """
@@ -229,13 +235,14 @@ def _read_spacing(name: str, options: Mapping[str, Any]) -> str:
         refuse("scheduler", "timestep_spacing", spacing, "leading, linspace or trailing")
     if not isinstance(offset, int) or offset < 0:
         refuse("scheduler", "steps_offset", offset, "an integer of at least 0")
-    if spacing == "trailing":
-        return spacing
     if spacing == "leading":
         spacing = "leading" if offset == 1 else f"leading_{offset}"
-    elif name in _ROUNDED:
+    elif spacing == "linspace" and name in _ROUNDED:
         spacing = "linspace_rounded"
-    return f"dpm_{spacing}" if name in _DPM_SPACED else spacing
+    for option, kind in _SIGMAS.items():
+        if options.get(option) and option in DEFAULTS[name]:
+            return kind if name in _DPM_SPACED or spacing == "linspace" else f"{kind}_{spacing}"
+    return f"dpm_{spacing}" if name in _DPM_SPACED and spacing != "trailing" else spacing
 
 
 def _written_spacing(name: str, spacing: str) -> tuple[str, int]:
@@ -248,7 +255,7 @@ def _written_spacing(name: str, spacing: str) -> tuple[str, int]:
         return "leading", int(match[1] or 1)
     if spacing in ("linspace", "linspace_rounded") or spacing == "dpm_linspace" and dpm:
         return "linspace", 0
-    if spacing in ("trailing", "sgm", "dpm_linspace"):
+    if spacing in ("trailing", "sgm", "dpm_linspace", "ays_sd1", "ays_sdxl"):
         return "trailing", 0
     if spacing not in ("uniform", "original", "quad"):
         refuse("config", "sampling.spacing", spacing, "a spacing of this library")
@@ -257,9 +264,14 @@ def _written_spacing(name: str, spacing: str) -> tuple[str, int]:
 
 def _not_here(name: str, options: Mapping[str, Any]) -> Iterator[str]:
     """What of a scheduler's way of sampling is not here, in words; `name` draws otherwise than what is taken for it."""
-    sigmas = [option for option in _SIGMAS if options.get(option)]
-    if sigmas and name not in _CONSISTENCY:
-        yield f"{sigmas[0]}: true visits other noise levels; its timestep_spacing is taken"
+    if any(options.get(option) for option in _SIGMAS):
+        if name in _DPM_SPACED:
+            yield "a schedule of sigmas tells the network a rounded timestep; here it is told the one between"
+        for option in ("sigma_min", "sigma_max"):
+            if options.get(option) is not None:
+                yield f"{option}: {options[option]} ends the sigmas elsewhere; the model's own levels are taken"
+    elif options.get("use_lu_lambdas"):
+        yield "use_lu_lambdas: true visits other noise levels; its timestep_spacing is taken"
     if options.get("thresholding"):
         yield "thresholding: true scales the predicted picture; it is left as it is"
     if options.get("interpolation_type", "linear") != "linear":

@@ -42,6 +42,11 @@ class NoiseSchedule(struct.PyTreeNode):
         """T, a python int."""
         return self.betas.shape[0]
 
+    @property
+    def sigmas(self) -> Array:
+        """The noise relative to the signal, sqrt((1 - alphas_cumprod) / alphas_cumprod), [T] float32."""
+        return jnp.sqrt(jnp.expm1(-self.log_alphas_cumprod))
+
 
 def _cosine(num, start, end, s):
     angle = (np.arange(num + 1, dtype=np.float64) / num + s) / (1 + s) * np.pi / 2

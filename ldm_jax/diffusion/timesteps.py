@@ -21,6 +21,8 @@ from functools import partial
 
 import numpy as np
 
+from ldm_jax.diffusion import sigma_schedules
+
 RULES = ("exact", "original")
 
 
@@ -193,17 +195,59 @@ SPACINGS = {
     "sgm": sgm,
 }
 
+# Spacings by noise level. The first three span all of a model's levels, or, as 'karras_leading', those that the spacing
+# behind the name visits.
+_BETWEEN = {
+    "karras": sigma_schedules.karras,
+    "exponential": sigma_schedules.exponential,
+    "beta": sigma_schedules.beta,
+}
+SIGMA_SPACINGS = (*_BETWEEN, *(f"ays_{model}" for model in sigma_schedules.AYS))
 
-def make_timesteps(spacing: str, num_train: int, num_steps: int, **options) -> np.ndarray:
-    """The timesteps of a named spacing, a key of SPACINGS, with its options: [num_steps], descending.
 
-    int32, but float32 for 'linspace'; 'original' may give more than num_steps. 'leading' and 'dpm_leading' have
-    steps_offset 1; 'leading_0', 'leading_2', 'dpm_leading_0' and so on have the one that they end in.
+def by_sigma(spacing: str, sigmas: np.ndarray, num_steps: int) -> np.ndarray:
+    """Where a model has the noise levels of a key of SIGMA_SPACINGS: [num_steps] float32, descending.
+
+    sigmas: [T] floats, sqrt((1 - alphas_cumprod) / alphas_cumprod), rising. A level between two timesteps is at the
+      float at which diffusion/process.py log_alpha_bar has it, interpolated in sigma; diffusers tells the network
+      the one that is interpolated in log sigma, up to 0.05 beside it.
+    Raises: ValueError for num_steps outside [1, T], and for 'ays_...' of a model that has not the levels of its table.
+    """
+    sigmas = np.asarray(sigmas, np.float64)
+    _check(len(sigmas), num_steps)
+    kind, _, rest = spacing.partition("_")
+    if kind == "ays":
+        levels = sigma_schedules.ays(rest, num_steps)
+        if not (np.isclose(levels[0], sigmas[-1], rtol=0.01) and levels[-1] >= sigmas[0] * 0.99):
+            table = sigma_schedules.AYS[rest]
+            raise ValueError(
+                f"timestep spacing {spacing!r} is for noise of {table[-1]} to {table[0]}, "
+                f"got a schedule of {sigmas[0]:.4g} to {sigmas[-1]:.4g}"
+            )
+    else:
+        ends = make_timesteps(rest, len(sigmas), num_steps)[[0, -1]] if rest else (len(sigmas) - 1, 0)
+        levels = _BETWEEN[kind](*np.interp(ends, np.arange(len(sigmas)), sigmas), num_steps)
+    return np.interp(levels, sigmas, np.arange(len(sigmas))).astype(np.float32)
+
+
+def make_timesteps(
+    spacing: str, num_train: int, num_steps: int, sigmas: np.ndarray | None = None, **options
+) -> np.ndarray:
+    """The timesteps of a named spacing, a key of SPACINGS or SIGMA_SPACINGS, with its options: [num_steps], descending.
+
+    sigmas: [num_train] floats as for `by_sigma`, which SIGMA_SPACINGS are made from.
+    int32, but float32 for 'linspace' and SIGMA_SPACINGS; 'original' may give more than num_steps. 'leading' and
+    'dpm_leading' have steps_offset 1; 'leading_0', 'leading_2', 'dpm_leading_0' and so on the one that they end in.
 
     Raises: ValueError for an unknown name (listing the known ones), and as the spacing itself.
     """
     if match := re.fullmatch(r"((?:dpm_)?leading)_(\d+)", spacing):
         spacing, options = match[1], {"steps_offset": int(match[2])} | options
+    if spacing in SIGMA_SPACINGS or spacing.partition("_")[0] in _BETWEEN:
+        if sigmas is None:
+            raise ValueError(f"timestep spacing {spacing!r} needs the noise levels of a schedule")
+        return by_sigma(spacing, sigmas, num_steps)
     if spacing not in SPACINGS:
-        raise ValueError(f"timestep spacing {spacing!r} not found; known: {', '.join(SPACINGS)}")
+        known = ", ".join((*SPACINGS, *SIGMA_SPACINGS))
+        raise ValueError(f"timestep spacing {spacing!r} not found; known: {known}")
     return SPACINGS[spacing](num_train, num_steps, **options)

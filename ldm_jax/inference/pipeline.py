@@ -148,7 +148,7 @@ class LatentDiffusion:
         seeds: integers in [0, 2**32), by default 0, 1, 2, …. The same seed gives the same picture whatever stands beside it.
         num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha, clip_denoised: None takes what the model's makers recommend
         (`resolve`). eta: 0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral). spacing: a key of
-        diffusion.timesteps.SPACINGS. final_alpha: where the last step leads, 'first' (the original's) or 'one' (the clean image).
+        SPACINGS or SIGMA_SPACINGS of diffusion/timesteps.py. final_alpha: where the last step leads, 'first' (the original's) or 'one' (the clean image).
         clip_denoised: a size to which ddim, ddpm and heun clip predicted clean latents (diffusers' clip_sample).
         sampler_options: any other option of the sampler's, by name.
         guidance, edit: methods of guidance/ and editing/ on top: a name, {name: {option: value}} or a list (inference/methods.py).

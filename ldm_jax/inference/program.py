@@ -236,8 +236,9 @@ def arguments(
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
     used = (CLASSIFIER_FREE,) if guided else ()
     recipe = Recipe(settings["sampler"], system.latent_shape_of(image_shape), static, used)
-    number, spacing = system.schedule.num_timesteps, settings["spacing"]
-    visited = timesteps.make_timesteps(spacing, number, settings["num_steps"])
+    visited = timesteps.make_timesteps(
+        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"], system.schedule.sigmas
+    )
     inputs = {k: jnp.asarray(v) for k, v in system.null_inputs(1, None, image_shape).items()}
     inputs = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in inputs.items()}
     scalar = jax.ShapeDtypeStruct((), jnp.float32)

@@ -80,7 +80,7 @@ def make_run(
     shape = system.image_shape if image_shape is None else image_shape
     number, latent_shape = len(seeds), system.latent_shape_of(shape)
     visited = timesteps.make_timesteps(
-        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"]
+        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"], system.schedule.sigmas
     )
 
     # Methods: what the user chose, on top of classifier-free guidance.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.diffusion import timesteps
+from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.find import find
 from ldm_jax.inference import checks
 from ldm_jax.types import MAX_SEED
@@ -35,7 +36,7 @@ def resolve_settings(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
     return settings
 
 
-def check_sampling(options: Mapping[str, Any], num_timesteps: int) -> None:
+def check_sampling(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
     """A config's `sampling` section. Raises: ValueError for what would otherwise stop a training run at its first
     preview."""
     known = (*FALLBACK, "batch_size")
@@ -44,7 +45,8 @@ def check_sampling(options: Mapping[str, Any], num_timesteps: int) -> None:
             raise ValueError(f"sampling has no option {name!r}; it has: {', '.join(known)}")
     find("samplers", options.get("sampler", FALLBACK["sampler"]))
     steps = options.get("num_steps", FALLBACK["num_steps"])
-    timesteps.make_timesteps(options.get("spacing", FALLBACK["spacing"]), num_timesteps, steps)
+    spacing = options.get("spacing", FALLBACK["spacing"])
+    timesteps.make_timesteps(spacing, schedule.num_timesteps, steps, schedule.sigmas)
 
 
 def check_seeds(seeds: Sequence[int]) -> np.ndarray:

@@ -75,7 +75,7 @@ def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.
     source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
     unreadable = getattr(source, "unreadable_files", list)
     check_example(config, system, source)
-    check_sampling(config.get("sampling", {}), system.schedule.num_timesteps)
+    check_sampling(config.get("sampling", {}), system.schedule)
     if {"class_labels", "layouts"} & set(system.takes) and not config.get("class_names"):
         config["class_names"] = list(getattr(source, "class_names", ())) or None
     with hosts.first_alone("the latents"):

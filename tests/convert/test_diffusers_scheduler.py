@@ -14,7 +14,7 @@ import pytest
 from ldm_jax.convert import diffusers_config
 from ldm_jax.convert.diffusers_scheduler import SAMPLERS, not_said, scheduler_json, scheduler_sections
 from ldm_jax.convert.diffusers_scheduler_defaults import DEFAULTS, VERSION
-from ldm_jax.diffusion.process import to_eps_fn
+from ldm_jax.diffusion.process import log_alpha_bar, to_eps_fn
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.timesteps import SPACINGS, make_timesteps
 from ldm_jax.find import find
@@ -201,6 +201,73 @@ def test_a_file_that_is_read_without_a_word_samples_as_its_class(name, options, 
         assert error < 2e-5, (num_steps, error)
 
 
+SIGMA_OPTIONS = {
+    "karras": "use_karras_sigmas",
+    "exponential": "use_exponential_sigmas",
+    "beta": "use_beta_sigmas",
+}
+
+
+@pytest.mark.parametrize("kind", SIGMA_OPTIONS)
+@pytest.mark.parametrize(
+    "name, options, spacing",
+    [
+        ("EulerDiscreteScheduler", {}, ""),
+        ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "steps_offset": 1}, "_leading"),
+        ("HeunDiscreteScheduler", {"timestep_spacing": "trailing"}, "_trailing"),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, ""),
+        ("LMSDiscreteScheduler", {"timestep_spacing": "leading"}, "_leading_0"),
+        ("UniPCMultistepScheduler", {}, ""),
+    ],
+)
+def test_schedules_of_sigmas_are_those_of_the_class(kind, name, options, spacing):
+    """The same levels; the timestep that the network is told beside them to .05, where theirs is not rounded."""
+    section = {"_class_name": name, **SD_NOISE, SIGMA_OPTIONS[kind]: True, **options}
+    read = scheduler_sections(section)["sampling"]["spacing"]
+    assert read == kind + spacing
+    schedule, scheduler = make_schedule(**SD_SCHEDULE), theirs_of(section)
+    for num_steps in (2, 5, 10, 30, 50):
+        ours = make_timesteps(read, 1000, num_steps, schedule.sigmas)
+        assert ours.dtype == np.float32 and np.all(np.diff(ours) < 0)
+        bar = np.exp(np.asarray(log_alpha_bar(schedule, jnp.asarray(ours), jnp.zeros(num_steps))))
+        times = visited(scheduler, num_steps)
+        sigmas = scheduler.sigmas[:-1].numpy()
+        sigmas = sigmas[np.append(True, np.diff(sigmas) != 0)]
+        np.testing.assert_allclose(
+            np.sqrt((1 - bar) / bar), sigmas, rtol=1e-4
+        )  # theirs are of float32 products
+        if times.dtype == np.float32:
+            np.testing.assert_allclose(ours, times, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "sampler, spacing",
+    [
+        ("euler", "karras"),
+        ("euler", "beta_leading_0"),
+        ("heun", "exponential_trailing"),
+        ("dpm_solver", "karras"),
+    ],
+)
+def test_schedules_of_sigmas_come_back(sampler, spacing):
+    config = {
+        "schedule": SD_SCHEDULE,
+        "prediction_type": "eps",
+        "sampling": {"sampler": sampler, "spacing": spacing},
+    }
+    assert scheduler_sections(through_json(scheduler_json(config))) == config
+    assert not list(not_said(config))
+
+
+@pytest.mark.parametrize(
+    "sampler, spacing",
+    [("ddim", "karras"), ("euler_ancestral", "beta"), ("dpm_solver", "karras_leading"), ("euler", "ays_sd1")],
+)
+def test_a_schedule_of_sigmas_that_a_class_has_not_is_told(sampler, spacing):
+    (told,) = not_said({"schedule": SD_SCHEDULE, "sampling": {"sampler": sampler, "spacing": spacing}})
+    assert f"no timestep spacing '{spacing}'" in told
+
+
 UNREADABLE = [
     ({"trained_betas": [0.1]}, "trained_betas"),
     ({"beta_schedule": "sigmoid"}, "beta_schedule"),
@@ -239,7 +306,8 @@ TOLD = [
     ("PNDMScheduler", {}, "skip_prk_steps"),
     ("PNDMScheduler", {"skip_prk_steps": True, "prediction_type": "v_prediction"}, "extrapolates v"),
     ("DDPMScheduler", {"variance_type": "fixed_large", "steps_offset": 1}, "fixed_large"),
-    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas"),
+    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "rounded timestep"),
+    ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "sigma_max": 9.0}, "sigma_max: 9.0"),
     ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}, "use_lu_lambdas"),
     ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1}, "lambda_min_clipped"),
     ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
@@ -255,7 +323,6 @@ TOLD = [
         {"euler_at_final": True, "final_sigmas_type": "sigma_min"},
         "euler_at_final",
     ),
-    ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, "use_beta_sigmas"),
     ("EulerDiscreteScheduler", {"interpolation_type": "log_linear"}, "interpolation_type"),
     ("HeunDiscreteScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
     ("UniPCMultistepScheduler", {}, "UniPCMultistepScheduler"),
@@ -393,7 +460,7 @@ def test_what_a_folder_cannot_say_is_told():
     [
         ({"schedule": {"name": "sqrt"}}, "'sqrt' cannot be expressed"),
         ({"schedule": {"name": "cosine", "cosine_s": 0.02}}, "schedule"),
-        ({"schedule": SD_SCHEDULE, "sampling": {"spacing": "karras"}}, "spacing='karras'"),
+        ({"schedule": SD_SCHEDULE, "sampling": {"spacing": "loglinear"}}, "spacing='loglinear'"),
         ({"schedule": SD_SCHEDULE, "sampling": {"sampler": "unipc"}}, "sampler='unipc'"),
         ({"schedule": SD_SCHEDULE, "sampling": {"sampler": "plms"}, "prediction_type": "x_start"}, "plms"),
     ],

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.timesteps import (
     SPACINGS,
     dpm_leading,
@@ -161,9 +162,26 @@ def test_range(num_steps):
         (lambda: uniform(1000, 10, rule="leading"), "exact, original"),
         (lambda: uniform(1000, 10, shift=-1), "at least 0"),
         (lambda: leading(1000, 10, steps_offset=-1), "at least 0"),
-        (lambda: make_timesteps("karras", 1000, 10), "uniform, quad, trailing"),
+        (lambda: make_timesteps("loglinear", 1000, 10), "uniform, quad, trailing"),
+        (lambda: make_timesteps("karras", 1000, 10), "needs the noise levels"),
+        (lambda: make_timesteps("karras_loglinear", 1000, 10, np.arange(1, 1001)), "'loglinear' not found"),
+        (lambda: make_timesteps("ays_sd1", 1000, 10, np.arange(1, 1001)), "is for noise of 0.029 to 14.615"),
+        (lambda: make_timesteps("beta", 1000, 0, np.arange(1, 1001)), "1 to 1000"),
     ],
 )
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("model, theirs", [("sd1", "StableDiffusion"), ("sdxl", "StableDiffusionXL")])
+def test_align_your_steps(model, theirs):
+    """The published timesteps at 10 steps, which are rounded, and between them levels in the same proportion."""
+    tables = pytest.importorskip("diffusers.schedulers.scheduling_utils").AysSchedules
+    sigmas = np.asarray(make_schedule("linear", 1000, 0.00085, 0.012).sigmas)
+    ten, twenty = (make_timesteps(f"ays_{model}", 1000, n, sigmas) for n in (10, 20))
+    assert np.abs(ten - tables[theirs + "Timesteps"]).max() < 1
+    np.testing.assert_allclose(np.interp(ten, range(1000), sigmas), tables[theirs + "Sigmas"][:-1], rtol=1e-3)
+    np.testing.assert_allclose(twenty[::2], ten, rtol=1e-6)
+    levels = np.interp(twenty, range(1000), sigmas)
+    np.testing.assert_allclose(levels[1:-1:2] ** 2, levels[:-2:2] * levels[2::2], rtol=1e-3)

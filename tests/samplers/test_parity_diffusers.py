@@ -22,6 +22,7 @@ torch = pytest.importorskip("torch")
 BETAS = (0.00085, 0.012)  # Stable Diffusion's
 X_T = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
 KEY = jax.random.key(0)
+SIGMAS = make_schedule("linear", 1000, *BETAS).sigmas
 NOISES = np.random.default_rng(1).normal(size=(50, *X_T.shape)).astype(np.float32)
 TYPES = {"eps": "epsilon", "v": "v_prediction", "x_start": "sample"}
 CLASSES = {
@@ -80,7 +81,7 @@ def our_step(name, prediction_type, zero_terminal_snr, options):
 def our_trajectory(name, prediction_type, spacing, num_steps, zero_terminal_snr=False, **options):
     """x after every step, [steps, B, ...]; that `sample` does the same as this loop is test_contract's."""
     sampler, step = our_step(name, prediction_type, zero_terminal_snr, tuple(options.items()))
-    steps = make_timesteps(spacing, 1000, num_steps)
+    steps = make_timesteps(spacing, 1000, num_steps, SIGMAS)
     state, x, out = sampler.init(jnp.asarray(X_T)), X_T, []
     for i, (t, t_prev) in enumerate(zip(steps, np.append(steps[1:], steps.dtype.type(-1)), strict=True)):
         state, x = step(state, x, StepInfo(np.int32(i), t, t_prev, KEY))
@@ -170,6 +171,19 @@ def test_euler(prediction_type, spacing, num_steps):
         our_trajectory("euler", prediction_type, spacing, num_steps),
         their_trajectory("euler", theirs, num_steps),
     )
+
+
+@pytest.mark.parametrize("num_steps", [5, 10, 25, 50])
+@pytest.mark.parametrize("kind", ["karras", "exponential", "beta"])
+@pytest.mark.parametrize("name, spacing", [("euler", "leading"), ("euler", "linspace"), ("heun", "trailing")])
+def test_schedules_of_sigmas(name, spacing, kind, num_steps):
+    """Their networks are told timesteps up to .05 beside ours: for this one that is below the rounding."""
+    theirs = make_theirs(name, "eps", timestep_spacing=spacing, **{f"use_{kind}_sigmas": True})
+    theirs = their_trajectory(name, theirs, num_steps)
+    if name == "heun":
+        theirs = np.concatenate([theirs[1:-1:2], theirs[-1:]])
+    ours = kind if spacing == "linspace" else f"{kind}_{spacing}"
+    check(our_trajectory(name, "eps", ours, num_steps), theirs)
 
 
 def test_euler_to_the_first_alpha():
