@@ -124,6 +124,10 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
         raise ValueError(f"{workdir} holds no checkpoint yet")
     state, _ = restored
     trained = state["ema_params"] if ema and state["ema_params"] is not None else state["params"]
+    if config.get("personalization"):
+        raise ValueError(
+            f"{workdir} holds an adapter of {config.get('base')}, and no model: open that with --adapter {workdir}"
+        )
     if config["task"] == "first_stage":
         params = {"first_stage": trained.get("autoencoder", trained)}
         return Bundle(config, params)

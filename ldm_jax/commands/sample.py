@@ -87,6 +87,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--edit", help="a file of ldm_jax/editing, such as prompt_to_prompt")
     add = parser.add_argument_group("the model").add_argument
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
+    add(
+        "--adapter", action="append", default=[], metavar="PATH[:WEIGHT]",
+        help="a run or folder that taught the model something (personalization/), and how much of it; again for several",
+    )  # fmt: skip
     cli.add_checkpoint_arguments(add)
     add = parser.add_argument_group("without drawing anything").add_argument
     add(
@@ -129,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     from ldm_jax.tasks import run as tasks
 
     options = checkpoints.options_from(args)._asdict()
-    model = pipeline.load(args.checkpoint, cli.executables(), **options)
+    model = pipeline.load(args.checkpoint, cli.executables(), args.adapter, **options)
     for name in ("prompt", "negative_prompt"):
         if name in given and "prompts" not in model.system.takes:
             raise ValueError(f"--{name}: {args.checkpoint} is not a text model")

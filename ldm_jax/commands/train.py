@@ -22,6 +22,7 @@ from ldm_jax.data import latents as stored
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
 from ldm_jax.training import loop, profiling, watch
+from ldm_jax.training.base_model import with_base
 from ldm_jax.training.diffusion_job import diffusion_job
 from ldm_jax.training.first_stage_job import first_stage_job
 from ldm_jax.training.state import TrainState
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = config_flag.read_config(rest)
     if args.latents:
         config["data"] = stored.instead_of(config["data"], args.latents)
+    config = with_base(config)
     if args.topology and not args.dry_run:
         raise ValueError(f"--topology {args.topology} goes with --dry_run: nothing is run on it")
     if args.dry_run:
@@ -121,6 +123,7 @@ def train(
     """Runs `config` in `workdir` to its last step, or to the one that it is told to stop after, from wherever an
     earlier run
     stopped. Returns the last state. profile_at, profile_steps: of training/profiling.py."""
+    config = with_base(config)
     check_config(config)
     check_devices(config)
     hosts.agree(

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from ldm_jax import grid
+from ldm_jax.checkpoints import adapters as adapter_files
 from ldm_jax.checkpoints import bundle as bundles
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.find import did_you_mean
@@ -459,13 +460,26 @@ def from_bundle(
     return LatentDiffusion(system, params, bundle.config["scale_factor"], bundle.config, None, kept, devices)
 
 
-def load(name: str | Path = "shapes", executables: str | Path | None = None, **options) -> LatentDiffusion:
+def load(
+    name: str | Path = "shapes",
+    executables: str | Path | None = None,
+    adapters: Sequence[str | tuple[str, float]] = (),
+    **options,
+) -> LatentDiffusion:
     """A shipped model by name, a bundle, a training workdir, a file of the original's, or a diffusers folder.
 
-    executables: as of `from_bundle`. options: fields of checkpoints.Options, such as ema=False or original_config="v1-inference.yaml".
+    executables: as of `from_bundle`. adapters: folders or workdirs of adapters, each with its weight: 'runs/lora', 'runs/lora:0.7' or
+    ('runs/lora', 0.7). options: fields of checkpoints.Options, such as ema=False or original_config="v1-inference.yaml".
     Raises: ValueError if there is no such thing, it is damaged, or it is a first stage alone.
     """
     checkpoint = checkpoints.open_checkpoint(name, checkpoints.Options(**options))
     for note in checkpoint.notes:
         log.info("%s", note)
-    return from_bundle(checkpoint.bundle(), executables)
+    bundle = checkpoint.bundle()
+    if adapters:
+        weighed = [adapter_files.parse(a) if isinstance(a, str) else a for a in adapters]
+        merged = adapter_files.merged(
+            bundle.params, [(adapter_files.read(path), weight) for path, weight in weighed]
+        )
+        bundle = bundle._replace(params=merged)
+    return from_bundle(bundle, executables)

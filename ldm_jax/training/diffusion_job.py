@@ -23,10 +23,12 @@ from ldm_jax.first_stage import make_first_stage
 from ldm_jax.inference.pipeline import LatentDiffusion
 from ldm_jax.inference.settings import check_sampling
 from ldm_jax.params import fingerprint
+from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
 from ldm_jax.tasks import boxes, labels
 from ldm_jax.training import latents, loop, watch
 from ldm_jax.training import program as training_program
+from ldm_jax.training.base_model import tokenizer_of
 from ldm_jax.training.examples import (
     check_example,
     conditions_of,
@@ -71,7 +73,7 @@ def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.
         first = open_first_stage(config, workdir)
     config = dict(config, first_stage=first.config["first_stage"])
     frozen = {"first_stage": first.params["first_stage"]}
-    system = make_system(config)
+    system = make_system(config, tokenizer_of(config))
     source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
     unreadable = getattr(source, "unreadable_files", list)
     check_example(config, system, source)
@@ -87,9 +89,14 @@ def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.
     conditions = conditions_of(config, system, source, crop)
     with parallel.on_host():
         params = first_params(config, system)
+        if config.get("personalization"):
+            frozen["base"] = params
+            params = {
+                "delta": personalization.init_delta(config["personalization"], init_key(config), params)
+            }
         if isinstance(source, stored.LatentsSource) and source.has_text:
             frozen_text = "conditioner" in (config.get("freeze") or ())
-            encoder = {"conditioner": params["conditioner"]}
+            encoder = {"conditioner": frozen.get("base", params)["conditioner"]}
             source.check_text(fingerprint(encoder) if frozen_text else None)
         step, begin = training_program.diffusion_parts(config, system, layout, params)
         state = begin(params)
@@ -176,6 +183,10 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any, condit
                 given.setdefault(name, []).append(value)
 
     def preview(ema_params: PyTree) -> dict:
+        if "base" in frozen:
+            ema_params = personalization.merge_delta(
+                config["personalization"], frozen["base"], ema_params["delta"]
+            )
         params = dict(ema_params, first_stage=frozen["first_stage"])
         model = LatentDiffusion(system, params, frozen["scale_factor"], {"sampling": sampling})
         # Not `sample`: it refuses masks of nothing and of everything, which training may draw, and puts known pixels

@@ -6,6 +6,7 @@ devices are.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from ldm_jax.first_stage import FIRST_STAGES, FirstStage, make_first_stage
 from ldm_jax.models.autoencoder import check_size
 from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
+from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
 from ldm_jax.training import diffusion_step, ema, first_stage_loss, first_stage_step, optimizer
 from ldm_jax.training.examples import MASKS, has_token_masks
@@ -75,6 +77,8 @@ def diffusion_parts(
     tx, _ = make_optimizer(config, layout.mesh.size)
     tx = optimizer.freeze(tx, config.get("freeze") or (), params)
     objective, ema_decay = diffusion_objective(config, system), config.get("ema_decay", 0.9999)
+    if config.get("personalization"):
+        objective = of_delta(config["personalization"], objective)
     accumulate = config["optimizer"].get("accumulate", 1)
     step = diffusion_step.make_step(objective, tx, ema_decay, layout.average, accumulate)
 
@@ -84,15 +88,28 @@ def diffusion_parts(
     return step, begin
 
 
+def of_delta(section: Mapping[str, Any], objective: Callable) -> Callable:
+    """The objective of {'delta': …}, which is `objective` of the merged parameters; frozen['base'] holds the base's."""
+
+    def loss(params, frozen, *rest):
+        return objective(personalization.merge_delta(section, frozen["base"], params["delta"]), frozen, *rest)
+
+    return loss
+
+
 def diffusion_program(config: Mapping[str, Any], layout: parallel.Layout) -> Program:
     """Of the second stage, whose examples are images, or moments with data.precompute_latents."""
     system, key = make_system(config), jax.random.key(0)
     params = jax.eval_shape(lambda key: with_logvar(config, system, system.init(key)), key)
-    step, begin = diffusion_parts(config, system, layout, params)
     frozen = {
         "first_stage": jax.eval_shape(system.first_stage.init, key),
         "scale_factor": jax.ShapeDtypeStruct((), jnp.float32),
     }
+    if config.get("personalization"):
+        frozen["base"] = params
+        make = partial(personalization.init_delta, config["personalization"])
+        params = {"delta": jax.eval_shape(make, key, params)}
+    step, begin = diffusion_parts(config, system, layout, params)
     return Program(step, jax.eval_shape(begin, params), frozen, diffusion_batch(config, system))
 
 

@@ -27,6 +27,7 @@ KEYS = {
     "keep",
     "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps",
     "sampling",
+    "base", "personalization",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
 POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
@@ -43,6 +44,8 @@ def check_config(config: dict) -> None:
         raise ValueError(f"config has no {missing[0]!r}; it needs: {', '.join(needed)}")
     if config["task"] not in ("first_stage", "diffusion"):
         raise ValueError(f"config.task {config['task']!r} not found; there are: first_stage, diffusion")
+    if config.get("personalization"):
+        _check_personalization(config)
     for key in POSITIVE:
         if config[key] < 1:
             raise ValueError(f"config.{key} is {config[key]}, expected at least 1")
@@ -53,6 +56,23 @@ def check_config(config: dict) -> None:
         if (config.get(key) or 0) % at_once:
             raise ValueError(
                 f"config.{key} is {config[key]}, expected a multiple of steps_per_dispatch, {at_once}"
+            )
+
+
+def _check_personalization(config: dict) -> None:
+    """Raises: ValueError for what does not go with training a delta alone."""
+    if not (config.get("base") or config.get("init_from")):
+        raise ValueError(
+            "config.personalization: config.base names no model, expected a checkpoint that is taught something"
+        )
+    for key, wrong in (
+        ("freeze", config.get("freeze")),
+        ("evaluate_every", config.get("evaluate_every")),
+        ("loss.learn_logvar", (config.get("loss") or {}).get("learn_logvar")),
+    ):
+        if wrong:
+            raise ValueError(
+                f"config.{key} is {wrong} with config.personalization, expected it left out: the delta alone is trained"
             )
 
 
@@ -75,7 +95,16 @@ def check_workdir(workdir: Path, config: dict) -> None:
     Raises: ValueError that names the first key that differs.
     """
     free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
-    free |= {"evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch"}
+    free |= {
+        "base",
+        "personalization",
+        "evaluate_every",
+        "evaluate",
+        "class_names",
+        "parallelism",
+        "mesh",
+        "steps_per_dispatch",
+    }
     rate = {"base_lr", "scale_lr", "schedule"}
 
     def fixed(config: dict) -> dict:
