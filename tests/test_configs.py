@@ -24,7 +24,9 @@ from ldm_jax.inference import pipeline
 from ldm_jax.inference.settings import check_sampling
 from ldm_jax.shapes_world.scenes import CLASS_NAMES
 from ldm_jax.system import make_system
-from ldm_jax.training.examples import conditions_of
+from ldm_jax.training.base_model import with_base
+from ldm_jax.training.examples import conditions_of, open_source
+from ldm_jax.training.first_stage_job import image_transform
 from ldm_jax.training.workdir import check_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -113,9 +115,12 @@ def test_the_whole_zoo_is_here():
 def test_shapes_and_counts_resolve(path, monkeypatch):
     config = get(path, "runlocal")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+    config = with_base(config)
     resolved = dry_run.trained(config)
     assert resolved["parameters"].get("unet", 1) > 0
     full = get(path)
+    if "base" in full:  # which the user names
+        full = with_base(dict(full, base="shapes"))
     assert set(full) - set(config) <= {"first_stage", "first_stage_from"}
     check_config(full)
     if full["task"] == "diffusion":
@@ -188,14 +193,17 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     if config["task"] == "first_stage":
         assert pictures == ["reconstructions_00000002.png"]
         return
-    shown_layouts = (
-        {"layouts_00000002.png"} if "layout" in conditioning_kinds(config["conditioning"]) else set()
-    )
+    layouts = "layout" in conditioning_kinds(config.get("conditioning"))
+    shown_layouts = {"layouts_00000002.png"} if layouts else set()
     assert set(pictures) == {"samples_00000002.png"} | shown_layouts
-    model, source = pipeline.load(str(workdir)), train.open_source(config)
+    if config.get("base"):
+        model, config = pipeline.load(config["base"], adapters=[str(workdir)]), with_base(config)
+    else:
+        model = pipeline.load(str(workdir))
+    source = open_source(config)
     named = {"class_labels", "layouts"} & set(model.system.takes)
     assert model.config.get("class_names") == (list(CLASS_NAMES) if named else config.get("class_names"))
-    conditions = conditions_of(config, model.system, source, train.image_transform(config))
+    conditions = conditions_of(config, model.system, source, image_transform(config))
     given: dict[str, list] = {}
     for i in range(8):
         for name, value in conditions({"index": i, **source[i]}, np.random.default_rng(i))[1].items():

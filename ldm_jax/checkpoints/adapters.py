@@ -1,7 +1,8 @@
-"""An adapter on disk: a delta of personalization/ with the section that says how it is merged; read, written and merged onto a base.
+"""An adapter on disk: a delta of personalization/ with the section that says how it is merged; read, written and
+merged onto a base.
 
-A folder with adapter.json (the section, and the base that it was trained on) and adapter.safetensors (the delta by its names), or the
-workdir of the run that trains it. It knows no way of personalization.
+A folder with adapter.json (the section, and the base that it was trained on) and adapter.safetensors (the delta by
+its names), or the workdir of the run that trains it. It knows no way of personalization.
 """
 
 import json
@@ -18,7 +19,9 @@ SECTION, WEIGHTS = "adapter.json", "adapter.safetensors"
 
 
 class Adapter(NamedTuple):
-    """section: {'name': …, options} of a config's `personalization`. delta: nested dicts of float32 arrays. base: its name, as text."""
+    """section: {'name': …, options} of a config's `personalization`. delta: nested dicts of float32 arrays. base:
+    its name, as text.
+    """
 
     section: dict[str, Any]
     delta: PyTree
@@ -84,7 +87,9 @@ def merged(params: PyTree, adapters: Sequence[tuple[Adapter, float]]) -> PyTree:
 
 
 def parse(text: str) -> tuple[str, float]:
-    """'PATH' or 'PATH:WEIGHT' -> (path, weight), 1 by default. Raises: ValueError for a weight that is no finite number."""
+    """'PATH' or 'PATH:WEIGHT' -> (path, weight), 1 by default. Raises: ValueError for a weight that is no finite
+    number.
+    """
     path, colon, number = text.rpartition(":")
     if not colon or Path(text).exists():
         return text, 1.0

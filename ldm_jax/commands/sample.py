@@ -89,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     add(
         "--adapter", action="append", default=[], metavar="PATH[:WEIGHT]",
-        help="a run or folder that taught the model something (personalization/), and how much of it; again for several",
+        help="a run or folder that taught the model something, and how much of it; again for several",
     )  # fmt: skip
     cli.add_checkpoint_arguments(add)
     add = parser.add_argument_group("without drawing anything").add_argument

@@ -1,12 +1,15 @@
 """What every way to teach a model something small has in common: a delta, which alone is trained, stored and passed on.
 
 Each other file of this room is one way and has:
-    init(key, params, *, **options) -> delta      before the first step; merging it changes nothing, to the bit. params: {'unet',
-                                  'conditioner'} of the base, arrays or jax.ShapeDtypeStructs. delta: nested dicts of float32 arrays
-    merge(params, delta, *, weight=1.0, **options) -> params    the base with the delta added `weight` times; the same structure
-    The options of both are those of the config's section `personalization`; weight is a user's, when it is merged.
-The loss is that of the merged parameters, differentiated by the delta alone; its running average, the optimizer's state, checkpoints
-and adapters on disk hold the delta alone. It knows no training loop and no file (training/program.py, checkpoints/adapters.py).
+    init(key, params, *, **options) -> delta
+        Before the first step; merging it changes nothing, to the bit. params: {'unet', 'conditioner'} of the base,
+        arrays or jax.ShapeDtypeStructs. delta: nested dicts of float32 arrays.
+    merge(params, delta, *, weight=1.0, **options) -> params
+        The base with the delta added `weight` times; the same structure.
+The options of both are those of the config's section `personalization`; weight is a user's, when it is merged.
+The loss is that of the merged parameters, differentiated by the delta alone; its running average, the optimizer's
+state, checkpoints and adapters on disk hold the delta alone. It knows no training loop and no file
+(training/program.py, checkpoints/adapters.py).
 """
 
 import inspect
@@ -26,7 +29,9 @@ def init_delta(section: Mapping[str, Any], key: Array, params: PyTree) -> PyTree
 def merge_delta(
     section: Mapping[str, Any], params: PyTree, delta: PyTree, weight: Array | float = 1.0
 ) -> PyTree:
-    """params with the delta of this section added `weight` times. Raises: ValueError as `init_delta`, and for one that does not fit."""
+    """params with the delta of this section added `weight` times. Raises: ValueError as `init_delta`, and for one
+    that does not fit.
+    """
     module, options = _of(section)
     return module.merge(params, delta, weight=weight, **_taken(module.merge, options))
 

@@ -1,4 +1,5 @@
-"""A run that stands on a whole model: `config.base`, a checkpoint that is trained on, or taught something small (personalization/).
+"""A run that stands on a whole model: `config.base`, a checkpoint that is trained on, or taught something small
+(personalization/).
 
 Decides which sections of a config come from it. It reads no parameters.
 """

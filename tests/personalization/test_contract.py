@@ -12,7 +12,9 @@ from ldm_jax.system import make_system
 from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
 
-OPTIONS = {}
+OPTIONS = {
+    "lora": dict(rank=2),
+}
 every_way = pytest.mark.parametrize("name", names("personalization"))
 
 
