@@ -295,7 +295,7 @@ def shapes(
         scale_lr=False,
         b2=0.99,
         clip_norm=1.0,
-        schedule=dict(name="warmup_cosine", num_steps=total_steps, warm_up_steps=200, final=0.05),
+        schedule=dict(name="warmup_cosine", warm_up_steps=200, final=0.05),  # over total_steps
     )
     c.ema_decay = 0.9995
     c.batch_size, c.total_steps = 32, total_steps

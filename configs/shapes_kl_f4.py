@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="adam",
         base_lr=2e-3,
         scale_lr=False,
-        schedule=dict(name="warmup_cosine", num_steps=3000, warm_up_steps=100),
+        schedule=dict(name="warmup_cosine", warm_up_steps=100),  # over total_steps
     )
     c.ema_decay = 0.999
     c.batch_size = 8

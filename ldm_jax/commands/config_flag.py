@@ -1,6 +1,7 @@
 """The flag --config of the commands that train: a config, any of whose keys --config.KEY=VALUE sets.
 
-Keys are of the type that the config gives them. A list is written 1,2,3 or [1,2,3]; a key that is None takes any value.
+Keys are of the type that the config gives them. A list is written 1,2,3 or [1,2,3]; a key that is None takes any value. Options of
+optimizers and their schedules can be set where a config leaves them at their defaults, too.
 """
 
 import ast
@@ -14,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ldm_jax.config import config_names, make_config
+from ldm_jax.training import optimizer
 
 NAME = "config"
 OVERRIDE = re.compile(rf"--?(?:no)?{NAME}\.([^=]+)")
@@ -35,11 +37,21 @@ class _Config(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         config = make_config(argument)
         for key in self._keys:
+            _let_in(config, key)
             _own_value(config, key)
         return config.lock()
 
     def flag_type(self) -> str:
         return "config"
+
+
+def _let_in(config: ConfigDict, key: str) -> None:
+    """Gives the config a key, None, that stands for an option which it leaves at its default."""
+    within, _, name = key.rpartition(".")
+    if name in optimizer.section_options().get(within, ()) and within.split(".")[0] in config:
+        section = _own_value(config, within)
+        if isinstance(section, ConfigDict) and name not in section:
+            section[name] = None
 
 
 def _own_value(config: ConfigDict, key: str) -> Any:
@@ -48,7 +60,8 @@ def _own_value(config: ConfigDict, key: str) -> Any:
     for depth, part in enumerate(key.split(".")):
         name = part.partition("[")[0]  # of a list, --config.model.channel_mult[0]=2 sets one element
         if not isinstance(value, ConfigDict) or name not in value:
-            known = sorted(value) if isinstance(value, ConfigDict) else []
+            left_out = optimizer.section_options().get(".".join(key.split(".")[:depth]), ())
+            known = sorted({*value, *left_out}) if isinstance(value, ConfigDict) else []
             nearest = difflib.get_close_matches(name, known, 1)
             within = ".".join([NAME, *key.split(".")[:depth]])
             meant = f"did you mean {nearest[0]}? " if nearest else ""
@@ -130,6 +143,7 @@ def _check_elements(flag: Any) -> None:
     for key, value in flag.override_values.items():
         if not isinstance(value, list):
             continue
+        _let_in(own, key)
         before = _own_value(own, key)
         types = {type(element) for element in before or ()}
         allowed = types | ({int} if float in types else set())

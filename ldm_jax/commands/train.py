@@ -21,7 +21,8 @@ from ldm_jax.commands import config_flag
 from ldm_jax.data import latents as stored
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
-from ldm_jax.training import loop, profiling, watch
+from ldm_jax.training import loop, optimizer, profiling, watch
+from ldm_jax.training import program as training_program
 from ldm_jax.training.base_model import with_base
 from ldm_jax.training.diffusion_job import diffusion_job
 from ldm_jax.training.first_stage_job import first_stage_job
@@ -131,6 +132,11 @@ def train(
     )
     check_workdir(workdir, config)
     check_room(workdir, {})
+    note = optimizer.schedule_note(
+        config["optimizer"].get("schedule"), training_program.optimizer_steps(config)
+    )
+    if note and hosts.is_first():
+        log.warning("%s", note)
     layout = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
     job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir, layout)
     check_room(workdir, job.state)

@@ -27,11 +27,11 @@ def learning_rate(
 
     Raises: ValueError for a base_lr that is not positive or a count below 1. Source: original main.py.
     """
-    if base_lr <= 0:
+    if not 0 < base_lr < math.inf:
         raise ValueError(f"base_lr: got {base_lr}, expected a number above 0")
     for name, value in dict(batch_size=batch_size, num_devices=num_devices, accumulate=accumulate).items():
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected at least 1")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
     return base_lr * batch_size * num_devices * accumulate if scale_lr else base_lr
 
 
@@ -196,11 +196,58 @@ OPTIMIZERS = {
 }
 
 
-def make_lr_schedule(learning_rate: float, schedule: Mapping | None = None) -> optax.Schedule:
+# The option of a schedule that says where it ends, for those that do. Left out, or None, it ends with the run.
+ENDS = {"warmup_cosine": "num_steps", "lambda_warmup_cosine": "max_decay_steps"}
+# What an optimizer takes beside its own options above.
+AROUND = {"clip_norm": None, "accumulate": 1}
+
+
+def with_defaults(section: Mapping) -> dict:
+    """A config's `optimizer` with every option that its optimizer takes: two that mean the same are then equal."""
+    _, own = OPTIMIZERS.get(section.get("name"), (None, {}))
+    return AROUND | own | dict(section)
+
+
+def section_options() -> dict[str, tuple[str, ...]]:
+    """What the sections of a config may hold, whichever optimizer and schedule they name: {'optimizer': …, 'optimizer.schedule': …}."""
+    own = [name for _, defaults in OPTIMIZERS.values() for name in defaults]
+    of_schedules = [
+        name for schedule in SCHEDULES.values() for name in inspect.signature(schedule).parameters
+    ]
+    return {
+        "optimizer": tuple(dict.fromkeys(["name", "base_lr", "scale_lr", "schedule", *AROUND, *own])),
+        "optimizer.schedule": tuple(dict.fromkeys(["name", *of_schedules])),
+    }
+
+
+def schedule_note(schedule: Mapping | None, run_steps: int) -> str | None:
+    """A sentence on a schedule that does not end with a run of run_steps optimizer steps; None of one that does or has no end."""
+    options = dict(schedule or {})
+    option, warm_up = ENDS.get(options.get("name")), options.get("warm_up_steps", 0)
+    if option is None:
+        return None
+    end = options.get(option)
+    if end is None:
+        short = f"the run of {run_steps} optimizer steps ends within the warm-up of {warm_up}"
+        return short if run_steps <= warm_up else None
+    if end == run_steps:
+        return None
+    what = "is at its floor from there on" if end < run_steps else "does not reach its floor"
+    return (
+        f"config.optimizer.schedule.{option} is {end} and the run has {run_steps} optimizer steps: the learning rate {what}; "
+        f"leave {option} out to end with the run"
+    )
+
+
+def make_lr_schedule(
+    learning_rate: float, schedule: Mapping | None = None, run_steps: int | None = None
+) -> optax.Schedule:
     """step [] int32 -> learning rate [] float32: `learning_rate` times the multiplier of a named schedule.
 
     schedule: {'name': ..., its options}; names: constant, warmup_cosine, warmup_stable_decay, lambda_linear,
       lambda_warmup_cosine, lambda_warmup_cosine2. None is constant.
+    run_steps: the optimizer steps of the whole run, where those of ENDS end that do not say it themselves; a run that is no longer than
+      their warm-up has nothing else.
     Raises: ValueError for an unknown name (listing the known ones) or options that the schedule does not
     take.
     """
@@ -208,6 +255,16 @@ def make_lr_schedule(learning_rate: float, schedule: Mapping | None = None) -> o
     name = options.pop("name", "constant")
     if name not in SCHEDULES:
         raise ValueError(f"learning-rate schedule {name!r} not found; known: {', '.join(SCHEDULES)}")
+    taken = inspect.signature(SCHEDULES[name]).parameters
+    for option in options:
+        if option not in taken:
+            raise ValueError(
+                f"learning-rate schedule {name!r} has no option {option!r}; it has: {', '.join(taken)}"
+            )
+    if name in ENDS and options.get(ENDS[name]) is None:
+        options.pop(ENDS[name], None)
+        if run_steps is not None:
+            options[ENDS[name]] = max(run_steps, options.get("warm_up_steps", 0) + 1)
     try:
         inspect.signature(SCHEDULES[name]).bind(**options)
     except TypeError as error:
@@ -223,6 +280,7 @@ def make_optimizer(
     *,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    run_steps: int | None = None,
     **options,
 ) -> optax.GradientTransformation:
     """An optimizer by name.
@@ -230,7 +288,7 @@ def make_optimizer(
     name: 'adamw' (betas 0.9 and 0.999, decoupled weight decay 1e-2 on every parameter, biases and norms too,
       as torch does; the original's for diffusion models) or 'adam' (betas 0.5 and 0.9: the original's for
       first stages and discriminators, not the textbook's).
-    learning_rate, schedule: as `make_lr_schedule`; the step counts optimizer steps.
+    learning_rate, schedule, run_steps: as `make_lr_schedule`; the step counts optimizer steps.
     clip_norm: if given, gradients are first scaled down to this global norm. The original clips nothing.
     accumulate: average the gradients of this many calls into one optimizer step.
     options: over the defaults above: b1, b2, eps, weight_decay (adamw).
@@ -241,13 +299,17 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer {name!r} not found; known: {', '.join(OPTIMIZERS)}")
     make, defaults = OPTIMIZERS[name]
-    if unknown := sorted(set(options) - set(defaults)):
-        raise ValueError(f"optimizer {name!r}: got options {unknown}, expected some of {sorted(defaults)}")
-    if clip_norm is not None and clip_norm <= 0:
-        raise ValueError(f"clip_norm: got {clip_norm}, expected a number above 0")
-    if accumulate < 1:
-        raise ValueError(f"accumulate: got {accumulate}, expected at least 1")
-    optimizer = make(make_lr_schedule(learning_rate, schedule), **(defaults | options))
+    for option, value in options.items():
+        if option not in defaults:
+            known = ("base_lr", "scale_lr", "schedule", *AROUND, *defaults)
+            raise ValueError(f"optimizer {name!r} has no option {option!r}; it has: {', '.join(known)}")
+        if not isinstance(value, int | float):
+            raise ValueError(f"optimizer {name!r}: {option} is {value!r}, expected a number")
+    if clip_norm is not None and not (isinstance(clip_norm, int | float) and clip_norm > 0):
+        raise ValueError(f"clip_norm: got {clip_norm!r}, expected a number above 0")
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise ValueError(f"accumulate: got {accumulate!r}, expected a whole number of at least 1")
+    optimizer = make(make_lr_schedule(learning_rate, schedule, run_steps), **(defaults | options))
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     return optax.MultiSteps(optimizer, accumulate).gradient_transformation() if accumulate > 1 else optimizer

@@ -49,12 +49,20 @@ def make_optimizer(config: Mapping[str, Any], num_devices: int) -> tuple[Any, Ca
     """(the optimizer that the config names, its learning rate by step), at the original's rate
     (training/optimizer.py)."""
     options = dict(config["optimizer"])
-    accumulate = options.get("accumulate", 1)
+    if "base_lr" not in options:
+        raise ValueError(f"config.optimizer has no 'base_lr'; it has: {', '.join(options)}")
+    accumulate, run_steps = options.get("accumulate", 1), optimizer_steps(config)
     base_lr, scale_lr = options.pop("base_lr"), options.pop("scale_lr", True)
     per_device = config["batch_size"] // num_devices
     lr = optimizer.learning_rate(base_lr, per_device, num_devices, accumulate, scale_lr)
-    tx = call(optimizer.make_optimizer, {}, "optimizer", learning_rate=lr, **options)
-    return tx, optimizer.make_lr_schedule(lr, options.get("schedule"))
+    tx = call(optimizer.make_optimizer, {}, "optimizer", learning_rate=lr, run_steps=run_steps, **options)
+    return tx, optimizer.make_lr_schedule(lr, options.get("schedule"), run_steps)
+
+
+def optimizer_steps(config: Mapping[str, Any]) -> int:
+    """How many steps the optimizer makes in the whole run: config.total_steps counts batches."""
+    accumulate = config["optimizer"].get("accumulate", 1)
+    return config["total_steps"] // accumulate if isinstance(accumulate, int) and accumulate > 0 else 0
 
 
 # ------------------------------------------------------------------------------------------------------ the second

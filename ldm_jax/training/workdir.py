@@ -5,15 +5,18 @@ It looks at plain data and at which files there are; it builds nothing and reads
 """
 
 import json
+import math
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from ldm_jax import atomic
 from ldm_jax.distributed import parallel
 from ldm_jax.distributed.hosts import is_first
+from ldm_jax.training.optimizer import with_defaults
 from ldm_jax.types import PyTree
 
 DATA = "data.json"  # what the checkpoints in a workdir were trained on
@@ -30,6 +33,7 @@ KEYS = {
     "base", "personalization",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
+LPIPS = ("vgg_path", "heads_path", "dropout")
 POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
 
 
@@ -44,6 +48,11 @@ def check_config(config: dict) -> None:
         raise ValueError(f"config has no {missing[0]!r}; it needs: {', '.join(needed)}")
     if config["task"] not in ("first_stage", "diffusion"):
         raise ValueError(f"config.task {config['task']!r} not found; there are: first_stage, diffusion")
+    check_numbers(config, "config")
+    lpips = config.get("lpips") or {}
+    for key in lpips:
+        if key not in LPIPS:
+            raise ValueError(f"config.lpips has no option {key!r}; it has: {', '.join(LPIPS)}")
     if config.get("personalization"):
         _check_personalization(config)
     for key in POSITIVE:
@@ -74,6 +83,18 @@ def _check_personalization(config: dict) -> None:
             raise ValueError(
                 f"config.{key} is {wrong} with config.personalization, expected it left out: the delta alone is trained"
             )
+
+
+def check_numbers(value: Any, name: str) -> None:
+    """Raises: ValueError for a number in plain data that is not finite. name: of the value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, expected a finite number")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_numbers(inner, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            check_numbers(inner, f"{name}[{i}]")
 
 
 def check_devices(config: dict) -> None:
@@ -109,7 +130,8 @@ def check_workdir(workdir: Path, config: dict) -> None:
 
     def fixed(config: dict) -> dict:
         kept = {k: v for k, v in config.items() if k not in free}
-        kept["optimizer"] = {k: v for k, v in config["optimizer"].items() if k not in rate}
+        whole = with_defaults(config["optimizer"])
+        kept["optimizer"] = {k: v for k, v in whole.items() if k not in rate}
         kept["data"] = {k: v for k, v in config["data"].items() if v is not None}  # as if not given
         return json.loads(json.dumps(kept))
 

@@ -1,10 +1,12 @@
 """--config.KEY=VALUE: every list of every config in both spellings, keys that are None, and what is refused."""
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from ldm_jax.commands.config_flag import read_config
 from ldm_jax.config import config_names, load_config, make_config
+from ldm_jax.training import program as training_program
 
 
 def lists(section: ConfigDict, prefix: str = "") -> dict[str, list]:
@@ -102,3 +104,31 @@ def test_a_key_that_is_none_takes_any_value(name, key, text, value):
 def test_what_is_refused_is_named(argv, message):
     with pytest.raises(ValueError, match=message):
         read_config(["--config", "sd1", *argv])
+
+
+def test_any_option_of_the_optimizer_and_its_schedule_can_be_set():
+    """configs/shapes_class.py names none of these, and its schedule ends with the run."""
+
+    def rate(*flags):
+        config = read_config(["--config", "shapes_class", *flags])
+        return config["optimizer"], training_program.make_optimizer(config, 1)[1]
+
+    section, at = rate(
+        "--config.optimizer.accumulate=2", "--config.optimizer.b1=0.8", "--config.total_steps=40"
+    )
+    assert section["accumulate"] == 2 and section["b1"] == 0.8
+    # 20 optimizer steps do not leave the warm-up of 200
+    np.testing.assert_allclose([at(0), at(20)], [0, 1e-4], rtol=1e-6)
+    _, at = rate("--config.total_steps=2200")
+    np.testing.assert_allclose([at(200), at(1200), at(2200)], [1e-3, 0.525e-3, 0.05e-3], rtol=1e-5)
+    _, at = rate("--config.total_steps=2200", "--config.optimizer.schedule.num_steps=1200")
+    np.testing.assert_allclose([at(700), at(1200), at(2200)], [0.525e-3, 0.05e-3, 0.05e-3], rtol=1e-5)
+    with pytest.raises(
+        ValueError,
+        match=r"no 'acumulate' in config.optimizer; did you mean accumulate\? it has: accumulate, b1, b2",
+    ):
+        rate("--config.optimizer.acumulate=2")
+    with pytest.raises(ValueError, match="accumulate: got 'two', expected a whole number of at least 1"):
+        rate("--config.optimizer.accumulate=two")
+    with pytest.raises(ValueError, match="optimizer 'adam' has no option 'weight_decay'; it has: base_lr"):
+        rate("--config.optimizer.name=adam", "--config.optimizer.weight_decay=0.1")

@@ -388,6 +388,27 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
         ),
         (dict(first_stage=dict(name="kk")), "first_stage 'kk' not found; there are: kl, vq, identity"),
         (dict(optimizer=dict(name="sgdd", base_lr=1.0)), "optimizer 'sgdd' not found"),
+        (dict(optimizer=dict(name="adam")), "config.optimizer has no 'base_lr'; it has: name"),
+        (
+            dict(optimizer=dict(name="adam", base_lr=1.0, acumulate=2)),
+            "optimizer 'adam' has no option 'acumulate'; it has: base_lr, scale_lr, schedule, clip_norm, accumulate, b1",
+        ),
+        (
+            dict(optimizer=dict(name="adam", base_lr=1.0, accumulate="two")),
+            "accumulate: got 'two', expected a whole number",
+        ),
+        (
+            dict(optimizer=dict(name="adam", base_lr=float("nan"))),
+            "config.optimizer.base_lr is nan, expected a finite",
+        ),
+        (
+            dict(loss=dict(weights=[1.0, float("inf")])),
+            r"config.loss.weights\[1\] is inf, expected a finite number",
+        ),
+        (
+            dict(lpips=dict(vgg="vgg.safetensors")),
+            "config.lpips has no option 'vgg'; it has: vgg_path, heads_path",
+        ),
         (
             dict(data=dict(name="shape")),
             "data source 'shape' not found; there are: folder, latents, layouts, neighbours, shapes, tfds",

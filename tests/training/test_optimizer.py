@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ldm_jax.training.optimizer import learning_rate, make_lr_schedule, make_optimizer
+from ldm_jax.training.optimizer import learning_rate, make_lr_schedule, make_optimizer, schedule_note
 
 CYCLES = dict(
     warm_up_steps=[2, 4], f_min=[0.1, 0.2], f_max=[1.0, 0.5], f_start=[0.01, 0.02], cycle_lengths=[10, 20]
@@ -55,6 +55,39 @@ def test_warmup_cosine_and_constant():
     constant = make_lr_schedule(3.0, dict(name="constant", warm_up_steps=10))
     np.testing.assert_allclose(jax.vmap(constant)(steps), [0, 1.5, 3, 3, 3, 3], rtol=1e-6)
     assert make_lr_schedule(3.0)(7) == 3.0
+
+
+@pytest.mark.parametrize("options", [{}, dict(num_steps=None)])
+def test_a_schedule_that_says_no_end_ends_with_the_run(options):
+    options = dict(name="warmup_cosine", warm_up_steps=10, final=0.2) | options
+    told = make_lr_schedule(3.0, options | dict(num_steps=110))
+    steps = jnp.array([0, 5, 60, 110, 200])
+    np.testing.assert_array_equal(jax.vmap(make_lr_schedule(3.0, options, 110))(steps), jax.vmap(told)(steps))
+    within_warm_up = make_lr_schedule(3.0, options, 4)
+    np.testing.assert_allclose([within_warm_up(n) for n in (0, 4)], [0, 1.2], rtol=1e-6)
+    of_original = dict(name="lambda_warmup_cosine", warm_up_steps=10, lr_min=0.2, lr_max=1.0, lr_start=0.0)
+    np.testing.assert_allclose(
+        jax.vmap(make_lr_schedule(3.0, of_original, 110))(steps), jax.vmap(told)(steps), rtol=1e-6
+    )
+    with pytest.raises(ValueError, match="missing a required argument: 'max_decay_steps'"):
+        make_lr_schedule(3.0, of_original)
+
+
+def test_a_schedule_that_does_not_end_with_the_run_is_said():
+    def said(name="warmup_cosine", **options):
+        return schedule_note(dict(name=name, warm_up_steps=10, **options), 100)
+
+    assert said() is None and said(num_steps=None) is None and said(num_steps=100) is None
+    assert (
+        "schedule.num_steps is 40 and the run has 100 optimizer steps: the learning rate is at its floor"
+        in said(num_steps=40)
+    )
+    assert "does not reach its floor; leave num_steps out" in said(num_steps=400)
+    assert "max_decay_steps is 50 and" in said("lambda_warmup_cosine", max_decay_steps=50)
+    assert said("constant") is None and schedule_note(None, 100) is None
+    assert "ends within the warm-up of 100" in schedule_note(
+        dict(name="warmup_cosine", warm_up_steps=100), 100
+    )
 
 
 def test_a_rate_that_stays_until_it_is_told_to_fall():
@@ -142,6 +175,10 @@ def test_accumulation_averages_gradients_and_counts_optimizer_steps():
         ),
         (lambda: learning_rate(1e-6, 0), "batch_size"),
         (lambda: learning_rate(0.0, 1), "base_lr"),
+        (lambda: learning_rate(float("nan"), 1), "base_lr"),
+        (lambda: make_lr_schedule(0.1, dict(name="constant", warmup=3)), "it has: warm_up_steps"),
+        (lambda: make_optimizer("adam", 0.1, b1="x"), "b1 is 'x', expected a number"),
+        (lambda: make_optimizer("adam", 0.1, clip_norm="x"), "clip_norm: got 'x', expected a number above 0"),
     ],
 )
 def test_errors(call, message):

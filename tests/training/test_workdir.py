@@ -1,6 +1,7 @@
 """A workdir that cannot be written, has no room, or belongs to other data is refused in a sentence, and stays as it
 was."""
 
+import json
 import shutil
 
 import numpy as np
@@ -72,3 +73,24 @@ def test_an_option_of_the_data_that_is_none_is_as_one_that_is_not_there(tmp_path
     workdir.check_workdir(tmp_path, config | dict(data=dict(name="folder", split_folders=None)))
     with pytest.raises(ValueError, match="belongs to another config: data"):
         workdir.check_workdir(tmp_path, config | dict(data=dict(name="folder", split_folders=True)))
+
+
+def test_an_optimizer_s_defaults_may_be_said_or_left_out(tmp_path):
+    """Of a run from before a config said them, and the other way round."""
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    short = dict(name="adamw", base_lr=1e-3, schedule=dict(name="warmup_cosine", num_steps=3))
+    whole = dict(
+        name="adamw",
+        base_lr=1e-3,
+        accumulate=1,
+        clip_norm=None,
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        weight_decay=1e-2,
+    )
+    for before, now in ((short, whole), (whole, short)):
+        (tmp_path / "config.json").write_text(json.dumps({"optimizer": before, "data": {}}))
+        workdir.check_workdir(tmp_path, {"optimizer": now, "data": {}})
+        with pytest.raises(ValueError, match="belongs to another config: optimizer"):
+            workdir.check_workdir(tmp_path, {"optimizer": dict(now, accumulate=2), "data": {}})
