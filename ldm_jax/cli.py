@@ -10,6 +10,10 @@ from pathlib import Path
 
 from absl import logging as absl_logging
 
+from ldm_jax import private
+
+log = logging.getLogger(__name__)
+
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR, by default ~/.cache/ldm_jax/jax; a second start is
@@ -17,19 +21,32 @@ def use_compilation_cache() -> None:
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(_cache() / "jax"))
+        folder = _cache()
+        if folder is None:
+            return
+        try:
+            private.make_folder(folder / "jax")
+        except OSError as error:
+            log.warning("compiled programs are not kept: %s", error)
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def executables() -> Path:
+def executables() -> Path | None:
     """The folder of xla/executables.py, inside of $JAX_COMPILATION_CACHE_DIR where that is one of this machine's; else
-    beside the default."""
+    beside the default. None: nowhere."""
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    return (Path(chosen) if chosen and "://" not in chosen else _cache()) / "executables"
+    folder = Path(chosen) if chosen and "://" not in chosen else _cache()
+    return folder and folder / "executables"
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm_jax"
+def _cache() -> Path | None:
+    """None for a user whose home is not known, as in a container that is run with another --user than its image has."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm_jax"
+    except RuntimeError:
+        return None
 
 
 def add_checkpoint_arguments(add: Callable) -> None:

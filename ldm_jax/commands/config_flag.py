@@ -1,7 +1,7 @@
 """The flag --config of the commands that train: a config, any of whose keys --config.KEY=VALUE sets.
 
-Keys are of the type that the config gives them. A list is written 1,2,3 or [1,2,3]; a key that is None takes any value. Options of
-optimizers and their schedules can be set where a config leaves them at their defaults, too.
+Keys are of the type that the config gives them. A list is written 1,2,3 or [1,2,3]; a key that is None takes any
+value. Options of optimizers and their schedules can be set where a config leaves them at their defaults, too.
 """
 
 import ast

@@ -10,10 +10,18 @@ from pathlib import Path
 
 
 def folders() -> list[Path]:
-    """Where weights are looked for, in order: $LDM_JAX_CACHE or ~/.cache/ldm_jax, then torch's own cache."""
-    home = Path.home() / ".cache"
-    torch_home = Path(os.environ.get("TORCH_HOME", home / "torch"))
-    return [Path(os.environ.get("LDM_JAX_CACHE", home / "ldm_jax")), torch_home / "hub" / "checkpoints"]
+    """Where weights are looked for, in order: $LDM_JAX_CACHE or ~/.cache/ldm_jax, then torch's own cache. For a user
+    whose home is not known, as in a container that is run with another --user than its image has, only what the
+    environment names."""
+    named = [os.environ.get("LDM_JAX_CACHE"), os.environ.get("TORCH_HOME")]
+    try:
+        ours, torch_home = (
+            Path(chosen or Path.home() / ".cache" / name)
+            for chosen, name in zip(named, ("ldm_jax", "torch"), strict=True)
+        )
+    except RuntimeError:
+        ours, torch_home = (Path(chosen) if chosen else None for chosen in named)
+    return [folder for folder in (ours, torch_home and torch_home / "hub" / "checkpoints") if folder]
 
 
 def find_cached(what: str, names: Sequence[str], given: str | Path | None = None, url: str = "") -> Path:
@@ -37,5 +45,5 @@ def find_cached(what: str, names: Sequence[str], given: str | Path | None = None
     source = f" (it is published at {url})" if url else ""
     raise ValueError(
         f"{what}: found no weights; name the file, or put {names[0]}{source} into "
-        f"{' or '.join(str(folder) for folder in looked)}"
+        f"{' or '.join(str(folder) for folder in looked) or 'a folder that LDM_JAX_CACHE names'}"
     )

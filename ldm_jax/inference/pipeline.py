@@ -74,6 +74,7 @@ class LatentDiffusion:
     programs: jitted functions that need not be traced any more: a Recipe's make_program, and 'decode', make_decoder.
     executables: where compiled programs are kept from one process to the next; None: nowhere but in jax's own cache.
     devices: of this host, among which the pictures of a batch are shared; None: all of them.
+    Threads may call one model's methods at once; each draws what it would draw alone.
     """
 
     def __init__(
@@ -359,7 +360,7 @@ class LatentDiffusion:
         if tiling is None:
             return None
         if tiling.tile not in self._tiled:
-            self._tiled[tiling.tile] = TiledFirstStage(self.system.first_stage, tile=tiling.tile)
+            self._tiled.setdefault(tiling.tile, TiledFirstStage(self.system.first_stage, tile=tiling.tile))
         return self._tiled[tiling.tile]
 
     def _start(self, asked: Mapping, number: int, shape, encode) -> tuple[dict, known_pixels.Known | None]:
@@ -393,7 +394,8 @@ class LatentDiffusion:
         if key not in self._programs:
             jitted = self.devices.jit(make(), *per_picture)
             keeps = self._executables and self.devices.number == 1 and not getattr(key, "previews", False)
-            self._programs[key] = self._executables.kept(str(key), jitted) if keeps else jitted
+            made = self._executables.kept(str(key), jitted) if keeps else jitted
+            self._programs.setdefault(key, made)  # of two threads that make it, both take the first one's
         return self._programs[key]
 
 

@@ -209,7 +209,8 @@ def with_defaults(section: Mapping) -> dict:
 
 
 def section_options() -> dict[str, tuple[str, ...]]:
-    """What the sections of a config may hold, whichever optimizer and schedule they name: {'optimizer': …, 'optimizer.schedule': …}."""
+    """What the sections of a config may hold, whichever optimizer and schedule they name: {'optimizer': …,
+    'optimizer.schedule': …}."""
     own = [name for _, defaults in OPTIMIZERS.values() for name in defaults]
     of_schedules = [
         name for schedule in SCHEDULES.values() for name in inspect.signature(schedule).parameters
@@ -221,7 +222,8 @@ def section_options() -> dict[str, tuple[str, ...]]:
 
 
 def schedule_note(schedule: Mapping | None, run_steps: int) -> str | None:
-    """A sentence on a schedule that does not end with a run of run_steps optimizer steps; None of one that does or has no end."""
+    """A sentence on a schedule that does not end with a run of run_steps optimizer steps; None of one that does or
+    has no end."""
     options = dict(schedule or {})
     option, warm_up = ENDS.get(options.get("name")), options.get("warm_up_steps", 0)
     if option is None:
@@ -234,8 +236,8 @@ def schedule_note(schedule: Mapping | None, run_steps: int) -> str | None:
         return None
     what = "is at its floor from there on" if end < run_steps else "does not reach its floor"
     return (
-        f"config.optimizer.schedule.{option} is {end} and the run has {run_steps} optimizer steps: the learning rate {what}; "
-        f"leave {option} out to end with the run"
+        f"config.optimizer.schedule.{option} is {end} and the run has {run_steps} optimizer steps: "
+        f"the learning rate {what}; leave {option} out to end with the run"
     )
 
 
@@ -246,8 +248,8 @@ def make_lr_schedule(
 
     schedule: {'name': ..., its options}; names: constant, warmup_cosine, warmup_stable_decay, lambda_linear,
       lambda_warmup_cosine, lambda_warmup_cosine2. None is constant.
-    run_steps: the optimizer steps of the whole run, where those of ENDS end that do not say it themselves; a run that is no longer than
-      their warm-up has nothing else.
+    run_steps: the optimizer steps of the whole run, where those of ENDS end that do not say it themselves; a run that
+      is no longer than their warm-up has nothing else.
     Raises: ValueError for an unknown name (listing the known ones) or options that the schedule does not
     take.
     """

@@ -4,7 +4,7 @@ JAX's compilation cache spares a second process the compiling; to find a program
 first: seconds of Python for a large network. Here a program is found by what it is made from: what the caller says of
 it, the shapes of its arguments, this package's source, who compiles it, for which device, and with which settings.
 Whatever cannot be read or written is compiled as it would be without. A file is a pickle of
-jax.experimental.serialize_executable: the folder has to be one's own.
+jax.experimental.serialize_executable: folder and file have to be the user's own.
 
 Decides what a program is found by, and how its file is checked. It knows no model.
 """
@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from ldm_jax import atomic
+from ldm_jax import private
 from ldm_jax.params import described, of_description
 from ldm_jax.types import PyTree
 
@@ -55,11 +56,11 @@ class Executables:
     def shapes(self, name: str, compute: Callable[[], PyTree]) -> PyTree:
         """compute(): nested dicts of jax.ShapeDtypeStructs. Read from the folder, or else computed and written to
         it."""
-        path = self._folder / f"{_digest(self._about, name, source(), _versions())}.json"
-        try:
-            return of_description(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
-            tree = compute()
+        path = self._folder / f"{_digest(self._about, name, source(), _versions())}.shapes"
+        found = _found(path, lambda data: of_description(json.loads(data)))
+        if found is not None:
+            return found
+        tree = compute()
         _write(path, json.dumps(described(tree)).encode())
         return tree
 
@@ -70,6 +71,7 @@ class Kept:
     def __init__(self, folder: Path, about: list, jitted: Callable):
         self._folder, self._about, self._jitted = folder, about, jitted
         self._ready: dict[tuple, Callable] = {}
+        self._opening = threading.Lock()
 
     def __call__(self, *args: PyTree) -> Any:
         leaves, tree = jax.tree.flatten(args)
@@ -78,7 +80,9 @@ class Kept:
             return self._jitted(*args)
         shapes = (tree, *((leaf.shape, leaf.dtype) for leaf in leaves))
         if shapes not in self._ready:
-            self._ready[shapes] = self._open(args, shapes, device)
+            with self._opening:  # of several threads that ask at once, one compiles
+                if shapes not in self._ready:
+                    self._ready[shapes] = self._open(args, shapes, device)
         return self._ready[shapes](*args)
 
     def _cache_size(self) -> int:
@@ -88,12 +92,9 @@ class Kept:
     def _open(self, args: tuple, shapes: tuple, device: jax.Device) -> Callable:
         digest = _digest(self._about, str(shapes), source(), _versions(), _machine(device), _settings())
         path = self._folder / f"{digest}.executable"
-        try:
-            return _load(path.read_bytes(), args, device)
-        except FileNotFoundError:
-            pass
-        except Exception as error:  # of pickle, of the runtime, of the disk: of no common kind
-            log.warning("%s cannot be used (%s): compiled anew", path, str(error).splitlines()[0])
+        found = _found(path, lambda data: _load(data, args, device))
+        if found is not None:
+            return found
         lowered = self._jitted.lower(*args)
         if lowered.out_tree != jax.tree.structure(0):
             raise ValueError(f"a kept program gives one array, got {lowered.out_tree}")
@@ -106,29 +107,67 @@ class Kept:
         except Exception as error:  # a backend that cannot: ValueError, or the runtime's own
             log.info("this program is not kept: %s", str(error).splitlines()[0])
         else:
-            _write(path, hashlib.sha256(serialized).digest() + serialized)
+            _write(path, serialized)
         return compiled
+
+
+class _Switch:
+    """What turns jax's compilation cache off while anybody wants it off: it is on or off for all threads of a
+    process."""
+
+    def __init__(self):
+        self._lock, self._wanted_off, self._before = threading.Lock(), 0, None
+
+    def off(self) -> None:
+        with self._lock:
+            if not self._wanted_off:
+                self._before = jax.config.jax_enable_compilation_cache
+                self._set(False)
+            self._wanted_off += 1
+
+    def as_before(self) -> None:
+        with self._lock:
+            self._wanted_off -= 1
+            if not self._wanted_off:
+                self._set(self._before)
+
+    @staticmethod
+    def _set(on: bool) -> None:
+        """Jax asks its setting once, and again after a reset."""
+        jax.config.update("jax_enable_compilation_cache", on)
+        compilation_cache.reset_cache()
+
+
+_SWITCH = _Switch()
 
 
 @contextlib.contextmanager
 def without_compilation_cache() -> Iterator[None]:
-    """Inside, jax's own cache of compiled programs is neither read nor written. Jax asks its setting once, and again
-    after a reset."""
-    before = jax.config.jax_enable_compilation_cache
+    """Inside, jax's own cache of compiled programs is neither read nor written, by any thread; several may be inside at
+    once."""
+    _SWITCH.off()
     try:
-        jax.config.update("jax_enable_compilation_cache", False)
-        compilation_cache.reset_cache()
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
+        _SWITCH.as_before()
 
 
-def _load(data: bytes, args: tuple, device: jax.Device) -> Callable:
-    """The program of a file. Raises: ValueError if it is damaged, and whatever the runtime says that cannot read it."""
-    serialized = data[CHECKSUM:]
-    if hashlib.sha256(serialized).digest() != data[:CHECKSUM]:
-        raise ValueError("it is damaged")
+def _found(path: Path, understand: Callable[[bytes], Any]) -> Any:
+    """understand(what `_write` was given) of a file that is the user's own; None, and a line, where that cannot be."""
+    try:
+        data = private.read(path)
+        if hashlib.sha256(data[CHECKSUM:]).digest() != data[:CHECKSUM]:
+            raise ValueError("it is damaged")
+        return understand(data[CHECKSUM:])
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # of pickle, of the runtime, of the disk: of no common kind
+        log.warning("%s cannot be used (%s): made anew", path, (str(error).splitlines() or [""])[0])
+    return None
+
+
+def _load(serialized: bytes, args: tuple, device: jax.Device) -> Callable:
+    """The program of a file. Raises: whatever the runtime says that cannot read it."""
     trees = jax.tree.structure((args, {})), jax.tree.structure(0)
     return serialize_executable.deserialize_and_load(serialized, *trees, execution_devices=[device])
 
@@ -142,8 +181,7 @@ def _lies_on(device: jax.Device, leaf: Any) -> bool:
 def _write(path: Path, data: bytes) -> None:
     """A folder that cannot be written to costs time at the next start, and nothing else."""
     try:
-        with atomic.writing(path) as partial:
-            partial.write_bytes(data)
+        private.write(path, hashlib.sha256(data).digest() + data)
     except OSError as error:
         log.info("%s is not written: %s", path, error)
 

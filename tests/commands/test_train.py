@@ -391,7 +391,7 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
         (dict(optimizer=dict(name="adam")), "config.optimizer has no 'base_lr'; it has: name"),
         (
             dict(optimizer=dict(name="adam", base_lr=1.0, acumulate=2)),
-            "optimizer 'adam' has no option 'acumulate'; it has: base_lr, scale_lr, schedule, clip_norm, accumulate, b1",
+            "optimizer 'adam' has no option 'acumulate'; it has: base_lr, scale_lr, schedule, clip_norm",
         ),
         (
             dict(optimizer=dict(name="adam", base_lr=1.0, accumulate="two")),

@@ -1,6 +1,8 @@
 """Programs that a second process finds on disk: the same pictures, and nothing is traced."""
 
+import concurrent.futures
 import logging
+import threading
 
 import jax
 import numpy as np
@@ -34,7 +36,7 @@ def test_a_second_start_traces_nothing_and_draws_the_same(opened, tmp_path, monk
     assert files == [
         ".executable",
         ".executable",
-        ".json",
+        ".shapes",
     ]  # the sampler, the decoder and the parameters' shapes
     monkeypatch.setattr(pipeline, "make_program", lambda *_: refuse)
     monkeypatch.setattr(pipeline, "make_decoder", lambda *_: refuse)
@@ -104,9 +106,87 @@ def test_a_damaged_file_is_said_and_written_anew(tmp_path, caplog, damage):
     path.write_bytes(damage(whole))
     with caplog.at_level(logging.WARNING):
         out, traced = calls(tmp_path, {})
-    assert traced and f"{path} cannot be used (it is damaged): compiled anew" in caplog.text
+    assert traced and f"{path} cannot be used (it is damaged): made anew" in caplog.text
     np.testing.assert_array_equal(out, [0, 2, 4])
     assert not calls(tmp_path, {})[1]
+
+
+def test_a_program_that_another_could_have_put_there_is_passed_over(tmp_path, caplog):
+    own = tmp_path / "own"
+    calls(own, {})
+    (path,) = own.iterdir()
+    assert (own.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
+    for open_to_others, kept in ((own, True), (path, False)):
+        before = open_to_others.stat().st_mode
+        open_to_others.chmod(0o777)
+        out, traced = calls(own, {})
+        np.testing.assert_array_equal(out, [0, 2, 4])
+        assert (
+            traced
+            and f"{path} cannot be used (others may write to {open_to_others}: chmod go-w" in caplog.text
+        )
+        if kept:  # nothing was written into it either
+            open_to_others.chmod(before)
+    assert not calls(own, {})[1]  # the file was written anew
+
+
+def test_descriptions_are_checked_as_programs_are(tmp_path, caplog):
+    def shapes():
+        asked.append(1)
+        return {"a": jax.ShapeDtypeStruct((2,), np.float32)}
+
+    asked, kept = [], executables.Executables(tmp_path / "own", {})
+    first = kept.shapes("parameters", shapes)
+    assert kept.shapes("parameters", shapes) == first and len(asked) == 1
+    (path,) = (tmp_path / "own").iterdir()
+    whole = path.read_bytes()
+    for data, said in ((whole.replace(b"[2]", b"[3]"), "it is damaged"), (b"[]", "it is damaged")):
+        path.write_bytes(data)
+        assert kept.shapes("parameters", shapes) == first
+        assert f"{path} cannot be used ({said})" in caplog.text
+    path.chmod(0o606)
+    assert kept.shapes("parameters", shapes) == first and len(asked) == 4
+    assert f"others may write to {path}" in caplog.text
+
+
+def test_threads_that_compile_at_once_leave_jax_s_cache_as_it_was():
+    def off() -> bool:
+        return not jax.config.jax_enable_compilation_cache
+
+    before = jax.config.jax_enable_compilation_cache
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with executables.without_compilation_cache():
+            inside.set()
+            leave.wait(10)
+
+    jax.config.update("jax_enable_compilation_cache", True)
+    try:
+        thread = threading.Thread(target=other)
+        with executables.without_compilation_cache():
+            thread.start()
+            assert inside.wait(10) and off()
+        assert off()  # the other thread is still inside
+        leave.set()
+        thread.join()
+        assert not off()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def test_threads_that_share_a_model_draw_what_each_draws_alone(opened, tmp_path):
+    """Two sizes of program and four sets of seeds at once, none of them compiled before."""
+    model = pipeline.from_bundle(opened, tmp_path / "kept")
+    asked = [(["a red circle"], [seed], dict(ASKED, num_steps=1 + seed % 2)) for seed in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda a: model.sample(a[0], a[1], **a[2]), asked))
+    assert (
+        len(list((tmp_path / "kept").glob("*.executable"))) == 3
+    )  # two samplers and the decoder, each compiled once
+    for drawn, (prompts, seeds, options) in zip(together, asked, strict=True):
+        np.testing.assert_array_equal(model.sample(prompts, seeds, **options), drawn)
 
 
 def test_inside_of_without_compilation_cache_jax_writes_no_file(tmp_path):
