@@ -13,7 +13,10 @@ import re
 import pytest
 
 from ldm_jax.config import load_config
+from ldm_jax.find import find
+from ldm_jax.inference import methods
 
+ROOMS = {"guidance": "guidance", "edit": "editing"}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(
@@ -86,6 +89,13 @@ def flags_of(path: pathlib.Path) -> frozenset[str]:
 
 
 @functools.cache
+def options_of_method(kind: str, rest: str) -> set[str]:
+    """The options of the method that --guidance or --edit names."""
+    method = re.search(rf"--{kind}[ =](\w+)", rest)[1]
+    branches = getattr(find(ROOMS[kind], method), "BRANCHES", ())
+    return {*methods.options_of(ROOMS[kind], method), *branches}
+
+
 def keys_of(config: str) -> dict | None:
     """The config of a name or file, with or without an argument; None if there is none."""
     try:
@@ -103,7 +113,11 @@ def complaints(name: str, rest: str) -> list[str]:
         return [f"{name} is not there"]
     known, said, given = flags_of(path), [], FLAG.findall(rest)
     for flag in given:
-        if flag not in known and not (flag.startswith("config.") and "config.*" in known):
+        kind, dot, option = flag.partition(".")
+        if dot and kind in ROOMS and kind in known:
+            if option not in options_of_method(kind, rest):
+                said.append(f"--{kind} has no option {option}")
+        elif flag not in known and not (flag.startswith("config.") and "config.*" in known):
             said.append(f"{name} has no --{flag}")
     config = re.search(r"--config[ =]([\w/]+(?:\.py)?(?::\w+)?)", rest)
     if config and re.search("[A-Z]{2}", config[1]):  # a place holder, such as FILE
@@ -149,6 +163,8 @@ def test_commands_are_found_wherever_they_stand():
     [
         ("sample.py", "--prompt x --raw --seeds 3", []),
         ("sample.py", "--promt x", ["sample.py has no --promt"]),
+        ("sample.py", "--edit prompt_to_prompt --edit.source x --edit.cross_steps 1", []),
+        ("sample.py", "--guidance interval --guidance.sigma 1", ["--guidance has no option sigma"]),
         ("ldm-precompute-latents", "--config configs/sd1.py --config.data.root=x --out y", []),
         ("ldm-precompute-latents", "--config sd1:runlocal --config.data.num_scenes=9 --out y", []),
         ("ldm-train", "--config sd9 --workdir y", ["there is no config sd9"]),
