@@ -5,7 +5,6 @@ import contextlib
 import difflib
 import importlib.util
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from ldm_jax import text_files
 from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
 
@@ -152,7 +152,7 @@ def make_config(name: str | Path) -> ConfigDict:
         name, _, argument = str(name).partition(":")
     path = find_config(name)
     if path.suffix == ".json":
-        return ConfigDict(json.loads(path.read_text()))
+        return ConfigDict(text_files.read_json(path, "config"))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # of a .py
     module = importlib.util.module_from_spec(spec)

@@ -8,9 +8,12 @@ import pytest
 from PIL import Image
 
 from ldm_jax import text_files
+from ldm_jax.checkpoints import bundle
 from ldm_jax.conditioning import clip, text
+from ldm_jax.config import load_config
+from ldm_jax.convert import original_config
 from ldm_jax.data import folder, layouts
-from ldm_jax.inference import devices
+from ldm_jax.evaluation.prompts import read_prompts
 from ldm_jax.tasks import jobs, labels
 
 WORD = "gr\u00fcn"  # in UTF-8, UTF-16 and latin-1 three different files
@@ -54,7 +57,7 @@ def classes(path, write):
 
 def prompts(path, write):
     write(path / "prompts.txt", f"{WORD}\n\none\n")
-    return devices.read_prompts(path / "prompts.txt")
+    return read_prompts(path / "prompts.txt")
 
 
 def job_lines(path, write):
@@ -84,7 +87,23 @@ def byte_pairs(path, write):
     return [made.id_to_token(7), made.encode("one").tokens[1].removesuffix("</w>")]
 
 
+def json_config(path, write):
+    write(path / "a.json", json.dumps({"class_names": [WORD, "one"]}, ensure_ascii=False))
+    return list(load_config(str(path / "a.json"))["class_names"])
+
+
+def yaml_config(path, write):
+    write(path / "a.yaml", f"words:\n- {WORD}\n- one\n")
+    return original_config.content(path / "a.yaml")["words"]
+
+
+def bundle_config(path, write):
+    write(path / "config.json", json.dumps({"class_names": [WORD, "one"]}, ensure_ascii=False))
+    return bundle.read_config(path)["class_names"]
+
+
 READERS = [
+    json_config, yaml_config, bundle_config,
     caption_beside, caption_in_lines, caption_in_csv, boxes, classes, prompts, job_lines, layout_file, word_pieces,
     byte_pairs,
 ]  # fmt: skip

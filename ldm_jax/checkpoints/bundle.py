@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ldm_jax import text_files
 from ldm_jax.convert import files
 from ldm_jax.convert.tensor import is_floating
 from ldm_jax.params import flatten, from_names, named_leaves, unflatten
@@ -61,8 +62,8 @@ def read_config(directory: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"{directory} is no bundle: config.json is not there")
     try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        config = json.loads(text_files.read(path, "config"))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ldm_jax import text_files
 from ldm_jax.config import conditioning_kinds, conditioning_section
 from ldm_jax.convert import diffusers_scheduler
 from ldm_jax.convert.diffusers_networks import (
@@ -435,8 +436,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(text_files.read(path, "config"))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is {type(content).__name__}, expected an object")

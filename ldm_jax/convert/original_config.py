@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm_jax import text_files
 from ldm_jax.convert.original_options import (
     AUTOENCODER,
     DDCONFIG,
@@ -79,8 +80,8 @@ def content(path: str | Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.safe_load(text_files.read(path, "config"))
+    except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None

@@ -48,9 +48,7 @@ each_source = pytest.mark.parametrize("options", pipeline.source_names(), indire
 
 def test_the_room_is_listed():
     assert {"folder", "shapes", "tfds"} <= set(pipeline.source_names())
-    assert not {"pipeline", "transforms", "shapes_world", "shapes_oracle", "shapes_builder"} & set(
-        pipeline.source_names()
-    )
+    assert not {"pipeline", "transforms", "captions", "shapes_builder"} & set(pipeline.source_names())
 
 
 @each_source
@@ -106,7 +104,7 @@ def test_feeds_the_pipeline(options):
 def test_the_room_needs_neither_jax_nor_tensorflow_to_import():
     code = (
         "import sys; from ldm_jax.data import folder, latents, latents_builder, pipeline, shapes, "
-        "shapes_oracle, tfds, transforms; "
+        "captions, pictures, tfds, transforms; "
         "print([m for m in ('tensorflow', 'tensorflow_datasets', 'flax') if m in sys.modules])"
     )
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
