@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "benchmarks" / "results" / "cost_guard.json"
 REWRITE = "python benchmarks/cost_guard.py --write"
-# XLA's CPU client takes its number of threads from NPROC. What LLVM optimises comes after what is counted.
+# XLA's CPU client takes its number of threads from NPROC. What LLVM optimizes comes after what is counted.
 SAME = dict(
     JAX_PLATFORMS="cpu",
     XLA_FLAGS="--xla_cpu_max_isa=AVX2 --xla_backend_optimization_level=0",

@@ -329,7 +329,7 @@ TINY_FIELDS = {
     "superres": dict(low_res=dict(name="low_res", factor=4)),
     "inpaint": dict(mask=dict(name="mask", full=0.0)),
     "retrieval": dict(embeddings=dict(name="unit_vectors", shape=[11, 8])),
-    "depth": dict(depth=dict(name="grey")),
+    "depth": dict(depth=dict(name="gray")),
     "upscale": dict(low_res=dict(name="low_res", factor=4), noise_level=dict(name="integer", below=351)),
 }
 

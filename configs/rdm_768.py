@@ -5,10 +5,10 @@ Run:     python train.py --config configs/rdm_768.py --config.data.root=PHOTOS -
          --workdir runs/rdm_768
 Smoke:   python train.py --config configs/rdm_768.py:runlocal --workdir /tmp/rdm_768
 Source:  CompVis/latent-diffusion@a506df5 configs/retrieval-augmented-diffusion/768x768.yaml; Blattmann et al. 2022
-         (arXiv:2204.11824); 1,335,480,400 parameters. Batch size, steps and the number of neighbours in training are
+         (arXiv:2204.11824); 1,335,480,400 parameters. Batch size, steps and the number of neighbors in training are
          not published; its script looks up 10.
          OWN: CLIP ViT-L/14's embeddings of the pictures, one row for each in the order of their paths; DATABASE: those
-         to look up neighbours in, or leave it out to take OWN (data/neighbours.py says what such files are).
+         to look up neighbors in, or leave it out to take OWN (data/neighbours.py says what such files are).
 Result:  no figure was published for this model. Its script samples with 50 DDIM steps at scale 5.
 """
 

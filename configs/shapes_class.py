@@ -1,4 +1,4 @@
-r"""Class to image on the shapes world: one object of the colour and shape that is asked for.
+r"""Class to image on the shapes world: one object of the color and shape that is asked for.
 
 Run:     python train.py --config configs/shapes_class.py --workdir runs/shapes_class
 Smoke:   python train.py --config configs/shapes_class.py:runlocal --workdir /tmp/shapes_class

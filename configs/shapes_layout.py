@@ -5,7 +5,7 @@ Smoke:   python train.py --config configs/shapes_layout.py:runlocal --workdir /t
 Source:  Rombach et al. 2022, section 4.3.1 and table 15, in small: a grid of 31 x 31 points, up to three objects. It
          starts from the shipped text model.
 Result:  After 2,600 steps without coordinates, from a text model 750 steps beyond the shipped one, 40 minutes on two
-         busy cores: mean IoU 0.18, class and colour right for 41 % of the objects of 64 scenes (`ldm-evaluate layout`):
+         busy cores: mean IoU 0.18, class and color right for 41 % of the objects of 64 scenes (`ldm-evaluate layout`):
          far from trained. With coordinates, not measured.
 """
 

@@ -101,7 +101,7 @@ def options_from(args: Any) -> Options:
 class Checkpoint(NamedTuple):
     """config: as a bundle's. params: nested dicts of convert.Tensor. tokenizer: a tokenizers.Tokenizer, or None.
 
-    layout: 'compvis', 'diffusers', 'bundle' or 'workdir'. notes: sentences on what was recognised and what was left
+    layout: 'compvis', 'diffusers', 'bundle' or 'workdir'. notes: sentences on what was recognized and what was left
     out.
     apart: {name: Tensor} of a file of the original's layout that are no part of the model, for one that is written from
     it.

@@ -45,7 +45,7 @@ def diffusion_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> t
                 release.process()["sampling"] if release else _sampling(config["conditioning"])
             )
     else:
-        config, notes = release.process(), [f"recognised as {name}"]
+        config, notes = release.process(), [f"recognized as {name}"]
         if "model_ema.decay" in shapes:  # as the release has it beside the pruned one that its YAML is for
             config["original"] = dict(use_ema=True)
         config["model"] = fields | dict(release.heads)
@@ -116,7 +116,7 @@ def first_stage_config(shapes: Mapping[str, tuple], path: Path, options: Any) ->
 def _release(fields: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
     """(name, release) of a released UNet, or ('', None) of another unless one is needed."""
     try:
-        return published.recognise(fields)
+        return published.recognize(fields)
     except ValueError:
         if needed:
             raise

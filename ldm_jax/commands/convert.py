@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def summary(checkpoint, source: str) -> list[str]:
-    """What it is, parameters per part, what was recognised and left out; a line each."""
+    """What it is, parameters per part, what was recognized and left out; a line each."""
     lines = [f"{source}: {checkpoint.layout}"] + [f"  {note}" for note in checkpoint.notes]
     for part, tree in checkpoint.params.items():
         tensors = flatten(tree).values()

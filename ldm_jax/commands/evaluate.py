@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         help="tf1, clean or pytorch: how images reach Inception (default %(default)s)",
     )
     pixels("--crop", type=int, help="cut the largest square in the middle of images, and resize it to this")
-    pixels("--colour", default="strict", help="strict or photo: see docs/evaluation.md (default %(default)s)")
+    pixels("--color", default="strict", help="strict or photo: see docs/evaluation.md (default %(default)s)")
     files = parser.add_argument_group("files of weights, else found in the cache directory").add_argument
     files("--inception", help="pt_inception-2015-12-05-6726825d.pth")
     files("--clip", help="a folder of transformers' CLIPModel")

@@ -51,13 +51,13 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group(
         "inputs; each a file, or a folder of files that belong together by their names"
     ).add_argument
-    add("--image", help="pictures to start from, enlarge, colour or fill in")
+    add("--image", help="pictures to start from, enlarge, color or fill in")
     add("--mask", help="white where the image is to be filled in; by default x_mask.png beside x.png")
     add("--map", help="label maps: a pixel's value (palette: index) is its class; PNG or .npy")
     add(
         "--layout", help='.json of {"boxes": [[x0, y0, w, h], ...], "labels": [...]}, relative to the picture'
     )
-    add("--depth", help="depth maps, near is large: grey PNG of 8 or 16 bits, or .npy")
+    add("--depth", help="depth maps, near is large: gray PNG of 8 or 16 bits, or .npy")
     add("--embeddings", help=".npy of embeddings [how many, width] (retrieval models)")
     add("--jobs", help="a file of JSON lines, a job each; other inputs are what lines do not say")
     add("--strength", type=float, help="how much of an image is drawn anew, 0 to 1 (img2img; default 0.75)")

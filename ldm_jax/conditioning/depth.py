@@ -1,6 +1,6 @@
 """Conditioning on a depth map: resized to the latent, brought to [-1, 1] and added to its channels.
 
-Decides how a map is resized and normalised; it estimates no depth. Source: LatentDepth2ImageDiffusion of
+Decides how a map is resized and normalized; it estimates no depth. Source: LatentDepth2ImageDiffusion of
 Stability-AI/stablediffusion ldm/models/diffusion/ddpm.py, whose maps are MiDaS's disparities (near is large).
 """
 

@@ -26,7 +26,7 @@ class Conditioner(nn.Module):
     """Has no parameters. convention:
 
     'original' (inpainting_big): the hole is black, channels are [masked latent, mask], the mask -1 or 1.
-    'stable_diffusion': the hole is grey, channels are [mask, masked latent], the mask 0 or 1.
+    'stable_diffusion': the hole is gray, channels are [mask, masked latent], the mask 0 or 1.
     1 is to be filled in both. The masked latent is the posterior's mode times the scale factor; the original does not
     scale, which is the same as its factor is 1, and Stable Diffusion takes a sample.
     """

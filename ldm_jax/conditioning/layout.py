@@ -124,7 +124,7 @@ def _modifiers(layout: Mapping[str, Any], count: int) -> np.ndarray:
 
 
 def _points(corners: np.ndarray, side: int) -> list[int]:
-    """The tokens of (x0, y0) and (x1, y1): row times side plus column, halves to the even neighbour."""
+    """The tokens of (x0, y0) and (x1, y1): row times side plus column, halves to the even neighbor."""
     x0, y0, x1, y1 = np.rint(corners * (side - 1)).astype(int).tolist()
     return [y0 * side + x0, y1 * side + x1]
 

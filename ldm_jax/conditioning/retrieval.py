@@ -1,6 +1,6 @@
-"""Conditioning on embeddings of images or captions, such as those of the nearest neighbours in a data base.
+"""Conditioning on embeddings of images or captions, such as those of the nearest neighbors in a data base.
 
-Decides that they are the context as they come, that nothing is zeros, and how those of a caption and its neighbours are
+Decides that they are the context as they come, that nothing is zeros, and how those of a caption and its neighbors are
 put together (`tokens`). It neither embeds nor searches (data/neighbours.py does). Source: Blattmann et al. 2022
 (arXiv:2204.11824); CompVis/latent-diffusion@a506df5 scripts/knn2img.py.
 """
@@ -43,19 +43,19 @@ def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
     return {"embeddings": np.zeros((batch_size, 1, setting.conditioner.width), np.float32)}
 
 
-def tokens(query: Array, neighbours: Array) -> np.ndarray:
-    """What is given as the `embeddings` of one picture: its caption's and then those of the neighbours, each of length
+def tokens(query: Array, neighbors: Array) -> np.ndarray:
+    """What is given as the `embeddings` of one picture: its caption's and then those of the neighbors, each of length
     1.
 
-    query: [D], CLIP's of the caption (or of a picture). neighbours: [k, D], of pictures, best first; k may be 0.
+    query: [D], CLIP's of the caption (or of a picture). neighbors: [k, D], of pictures, best first; k may be 0.
     Returns: [1 + k, D] float32. Raises: ValueError for different widths, or one that is zero or not finite.
     """
-    query, neighbours = np.asarray(query, np.float32), np.asarray(neighbours, np.float32)
-    if query.ndim != 1 or neighbours.shape[1:] != query.shape:
+    query, neighbors = np.asarray(query, np.float32), np.asarray(neighbors, np.float32)
+    if query.ndim != 1 or neighbors.shape[1:] != query.shape:
         raise ValueError(
-            f"retrieval: query of shape {query.shape} and neighbours {neighbours.shape}, expected (D,) and (k, D)"
+            f"retrieval: query of shape {query.shape} and neighbors {neighbors.shape}, expected (D,) and (k, D)"
         )
-    rows = np.concatenate([query[None], neighbours])
+    rows = np.concatenate([query[None], neighbors])
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         raise ValueError("retrieval: got an embedding that is zero or not finite, which has no direction")

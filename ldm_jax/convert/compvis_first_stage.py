@@ -89,7 +89,7 @@ def to_torch(params: PyTree) -> dict[str, np.ndarray]:
 def discriminator_from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
     """A discriminator's state dict as variables shaped like `template`. Raises as above.
 
-    Counters of batches and flags of initialisation are passed over.
+    Counters of batches and flags of initialization are passed over.
     """
     return layout.from_torch(state, template, discriminator_entries(template), _is_counter)
 

@@ -189,7 +189,7 @@ def conditioner_sections(shapes: Shapes) -> dict[str, dict]:
     have weights.
 
     A CLIP text encoder under transformers' names is read at its last layer, one under OpenCLIP's at its last but one,
-    as the models released so are; both are then normalised. Kinds without weights leave no trace, see
+    as the models released so are; both are then normalized. Kinds without weights leave no trace, see
     convert/published.py.
     """
     if "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight" in shapes:

@@ -1,6 +1,6 @@
 """The released models, for what names and shapes of a checkpoint do not tell: heads, noise schedule, scale of latents.
 
-Decides how a UNet is recognised as one of them, and which is nearest to one that is not. It reads no file.
+Decides how a UNet is recognized as one of them, and which is nearest to one that is not. It reads no file.
 Source: the configuration files of CompVis/latent-diffusion@a506df5, CompVis/stable-diffusion@21f890f,
 runwayml/stable-diffusion@08ab4d3, Stability-AI/stablediffusion@cf1d67a and Stability-AI/generative-models@0ad7de9.
 """
@@ -124,7 +124,7 @@ RELEASES = {
 }  # fmt: skip
 
 
-def recognise(fields: Mapping[str, Any]) -> tuple[str, Release]:
+def recognize(fields: Mapping[str, Any]) -> tuple[str, Release]:
     """(name, release) whose UNet has these fields (detect.unet_fields).
 
     Raises: ValueError that names the nearest release and what differs from it, if it is none of them.
@@ -135,7 +135,7 @@ def recognise(fields: Mapping[str, Any]) -> tuple[str, Release]:
         return nearest, RELEASES[nearest]
     detail = ", ".join(f"{k} {got} (there {want})" for k, (got, want) in differing[nearest].items())
     raise ValueError(
-        f"architecture not recognised: the nearest released model is {nearest}, from which it differs in {detail}; "
+        f"architecture not recognized: the nearest released model is {nearest}, from which it differs in {detail}; "
         "name its own config with --original_config FILE.yaml or --config FILE.py"
     )
 

@@ -23,7 +23,7 @@ from scipy import fft
 INTERPOLATIONS = ("linear", "cubic", "area")  # that a random resize chooses among
 HALF_FIRST = 0.25  # the chance that a factor of 4 begins with halving
 JPEG_CHANCE = 0.9  # beside the JPEG that ends every chain
-LEAST_VARIANCE = 1e-6  # pixels squared: weighs a neighbour 0 times
+LEAST_VARIANCE = 1e-6  # pixels squared: weighs a neighbor 0 times
 
 PIL_FILTERS = {
     "pil_nearest": Image.Resampling.NEAREST,
@@ -60,7 +60,7 @@ def keys_cubic(distance: np.ndarray, a: float) -> np.ndarray:
 
 
 def _taps(length: int, new: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """(index [K, new] of samples before, weight [K, new]) of each sample after. Pixels lie at their centres; beyond the
+    """(index [K, new] of samples before, weight [K, new]) of each sample after. Pixels lie at their centers; beyond the
     border the last one goes on. Only 'area' looks at more samples when shrinking, and only where it shrinks."""
     scale = length / new
     places = np.arange(new)
@@ -184,7 +184,7 @@ def add_noise(image: np.ndarray, covariance: np.ndarray, seed: int) -> np.ndarra
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """[H, W, 3] float32, written as a JPEG file (colour at half the resolution, as OpenCV writes it) and read again."""
+    """[H, W, 3] float32, written as a JPEG file (color at half the resolution, as OpenCV writes it) and read again."""
     file = io.BytesIO()
     Image.fromarray(_to_uint8(image)).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return _to_float(np.asarray(Image.open(file)))

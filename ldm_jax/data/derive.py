@@ -55,7 +55,7 @@ def low_res(
     return transforms.to_float(degrade(transforms.to_bytes(image), rng, degradation, factor=factor))
 
 
-def grey(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def gray(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """[H, W] float32: the mean of the channels. Stands in for a depth map where there is none."""
     return image.mean(axis=-1, dtype=np.float32)
 
@@ -73,7 +73,7 @@ def unit_vectors(image: np.ndarray, rng: np.random.Generator, *, shape: tuple[in
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-DERIVATIONS = {f.__name__: f for f in (mask, low_res, grey, integer, unit_vectors)}
+DERIVATIONS = {f.__name__: f for f in (mask, low_res, gray, integer, unit_vectors)}
 
 
 def derivation(sections: Mapping[str, Mapping]) -> Callable[[np.ndarray, np.random.Generator], dict]:

@@ -123,7 +123,7 @@ def within(layout: Layout, crop: Sequence[float]) -> Layout:
 
 
 def _square(height: int, width: int, size: int, rng: np.random.Generator | None) -> tuple[int, int, int]:
-    """(top, left, side) in pixels: with rng of any side from `size` to the shorter one, anywhere; else the centre's
+    """(top, left, side) in pixels: with rng of any side from `size` to the shorter one, anywhere; else the center's
     largest."""
     short = min(height, width)
     if rng is None:
@@ -132,10 +132,10 @@ def _square(height: int, width: int, size: int, rng: np.random.Generator | None)
     return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side
 
 
-def _towards(start: int, side: int, length: int, centre: float) -> int:
-    """The start of an interval of `side` pixels within `length`, moved no farther than needed to hold `centre` in its
+def _towards(start: int, side: int, length: int, center: float) -> int:
+    """The start of an interval of `side` pixels within `length`, moved no farther than needed to hold `center` in its
     inside."""
-    low, high = math.floor(centre * length) + 1 - side, math.ceil(centre * length) - 1
+    low, high = math.floor(center * length) + 1 - side, math.ceil(center * length) - 1
     return int(np.clip(np.clip(start, low, max(low, high)), 0, length - side))
 
 

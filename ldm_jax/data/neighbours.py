@@ -1,4 +1,4 @@
-"""Nearest neighbours in a user's file of embeddings, and the source `neighbours`: pictures with those of each.
+"""Nearest neighbors in a user's file of embeddings, and the source `neighbours`: pictures with those of each.
 
 Decides what a data base file is, that it is searched exactly and by what: faiss where it is installed (`pip install
 faiss-cpu`), else scikit-learn, else numpy. It embeds nothing: what the numbers are of, CLIP's or another's, is the
@@ -23,7 +23,7 @@ Search = Callable[[np.ndarray, int], np.ndarray]  # (queries [B, D], k) -> indic
 log = logging.getLogger(__name__)
 
 
-class Neighbours:
+class Neighbors:
     """A data base of embeddings.
 
     embeddings: [N, D] float32, each of length 1. img_id: [N], the picture that each is of (its row where the file does
@@ -59,7 +59,7 @@ class Neighbours:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k embeddings of the largest inner product with each query, best first; equal ones in any order.
 
-        queries: [B, width], of any length but zero. exclude: [B], the img_id that is no neighbour of a query: its own,
+        queries: [B, width], of any length but zero. exclude: [B], the img_id that is no neighbor of a query: its own,
         in training, with all patches of the picture.
         Returns: (indices [B, k] int64, embeddings [B, k, width] float32).
         Raises: ValueError for no queries or those of another width, queries that are zero or not finite, or a k that
@@ -214,10 +214,10 @@ def _make_search(embeddings: np.ndarray, name: str | None) -> tuple[str, Search]
 # ---------------------------------------------------------------------------------------------------------- the source
 
 
-class NeighboursSource:
-    """The pictures of a folder, each with `embeddings` [k, D] float32: those of its nearest neighbours, best first."""
+class NeighborsSource:
+    """The pictures of a folder, each with `embeddings` [k, D] float32: those of its nearest neighbors, best first."""
 
-    def __init__(self, pictures: folder.FolderSource, database: Neighbours, indices: np.ndarray):
+    def __init__(self, pictures: folder.FolderSource, database: Neighbors, indices: np.ndarray):
         self.pictures, self.database, self.indices = pictures, database, indices
 
     def __len__(self) -> int:
@@ -237,7 +237,7 @@ class NeighboursSource:
         return self.pictures.unreadable_files()
 
     def fingerprint(self) -> str:
-        """Hex digest of the pictures' and of which neighbours each has, with their embeddings."""
+        """Hex digest of the pictures' and of which neighbors each has, with their embeddings."""
         digest = hashlib.sha256(self.pictures.fingerprint().encode())
         digest.update(self.indices.tobytes())
         digest.update(memoryview(self.database.embeddings).cast("B"))
@@ -255,26 +255,26 @@ def source(
     holdout: float = 0.0,
     split_folders: bool | None = None,
     known: Sequence[folder.Entry] = (),
-) -> NeighboursSource:
-    """The pictures of a folder with the neighbours that a retrieval-augmented model is trained with.
+) -> NeighborsSource:
+    """The pictures of a folder with the neighbors that a retrieval-augmented model is trained with.
 
     split, root, min_side, holdout, split_folders, known: as of data/folder.py.
-    embeddings: a file as Neighbours takes, with one row for each picture of the split, in the order of their paths.
-    database: where the neighbours come from; None or '' is `embeddings` itself, and then no picture is its own
-    neighbour.
+    embeddings: a file as Neighbors takes, with one row for each picture of the split, in the order of their paths.
+    database: where the neighbors come from; None or '' is `embeddings` itself, and then no picture is its own
+    neighbor.
     k: how many; 4 is the paper's. All are found when the source is opened, by len(source) * len(database) comparisons.
 
-    Raises: as folder.source and Neighbours; ValueError for another number of rows than pictures.
+    Raises: as folder.source and Neighbors; ValueError for another number of rows than pictures.
     """
     listing = dict(min_side=min_side, holdout=holdout, split_folders=split_folders, known=known)
     pictures = folder.source(split, root=root, **listing)
     if not str(embeddings):
         raise ValueError("data.embeddings is empty, expected a file with one embedding for each picture")
-    base = Neighbours(database or embeddings)
+    base = Neighbors(database or embeddings)
     queries = _load(embeddings)["embedding"] if database else base.embeddings
     if len(queries) != len(pictures):
         raise ValueError(
             f"{embeddings} has {len(queries)} rows, expected {len(pictures)}, one for each picture of {pictures!r}"
         )
     indices, _ = base.nearest(queries, k, exclude=None if database else base.img_id)
-    return NeighboursSource(pictures, base, indices)
+    return NeighborsSource(pictures, base, indices)

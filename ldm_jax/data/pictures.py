@@ -1,7 +1,7 @@
 """Picture files of a user: photographs, masks, label maps and depth maps as arrays, and their fitting to a size.
 
 Decides what the pixels of a file mean in each of the four roles, that whatever cannot be read is one sentence that
-names the file, and which files of a folder are pictures. Every source decodes with `decode`; colours become RGB in
+names the file, and which files of a folder are pictures. Every source decodes with `decode`; colors become RGB in
 transforms.to_rgb alone. It knows no model and no task.
 """
 
@@ -22,7 +22,7 @@ OVERVIEW = (
 _OVERVIEWS = ("grid.png", "_boxes.png")  # how the names of such files end
 FITS = ("none", "resize", "crop")
 ARRAYS = (".npy",)
-# How Pillow spreads the values of grey PNGs of 2 and 4 bits over 0 to 255, by the name of its unpacker.
+# How Pillow spreads the values of gray PNGs of 2 and 4 bits over 0 to 255, by the name of its unpacker.
 _SPREAD = {"L;2": 85, "L;4": 17}
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")  # formats, by Pillow's names, that may change values
 _WHOLE = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -37,7 +37,7 @@ def decode(file: str | Path | BinaryIO) -> np.ndarray:
 
 def read_picture(path: str | Path) -> np.ndarray:
     """[H, W, 3] uint8, as a photo program shows it: turned as its EXIF data says, transparency on white, 16 bits
-    scaled, palettes, greys and CMYK as RGB (transforms.to_rgb); of an animation, the first frame.
+    scaled, palettes, grays and CMYK as RGB (transforms.to_rgb); of an animation, the first frame.
 
     Raises: ValueError in one sentence for a file that is absent, no image, or damaged.
     """
@@ -76,8 +76,8 @@ def as_mask(mask: np.ndarray) -> np.ndarray:
 def read_map(path: str | Path) -> np.ndarray:
     """[H, W] int32: the class of each pixel, which is the pixel's value, in a palette picture its index.
 
-    A PNG of 1 to 16 bits or another lossless format, grey or with a palette, or a .npy of integers.
-    Raises: ValueError as read_picture, for formats that change values (LOSSY), for colours, which are no classes, and
+    A PNG of 1 to 16 bits or another lossless format, gray or with a palette, or a .npy of integers.
+    Raises: ValueError as read_picture, for formats that change values (LOSSY), for colors, which are no classes, and
     for numbers that int32 does not hold.
     """
 
@@ -98,14 +98,14 @@ def read_map(path: str | Path) -> np.ndarray:
 
 
 def read_depth(path: str | Path) -> np.ndarray:
-    """[H, W] float32, in the file's own unit: a grey picture of 8 or 16 bits or of floating point, or a .npy.
+    """[H, W] float32, in the file's own unit: a gray picture of 8 or 16 bits or of floating point, or a .npy.
 
-    Raises: ValueError as read_picture, or for colours, or a palette, whose indices are no depths.
+    Raises: ValueError as read_picture, or for colors, or a palette, whose indices are no depths.
     """
 
     def convert(picture: Image.Image) -> np.ndarray:
         if picture.mode == "P":
-            raise ValueError("it has a palette, whose indices are no depths, expected grey")
+            raise ValueError("it has a palette, whose indices are no depths, expected gray")
         return _values(picture, "depth").astype(np.float32)
 
     return load_array(path, "depth map") if _is_array(path) else _open(path, "depth map", convert)
@@ -221,7 +221,7 @@ def _is_array(path: str | Path) -> bool:
 
 
 def _values(picture: Image.Image, what: str) -> np.ndarray:
-    """[H, W]: one number a pixel. Of a grey picture that was saved with colours or opacity, the one that it had."""
+    """[H, W]: one number a pixel. Of a gray picture that was saved with colors or opacity, the one that it had."""
     spread = _SPREAD.get(picture.tile[0][3], 1) if picture.tile and picture.mode == "L" else 1
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in _WHOLE or picture.mode == "F":
@@ -231,7 +231,7 @@ def _values(picture: Image.Image, what: str) -> np.ndarray:
     channels = np.asarray(picture)
     if picture.mode in ("LA", "RGBA") and not (channels[..., -1] == 255).all():
         raise ValueError(f"it is transparent in places, expected one {what} a pixel")
-    colours = channels[..., : 1 if picture.mode == "LA" else 3]
-    if (colours != colours[..., :1]).any():
-        raise ValueError(f"it has colours, expected one {what} a pixel: grey or a palette")
-    return colours[..., 0]
+    colors = channels[..., : 1 if picture.mode == "LA" else 3]
+    if (colors != colors[..., :1]).any():
+        raise ValueError(f"it has colors, expected one {what} a pixel: gray or a palette")
+    return colors[..., 0]

@@ -20,7 +20,7 @@ class ShapesSource:
     An example holds:
         image           [64, 64, 3] uint8
         caption         str, the full description
-        class_label     int in [0, 24): the colour and shape of the largest object
+        class_label     int in [0, 24): the color and shape of the largest object
         boxes           [n, 4] float32, (y0, x0, y1, x1) relative to the side of the image, in caption order
         labels          [n] int64 in [0, 24), the class of each object
         layout          the same boxes and labels as conditioning on a layout takes them: boxes are (x0, y0, w, h)

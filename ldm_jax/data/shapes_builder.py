@@ -28,7 +28,7 @@ class ShapesConfig(tfds.core.BuilderConfig):
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """Scenes of one to three coloured shapes with captions, boxes, masks and corners. Nothing is downloaded.
+    """Scenes of one to three colored shapes with captions, boxes, masks and corners. Nothing is downloaded.
 
     `unseen` holds attribute pairs and relations that `train` and `test` never show.
     """

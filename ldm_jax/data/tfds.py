@@ -87,7 +87,7 @@ def _undecoded(key: str) -> dict:
 
 
 def _image(value: bytes | np.ndarray) -> np.ndarray:
-    """The bytes of a file, or of a feature that is no picture [H, W] or [H, W, 1 | 3 | 4], uint8 or uint16 grey -> [H,
+    """The bytes of a file, or of a feature that is no picture [H, W] or [H, W, 1 | 3 | 4], uint8 or uint16 gray -> [H,
     W, 3] uint8."""
     if isinstance(value, bytes):
         return pictures.decode(io.BytesIO(value))

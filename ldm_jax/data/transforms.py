@@ -24,7 +24,7 @@ INTERPOLATIONS = {
 def to_rgb(picture: Image.Image) -> np.ndarray:
     """[H, W, 3] uint8: what a photo program would show of a picture in any of PIL's modes.
 
-    Its EXIF orientation is applied, transparency lies on white, 16-bit greys are scaled (65535 -> 255); of an
+    Its EXIF orientation is applied, transparency lies on white, 16-bit grays are scaled (65535 -> 255); of an
     animation, the first frame.
 
     Raises: ValueError for pixels of floating point or of 32 bits, whose range no file states: from 0 to 255 they would
@@ -147,7 +147,7 @@ def random_resized_crop(
 class Recipe(NamedTuple):
     """How a data set is cut to size.
 
-    cut: 'square' the largest centre square, resized; 'shorter' the shorter side is resized to the size, then
+    cut: 'square' the largest center square, resized; 'shorter' the shorter side is resized to the size, then
         cropped; 'native' cropped without resizing, unless the shorter side is too short; 'scale' a square of
         random scale, resized; 'as_is' images have the size already.
     interpolation: one of INTERPOLATIONS. flip: the probability of a mirror image in training.

@@ -22,7 +22,7 @@ _STYLE = (
     "img{max-width:100%;image-rendering:pixelated}pre{overflow-x:auto;background:#f5f5f5;padding:.7rem}"
     ".warning{background:#fff3cd;padding:.4rem .7rem}"
 )
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+_COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 _WIDTH, _HEIGHT, _MARGIN = 560, 340, 68
 
 
@@ -84,16 +84,16 @@ def curve(
         parts.append(f'<text x="{at_x:.1f}" y="{_HEIGHT - _MARGIN + 16}" text-anchor="middle">{x:.4g}</text>')
         parts.append(f'<text x="{_MARGIN - 6}" y="{at_y + 4:.1f}" text-anchor="end">{y:.4g}</text>')
     for i, (name, line) in enumerate(series.items()):
-        colour, places = _COLOURS[i % len(_COLOURS)], [place(p) for p in line]
+        color, places = _COLORS[i % len(_COLORS)], [place(p) for p in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         labels = (point_labels or {}).get(name, [""] * len(places))
         for (x, y), label in zip(places, labels, strict=True):
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>')
-            parts.append(f'<text x="{x + 5:.1f}" y="{y - 5:.1f}" fill="{colour}">{html.escape(label)}</text>')
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>')
+            parts.append(f'<text x="{x + 5:.1f}" y="{y - 5:.1f}" fill="{color}">{html.escape(label)}</text>')
         legend = _MARGIN / 2 + 14 * i
         parts.append(
-            f'<text x="{_WIDTH - 8}" y="{legend:.0f}" text-anchor="end" fill="{colour}">{html.escape(name)}</text>'
+            f'<text x="{_WIDTH - 8}" y="{legend:.0f}" text-anchor="end" fill="{color}">{html.escape(name)}</text>'
         )
     return "".join([*parts, "</svg>"])
 

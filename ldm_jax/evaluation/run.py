@@ -24,7 +24,7 @@ from ldm_jax.evaluation.store import Store
 from ldm_jax.metrics import features, statistics
 from ldm_jax.metrics import table as metrics
 from ldm_jax.metrics.features import Extractor
-from ldm_jax.metrics.images import COLOURS, ArrayImages, Images, open_images
+from ldm_jax.metrics.images import COLORS, ArrayImages, Images, open_images
 from ldm_jax.metrics.statistics import Recipe, Statistics
 from ldm_jax.metrics.table import Reference, Settings
 from ldm_jax.shapes_world.oracle import score
@@ -68,7 +68,7 @@ class Source(NamedTuple):
 
     piece: (start, stop) -> the images in between. count: of all. prompts: one per image, or None. about: what makes
     these
-    images these (Store). recipe: what Recipe says of them: image_size, crop, colour, rounding.
+    images these (Store). recipe: what Recipe says of them: image_size, crop, color, rounding.
     """
 
     piece: Callable[[int, int], Images]
@@ -84,7 +84,7 @@ class Part:
 
     def __init__(self, images: Images, start: int, stop: int):
         self._images, self._start, self._length = images, start, stop - start
-        self.crop, self.colour = images.crop, images.colour
+        self.crop, self.color = images.crop, images.color
 
     def __len__(self) -> int:
         return self._length
@@ -106,7 +106,7 @@ def source_of(images: Images, prompts: Sequence[str] | None = None) -> Source:
             f"--prompts has {len(prompts)} lines for {len(images)} images, expected one for each, sorted by path"
         )
     height, width = images[0].shape[:2]
-    recipe = dict(image_size=f"{height} x {width}", crop=images.crop, colour=images.colour, rounding="files")
+    recipe = dict(image_size=f"{height} x {width}", crop=images.crop, color=images.color, rounding="files")
     about = dict(recipe, images=images.fingerprint(), prompts=digest(prompts))
     return Source(lambda start, stop: Part(images, start, stop), len(images), prompts, about, recipe)
 
@@ -178,7 +178,7 @@ class Against(NamedTuple):
 
 
 def open_reference(
-    where: str | None, names: Sequence[str], source: Source, nets: Networks, crop: int | None, colour: str
+    where: str | None, names: Sequence[str], source: Source, nets: Networks, crop: int | None, color: str
 ) -> Against:
     """Opens what the metrics compare with, and refuses what cannot be compared before anything is drawn.
 
@@ -193,7 +193,7 @@ def open_reference(
     elif where is not None and _is_statistics(where):
         stats = statistics.read(where)
     elif where is not None:
-        images = open_images(where, crop, colour)
+        images = open_images(where, crop, color)
     if stats is None:
         metrics.check_reference(needed, None, images is not None)
         return Against(None, images, (), dict(reference=str(where), num_images=len(images)))
@@ -414,7 +414,7 @@ def samples_of(
     first_seed: int,
     rows: int,
     about: Mapping[str, Any],
-    colour: str = "strict",
+    color: str = "strict",
     kinds: Sequence[str] | None = None,
     **options: Any,
 ) -> Source:
@@ -434,6 +434,6 @@ def samples_of(
 
     size = model.system.image_size
     # grid.to_uint8 cuts off what is behind the point, as the original's scripts do
-    stated = dict(image_size=f"{size} x {size}", crop="none", colour=COLOURS[colour], rounding="cut off")
+    stated = dict(image_size=f"{size} x {size}", crop="none", color=COLORS[color], rounding="cut off")
     said = dict(about, first_seed=first_seed, conditions=digest(dict(given)), **options)
     return Source(piece, count, given.get("prompts"), said, stated, kinds)

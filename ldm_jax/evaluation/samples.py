@@ -79,7 +79,7 @@ def sampled(args: argparse.Namespace, model: Model) -> tuple[measure.Source, dic
         args.first_seed,
         rows,
         about,
-        args.colour,
+        args.color,
         prompts.kinds(model.sampler, args.prompts),
         **options,
     )
@@ -126,9 +126,9 @@ def outcome_of(
             save = _saving(out / "images", args.first_seed)
     else:
         said = prompts.read_prompts(args.prompts) if args.prompts else None
-        source = measure.source_of(open_images(args.images, args.crop, args.colour), said)
+        source = measure.source_of(open_images(args.images, args.crop, args.color), said)
         repeat = dict(images=args.images, fingerprint=source.about["images"])
-    against = measure.open_reference(args.reference, names, source, nets, args.crop, args.colour)
+    against = measure.open_reference(args.reference, names, source, nets, args.crop, args.color)
     outcome = measure.evaluate(
         names, source, nets, against, settings(args), out,
         chunk=args.batch_size * jax.local_device_count(),
@@ -165,7 +165,7 @@ def write_stats(args: argparse.Namespace) -> dict[str, Any]:
     shapes_fid."""
     names = metrics.parse(args.metrics or "fid")
     name = "shapes" if "shapes_fid" in names else "inception"
-    images = open_images(args.images, args.crop, args.colour)
+    images = open_images(args.images, args.crop, args.color)
     nets = measure.networks(["shapes_fid" if name == "shapes" else "fid"], weights(args))
     return measure.write_stats(args.write_stats, images, name, nets, args.batch_size)
 
@@ -209,7 +209,7 @@ def first_stage(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
             raise ValueError(
                 f"metric {name!r} of a first stage not found; there are: {', '.join(FIRST_STAGE_METRICS)}"
             )
-    pictures = open_images(args.images, args.crop, args.colour)
+    pictures = open_images(args.images, args.crop, args.color)
     if "rfid" in names and not args.allow_few:
         check_enough("rfid", "reconstructed", len(pictures), metrics.METRICS["fid"].dim)
     extractor = measuring.inception(args.inception, args.resize) if {"rfid", "ris"} & set(names) else None
@@ -237,7 +237,7 @@ def first_stage(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         images_fingerprint=pictures.fingerprint(),
         num_images=len(pictures),
         crop=pictures.crop,
-        colour=pictures.colour,
+        color=pictures.color,
         inception=None if extractor is None else dict(hash=extractor.hash, resize=extractor.resize),
     )
     outcome = measure.Outcome(values, [text for text in warned if text], repeat | measure.surroundings())

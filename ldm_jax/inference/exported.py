@@ -9,7 +9,7 @@ are arguments of what is in it; the model's structure, size of pictures and batc
 parameters stay in the checkpoint, which both commands are given. Decides what is in the file and what it goes with; how
 a call becomes the arguments of the programs in it is inference/pipeline.py's, and that is why both draw the same.
 
-The file: a zip of header.json (see `write`), and for each platform of PLATFORM/sampler and PLATFORM/decoder, serialised
+The file: a zip of header.json (see `write`), and for each platform of PLATFORM/sampler and PLATFORM/decoder, serialized
 by jax.export, whose promises on what later and earlier versions of jax read hold for it
 (docs.jax.dev/en/latest/export/export.html). One program for
 all platforms there is not: attention has kernels that jax lowers for one of them alone (models/attention_tpu.py).

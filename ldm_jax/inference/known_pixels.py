@@ -102,7 +102,7 @@ def read_start(
 def fill_with_nearest(images: np.ndarray, known: Known) -> np.ndarray:
     """images [N, H, W, C] with every pixel of a hole replaced by its nearest known one.
 
-    An encoder sees far: what lies in a hole would otherwise colour the latents of the pixels around it that are kept.
+    An encoder sees far: what lies in a hole would otherwise color the latents of the pixels around it that are kept.
     """
     # Imported here: most pictures are drawn from nothing, and it takes long.
     from scipy import ndimage

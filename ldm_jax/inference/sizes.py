@@ -14,7 +14,7 @@ from ldm_jax.system import System
 
 
 class Tiling(NamedTuple):
-    """Of inference/tiles.py: the side of a tile, and how far neighbours overlap, in latent cells."""
+    """Of inference/tiles.py: the side of a tile, and how far neighbors overlap, in latent cells."""
 
     tile: int
     overlap: int

@@ -141,7 +141,7 @@ class TiledFirstStage:
         paste: tiled.Geometry,
         owned: np.ndarray,
     ) -> np.ndarray:
-        """What the fine part makes of values [1, H, W, C], its `children` normalising by the moments of the whole.
+        """What the fine part makes of values [1, H, W, C], its `children` normalizing by the moments of the whole.
 
         Each cell is the owning tile's: with an overlap of twice the reach of the convolutions that is all there is to
         it, where a mean with a tile that ends nearby would let its padding in.
@@ -218,7 +218,7 @@ def _part(
         if statistics is not None and path in statistics:
             if measured is not None and module.path[1] == measured:
                 moments[path] = _moments(x, owned, module.num_groups)
-            return _normalise(module, x, *statistics[path])
+            return _normalize(module, x, *statistics[path])
         out = run()
         if child is not None and child == last:
             kept["out"] = out
@@ -277,7 +277,7 @@ def _moments(x: Array, owned: Array, num_groups: int) -> tuple[Array, Array]:
     return tuple(m.reshape(x.shape[0], num_groups, -1) for m in (mean, variance))
 
 
-def _normalise(norm: GroupNorm, x: Array, mean: Array, variance: Array) -> Array:
+def _normalize(norm: GroupNorm, x: Array, mean: Array, variance: Array) -> Array:
     """What norm makes of x [n, H, W, C] if its groups' moments are mean and variance, [groups, 1] float32."""
     width = x.shape[-1] // norm.num_groups
     gain = jnp.repeat(jax.lax.rsqrt(variance[:, 0] + norm.epsilon), width) * norm.get_variable(

@@ -18,7 +18,7 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 def prepare(image: np.ndarray, size: int = 224) -> np.ndarray:
     """image [H, W, 3] uint8 -> [size, size, 3] float32: the shorter side to `size` by Pillow's bicubic, the middle,
-    CLIP's normalisation."""
+    CLIP's normalization."""
     height, width = image.shape[:2]
     short = min(height, width)
     image = transforms.resize(image, size * height // short, size * width // short, "bicubic")

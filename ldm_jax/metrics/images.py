@@ -1,7 +1,7 @@
 """Where the images come from that are measured: a folder, a list of files, an array, an .npz of samples.
 
 Decides what counts as an image that can be measured without a choice that moves the numbers: eight bits, opaque, all
-of one size or cut to one. Grey, palette and CMYK pictures become RGB, as every tool of the field does it; what is
+of one size or cut to one. Gray, palette and CMYK pictures become RGB, as every tool of the field does it; what is
 transparent or has 16 bits is refused by name, unless one asks for what a photo program shows. It knows no network.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image
 from ldm_jax.data import pictures, transforms
 from ldm_jax.data.pictures import EXTENSIONS
 
-COLOURS = {
+COLORS = {
     "strict": "RGB of 8 bits, opaque, EXIF orientation applied",
     "photo": "RGB of 8 bits, transparency on white, 16 bits scaled, EXIF orientation applied",
 }
@@ -28,7 +28,7 @@ class Images(Protocol):
     """What is measured: len(), images [H, W, 3] uint8 of one size by index, their names, and what they are."""
 
     crop: str
-    colour: str
+    color: str
 
     def __len__(self) -> int: ...
 
@@ -46,7 +46,7 @@ class ArrayImages:
     """
 
     crop = "none"
-    colour = COLOURS["strict"]
+    color = COLORS["strict"]
 
     def __init__(self, array: np.ndarray, names: Sequence[str] | None = None):
         if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8:
@@ -75,22 +75,22 @@ class ArrayImages:
 class FileImages:
     """Image files. crop: None leaves them as they are, then all must be of one size; a number takes the largest square
     in the middle and resizes it to that many pixels with Pillow's bicubic, as the original cuts LSUN
-    (CompVis/latent-diffusion@a506df5 ldm/data/lsun.py). colour: one of COLOURS.
+    (CompVis/latent-diffusion@a506df5 ldm/data/lsun.py). color: one of COLORS.
 
     Raises: ValueError for no files, for files of several sizes, and for those that cannot be opened, the first three
     named. An image that proves damaged when its pixels are read raises then, and is named.
     """
 
-    def __init__(self, files: Sequence[str | Path], crop: int | None = None, colour: str = "strict"):
-        if colour not in COLOURS:
-            raise ValueError(f"colour {colour!r} not found; there are: {', '.join(COLOURS)}")
+    def __init__(self, files: Sequence[str | Path], crop: int | None = None, color: str = "strict"):
+        if color not in COLORS:
+            raise ValueError(f"color {color!r} not found; there are: {', '.join(COLORS)}")
         if crop is not None and crop < 1:
             raise ValueError(f"crop is {crop}, expected a size of at least 1 pixel, or none")
         if not files:
             raise ValueError("the list of files is empty, expected at least one image")
         self.files = [Path(file) for file in files]
-        self.crop = "none" if crop is None else f"centre square, Pillow bicubic to {crop}"
-        self.colour, self._size, self._convert_all = COLOURS[colour], crop, colour == "photo"
+        self.crop = "none" if crop is None else f"center square, Pillow bicubic to {crop}"
+        self.color, self._size, self._convert_all = COLORS[color], crop, color == "photo"
         self._check_headers()
 
     def __len__(self) -> int:
@@ -126,9 +126,7 @@ class FileImages:
         except Exception as error:  # noqa: BLE001
             raise ValueError(f"image {file} cannot be read: {error}") from error
         if reason:
-            raise ValueError(
-                f"image {file} {reason}, expected opaque 8 bits, or colour 'photo' to convert it"
-            )
+            raise ValueError(f"image {file} {reason}, expected opaque 8 bits, or color 'photo' to convert it")
         if self._size is None:
             return image
         return transforms.resize(transforms.center_crop_square(image), self._size, self._size, "bicubic")
@@ -161,7 +159,7 @@ def _needs_a_choice(picture: Image.Image) -> str | None:
 
 
 def open_images(
-    where: str | Path | Sequence[str | Path], crop: int | None = None, colour: str = "strict"
+    where: str | Path | Sequence[str | Path], crop: int | None = None, color: str = "strict"
 ) -> FileImages | ArrayImages:
     """The images of a folder (as pictures.files_below: at any depth, without hidden ones, and the grid of sample.py),
     of a list of files, or of an .npz with the array arr_0 [N, H, W, 3] uint8, the form that guided-diffusion's
@@ -170,7 +168,7 @@ def open_images(
     Raises: ValueError for a folder without images, a place that is not there, and what FileImages refuses.
     """
     if not isinstance(where, str | Path):
-        return FileImages(where, crop, colour)
+        return FileImages(where, crop, color)
     where = Path(where).expanduser()
     if where.suffix == ".npz" and where.is_file():
         return _sample_batch(where, crop)
@@ -180,7 +178,7 @@ def open_images(
     files = pictures.files_below(where)
     if not files:
         raise ValueError(f"folder {str(where)!r} holds no images ({', '.join(EXTENSIONS)})")
-    return FileImages(files, crop, colour)
+    return FileImages(files, crop, color)
 
 
 def _sample_batch(path: Path, crop: int | None) -> ArrayImages:

@@ -65,11 +65,11 @@ def of(features: np.ndarray) -> Moments:
     if not len(features):
         return nothing(features.shape[1])
     mean = features.mean(0)
-    centred = features - mean
+    centered = features - mean
     if not np.isfinite(mean).all():
         first = int(np.flatnonzero(~np.isfinite(features).all(1))[0])
         raise ValueError(f"feature vector {first} has numbers that are not finite")
-    return Moments(len(features), mean, centred.T @ centred)
+    return Moments(len(features), mean, centered.T @ centered)
 
 
 def accumulate(batches: Iterable[np.ndarray]) -> Moments:

@@ -26,20 +26,20 @@ def _lerp(x, places: np.ndarray, axis: int):
     return below + (above - below) * weight
 
 
-def _bilinear(x, size: int, centre: float):
+def _bilinear(x, size: int, center: float):
     """x [..., H, W, C] of any numbers -> [..., size, size, C] float32. Pixel i of the result lies at
-    (i + centre) * H / size - centre of the source, where nothing lies left of its first pixel."""
+    (i + center) * H / size - center of the source, where nothing lies left of its first pixel."""
     x = x.astype(np.float32)
     for axis in (-2, -3):
         # places are float32, because the graphs of both libraries compute them so
         scale = np.float32(x.shape[axis] / size)
-        places = (np.arange(size, dtype=np.float32) + np.float32(centre)) * scale - np.float32(centre)
+        places = (np.arange(size, dtype=np.float32) + np.float32(center)) * scale - np.float32(center)
         x = _lerp(x, np.maximum(places, np.float32(0)), axis)
     return x
 
 
 def tf1_bilinear(x, size: int):
-    """tf.image.resize_bilinear of TensorFlow 1, align_corners=False: pixel i lies at i * H / size, not centred.
+    """tf.image.resize_bilinear of TensorFlow 1, align_corners=False: pixel i lies at i * H / size, not centered.
 
     x [..., H, W, C] uint8 or float, numpy or jax -> [..., size, size, C] float32.
     """

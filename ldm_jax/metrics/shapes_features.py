@@ -18,12 +18,12 @@ from ldm_jax.shapes_world import scenes as world
 from ldm_jax.types import Array, PyTree
 
 NAME = "classifier of the shapes world"
-LABELS = (*world.SHAPES, *world.COLOURS, *world.SIZES, *world.CLASS_NAMES, "one", "two", "three")
+LABELS = (*world.SHAPES, *world.COLORS, *world.SIZES, *world.CLASS_NAMES, "one", "two", "three")
 
 
 def labels(scene: world.Scene) -> np.ndarray:
-    """[39] float32, 1 where it holds: a shape, colour, size or pair of colour and shape that is there; the number."""
-    names = {part for o in scene.objects for part in (o.shape, o.colour, o.size, f"{o.colour} {o.shape}")}
+    """[39] float32, 1 where it holds: a shape, color, size or pair of color and shape that is there; the number."""
+    names = {part for o in scene.objects for part in (o.shape, o.color, o.size, f"{o.color} {o.shape}")}
     names.add(world.NUMBER_WORDS[len(scene.objects)])
     return np.asarray([name in names for name in LABELS], np.float32)
 

@@ -18,7 +18,7 @@ from ldm_jax.metrics.features import Collected, Extractor
 from ldm_jax.metrics.images import Images
 from ldm_jax.metrics.moments import Gaussian
 
-FORMAT = "ldm_jax statistics 1"
+FORMAT = "ldm_jax statistics 2"
 UNKNOWN = "the reference file does not say how it was made (unknown recipe)"
 # layer of ours -> what guided-diffusion's evaluator and clean-fid call its mean and covariance
 _FOREIGN = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
@@ -27,7 +27,7 @@ _FOREIGN = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How features came from a data set. extractor and its hash; resize: to the network's size; image_size: height x
-    width that went into it; crop, flip, colour: between file and pixels; rounding: how floats became uint8, 'files'
+    width that went into it; crop, flip, color: between file and pixels; rounding: how floats became uint8, 'files'
     where the images were uint8 already."""
 
     extractor: str
@@ -36,7 +36,7 @@ class Recipe:
     image_size: str
     crop: str
     flip: bool
-    colour: str
+    color: str
     rounding: str
 
 
@@ -67,7 +67,7 @@ def describe(
         image_size=f"{height} x {width}",
         crop=images.crop,
         flip=flip,
-        colour=images.colour,
+        color=images.color,
         rounding=rounding,
     )
     gaussians = {layer: moments.gaussian() for layer, moments in collected.moments.items()}

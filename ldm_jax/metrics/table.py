@@ -73,7 +73,7 @@ def check_counts(names: Sequence[str], count: int, allow_few: bool) -> None:
 class Settings(NamedTuple):
     """What the numbers depend on beside the rows.
 
-    splits: of the Inception score. k: the neighbour of precision and recall. kid_subsets, kid_size: the random subsets
+    splits: of the Inception score. k: the neighbor of precision and recall. kid_subsets, kid_size: the random subsets
     of
     KID. resamples: of the bootstrap, 0 for none. seed: of all that is drawn. allow_few: a covariance of too few rows.
     """
@@ -136,8 +136,8 @@ def _frechet(name: str, rows: np.ndarray, reference: Gaussian, settings: Setting
 
 def _balls(name: str, generated: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
     """Whether each generated row lies on the reference's manifold ('precision'), or the other way round ('recall')."""
-    queries, centres = (generated, reference) if name == "precision" else (reference, generated)
-    return precision_recall.coverage(queries, centres, precision_recall.squared_radii(centres, k))
+    queries, centers = (generated, reference) if name == "precision" else (reference, generated)
+    return precision_recall.coverage(queries, centers, precision_recall.squared_radii(centers, k))
 
 
 class Reference(NamedTuple):

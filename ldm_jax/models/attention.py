@@ -48,7 +48,7 @@ def logits_bytes(q: Array, k: Array) -> int:
 def attend_plainly(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
     """`attend` in plain XLA, with its matrix of logits.
 
-    The rows are normalised after the product with v, where there are d numbers to divide and not K; with the heads
+    The rows are normalized after the product with v, where there are d numbers to divide and not K; with the heads
     moved forward beforehand this is half the time of `attention_output(softmax)` on a CPU, forward and backward.
     """
     q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))

@@ -53,7 +53,7 @@ def _attend_bwd(heads, queries, residuals, g):
         def of_queries(sums, slices):
             q, out, g = slices
             p, total = _weights(q, keys)
-            # p is not normalised: what is linear in it is, where there are d numbers and not K
+            # p is not normalized: what is linear in it is, where there are d numbers and not K
             g = g.astype(_F32) / total
             inside = (g * out).sum(-1, keepdims=True)
             g = g.astype(v.dtype)

@@ -1,4 +1,4 @@
-"""The first stage: encoder, decoder, and the two ways of regularising what lies between them (KL and VQ).
+"""The first stage: encoder, decoder, and the two ways of regularizing what lies between them (KL and VQ).
 
 Source: Esser et al. 2021 (arXiv:2012.09841) and Rombach et al. 2022 (arXiv:2112.10752, appendix G);
 CompVis/latent-diffusion@a506df5 ldm/modules/diffusionmodules/model.py and ldm/models/autoencoder.py. It knows
@@ -339,7 +339,7 @@ class VQModel(_FirstStage):
     """The autoencoder with a codebook of n_embed codes. For its fields see Encoder, Decoder and
     VectorQuantizer.
 
-    Latents are what comes BEFORE quantisation (the original's VQModelInterface), and `decode` quantises
+    Latents are what comes BEFORE quantization (the original's VQModelInterface), and `decode` quantizes
     first.
     """
 
@@ -359,7 +359,7 @@ class VQModel(_FirstStage):
         )
 
     def encode(self, x: Array, train: bool = False) -> Array:
-        """x [B, H, W, in_channels] float in [-1, 1] into latents before quantisation, [B, h, w, embed_dim]
+        """x [B, H, W, in_channels] float in [-1, 1] into latents before quantization, [B, h, w, embed_dim]
         float32.
 
         Raises: ValueError for another number of channels.
@@ -421,5 +421,5 @@ class IdentityFirstStage(nn.Module):
     def __call__(
         self, x: Array, key: Array | None = None, sample_posterior: bool = True, train: bool = False
     ):
-        """(x, None): there is nothing to regularise."""
+        """(x, None): there is nothing to regularize."""
         return x, None

@@ -1,7 +1,7 @@
 """The image tower of CLIP: a vision transformer whose class token is projected to where captions lie.
 
 Decides the architecture (patches, class token, a LayerNorm before the layers too, pre-norm, no mask). It knows no
-pixels: resize and normalisation are metrics/clip_score.py's.
+pixels: resize and normalization are metrics/clip_score.py's.
 Source: Radford et al. 2021 (arXiv:2103.00020) section 2.4; openai/CLIP clip/model.py VisionTransformer.
 """
 
@@ -15,7 +15,7 @@ from ldm_jax.types import Array
 
 
 class CLIPVisionTransformer(nn.Module):
-    """x [B, image_size, image_size, 3] float, normalised -> embedding [B, projection_dim] in dtype, not of unit length.
+    """x [B, image_size, image_size, 3] float, normalized -> embedding [B, projection_dim] in dtype, not of unit length.
 
     activation: 'quick_gelu' (OpenAI's weights) or 'gelu' (OpenCLIP's). Attention and feed-forward are drawn from
     torch's default law: the released weights are what this tower is used with.

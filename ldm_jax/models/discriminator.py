@@ -55,7 +55,7 @@ class BatchNorm(nn.Module):
     momentum 0.1.
 
     Trains on the biased variance of the batch and keeps the unbiased one in `batch_stats` (Flax keeps the
-    biased). With `axis_name` the batch is that of all devices on the axis; without, each device normalises by
+    biased). With `axis_name` the batch is that of all devices on the axis; without, each device normalizes by
     its own images.
     """
 

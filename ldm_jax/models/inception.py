@@ -1,9 +1,9 @@
 """InceptionV3 as the field measures with it: the graph that TensorFlow published on 2015-12-05.
 
 Decides the network that FID, sFID, KID, the Inception score, precision and recall look through. It knows no metric
-and no resize: it takes 299 x 299 pixels that are normalised already (metrics/resize.py).
+and no resize: it takes 299 x 299 pixels that are normalized already (metrics/resize.py).
 Source: Szegedy et al. 2016 (arXiv:1512.00567); what the published graph has and torchvision's model has not: 1008
-classes, borders left out of the average pools, a maximum pool in the last block, batch normalisation with
+classes, borders left out of the average pools, a maximum pool in the last block, batch normalization with
 epsilon 1e-3. Every convolution is float32 at the highest precision: bfloat16 passes move features by more than the
 1e-4 that torch-fidelity grants, and FID with them.
 """
@@ -37,7 +37,7 @@ class InceptionFeatures(NamedTuple):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch normalisation by stored statistics, ReLU: [B, h, w, C] -> [B, h', w', features].
+    """Convolution without bias, batch normalization by stored statistics, ReLU: [B, h, w, C] -> [B, h', w', features].
 
     Parameters: kernel [kh, kw, C, features]; scale, bias, mean, var [features]; all float32, none of them trained.
     padding: zeros above and below, left and right.

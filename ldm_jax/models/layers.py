@@ -1,4 +1,4 @@
-"""The layers every network here is made of: convolution, linear map, normalisation, resampling, time
+"""The layers every network here is made of: convolution, linear map, normalization, resampling, time
 embedding.
 
 Decides how weights are drawn (torch's default law, so that training curves compare), that parameters are
@@ -126,9 +126,9 @@ class Linear(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu and He 2018, arXiv:1803.08494) of [B, ..., C] float, returned in `dtype`.
+    """Group normalization (Wu and He 2018, arXiv:1803.08494) of [B, ..., C] float, returned in `dtype`.
 
-    Each example's groups of C / num_groups neighbouring channels share a mean and a variance, over all
+    Each example's groups of C / num_groups neighboring channels share a mean and a variance, over all
     positions. scale [C] and bias [C] are float32. epsilon: 1e-5 in the UNet, 1e-6 in the autoencoder and in
     transformers over positions. silu: followed by x * sigmoid(x), before it is rounded to `dtype`.
     Raises: ValueError when num_groups does not divide C.
@@ -154,7 +154,7 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis of [..., C] float, returned in `dtype`; statistics in float32.
+    """Layer normalization over the last axis of [..., C] float, returned in `dtype`; statistics in float32.
 
     scale [C] and bias [C] are float32. epsilon: 1e-5, torch's default (Flax's is 1e-6).
     """

@@ -1,4 +1,4 @@
-"""The arithmetic of group and layer normalisation, forward and backward, and of what follows it: SiLU, or the gate of a
+"""The arithmetic of group and layer normalization, forward and backward, and of what follows it: SiLU, or the gate of a
 GEGLU.
 
 Decides what is kept for the backward pass: the inputs, in the dtype that they came in, and statistics; everything as
@@ -21,9 +21,9 @@ _F32 = jnp.float32
 def group_norm(
     x: Array, scale: Array, bias: Array, num_groups: int, epsilon: float, dtype: jnp.dtype, silu: bool
 ) -> Array:
-    """Group normalisation (Wu and He 2018, arXiv:1803.08494) of x [B, N, C] float -> [B, N, C] in dtype.
+    """Group normalization (Wu and He 2018, arXiv:1803.08494) of x [B, N, C] float -> [B, N, C] in dtype.
 
-    Each example's groups of C / num_groups neighbouring channels share a mean and a variance, over all N. scale and
+    Each example's groups of C / num_groups neighboring channels share a mean and a variance, over all N. scale and
     bias [C] float32.
     silu: followed by y * sigmoid(y), before the rounding to dtype.
     """
@@ -81,7 +81,7 @@ group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: jnp.dtype) -> Array:
-    """Layer normalisation (Ba et al. 2016, arXiv:1607.06450) of x [..., C] float over its last axis -> [..., C] in
+    """Layer normalization (Ba et al. 2016, arXiv:1607.06450) of x [..., C] float over its last axis -> [..., C] in
     dtype.
 
     scale and bias [C] float32.
@@ -91,9 +91,9 @@ def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float, dtype: jnp.d
 
 def _layer_norm_fwd(x, scale, bias, epsilon, dtype):
     mean = x.astype(_F32).mean(-1, keepdims=True)
-    centred = x.astype(_F32) - mean
-    rate = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
-    return (centred * rate * scale + bias).astype(dtype), (x, scale, mean, rate)
+    centered = x.astype(_F32) - mean
+    rate = jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + epsilon)
+    return (centered * rate * scale + bias).astype(dtype), (x, scale, mean, rate)
 
 
 def _layer_norm_bwd(epsilon, dtype, residuals, g):

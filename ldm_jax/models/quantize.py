@@ -1,4 +1,4 @@
-"""Vector quantisation: the nearest code of a codebook, its two losses, its gradients, and renumbering of used
+"""Vector quantization: the nearest code of a codebook, its two losses, its gradients, and renumbering of used
 codes.
 
 Source: van den Oord et al. 2017 (arXiv:1711.00937); CompVis/taming-transformers

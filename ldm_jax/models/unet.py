@@ -344,7 +344,7 @@ class UNet(nn.Module):
 
 
 def coordinates(x: Array) -> Array:
-    """[B, h, w, 2] of x [B, h, w, c]: (y, x) of each cell's centre, from -1 to 1."""
+    """[B, h, w, 2] of x [B, h, w, c]: (y, x) of each cell's center, from -1 to 1."""
     b, h, w, _ = x.shape
     y, x_ = jnp.meshgrid((2 * jnp.arange(h) + 1) / h - 1, (2 * jnp.arange(w) + 1) / w - 1, indexing="ij")
     return jnp.broadcast_to(jnp.stack([y, x_], axis=-1).astype(x.dtype), (b, h, w, 2))

@@ -1,8 +1,8 @@
 """The oracle of the shapes world: reads objects back from pixels, and tells which clauses of a caption hold.
 
-Analytic, nothing is learned. Between the background b and an object of colour c every pixel is b + alpha (c -
-b), so projection on that line gives alpha, and the distance from the line tells the colours apart. Connected
-regions of one colour are compared with the shapes of shapes_world, whose size and place follow from a
+Analytic, nothing is learned. Between the background b and an object of color c every pixel is b + alpha (c -
+b), so projection on that line gives alpha, and the distance from the line tells the colors apart. Connected
+regions of one color are compared with the shapes of shapes_world, whose size and place follow from a
 region's area and centroid: both are the same after a blur. Knows nothing of models or of how an image came
 about.
 """
@@ -20,34 +20,32 @@ UNKNOWN = "unknown"
 MIN_AREA = 20  # pixels; smaller regions are specks, not objects (the smallest object that is drawn has 72)
 MIN_IOU = 0.65  # a region that no shape covers better is an object of unknown shape
 CLEAR_IOU, CLEAR_LEAD = 0.93, 0.06  # a fit so good, and so far ahead of the next, needs no refinement
-MAX_COLOUR_DISTANCE = 60.0  # levels, Euclidean; the two nearest colours of the palette are 94 apart
-STRAY_DISTANCE = (
-    100.0  # levels from the background; what is darker, and not of a palette colour, still counts
-)
+MAX_COLOR_DISTANCE = 60.0  # levels, Euclidean; the two nearest colors of the palette are 94 apart
+STRAY_DISTANCE = 100.0  # levels from the background; what is darker, and not of a palette color, still counts
 SIZE_BORDER = (world.RADII["small"][1] + world.RADII["large"][0]) / 2
-RELATION_MIN = 4.0  # pixels between the centres, in the direction of the relation
+RELATION_MIN = 4.0  # pixels between the centers, in the direction of the relation
 MAX_NAMED = 6  # objects that a caption may name
 MAX_MATCHED = 8  # objects of a picture that are compared with a caption: the largest; all are counted
 
-_PALETTE = np.asarray(list(world.COLOURS.values()), np.float32)
+_PALETTE = np.asarray(list(world.COLORS.values()), np.float32)
 _AREA = {
     "circle": np.pi,
     "square": 4.0,
     "triangle": 2.0,
     "cross": 4 * 0.36 * (2 - 0.36),
 }  # in units of r ** 2
-_CENTROID = {"circle": 0.0, "square": 0.0, "triangle": 1 / 3, "cross": 0.0}  # below the centre, in units of r
+_CENTROID = {"circle": 0.0, "square": 0.0, "triangle": 1 / 3, "cross": 0.0}  # below the center, in units of r
 
 
 class ParsedObject(NamedTuple):
-    """An object as read from pixels. shape, colour: of shapes_world, or 'unknown'. size: 'small' or 'large'.
+    """An object as read from pixels. shape, color: of shapes_world, or 'unknown'. size: 'small' or 'large'.
 
-    x, y: centre, r: half the side, in pixels from the top left corner. score: soft IoU with its shape, in [0,
+    x, y: center, r: half the side, in pixels from the top left corner. score: soft IoU with its shape, in [0,
         1].
     """
 
     shape: str
-    colour: str
+    color: str
     size: str
     x: float
     y: float
@@ -56,12 +54,12 @@ class ParsedObject(NamedTuple):
 
 
 class Phrase(NamedTuple):
-    """'two small red circles': number, and what is said of shape, colour and size (None where it is not
+    """'two small red circles': number, and what is said of shape, color and size (None where it is not
     said)."""
 
     number: int
     shape: str
-    colour: str | None
+    color: str | None
     size: str | None
     text: str
 
@@ -69,7 +67,7 @@ class Phrase(NamedTuple):
         """Whether an object is one of those that the phrase speaks of."""
         return (
             obj.shape == self.shape
-            and (self.colour is None or obj.colour == self.colour)
+            and (self.color is None or obj.color == self.color)
             and (self.size is None or obj.size == self.size)
         )
 
@@ -98,7 +96,7 @@ class Score(NamedTuple):
 # ---------------------------------------------------------------------------------------- reading pixels
 
 
-def background_colour(image: np.ndarray) -> np.ndarray:
+def background_color(image: np.ndarray) -> np.ndarray:
     """[3] float32: the median of the bright pixels; of all pixels where fewer than a twentieth are bright."""
     pixels = image.reshape(-1, 3)
     bright = pixels[pixels.min(axis=1) > 180]
@@ -106,24 +104,24 @@ def background_colour(image: np.ndarray) -> np.ndarray:
 
 
 def _layers(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each palette colour lies on the background, and which of them explains a pixel best.
+    """How much of each palette color lies on the background, and which of them explains a pixel best.
 
     Returns: alpha [6, H, W] float32 in [0, 1]; label [H, W] int.
     """
-    background = background_colour(image)
+    background = background_color(image)
     pixels = image.astype(np.float32) - background
     lines = _PALETTE - background
     squares = (lines**2).sum(-1)[:, None, None]
     dots = np.moveaxis(pixels @ lines.T, -1, 0)
     alpha = np.clip(dots / squares, 0, 1)
-    residual = alpha * (alpha * squares - 2 * dots)  # |p - alpha l|^2 without |p|^2, which all colours share
+    residual = alpha * (alpha * squares - 2 * dots)  # |p - alpha l|^2 without |p|^2, which all colors share
     return alpha, residual.argmin(0)
 
 
 def _regions(alpha: np.ndarray, label: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Connected regions of one colour: (colour index, mask [H, W] bool), specks left out.
+    """Connected regions of one color: (color index, mask [H, W] bool), specks left out.
 
-    The colour of an edge is mixed with what lies beside it, so every pixel takes that of the nearest core
+    The color of an edge is mixed with what lies beside it, so every pixel takes that of the nearest core
     pixel.
     """
     own = np.take_along_axis(alpha, label[None], 0)[0]
@@ -131,19 +129,19 @@ def _regions(alpha: np.ndarray, label: np.ndarray) -> list[tuple[int, np.ndarray
     if not core.any():
         return []
     rows, columns = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
-    colours = np.where(own >= 0.5, label[rows, columns], -1)
+    colors = np.where(own >= 0.5, label[rows, columns], -1)
     regions = []
-    for colour in np.unique(colours[colours >= 0]):
-        parts, number = ndimage.label(colours == colour)
+    for color in np.unique(colors[colors >= 0]):
+        parts, number = ndimage.label(colors == color)
         areas = np.bincount(parts.ravel(), minlength=number + 1)
-        regions += [(int(colour), parts == i) for i in range(1, number + 1) if areas[i] >= MIN_AREA]
+        regions += [(int(color), parts == i) for i in range(1, number + 1) if areas[i] >= MIN_AREA]
     return regions
 
 
 def _stray_regions(image: np.ndarray, known: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """(cover, mask), both [H, W]: regions unlike the background that lie apart from the `known` ones, such as
-    a grey or a faded object, which no palette colour explains."""
-    distance = np.linalg.norm(image.astype(np.float32) - background_colour(image), axis=-1)
+    a gray or a faded object, which no palette color explains."""
+    distance = np.linalg.norm(image.astype(np.float32) - background_color(image), axis=-1)
     apart = (distance > STRAY_DISTANCE) & ~ndimage.binary_dilation(known, np.ones((3, 3), bool), 3)
     if np.count_nonzero(apart) < MIN_AREA:
         return []
@@ -161,9 +159,9 @@ def _soft_iou(cover: np.ndarray, shape: str, x: float, y: float, r: float) -> fl
 def _fit(cover: np.ndarray, shape: str) -> tuple[float, float, float, float]:
     """(soft IoU, x, y, r) of a shape that has the area and the centroid of cover [S, S] in [0, 1]."""
     area = cover.sum()
-    centre = (np.arange(cover.shape[0]) + 0.5) / area
+    center = (np.arange(cover.shape[0]) + 0.5) / area
     r = float(np.sqrt(area / _AREA[shape]))
-    x, y = float(cover.sum(0) @ centre), float(cover.sum(1) @ centre) - _CENTROID[shape] * r
+    x, y = float(cover.sum(0) @ center), float(cover.sum(1) @ center) - _CENTROID[shape] * r
     return _soft_iou(cover, shape, x, y, r), x, y, r
 
 
@@ -201,7 +199,7 @@ def _window(mask: np.ndarray, margin: int = 3) -> tuple[int, int, int]:
 
 
 def _read(image: np.ndarray, cover: np.ndarray, mask: np.ndarray, near: np.ndarray) -> ParsedObject:
-    """cover: [0, 1], alpha of the region's colour. mask: the region. near: where its soft edge may lie (all
+    """cover: [0, 1], alpha of the region's color. mask: the region. near: where its soft edge may lie (all
     [H, W])."""
     top, left, side = _window(mask)
     height, width = mask.shape
@@ -213,12 +211,10 @@ def _read(image: np.ndarray, cover: np.ndarray, mask: np.ndarray, near: np.ndarr
     core = mask & (cover >= 0.9)
     seen = np.median(image[core if core.any() else mask].astype(np.float32), axis=0)
     distances = np.linalg.norm(_PALETTE - seen, axis=1)
-    colour = (
-        world.COLOUR_NAMES[int(distances.argmin())] if distances.min() <= MAX_COLOUR_DISTANCE else UNKNOWN
-    )
+    color = world.COLOR_NAMES[int(distances.argmin())] if distances.min() <= MAX_COLOR_DISTANCE else UNKNOWN
     return ParsedObject(
         shape=shape if iou >= MIN_IOU else UNKNOWN,
-        colour=colour,
+        color=color,
         size="small" if r < SIZE_BORDER else "large",
         x=left + x,
         y=top + y,
@@ -242,7 +238,7 @@ def parse(image: np.ndarray) -> list[ParsedObject]:
     for _, mask in regions:
         everything |= mask
     objects = []
-    covers = [(alpha[colour], mask) for colour, mask in regions] + _stray_regions(image, everything)
+    covers = [(alpha[color], mask) for color, mask in regions] + _stray_regions(image, everything)
     for cover, mask in covers:
         near = ndimage.binary_dilation(mask, np.ones((3, 3), bool), 2) & (mask | ~everything)
         objects.append(_read(image, cover, mask, near))
@@ -267,16 +263,16 @@ def _read_phrase(words: list[str], at: int, caption: str) -> tuple[Phrase, int]:
     if at >= len(words) or words[at] not in _NUMBERS:
         raise _unexpected(words, at, caption, "one of " + ", ".join(_NUMBERS))
     number, at = _NUMBERS[words[at]], at + 1
-    size = colour = None
+    size = color = None
     if at < len(words) and words[at] in world.SIZES:
         size, at = words[at], at + 1
-    if at < len(words) and words[at] in world.COLOURS:
-        colour, at = words[at], at + 1
+    if at < len(words) and words[at] in world.COLORS:
+        color, at = words[at], at + 1
     nouns = _PLURALS if number > 1 else {shape: shape for shape in world.SHAPES}
     if at >= len(words) or words[at] not in nouns:
-        before = [] if colour else [*world.COLOURS] if size else [*world.SIZES, *world.COLOURS]
+        before = [] if color else [*world.COLORS] if size else [*world.SIZES, *world.COLORS]
         raise _unexpected(words, at, caption, "one of " + ", ".join([*before, *nouns]))
-    return Phrase(number, nouns[words[at]], colour, size, " ".join(words[start : at + 1])), at + 1
+    return Phrase(number, nouns[words[at]], color, size, " ".join(words[start : at + 1])), at + 1
 
 
 def _read_link(words: list[str], at: int, caption: str) -> tuple[str | None, int]:
@@ -294,10 +290,10 @@ def _read_link(words: list[str], at: int, caption: str) -> tuple[str | None, int
 
 @functools.lru_cache(maxsize=4096)
 def read_caption(caption: str) -> tuple[tuple[Phrase, ...], tuple[tuple[int, str, int], ...]]:
-    """Phrases, and relations (phrase, name, phrase) between neighbouring ones, of a caption in shapes_world's
+    """Phrases, and relations (phrase, name, phrase) between neighboring ones, of a caption in shapes_world's
     grammar.
 
-    Also understood: 'an', 'one' before a singular, size or colour left out anywhere, any number of phrases.
+    Also understood: 'an', 'one' before a singular, size or color left out anywhere, any number of phrases.
 
     Raises: ValueError naming the first word outside the grammar, or the number of objects where it is over
     MAX_NAMED.
@@ -321,7 +317,7 @@ def read_caption(caption: str) -> tuple[tuple[Phrase, ...], tuple[tuple[int, str
 
 
 def holds(a: ParsedObject, relation: str, b: ParsedObject) -> bool:
-    """Whether a's centre lies at least RELATION_MIN pixels from b's in the relation's direction."""
+    """Whether a's center lies at least RELATION_MIN pixels from b's in the relation's direction."""
     dx, dy = world.RELATIONS[relation]
     return (a.x - b.x) * dx + (a.y - b.y) * dy >= RELATION_MIN
 
@@ -370,7 +366,7 @@ def score_objects(objects: list[ParsedObject], caption: str) -> Score:
 
 
 def score(image: np.ndarray, caption: str) -> Score:
-    """Which clauses of a caption hold in a picture, under the reading of the caption that favours it most.
+    """Which clauses of a caption hold in a picture, under the reading of the caption that favors it most.
 
     image: [64, 64, 3] uint8. Raises: ValueError for a caption outside the grammar (`read_caption`) or another
         image.

@@ -22,7 +22,7 @@ def kind_of(scene: world.Scene, caption: str) -> str | None:
     'unseen' (one object of an attribute pair that training never shows), 'count' (several of one kind), 'three'; None
     for any other.
     """
-    if any((o.colour, o.shape) in world.UNSEEN_PAIRS for o in scene.objects):
+    if any((o.color, o.shape) in world.UNSEEN_PAIRS for o in scene.objects):
         return "unseen" if len(scene.objects) == 1 else None
     if world.is_unseen(scene.objects):
         return None
@@ -86,14 +86,14 @@ def accuracies(
 
 
 def reads_right(image: np.ndarray, scene: world.Scene) -> bool:
-    """Whether the oracle reads every object of the scene (shape, colour, size, centre within 2 px) and nothing else."""
+    """Whether the oracle reads every object of the scene (shape, color, size, center within 2 px) and nothing else."""
     left = list(scene.objects)
     for seen in parse(image):
         match = next(
             (
                 o
                 for o in left
-                if (o.shape, o.colour, o.size) == (seen.shape, seen.colour, seen.size)
+                if (o.shape, o.color, o.size) == (seen.shape, seen.color, seen.size)
                 and max(abs(o.x - seen.x), abs(o.y - seen.y)) <= 2
             ),
             None,

@@ -4,7 +4,7 @@ A scene is one to three flat objects on a bright background, 64 x 64 pixels. Sce
 (seed, split, index) alone, so the data set is random access and needs no disk. Everything here is numpy; what reads
 scenes back from pixels is shapes_oracle.py, what serves them to training is shapes.py.
 
-The background lies farther from every object colour than the colours lie from each other, so that recolouring an
+The background lies farther from every object color than the colors lie from each other, so that recoloring an
 object is a smaller change of the image than moving it.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 SIZE = 64
 SHAPES = ("circle", "square", "triangle", "cross")
-COLOURS = {
+COLORS = {
     "red": (200, 25, 40),
     "orange": (205, 110, 0),
     "green": (20, 130, 40),
@@ -24,7 +24,7 @@ COLOURS = {
     "purple": (105, 20, 130),
     "black": (25, 25, 25),
 }
-COLOUR_NAMES = tuple(COLOURS)
+COLOR_NAMES = tuple(COLORS)
 SIZES = ("small", "large")
 RADII = {"small": (6.0, 7.5), "large": (11.0, 13.0)}  # half the side of the bounding box, in pixels
 RELATIONS = {
@@ -37,9 +37,9 @@ CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "bel
 TEXTURES = ("plain", "stripes", "checks", "gradient", "noise")
 MAX_OBJECTS = 3
 GAP = 3.0  # the least distance between two bounding boxes, in pixels
-RELATION_MARGIN = 10.0  # the least distance of two centres along the axis of a relation that a caption states
+RELATION_MARGIN = 10.0  # the least distance of two centers along the axis of a relation that a caption states
 
-# Never seen in training: these colours on these shapes, and these shapes in these relations (or said the other way
+# Never seen in training: these colors on these shapes, and these shapes in these relations (or said the other way
 # round).
 UNSEEN_PAIRS = (("red", "cross"), ("blue", "triangle"), ("purple", "circle"), ("green", "square"))
 UNSEEN_RELATIONS = (("triangle", "left of", "circle"), ("square", "above", "cross"))
@@ -52,16 +52,16 @@ WORDS = (
     + tuple(NUMBER_WORDS.values())
     + SHAPES
     + tuple(plural for plural in ("circles", "squares", "triangles", "crosses"))
-    + COLOUR_NAMES
+    + COLOR_NAMES
     + SIZES
 )
 
 
 class Object(NamedTuple):
-    """One object. x, y: its centre, r: half its side, in pixels from the top left corner."""
+    """One object. x, y: its center, r: half its side, in pixels from the top left corner."""
 
     shape: str
-    colour: str
+    color: str
     size: str
     x: float
     y: float
@@ -74,10 +74,10 @@ class Object(NamedTuple):
 
 
 class Background(NamedTuple):
-    """texture: one of TEXTURES. colour: its mean, RGB in 0..255. amplitude: in levels. phase: a seed of the pattern."""
+    """texture: one of TEXTURES. color: its mean, RGB in 0..255. amplitude: in levels. phase: a seed of the pattern."""
 
     texture: str
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
     amplitude: float
     phase: int
 
@@ -95,11 +95,11 @@ def plural(shape: str) -> str:
 
 
 def class_label(obj: Object) -> int:
-    """0..23: colour times shape. The class of a scene is that of its largest object."""
-    return COLOUR_NAMES.index(obj.colour) * len(SHAPES) + SHAPES.index(obj.shape)
+    """0..23: color times shape. The class of a scene is that of its largest object."""
+    return COLOR_NAMES.index(obj.color) * len(SHAPES) + SHAPES.index(obj.shape)
 
 
-CLASS_NAMES = tuple(f"{colour} {shape}" for colour in COLOUR_NAMES for shape in SHAPES)
+CLASS_NAMES = tuple(f"{color} {shape}" for color in COLOR_NAMES for shape in SHAPES)
 
 
 # ----------------------------------------------------------------------------------------------- drawing scenes at
@@ -107,7 +107,7 @@ CLASS_NAMES = tuple(f"{colour} {shape}" for colour in COLOUR_NAMES for shape in 
 
 
 def relation(a: Object, b: Object, margin: float = RELATION_MARGIN) -> str | None:
-    """The relation of a to b along the axis on which their centres lie farther apart, or None where that is <
+    """The relation of a to b along the axis on which their centers lie farther apart, or None where that is <
     margin."""
     dx, dy = a.x - b.x, a.y - b.y
     if max(abs(dx), abs(dy)) < margin:
@@ -119,7 +119,7 @@ def relation(a: Object, b: Object, margin: float = RELATION_MARGIN) -> str | Non
 
 def is_unseen(objects: tuple[Object, ...]) -> bool:
     """Whether a scene shows an attribute pair or a relation that training must not see."""
-    if any((o.colour, o.shape) in UNSEEN_PAIRS for o in objects):
+    if any((o.color, o.shape) in UNSEEN_PAIRS for o in objects):
         return True
     return any(
         (a.shape, relation(a, b), b.shape) in UNSEEN_RELATIONS for a in objects for b in objects if a is not b
@@ -127,14 +127,14 @@ def is_unseen(objects: tuple[Object, ...]) -> bool:
 
 
 def _place(rng: np.random.Generator, kinds: list[tuple[str, str, str]]) -> tuple[Object, ...] | None:
-    """Puts objects of the given (shape, colour, size) where they do not touch; None if that fails."""
+    """Puts objects of the given (shape, color, size) where they do not touch; None if that fails."""
     placed: list[Object] = []
-    for shape, colour, size in kinds:
+    for shape, color, size in kinds:
         for _ in range(30):
             r = rng.uniform(*RADII[size])
             x, y = rng.uniform(r + 1.5, SIZE - r - 1.5, 2)
             if all(max(abs(x - o.x), abs(y - o.y)) >= r + o.r + GAP for o in placed):
-                placed.append(Object(shape, colour, size, float(x), float(y), float(r)))
+                placed.append(Object(shape, color, size, float(x), float(y), float(r)))
                 break
         else:
             return None
@@ -147,11 +147,11 @@ def one_of(rng: np.random.Generator, names: Sequence[str]) -> str:
 
 
 def _kinds(rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """(shape, colour, size) of one to three objects; now and then several of one kind, for captions that count."""
+    """(shape, color, size) of one to three objects; now and then several of one kind, for captions that count."""
     number = 1 + int(NUMBERS.searchsorted(rng.random(), side="right"))
 
     def kind() -> tuple[str, str, str]:
-        return one_of(rng, SHAPES), one_of(rng, COLOUR_NAMES), one_of(rng, SIZES)
+        return one_of(rng, SHAPES), one_of(rng, COLOR_NAMES), one_of(rng, SIZES)
 
     if number > 1 and rng.random() < 0.15:
         return [kind()] * number
@@ -159,11 +159,11 @@ def _kinds(rng: np.random.Generator) -> list[tuple[str, str, str]]:
 
 
 def _background(rng: np.random.Generator) -> Background:
-    grey = rng.integers(236, 249)
-    colour = tuple(int(c) for c in grey + rng.integers(-5, 6, 3))
+    gray = rng.integers(236, 249)
+    color = tuple(int(c) for c in gray + rng.integers(-5, 6, 3))
     texture = "plain" if rng.random() < 0.5 else one_of(rng, TEXTURES[1:])
     amplitude = 0.0 if texture == "plain" else float(rng.uniform(2.0, 6.0))
-    return Background(texture, colour, amplitude, int(rng.integers(1 << 16)))
+    return Background(texture, color, amplitude, int(rng.integers(1 << 16)))
 
 
 @functools.lru_cache(maxsize=256)  # an example's picture and its caption each ask for it
@@ -243,9 +243,9 @@ def corners(obj: Object) -> np.ndarray:
 
 def _draw_background(background: Background) -> np.ndarray:
     """[SIZE, SIZE, 3] float32 in 0..255."""
-    colour = np.asarray(background.colour, np.float32)
+    color = np.asarray(background.color, np.float32)
     if background.texture == "plain":
-        return np.full((SIZE, SIZE, 3), colour)
+        return np.full((SIZE, SIZE, 3), color)
     rng = np.random.default_rng(background.phase)
     x = np.arange(SIZE, dtype=np.float32)[None]
     y = x.T
@@ -260,7 +260,7 @@ def _draw_background(background: Background) -> np.ndarray:
         pattern = ((x - SIZE / 2) * np.cos(angle) + (y - SIZE / 2) * np.sin(angle)) / (SIZE / 2)
     else:
         pattern = rng.uniform(-1, 1, (SIZE // 8, SIZE // 8)).repeat(8, 0).repeat(8, 1)
-    return colour + background.amplitude * pattern.astype(np.float32)[..., None]
+    return color + background.amplitude * pattern.astype(np.float32)[..., None]
 
 
 def render(scene: Scene) -> np.ndarray:
@@ -273,7 +273,7 @@ def render(scene: Scene) -> np.ndarray:
         )
         alpha = _coverage(obj.shape, obj.x, obj.y, obj.r, rows, columns)[..., None]
         part = image[rows, columns]
-        image[rows, columns] = part * (1 - alpha) + np.asarray(COLOURS[obj.colour], np.float32) * alpha
+        image[rows, columns] = part * (1 - alpha) + np.asarray(COLORS[obj.color], np.float32) * alpha
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
@@ -301,9 +301,9 @@ def semantic_mask(scene: Scene) -> np.ndarray:
 # captions
 
 
-def noun_phrase(obj: Object, *, with_size: bool = True, with_colour: bool = True) -> str:
+def noun_phrase(obj: Object, *, with_size: bool = True, with_color: bool = True) -> str:
     """'a small red circle'."""
-    words = ["a"] + [obj.size] * with_size + [obj.colour] * with_colour + [obj.shape]
+    words = ["a"] + [obj.size] * with_size + [obj.color] * with_color + [obj.shape]
     return " ".join(words)
 
 
@@ -325,15 +325,15 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
 
 
 def described(scene: Scene, rng: np.random.Generator | None = None) -> tuple[str, tuple[Phrase, ...]]:
-    """`caption`, draw for draw, and its phrases: of each object its size, colour and shape, as far as they are said."""
+    """`caption`, draw for draw, and its phrases: of each object its size, color and shape, as far as they are said."""
     order = list(range(len(scene.objects)))
     if rng is not None:
         rng.shuffle(order)
     objects = [scene.objects[i] for i in order]
     with_size = rng is None or rng.random() < 0.5
-    if len(objects) > 1 and len({(o.shape, o.colour, o.size) for o in objects}) == 1:
+    if len(objects) > 1 and len({(o.shape, o.color, o.size) for o in objects}) == 1:
         first, number = objects[0], NUMBER_WORDS[len(objects)]
-        said = " ".join([first.size] * with_size + [first.colour, plural(first.shape)])
+        said = " ".join([first.size] * with_size + [first.color, plural(first.shape)])
         start = len(number) + 1
         return f"{number} {said}", (Phrase(start, start + len(said), tuple(order)),)
     joins = [" and "] if len(objects) == 2 else [", ", " and "]

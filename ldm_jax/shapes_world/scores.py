@@ -1,5 +1,5 @@
 """How well a picture of the shapes world follows what the tasks of the paper are told: a class, a layout, a semantic
-map, a picture with a hole, a grey picture.
+map, a picture with a hole, a gray picture.
 
 From pictures and the scenes that they were asked to show to scores, read by the oracle. Decides what counts as right
 for each task. Knows no model, and not how a model is told (evaluation/shapes/command.py does).
@@ -12,9 +12,9 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from ldm_jax.shapes_world import scenes as world
-from ldm_jax.shapes_world.oracle import STRAY_DISTANCE, UNKNOWN, ParsedObject, background_colour, parse
+from ldm_jax.shapes_world.oracle import STRAY_DISTANCE, UNKNOWN, ParsedObject, background_color, parse
 
-# Pixels by which a centre may be off: the sizes of one kind, of which a hole may hide one side, differ by up to 2.
+# Pixels by which a center may be off: the sizes of one kind, of which a hole may hide one side, differ by up to 2.
 PLACE = 3.0
 UNREAD = 255  # in a map read back: neither background nor a class
 EDGE = 2.0  # pixels around an object's box that its edge may reach to
@@ -23,8 +23,8 @@ LEGIBLE = 0.8
 
 
 def label_of(seen: ParsedObject) -> int | None:
-    """The class of an object that was read, 0..23; None where its shape or colour is unknown."""
-    return None if UNKNOWN in (seen.shape, seen.colour) else world.class_label(seen)
+    """The class of an object that was read, 0..23; None where its shape or color is unknown."""
+    return None if UNKNOWN in (seen.shape, seen.color) else world.class_label(seen)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -38,11 +38,11 @@ def seen_classes() -> list[int]:
 
 def unseen_classes() -> list[int]:
     """The 4 classes that training never shows."""
-    return [world.CLASS_NAMES.index(f"{colour} {shape}") for colour, shape in world.UNSEEN_PAIRS]
+    return [world.CLASS_NAMES.index(f"{color} {shape}") for color, shape in world.UNSEEN_PAIRS]
 
 
 def class_right(image: np.ndarray, label: int) -> bool:
-    """Whether the largest object of a picture, [64, 64, 3] uint8, has the colour and the shape of class `label`."""
+    """Whether the largest object of a picture, [64, 64, 3] uint8, has the color and the shape of class `label`."""
     seen = parse(image)
     return bool(seen) and label_of(seen[0]) == label
 
@@ -54,7 +54,7 @@ def class_right(image: np.ndarray, label: int) -> bool:
 class LayoutScore(NamedTuple):
     """Of the n objects that were asked for: iou [n] float64, with the object matched to each, 0 for none; class_right
     [n]
-    bool, whether that one has its colour and shape. count_right: whether there are exactly n."""
+    bool, whether that one has its color and shape. count_right: whether there are exactly n."""
 
     iou: np.ndarray
     class_right: np.ndarray
@@ -93,12 +93,12 @@ def segment(image: np.ndarray) -> np.ndarray:
     """A picture's semantic map, read from its pixels: image [H, W, 3] uint8 -> [H, W] uint8, as
     shapes_world.semantic_mask, or UNREAD.
 
-    The oracle says where objects are and what they are. Inside an object's box, a pixel is the object's if its colour
+    The oracle says where objects are and what they are. Inside an object's box, a pixel is the object's if its color
     is nearer to the object's than to the background, along the line between them (so an edge lies where half a pixel is
     covered). What differs clearly from the background and lies in no box, or in that of an object of unknown shape or
-    colour, is UNREAD.
+    color, is UNREAD.
     """
-    background = background_colour(image)
+    background = background_color(image)
     pixels = image.astype(np.float32) - background
     differs = np.linalg.norm(pixels, axis=-1) > STRAY_DISTANCE
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
@@ -110,7 +110,7 @@ def segment(image: np.ndarray) -> np.ndarray:
         if label is None:
             mine, distance = differs, np.linalg.norm(pixels, axis=-1)
         else:
-            line = np.asarray(world.COLOURS[seen.colour], np.float32) - background
+            line = np.asarray(world.COLORS[seen.color], np.float32) - background
             mine, distance = pixels @ line >= 0.5 * (line @ line), np.linalg.norm(pixels - line, axis=-1)
         inside = (beside <= EDGE) & (distance < nearest)
         out[inside & mine] = UNREAD if label is None else label + 1
@@ -134,7 +134,7 @@ def agreement(asked: np.ndarray, got: np.ndarray) -> tuple[float, float]:
 
 
 def _at(seen: list[ParsedObject], x: float, y: float) -> list[ParsedObject]:
-    """Those whose centre lies within PLACE pixels of (x, y), along either axis."""
+    """Those whose center lies within PLACE pixels of (x, y), along either axis."""
     return [s for s in seen if max(abs(s.x - x), abs(s.y - y)) <= PLACE]
 
 
@@ -142,9 +142,9 @@ def completed_right(image: np.ndarray, scene: world.Scene, hole: np.ndarray) -> 
     """Whether a picture whose hole was filled in is a scene, and shows what the known pixels tell of the original one.
 
     image: [64, 64, 3] uint8. hole: [64, 64] bool, true where pixels were hidden. Right is a picture in which
-    - every object of the original of whose pixels at least half are known is there, with its shape and colour and its
-      centre within PLACE pixels; its size follows from the shape's fit there and is not asked for;
-    - everything that is read is legible: of a known shape that fits it with LEGIBLE or better, in a colour of the
+    - every object of the original of whose pixels at least half are known is there, with its shape and color and its
+      center within PLACE pixels; its size follows from the shape's fit there and is not asked for;
+    - everything that is read is legible: of a known shape that fits it with LEGIBLE or better, in a color of the
     palette, no
       stray regions. So a smaller part of an object must be made into an object too, but into which is free: so little
       tells it.
@@ -169,7 +169,7 @@ def touches(scene: world.Scene, hole: np.ndarray) -> bool:
 
 
 # -----------------------------------------------------------------------------------------------------------------
-# colour
+# color
 
 
 def luma(images: np.ndarray) -> np.ndarray:
@@ -177,19 +177,19 @@ def luma(images: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
 
 
-class ColourScore(NamedTuple):
+class ColorScore(NamedTuple):
     """shape_right: whether the objects read are those of the scene, each in its place with its shape, and nothing else.
-    legible [n] bool: whether an object in a colour of the palette is read where each of the scene's n is."""
+    legible [n] bool: whether an object in a color of the palette is read where each of the scene's n is."""
 
     shape_right: bool
     legible: np.ndarray
 
 
-def colour_score(image: np.ndarray, scene: world.Scene) -> ColourScore:
-    """A coloured picture, [64, 64, 3] uint8, against the scene whose grey picture it was made of. Which colour is
+def color_score(image: np.ndarray, scene: world.Scene) -> ColorScore:
+    """A colored picture, [64, 64, 3] uint8, against the scene whose gray picture it was made of. Which color is
     free."""
     seen = parse(image)
     there = [_at(seen, o.x, o.y) for o in scene.objects]
     shapes = [any(s.shape == o.shape for s in near) for o, near in zip(scene.objects, there, strict=True)]
-    legible = np.asarray([any(s.colour != UNKNOWN for s in near) for near in there], bool)
-    return ColourScore(len(seen) == len(scene.objects) and all(shapes), legible)
+    legible = np.asarray([any(s.color != UNKNOWN for s in near) for near in there], bool)
+    return ColorScore(len(seen) == len(scene.objects) and all(shapes), legible)

@@ -1,8 +1,8 @@
 """Layouts as pictures: boxes with the names of what they hold.
 
-Decides colours, letters and lines. What a layout is: conditioning/layout.py. Source: what the original's plot of a
-layout shows (plot of ObjectsBoundingBoxConditionalBuilder in taming-transformers): a colour for each object, its class
-and flags; drawn with PIL on the picture itself, where the original has a white canvas with the crop in grey.
+Decides colors, letters and lines. What a layout is: conditioning/layout.py. Source: what the original's plot of a
+layout shows (plot of ObjectsBoundingBoxConditionalBuilder in taming-transformers): a color for each object, its class
+and flags; drawn with PIL on the picture itself, where the original has a white canvas with the crop in gray.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ldm_jax.conditioning.layout import FLAGS, WHOLE
 
 # matplotlib's tab10
-COLOURS = (
+COLORS = (
     (31, 119, 180),
     (255, 127, 14),
     (44, 160, 44),
@@ -55,15 +55,13 @@ def _extent(box: Sequence[float], frame: Sequence[float], canvas: Image.Image) -
     return tuple(round(min(max(corner, 0), 1) * end) for corner, end in zip(corners, last, strict=True))
 
 
-def _write(
-    draw: ImageDraw.ImageDraw, canvas: Image.Image, at: tuple, words: str, colour: tuple, font
-) -> None:
-    """White words on a plate of the colour, above the place where there is room, else below its upper edge."""
+def _write(draw: ImageDraw.ImageDraw, canvas: Image.Image, at: tuple, words: str, color: tuple, font) -> None:
+    """White words on a plate of the color, above the place where there is room, else below its upper edge."""
     left, top, right, bottom = draw.textbbox((0, 0), words, font=font)
     width, height = right - left + 4, bottom - top + 4
     x = max(0, min(at[0], canvas.width - width))
     y = at[1] - height if at[1] >= height else at[1]
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
     draw.text((x + 2 - left, y + 2 - top), words, fill=(255, 255, 255), font=font)
 
 
@@ -85,10 +83,10 @@ def draw(
     crop = WHOLE if layout.get("crop") is None else layout["crop"]
     shown, line = [], max(2, size // 160)
     for number, box in enumerate(layout["boxes"]):
-        extent, colour = _extent(box, crop, canvas), COLOURS[number % len(COLOURS)]
+        extent, color = _extent(box, crop, canvas), COLORS[number % len(COLORS)]
         if extent[0] < extent[2] and extent[1] < extent[3]:
-            pen.rectangle(extent, outline=colour, width=line)
-            shown.append((extent[:2], caption(layout, number, names), colour))
-    for at, words, colour in shown:  # after all boxes, which would cross them out
-        _write(pen, canvas, at, words, colour, font)
+            pen.rectangle(extent, outline=color, width=line)
+            shown.append((extent[:2], caption(layout, number, names), color))
+    for at, words, color in shown:  # after all boxes, which would cross them out
+        _write(pen, canvas, at, words, color, font)
     return np.array(canvas)

@@ -336,12 +336,12 @@ def _picture(value: Any) -> np.ndarray:
     if isinstance(value, str | Path):
         return pictures.read_picture(value)
     image = transforms.to_rgb(value) if isinstance(value, Image.Image) else np.asarray(value)
-    grey = image[..., None] if image.ndim == 2 else image
-    if image.dtype != np.uint8 or grey.ndim != 3 or grey.shape[-1] not in (1, 3):
+    gray = image[..., None] if image.ndim == 2 else image
+    if image.dtype != np.uint8 or gray.ndim != 3 or gray.shape[-1] not in (1, 3):
         raise ValueError(
-            f"image is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3), or grey (height, width)"
+            f"image is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3), or gray (height, width)"
         )
-    return np.repeat(grey, 3, axis=-1) if grey.shape[-1] == 1 else image
+    return np.repeat(gray, 3, axis=-1) if gray.shape[-1] == 1 else image
 
 
 def _array(value: Any, read: Any, check: Any = np.asarray) -> np.ndarray:

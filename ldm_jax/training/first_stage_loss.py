@@ -1,4 +1,4 @@
-"""The losses of the first stage: reconstruction, perceptual, regularising and adversarial, and how they are
+"""The losses of the first stage: reconstruction, perceptual, regularizing and adversarial, and how they are
 weighed.
 
 Source: Rombach et al. 2022 (arXiv:2112.10752, appendix G); CompVis/latent-diffusion@a506df5

@@ -100,7 +100,7 @@ class Kept:
             raise ValueError(f"a kept program gives one array, got {lowered.out_tree}")
         with (
             without_compilation_cache()
-        ):  # on a CPU, what comes out of it lacks functions if it is serialised again (jax 0.10.2)
+        ):  # on a CPU, what comes out of it lacks functions if it is serialized again (jax 0.10.2)
             compiled = lowered.compile()
         try:
             serialized = serialize_executable.serialize(compiled)[0]

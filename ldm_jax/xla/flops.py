@@ -2,7 +2,7 @@
 
 Decides what counts: a multiplication and an addition are two, elementwise work is none, products with padding are none,
 as in XLA's own count. A function is traced, never run. What is recomputed counts as often as it is written down, so
-that a model's FLOPs are counted without rematerialisation. It knows no model.
+that a model's FLOPs are counted without rematerialization. It knows no model.
 """
 
 import math

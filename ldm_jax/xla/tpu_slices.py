@@ -18,7 +18,7 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 class Chip(NamedTuple):
     """A generation. peak_flops: bfloat16 FLOP/s. hbm: bytes that a program may use. hbm_bandwidth: bytes/s.
 
-    link_bandwidth: bytes/s of one link to a neighbour, in one direction. wraps: the length, or multiples of it, at
+    link_bandwidth: bytes/s of one link to a neighbor, in one direction. wraps: the length, or multiples of it, at
     which an axis
     of a slice is closed to a ring. name_counts: what the number in Cloud's names counts per chip: v4-8 are 4 chips of
     two cores.

@@ -52,7 +52,7 @@ def test_both_backends_answer_the_same(weights, tmp_path, model, question):
     found = speed.compare(request, ("jax", "torch"))  # raises if they differ
     assert found and all(np.isfinite(list(found.values())))
     picture = np.load(tmp_path / "torch.npz")
-    assert all(np.std(picture[name]) > 0.01 for name in picture if np.ndim(picture[name]) == 4), "one grey"
+    assert all(np.std(picture[name]) > 0.01 for name in picture if np.ndim(picture[name]) == 4), "one gray"
 
 
 @slow

@@ -12,7 +12,7 @@ import yaml
 
 from ldm_jax.checkpoints import bundle as bundles
 from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.checkpoints import recognize as recognise
+from ldm_jax.checkpoints import recognize as recognize
 from ldm_jax.checkpoints import write as export
 from ldm_jax.checkpoints.open import Options, open_checkpoint
 from ldm_jax.commands import convert
@@ -250,7 +250,7 @@ def test_names_that_do_not_fit_are_listed(folder, tmp_path, changes, message):
         open_checkpoint(path, Options(config=str(folder / "config.json")))
 
 
-def test_what_is_not_recognised_says_the_nearest(folder, tmp_path):
+def test_what_is_not_recognized_says_the_nearest(folder, tmp_path):
     shutil.copy(folder / "c.ckpt", tmp_path)  # without the config that was written beside it
     with pytest.raises(ValueError, match=r"nearest released model is \w+.*--original_config"):
         open_checkpoint(tmp_path / "c.ckpt")
@@ -314,7 +314,7 @@ def test_marks_without_numbers_say_what_is_predicted_and_how_the_schedule_ends(f
 
 def test_names_of_a_module_that_torch_compiled_are_the_modules(folder, tmp_path):
     state = {k: t.read() for k, t in files.open_tensors(folder / "c.ckpt").items()}
-    unet = [k for k in state if k.startswith(recognise.UNET)]
+    unet = [k for k in state if k.startswith(recognize.UNET)]
     for k in unet:  # the running averages of a compiled UNet have its names too, without their dots
         state[
             "model_ema." + k.removeprefix("model.").replace("model.", "model_orig_mod").replace(".", "")
@@ -327,7 +327,7 @@ def test_names_of_a_module_that_torch_compiled_are_the_modules(folder, tmp_path)
     raw = open_checkpoint(tmp_path / "compiled.ckpt", options._replace(ema=False))
     assert same(raw.params, bundles.read(folder / "original").params)
     averaged = open_checkpoint(tmp_path / "compiled.ckpt", options)
-    kernel = state[recognise.UNET + "input_blocks.0.0.weight"].transpose(2, 3, 1, 0)
+    kernel = state[recognize.UNET + "input_blocks.0.0.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(averaged.params["unet"]["conv_in"]["kernel"].read(), kernel + 1)
     shutil.copytree(folder / "d", tmp_path / "d")
     written = tmp_path / "d" / "unet" / "diffusion_pytorch_model.safetensors"
@@ -355,7 +355,7 @@ def test_a_yaml_says_nothing_of_sampling_so_the_kind_does(folder, tmp_path):
     shapes = {name: t.shape for name, t in files.open_tensors(folder / "c.ckpt").items()}
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in given.items() if k != "sampling"}))
     options = Options(config=str(tmp_path / "config.json"))
-    config, _ = recognise.diffusion_config(shapes, folder / "c.ckpt", options)
+    config, _ = recognize.diffusion_config(shapes, folder / "c.ckpt", options)
     assert config["sampling"] == dict(num_steps=50, guidance_scale=7.5)
 
 

@@ -1,4 +1,4 @@
-"""Every released model is recognised from its names and shapes alone, and its parts come out as configs/ has them.
+"""Every released model is recognized from its names and shapes alone, and its parts come out as configs/ has them.
 
 A few here; all of them with python -m pytest -m slow tests/checkpoints/test_releases.py
 """
@@ -67,7 +67,7 @@ def fields(conditioner) -> dict:
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS]
 )
-def test_released_models_are_recognised(name, tmp_path):
+def test_released_models_are_recognized(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config().to_dict()
     config["scale_factor"] = (
         config.get("scale_factor") or 0.22
@@ -86,7 +86,7 @@ def test_released_models_are_recognised(name, tmp_path):
         ):
             checkpoints._open_file(tensors, tmp_path / "model.ckpt", checkpoints.Options())
     opened = checkpoints._open_file(tensors, tmp_path / "model.ckpt", options)
-    assert f"recognised as {NAMES.get(name, name)}" in opened.notes
+    assert f"recognized as {NAMES.get(name, name)}" in opened.notes
     for entry in ("image_size", "prediction_type"):
         assert opened.config[entry] == config.get(entry, "eps"), entry
     assert opened.config["scale_factor"] == pytest.approx(config["scale_factor"], rel=1e-7)

@@ -415,7 +415,7 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
         ),
         (dict(data=dict(name="shapes", sed=3)), "data 'shapes' has no option 'sed'"),
         (dict(data=dict(name="folder", root="/nowhere")), "/nowhere"),
-        (dict(colour="red"), "unknown key 'colour'"),
+        (dict(color="red"), "unknown key 'color'"),
         (dict(total_steps=0), "config.total_steps is 0, expected at least 1"),
         (dict(batch_size=0), "batch_size 0 is not divided"),
         (dict(parallelism="ddp"), "config.parallelism 'ddp' not found; there are: pmap, fsdp"),

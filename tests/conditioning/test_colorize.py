@@ -1,4 +1,4 @@
-"""Grey as PIL's 'L' has it, whatever the picture is given as, and its latent beside the latent."""
+"""Gray as PIL's 'L' has it, whatever the picture is given as, and its latent beside the latent."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ PIXELS = np.random.default_rng(0).integers(256, size=(2, 16, 16, 3), dtype=np.ui
 PIXELS[1, :4, :4] = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
 
 
-def grey(values):
-    return colorize.inputs({"images": values}, setting(colorize.Conditioner()))["grey_images"]
+def gray(values):
+    return colorize.inputs({"images": values}, setting(colorize.Conditioner()))["gray_images"]
 
 
-def test_grey_is_pils_to_the_bit():
+def test_gray_is_pils_to_the_bit():
     expected = np.stack([np.asarray(Image.fromarray(p).convert("L")) for p in PIXELS])
-    got = grey(PIXELS)
+    got = gray(PIXELS)
     assert got.shape == (2, 16, 16, 3) and got.dtype == np.float32
     np.testing.assert_array_equal(got, np.repeat(expected[..., None], 3, -1).astype(np.float32) / 127.5 - 1)
     # pure red, green, blue and white: 0.299, 0.587, 0.114 and 1 times 255
@@ -25,28 +25,28 @@ def test_grey_is_pils_to_the_bit():
 
 
 def test_floats_are_as_the_bytes_that_they_come_from():
-    np.testing.assert_array_equal(grey(PIXELS.astype(np.float32) / 127.5 - 1), grey(PIXELS))
+    np.testing.assert_array_equal(gray(PIXELS.astype(np.float32) / 127.5 - 1), gray(PIXELS))
 
 
-def test_pictures_that_are_grey_already_stay_as_they_are():
+def test_pictures_that_are_gray_already_stay_as_they_are():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     for picture in (levels, levels[..., None], np.repeat(levels[..., None], 3, -1)):
-        got = grey([picture])
+        got = gray([picture])
         np.testing.assert_array_equal(np.rint((got[0] + 1) * 127.5), np.repeat(levels[..., None], 3, -1))
 
 
-def test_colours_of_one_luma_are_not_told_apart():
+def test_colors_of_one_luma_are_not_told_apart():
     red = np.full((16, 16, 3), [100, 0, 0], np.uint8)  # 29.9
     green = np.full((16, 16, 3), [0, 51, 0], np.uint8)  # 29.937
-    np.testing.assert_array_equal(grey([red]), grey([green]))
+    np.testing.assert_array_equal(gray([red]), gray([green]))
 
 
-def test_the_latent_of_the_grey_picture_is_the_condition():
+def test_the_latent_of_the_gray_picture_is_the_condition():
     latent = np.random.default_rng(0).normal(size=(1, 4, 4, 3)).astype(np.float32)
-    cond = colorize.Conditioner().apply({}, {"grey_images": latent})
+    cond = colorize.Conditioner().apply({}, {"gray_images": latent})
     np.testing.assert_array_equal(cond.concat, latent)
     assert cond.context is None and cond.vector is None
-    assert not colorize.null_inputs(2, setting(colorize.Conditioner()))["grey_images"].any()
+    assert not colorize.null_inputs(2, setting(colorize.Conditioner()))["gray_images"].any()
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,6 @@ def test_the_latent_of_the_grey_picture_is_the_condition():
         (images(16) * np.nan, r"uint8, or numbers in \[-1, 1\]"),
     ],
 )
-def test_what_has_no_grey(wrong, message):
+def test_what_has_no_gray(wrong, message):
     with pytest.raises(ValueError, match=message):
-        grey(wrong)
+        gray(wrong)

@@ -1,4 +1,4 @@
-"""Depth maps against torch's bicubic interpolation and the original's normalisation."""
+"""Depth maps against torch's bicubic interpolation and the original's normalization."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.tiny_models import random_params
 
 
 @pytest.mark.parametrize("size", [(16, 16), (11, 30), (2, 3)])
-def test_resized_as_torch_does_and_normalised_map_by_map(size):
+def test_resized_as_torch_does_and_normalized_map_by_map(size):
     torch = pytest.importorskip("torch")
     maps = np.random.default_rng(0).normal(5, 3, (2, *size))
     small = torch.nn.functional.interpolate(torch.tensor(maps)[None], (4, 4), mode="bicubic")[0].numpy()

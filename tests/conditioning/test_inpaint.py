@@ -19,7 +19,7 @@ def encoded(convention, mask=MASK):
 
 
 @pytest.mark.parametrize(("convention", "hole"), [("original", -1), ("stable_diffusion", 0)])
-def test_the_hole_is_black_or_grey_and_the_rest_is_the_image(convention, hole):
+def test_the_hole_is_black_or_gray_and_the_rest_is_the_image(convention, hole):
     _, inputs = encoded(convention)
     masked = inputs["masked_images"][0]
     np.testing.assert_array_equal(masked[4:9, 2:16], np.full((5, 14, 3), hole))
@@ -48,9 +48,9 @@ def test_the_nearest_pixel_is_torchs():
 
 
 def test_a_mask_counts_from_one_half():
-    grey = np.full((16, 16), 0.49)
-    grey[0, 0] = 0.5
-    assert encoded("original", grey)[1]["masks"].sum() == 1
+    gray = np.full((16, 16), 0.49)
+    gray[0, 0] = 0.5
+    assert encoded("original", gray)[1]["masks"].sum() == 1
 
 
 @pytest.mark.parametrize(

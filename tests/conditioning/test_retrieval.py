@@ -1,4 +1,4 @@
-"""Embeddings pass as they come, any number of them; a caption's come before its neighbours', each of length 1."""
+"""Embeddings pass as they come, any number of them; a caption's come before its neighbors', each of length 1."""
 
 import numpy as np
 import pytest
@@ -30,15 +30,15 @@ def test_the_caption_comes_first_and_each_token_has_length_1():
 
 
 @pytest.mark.parametrize(
-    ("query", "neighbours", "message"),
+    ("query", "neighbors", "message"),
     [
-        (np.ones(5), np.ones((2, 4)), r"query of shape \(5,\) and neighbours \(2, 4\), expected"),
+        (np.ones(5), np.ones((2, 4)), r"query of shape \(5,\) and neighbors \(2, 4\), expected"),
         (np.ones((1, 5)), np.ones((2, 5)), r"query of shape \(1, 5\)"),
-        (np.ones(5), np.ones(5), r"neighbours \(5,\)"),
+        (np.ones(5), np.ones(5), r"neighbors \(5,\)"),
         (np.zeros(5), np.ones((2, 5)), "zero or not finite"),
         (np.ones(5), np.full((2, 5), np.nan), "zero or not finite"),
     ],
 )
-def test_what_are_no_tokens(query, neighbours, message):
+def test_what_are_no_tokens(query, neighbors, message):
     with pytest.raises(ValueError, match=message):
-        retrieval.tokens(query, neighbours)
+        retrieval.tokens(query, neighbors)

@@ -30,7 +30,7 @@ def close(ours, theirs):
     assert np.abs(np.asarray(ours) - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
-def randomise(torch, model):
+def randomize(torch, model):
     """Weights of a size that makes every part matter, norms away from their start included."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def hugging_face(request):
         eos_token_id=2 if request.param == "gelu" else EOS,
         pad_token_id=1,
     )
-    theirs = randomise(torch, transformers.CLIPTextModelWithProjection(config))
+    theirs = randomize(torch, transformers.CLIPTextModelWithProjection(config))
     ours = CLIPTextTransformer(
         **FIELDS,
         activation=request.param,
@@ -170,7 +170,7 @@ def open_clip_tower(torch):
             last = self.ln_final(hidden[-1])
             return hidden, last[torch.arange(len(tokens)), tokens.argmax(dim=-1)] @ self.text_projection
 
-    return randomise(torch, Tower())
+    return randomize(torch, Tower())
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +366,7 @@ def test_diffusers_ldm_bert():
         head_dim=8,
         d_model=WIDTH,
     )
-    theirs = randomise(torch, module.LDMBertModel(config))
+    theirs = randomize(torch, module.LDMBertModel(config))
     ours = TextTransformer(VOCAB, WIDTH, 2, LENGTH, num_heads=2, head_dim=8)
     state = numpy_state(theirs)
     params = diffusers_ldm_bert.from_torch(state, template_of(ours))

@@ -1,4 +1,4 @@
-"""Architectures read off names and shapes: every published UNet and first stage is recognised as what it is."""
+"""Architectures read off names and shapes: every published UNet and first stage is recognized as what it is."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.convert import compvis_first_stage, compvis_unet, detect, layout
-from ldm_jax.convert.published import recognise
+from ldm_jax.convert.published import recognize
 from ldm_jax.first_stage import make_first_stage
 from ldm_jax.models.unet import UNet
 from ldm_jax.params import flatten
@@ -132,13 +132,13 @@ def fields_of(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_releases_are_recognised_with_their_heads(name):
+def test_releases_are_recognized_with_their_heads(name):
     fields, expected = fields_of(name), NAMES.get(name, name)
     if expected is None:
-        with pytest.raises(ValueError, match="architecture not recognised: the nearest released model is"):
-            recognise(fields)
+        with pytest.raises(ValueError, match="architecture not recognized: the nearest released model is"):
+            recognize(fields)
         return
-    found, release = recognise(fields)
+    found, release = recognize(fields)
     assert found == expected
     unet = published(name)
     assert release.heads == {
@@ -151,4 +151,4 @@ def test_an_unknown_unet_is_told_the_nearest_and_what_differs():
     with pytest.raises(
         ValueError, match=r"nearest released model is sd1, .* channels 64 \(there 320\); name its"
     ):
-        recognise(fields)
+        recognize(fields)

@@ -21,7 +21,7 @@ CHECKS = np.indices((16, 24)).sum(0) % 2 == 0
 RAMP = np.linspace(0, 65535, 16 * 24).round().astype(np.uint16).reshape(16, 24)
 
 
-def _grey(levels: np.ndarray) -> np.ndarray:
+def _gray(levels: np.ndarray) -> np.ndarray:
     return np.repeat(levels.astype(np.uint8)[..., None], 3, -1)
 
 
@@ -34,9 +34,9 @@ def _clear(color: tuple[int, int, int]) -> np.ndarray:
 SHOWN = {
     "palette.png": BLOCKS,
     "palette_transparent.png": _clear((0, 0, 255)),  # on white
-    "one_bit.png": _grey(255 * CHECKS),
-    "grey16.png": _grey(np.rint(RAMP / 257.0)),
-    "grey16.tif": _grey(np.rint(RAMP / 257.0)),
+    "one_bit.png": _gray(255 * CHECKS),
+    "grey16.png": _gray(np.rint(RAMP / 257.0)),
+    "grey16.tif": _gray(np.rint(RAMP / 257.0)),
     "opacity.png": _clear((255, 0, 0)),
     "cmyk.jpg": BLOCKS,
     "sideways.jpg": BLOCKS,

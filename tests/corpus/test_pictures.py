@@ -60,7 +60,7 @@ def test_every_reader_shows_it(name, prepared, tmp_path, monkeypatch):
     np.testing.assert_allclose(shown, SHOWN[name], atol=2 if name.endswith(".jpg") else 0)
     np.testing.assert_array_equal(by_folder(name, tmp_path), shown)
     np.testing.assert_array_equal(by_tfds(prepared, name, monkeypatch), shown)
-    np.testing.assert_array_equal(open_images([FOLDER / name], colour="photo")[0], shown)
+    np.testing.assert_array_equal(open_images([FOLDER / name], color="photo")[0], shown)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(READABLE)))
@@ -68,7 +68,7 @@ def test_what_does_not_say_what_is_white_is_refused(name, prepared, tmp_path, mo
     for read in (
         lambda: pictures.read_picture(FOLDER / name),
         lambda: by_tfds(prepared, name, monkeypatch),
-        lambda: open_images([FOLDER / name], colour="photo")[0],
+        lambda: open_images([FOLDER / name], color="photo")[0],
     ):
         with pytest.raises(ValueError, match="expected 8 or 16 bits a channel"):
             read()

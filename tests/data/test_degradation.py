@@ -165,20 +165,20 @@ def test_subsampling_is_a_shifted_kernel_of_25_pixels():
 
 
 def test_noise_has_its_covariance_and_is_clipped():
-    grey = np.full((200, 200, 3), 0.5, np.float32)
+    gray = np.full((200, 200, 3), 0.5, np.float32)
     covariance = np.array([[4, 1, 0.5], [1, 2, 1], [0.5, 1, 1]]) * 1e-4
     for wanted in (covariance, np.eye(3) * 1e-4, np.ones((3, 3)) * 1e-4):
-        drawn = d.add_noise(grey, wanted, 7)
+        drawn = d.add_noise(gray, wanted, 7)
         assert drawn.dtype == np.float32
         np.testing.assert_allclose(np.cov((drawn - 0.5).reshape(-1, 3).T), wanted, atol=1e-5)
         assert abs((drawn - 0.5).mean()) < 3e-4
-        np.testing.assert_array_equal(drawn, d.add_noise(grey, wanted, 7))
-    assert np.ptp(d.add_noise(grey, np.ones((3, 3)) * 1e-4, 7), axis=-1).max() < 1e-6
-    loud = d.add_noise(grey, np.eye(3), 7)
+        np.testing.assert_array_equal(drawn, d.add_noise(gray, wanted, 7))
+    assert np.ptp(d.add_noise(gray, np.ones((3, 3)) * 1e-4, 7), axis=-1).max() < 1e-6
+    loud = d.add_noise(gray, np.eye(3), 7)
     assert loud.min() == 0 and loud.max() == 1
 
 
-def test_jpeg_loses_more_at_lower_quality_and_half_of_the_colour():
+def test_jpeg_loses_more_at_lower_quality_and_half_of_the_color():
     smooth = ndimage.gaussian_filter(FLOATS, (2, 2, 0))
     errors = [np.abs(d.jpeg(smooth, quality) - smooth).mean() for quality in (95, 80, 30)]
     assert 0 < errors[0] < errors[1] < errors[2] < 0.05
@@ -290,13 +290,13 @@ def test_the_tables_of_the_two():
 def test_noise_comes_in_three_forms(drawn):
     law, plans = drawn
     covariances = np.array([numbers["covariance"] for numbers in every(plans, "add_noise")]) * 255**2
-    grey = np.ptp(covariances, axis=(1, 2)) < 1e-9
-    colour = (np.abs(covariances - np.eye(3) * covariances[:, :1, :1]) < 1e-9).all((1, 2))
-    assert near(grey.mean(), 0.4, NUMBER) and near(colour.mean(), 0.4, NUMBER)
-    levels = np.sqrt(covariances[grey | colour][:, 0, 0])
+    gray = np.ptp(covariances, axis=(1, 2)) < 1e-9
+    color = (np.abs(covariances - np.eye(3) * covariances[:, :1, :1]) < 1e-9).all((1, 2))
+    assert near(gray.mean(), 0.4, NUMBER) and near(color.mean(), 0.4, NUMBER)
+    levels = np.sqrt(covariances[gray | color][:, 0, 0])
     assert set(np.rint(levels)) == set(range(law.noise[0], law.noise[1] + 1))
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-9)
-    correlated = covariances[~(grey | colour)]
+    correlated = covariances[~(gray | color)]
     assert (correlated >= 0).all() and np.linalg.eigvalsh(correlated).min() > -1e-9
     # The eigenvalues of U' D U are uniform on [0, 1); the absolute values keep its trace, of mean 3 / 2.
     traces = np.trace(correlated, axis1=1, axis2=2) / law.noise[1] ** 2

@@ -49,7 +49,7 @@ def test_a_small_copy_is_degraded_as_asked(name):
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_a_small_copy_keeps_a_flat_colour_and_the_range():
+def test_a_small_copy_keeps_a_flat_color_and_the_range():
     small = make(name="low_res", factor=4)
     assert small.shape == (4, 6, 3) and small.dtype == np.float32 and np.abs(small).max() <= 1
     flat = derivation({"small": dict(name="low_res")})(np.full((8, 8, 3), 0.2, np.float32), None)["small"]
@@ -57,7 +57,7 @@ def test_a_small_copy_keeps_a_flat_colour_and_the_range():
 
 
 def test_stand_ins():
-    np.testing.assert_allclose(make(name="grey"), IMAGE.mean(-1), atol=1e-6)
+    np.testing.assert_allclose(make(name="gray"), IMAGE.mean(-1), atol=1e-6)
     drawn = make(name="integer", below=3, shape=[500])
     assert set(drawn) == {0, 1, 2} and np.shape(make(name="integer", below=3)) == ()
     np.testing.assert_allclose(np.linalg.norm(make(name="unit_vectors", shape=[5, 7]), axis=-1), 1, atol=1e-6)

@@ -18,7 +18,7 @@ def write(path, level=0, size=(8, 6)):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Twenty pictures; the grey level says which."""
+    """Twenty pictures; the gray level says which."""
     for i in range(20):
         write(tmp_path / f"{i:02d}.png", i)
     return tmp_path

@@ -118,7 +118,7 @@ def test_what_the_layout_says_is_what_the_picture_shows(encode_crop, train):
     assert len(crops) > 5 if train else len(crops) == 1
 
 
-def test_the_centre_is_the_largest_square():
+def test_the_center_is_the_largest_square():
     picture, seen = layouts.cut(np.zeros((30, 40, 3), np.uint8), TWO, 8)
     assert seen == TWO | {"crop": [5 / 40, 0.0, 30 / 40, 1.0]} and picture.shape == (8, 8, 3)
 
@@ -151,7 +151,7 @@ def test_a_crop_without_objects_moves_to_the_largest(x0):
     image = boxed(20, 100, layout["boxes"][0])
     picture, seen = layouts.cut(image, layout, 20, encode_crop=False)
     assert seen["labels"][0] == 1 and (picture == 1).any()
-    # ten pixels wide, its centre a pixel within the square of twenty: six of them are seen
+    # ten pixels wide, its center a pixel within the square of twenty: six of them are seen
     assert seen["boxes"][0][2] == pytest.approx(0.3)
 
 

@@ -1,4 +1,4 @@
-"""Neighbours against an argsort over all products, by each search that is installed; files, exclusions, the source."""
+"""Neighbors against an argsort over all products, by each search that is installed; files, exclusions, the source."""
 
 import builtins
 import importlib.util
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.data import neighbours, pipeline
-from ldm_jax.data.neighbours import Neighbours
+from ldm_jax.data.neighbours import Neighbors
 
 N, D = 300, 12
 MODULES = {"faiss": "faiss", "scikit-learn": "sklearn", "numpy": "numpy"}
@@ -36,7 +36,7 @@ def test_every_search_is_told_here():
 def test_the_nearest_are_those_of_an_argsort(file, search, k, monkeypatch):
     monkeypatch.setattr(neighbours, "ROWS", 64)  # in several pieces, of which the last is smaller
     monkeypatch.setattr(neighbours, "QUERIES", 3)
-    database = Neighbours(file, search)
+    database = Neighbors(file, search)
     indices, found = database.nearest(QUERIES, k)
     np.testing.assert_array_equal(indices, RANKED[:, :k])
     np.testing.assert_allclose(found, UNIT[RANKED[:, :k]], rtol=1e-5, atol=1e-6)
@@ -48,7 +48,7 @@ def test_the_nearest_are_those_of_an_argsort(file, search, k, monkeypatch):
 @pytest.mark.parametrize("search", INSTALLED)
 @pytest.mark.parametrize("k", [1, 5, N - 3])
 def test_the_pictures_own_patches_are_left_out_and_no_others(file, search, k):
-    database = Neighbours(file, search)
+    database = Neighbors(file, search)
     own = np.array([0, 5, 99, 1000, 7, 7, 50])  # no row is of 1000
     indices, _ = database.nearest(QUERIES, k, exclude=own)
     for i in range(len(QUERIES)):
@@ -57,12 +57,12 @@ def test_the_pictures_own_patches_are_left_out_and_no_others(file, search, k):
 
 def test_without_ids_each_row_is_its_own_picture(tmp_path):
     np.save(tmp_path / "db.npy", EMBEDDINGS.astype(np.float16))
-    database = Neighbours(tmp_path / "db.npy")
+    database = Neighbors(tmp_path / "db.npy")
     np.testing.assert_array_equal(database.nearest(EMBEDDINGS[:20], 1)[0][:, 0], np.arange(20))
     indices, _ = database.nearest(EMBEDDINGS, 3, exclude=np.arange(N))
     products = UNIT @ UNIT.T
     np.fill_diagonal(products, -2)
-    chosen = np.take_along_axis(products, indices, 1)  # float16 may swap neighbours that are equally near
+    chosen = np.take_along_axis(products, indices, 1)  # float16 may swap neighbors that are equally near
     np.testing.assert_allclose(chosen, -np.sort(-products, axis=1)[:, :3], atol=2e-3)
     assert not (indices == np.arange(N)[:, None]).any()
 
@@ -71,14 +71,14 @@ def test_a_folder_is_joined_in_the_order_of_names(tmp_path):
     ids = np.array([f"picture {i:03d}" for i in range(N)])
     for name, rows in {"b": slice(100, N), "a": slice(0, 100)}.items():
         np.savez(tmp_path / f"{name}.npz", embedding=EMBEDDINGS[rows], img_id=ids[rows])
-    database = Neighbours(tmp_path)
+    database = Neighbors(tmp_path)
     np.testing.assert_allclose(database.embeddings, UNIT, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(database.img_id, ids)
     first = RANKED[:, 0]
     np.testing.assert_array_equal(database.nearest(QUERIES, 1, exclude=ids[first])[0][:, 0], RANKED[:, 1])
     np.savez(tmp_path / "c.npz", embedding=EMBEDDINGS[:, :5])
     with pytest.raises(ValueError, match=r"embeddings of \[5, 12\] numbers, expected one width"):
-        Neighbours(tmp_path)
+        Neighbors(tmp_path)
 
 
 def test_what_is_not_installed_is_passed_over(file, monkeypatch):
@@ -90,9 +90,9 @@ def test_what_is_not_installed_is_passed_over(file, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert Neighbours(file).search == "numpy"
+    assert Neighbors(file).search == "numpy"
     with pytest.raises(ValueError, match="search 'faiss' is not installed"):
-        Neighbours(file, "faiss")
+        Neighbors(file, "faiss")
 
 
 BAD = {
@@ -129,7 +129,7 @@ def test_files_that_are_no_data_base(tmp_path, name, message):
     (tmp_path / "text.npz").write_text("embedding")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match=message):
-        Neighbours(tmp_path / name)
+        Neighbors(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_files_that_are_no_data_base(tmp_path, name, message):
 )
 def test_questions_that_have_no_answer(file, options, message):
     with pytest.raises(ValueError, match=message):
-        Neighbours(file).nearest(**(dict(queries=QUERIES, k=2) | options))
+        Neighbors(file).nearest(**(dict(queries=QUERIES, k=2) | options))
     with pytest.raises(ValueError, match="search 'annoy' not found; there are: faiss"):
-        Neighbours(file, "annoy")
+        Neighbors(file, "annoy")
 
 
 # ---------------------------------------------------------------------------------------------------------- the source
@@ -169,7 +169,7 @@ def pictures(tmp_path):
     return tmp_path, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_no_picture_is_its_own_neighbour(pictures):
+def test_no_picture_is_its_own_neighbor(pictures):
     root, vectors = pictures
     source = pipeline.open_source("neighbours", "train", root=root, embeddings=root / "own.npy", k=1)
     for i, other in enumerate([2, 3, 0, 1]):
@@ -178,7 +178,7 @@ def test_no_picture_is_its_own_neighbour(pictures):
         np.testing.assert_allclose(example["embeddings"], vectors[[other]], atol=1e-6)
 
 
-def test_neighbours_come_from_another_data_base(pictures):
+def test_neighbors_come_from_another_data_base(pictures):
     root, _ = pictures
     options = dict(root=root, embeddings=root / "own.npy", database=root / "db.npz")
     source = pipeline.open_source("neighbours", "train", **options, k=2)
@@ -188,7 +188,7 @@ def test_neighbours_come_from_another_data_base(pictures):
     assert source.fingerprint() != fewer.fingerprint()
 
 
-def test_a_picture_that_stands_in_for_another_brings_its_own_neighbours(pictures):
+def test_a_picture_that_stands_in_for_another_brings_its_own_neighbors(pictures):
     root, vectors = pictures
     (root / "1.png").write_bytes(b"damaged")
     source = pipeline.open_source("neighbours", "train", root=root, embeddings=root / "own.npy", k=1)

@@ -13,7 +13,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
 
 
 def png(path, rows: np.ndarray, bits: int):
-    """A grey PNG of 1, 2, 4 or 16 bits, written by hand: Pillow writes no grey of 2 or 4."""
+    """A gray PNG of 1, 2, 4 or 16 bits, written by hand: Pillow writes no gray of 2 or 4."""
     height, width = rows.shape
     if bits == 16:
         packed = rows.astype(">u2").view(np.uint8).reshape(height, -1)
@@ -64,7 +64,7 @@ def test_transparency_lies_on_white(tmp_path):
     np.testing.assert_array_equal(got[1:], IMAGE[1:])
 
 
-def test_palettes_greys_16_bits_and_cmyk(tmp_path):
+def test_palettes_grays_16_bits_and_cmyk(tmp_path):
     palette = Image.fromarray(np.uint8([[0, 1], [2, 0]]), "P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     palette.save(tmp_path / "p.png")
@@ -101,7 +101,7 @@ def test_what_is_no_picture_is_said_in_one_sentence(tmp_path):
 def test_masks(tmp_path):
     hole = np.zeros((4, 5), bool)
     hole[1:3, 2] = True
-    saved(tmp_path / "grey.png", hole.astype(np.uint8) * 255)
+    saved(tmp_path / "gray.png", hole.astype(np.uint8) * 255)
     saved(tmp_path / "bits.png", hole.astype(np.uint8) * 255, "1")
     saved(
         tmp_path / "rgb.jpg",
@@ -114,7 +114,7 @@ def test_masks(tmp_path):
     painted = np.zeros((4, 5, 4), np.uint8)
     painted[hole] = 255
     saved(tmp_path / "painted.png", painted)  # white strokes on nothing
-    for name in ("grey.png", "bits.png", "rgb.jpg", "bool.npy", "float.npy", "painted.png"):
+    for name in ("gray.png", "bits.png", "rgb.jpg", "bool.npy", "float.npy", "painted.png"):
         got = pictures.read_mask(tmp_path / name)
         assert got.dtype == bool
         np.testing.assert_array_equal(got, hole, err_msg=name)
@@ -128,15 +128,15 @@ def test_masks(tmp_path):
 
 def test_maps_are_the_values_of_the_pixels(tmp_path):
     labels = np.array([[0, 3, 2], [1, 0, 3]])
-    colours = Image.fromarray(labels.astype(np.uint8), "P")
-    colours.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 255, 255, 255])
-    colours.save(tmp_path / "palette.png", bits=2)
-    saved(tmp_path / "grey.png", labels.astype(np.uint8))
+    colors = Image.fromarray(labels.astype(np.uint8), "P")
+    colors.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 255, 255, 255])
+    colors.save(tmp_path / "palette.png", bits=2)
+    saved(tmp_path / "gray.png", labels.astype(np.uint8))
     saved(tmp_path / "rgb.png", np.repeat(labels[..., None], 3, -1).astype(np.uint8))
     for bits in (2, 4, 16):
         png(tmp_path / f"{bits}.png", labels, bits)
     np.save(tmp_path / "array.npy", labels.astype(np.uint8))
-    for name in ("palette.png", "grey.png", "rgb.png", "2.png", "4.png", "16.png", "array.npy"):
+    for name in ("palette.png", "gray.png", "rgb.png", "2.png", "4.png", "16.png", "array.npy"):
         got = pictures.read_map(tmp_path / name)
         assert got.dtype == np.int32
         np.testing.assert_array_equal(got, labels, err_msg=name)
@@ -147,17 +147,17 @@ def test_maps_are_the_values_of_the_pixels(tmp_path):
 
 
 def test_maps_that_are_none(tmp_path):
-    saved(tmp_path / "colours.png", IMAGE)
-    saved(tmp_path / "grey.jpg", IMAGE[..., 0])
+    saved(tmp_path / "colors.png", IMAGE)
+    saved(tmp_path / "gray.jpg", IMAGE[..., 0])
     saved(tmp_path / "clear.png", np.concatenate([IMAGE[..., :1]] * 3 + [IMAGE[..., :1]], -1))
-    saved(tmp_path / "grey.webp", IMAGE)
+    saved(tmp_path / "gray.webp", IMAGE)
     np.save(tmp_path / "float.npy", np.zeros((2, 2)))
     np.save(tmp_path / "large.npy", np.array([[2**32 + 1]]))
     np.save(tmp_path / "unsigned.npy", np.array([[2**64 - 1]], np.uint64))
     for name, said in (
-        ("colours.png", "has colours"),
-        ("grey.jpg", "format is JPEG"),
-        ("grey.webp", "format is WEBP"),
+        ("colors.png", "has colors"),
+        ("gray.jpg", "format is JPEG"),
+        ("gray.webp", "format is WEBP"),
         ("large.npy", "got 4294967297 to 4294967297"),
         ("unsigned.npy", "got 18446744073709551615"),
         ("clear.png", "transparent"),
@@ -175,7 +175,7 @@ def test_depths(tmp_path):
     np.testing.assert_array_equal(pictures.read_depth(tmp_path / "d.tif"), depth)
     values = np.array([[0, 300], [65535, 2]])
     np.testing.assert_array_equal(pictures.read_depth(png(tmp_path / "16.png", values, 16)), values)
-    with pytest.raises(ValueError, match="has colours"):
+    with pytest.raises(ValueError, match="has colors"):
         pictures.read_depth(saved(tmp_path / "c.png", IMAGE))
     with pytest.raises(ValueError, match="has a palette, whose indices are no depths"):
         pictures.read_depth(saved(tmp_path / "p.png", IMAGE[..., 0], "P"))

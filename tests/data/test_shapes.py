@@ -32,11 +32,11 @@ def test_the_layout_says_the_boxes_as_conditioning_takes_them(examples):
         assert example["layout"]["labels"] == example["labels"].tolist()
 
 
-def test_masks_show_the_colours(examples):
+def test_masks_show_the_colors(examples):
     for scene, example in examples:
         for i, obj in enumerate(scene.objects):
             inside = example["instance_mask"] == i + 1
-            assert np.abs(np.median(example["image"][inside], axis=0) - world.COLOURS[obj.colour]).max() <= 1
+            assert np.abs(np.median(example["image"][inside], axis=0) - world.COLORS[obj.color]).max() <= 1
             assert (example["semantic_mask"][inside] == example["labels"][i] + 1).all()
         assert example["image"][example["instance_mask"] == 0].mean() > 220
         assert ((example["semantic_mask"] == 0) == (example["instance_mask"] == 0)).all()
@@ -56,8 +56,8 @@ def test_class_is_the_largest_object(examples):
     for scene, example in examples:
         largest = max(range(len(scene.objects)), key=lambda i: scene.objects[i].r)
         assert example["class_label"] == example["labels"][largest]
-        colour, shape = world.CLASS_NAMES[example["class_label"]].split()
-        assert (colour, shape) == (scene.objects[largest].colour, scene.objects[largest].shape)
+        color, shape = world.CLASS_NAMES[example["class_label"]].split()
+        assert (color, shape) == (scene.objects[largest].color, scene.objects[largest].shape)
 
 
 def test_held_out_things_are_held_out():
@@ -95,7 +95,7 @@ def test_phrases_speak_of_what_their_masks_cover(examples):
             assert ((mask >= 0.5) == np.isin(example["instance_mask"], list(shown))).all()
             for i in shown:
                 obj = scene.objects[i - 1]
-                words = f"{obj.colour} {obj.shape if len(shown) == 1 else world.plural(obj.shape)}"
+                words = f"{obj.color} {obj.shape if len(shown) == 1 else world.plural(obj.shape)}"
                 assert caption[start:end] in (words, f"{obj.size} {words}")
             spoken += shown
         assert sorted(spoken) == list(range(1, len(scene.objects) + 1))

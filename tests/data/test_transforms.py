@@ -168,11 +168,11 @@ def test_transparency_lies_on_white():
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0, :, 3] = (0, 51, 255)
     np.testing.assert_array_equal(transforms.to_rgb(Image.fromarray(pixels, "RGBA"))[0, :, 0], (255, 204, 0))
-    grey = Image.fromarray(pixels[..., 2:].copy(), "LA")
-    np.testing.assert_array_equal(transforms.to_rgb(grey)[0, :, 0], (255, 204, 0))
+    gray = Image.fromarray(pixels[..., 2:].copy(), "LA")
+    np.testing.assert_array_equal(transforms.to_rgb(gray)[0, :, 0], (255, 204, 0))
 
 
-def test_palette_with_a_transparent_colour():
+def test_palette_with_a_transparent_color():
     picture = Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 200, 100, 0])
     picture.putdata([0, 1])
@@ -181,7 +181,7 @@ def test_palette_with_a_transparent_colour():
     np.testing.assert_array_equal(transforms.to_rgb(picture)[0], [(255, 255, 255), (200, 100, 0)])
 
 
-def test_deep_and_shallow_greys():
+def test_deep_and_shallow_grays():
     deep = np.asarray([[0, 257 * 100, 65535]], np.uint16)
     file = io.BytesIO()
     Image.fromarray(deep).save(file, "PNG")

@@ -138,12 +138,12 @@ def both_losses(model, generator_loss, lpips_params, sample_args, disc_weight):
             logits, updated = disc.apply(variables, images, train=True, mutable=["batch_stats"])
             return logits, updated["batch_stats"]
 
-        x_rec, regularised, features = model.apply({"params": params}, x, *sample_args, return_features=True)
+        x_rec, regularized, features = model.apply({"params": params}, x, *sample_args, return_features=True)
         last_layer, kernel = losses.last_layer_of(model, params, features)
         _, (metrics, stats) = generator_loss(
             x,
             x_rec,
-            regularised,
+            regularized,
             perceptual=lambda a, b: LPIPS().apply({"params": lpips_params}, a, b),
             discriminate=discriminate,
             batch_stats=stats,

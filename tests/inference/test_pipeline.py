@@ -332,12 +332,12 @@ def test_what_has_no_effect_is_said(model, caplog):
 
 def test_words_that_the_model_does_not_know_are_said_once(model, caplog):
     asked = ["a yellow Circle, red hexagon", "a red circle"]
-    model.sample(asked, [0, 1], num_steps=1, guidance_scale=1.0, negative_prompts=["grey", asked[0]])
+    model.sample(asked, [0, 1], num_steps=1, guidance_scale=1.0, negative_prompts=["gray", asked[0]])
     said = [record.getMessage() for record in caplog.records if "does not know" in record.getMessage()]
     # cut to six tokens; "Circle" is known in small letters
     assert said == [
         f"prompt '{asked[0]}': the model does not know 'yellow', ','",
-        "prompt 'grey': the model does not know 'grey'",
+        "prompt 'gray': the model does not know 'gray'",
     ]
 
 

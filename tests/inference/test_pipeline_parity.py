@@ -68,7 +68,7 @@ def test_the_same_picture(both, sampler):
             output_type="np"
         ).images  # fmt: skip
     got = drawn(ours, num_steps=STEPS, guidance_scale=SCALE, sampler=sampler, spacing=SPACING[sampler])
-    assert expected.std() > 0.02, "a picture that is one grey would prove nothing"
+    assert expected.std() > 0.02, "a picture that is one gray would prove nothing"
     assert np.abs(got - expected).max() * 255 <= 2
 
 

@@ -32,6 +32,6 @@ def test_pixels_reach_the_tower_as_clips_own_do(shape):
     np.testing.assert_allclose(prepare(image, 16), expected, atol=1e-5)
 
 
-def test_gray_is_what_the_normalisation_says():
+def test_gray_is_what_the_normalization_says():
     found = prepare(np.full((8, 8, 3), 255, np.uint8), 4)
     np.testing.assert_allclose(found[0, 0], (1 - clip_score.MEAN) / clip_score.STD, rtol=1e-6)

@@ -38,7 +38,7 @@ def test_the_crop_is_the_originals(folder):
     wide = Image.fromarray(pixels(10, 17)[:, 3:13]).resize((4, 4), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(images[2], np.asarray(wide))
     assert {image.shape for image in (images[i] for i in range(3))} == {(4, 4, 3)}
-    assert images.crop == "centre square, Pillow bicubic to 4"
+    assert images.crop == "center square, Pillow bicubic to 4"
 
 
 def test_several_sizes_need_a_crop(folder):
@@ -56,14 +56,14 @@ def test_an_image_on_its_side_is_turned_up(tmp_path):
     np.testing.assert_array_equal(images[0], np.rot90(pixels(8, 6), -1))
 
 
-def test_eight_bit_colours_become_rgb(tmp_path):
-    grey = pixels()[..., 0]
-    Image.fromarray(grey).save(tmp_path / "a_grey.png")
+def test_eight_bit_colors_become_rgb(tmp_path):
+    gray = pixels()[..., 0]
+    Image.fromarray(gray).save(tmp_path / "a_gray.png")
     Image.fromarray(pixels()).quantize(256).save(tmp_path / "b_palette.png")
     opaque = np.dstack([pixels(), np.full((8, 8), 255, np.uint8)])
     Image.fromarray(opaque, "RGBA").save(tmp_path / "c_opaque.png")
     images = open_images(tmp_path)
-    np.testing.assert_array_equal(images[0], np.repeat(grey[..., None], 3, axis=-1))
+    np.testing.assert_array_equal(images[0], np.repeat(gray[..., None], 3, axis=-1))
     assert images[1].shape == (8, 8, 3)
     np.testing.assert_array_equal(images[2], pixels())
 
@@ -78,12 +78,12 @@ def test_eight_bit_colours_become_rgb(tmp_path):
 )
 def test_what_needs_a_choice_is_refused_by_name(tmp_path, name, array, reason):
     Image.fromarray(array).save(tmp_path / name)
-    with pytest.raises(ValueError, match=f"{name} .*{reason}.*colour 'photo'"):
+    with pytest.raises(ValueError, match=f"{name} .*{reason}.*color 'photo'"):
         open_images(tmp_path)[0]
     if name != "float.tif":
         with Image.open(tmp_path / name) as picture:
             expected = transforms.to_rgb(picture)
-        np.testing.assert_array_equal(open_images(tmp_path, colour="photo")[0], expected)
+        np.testing.assert_array_equal(open_images(tmp_path, color="photo")[0], expected)
 
 
 def test_unreadable_files_are_named(folder):
@@ -110,8 +110,8 @@ def test_nothing_to_measure_is_said(tmp_path):
     np.savez(tmp_path / "wrong.npz", mu=np.zeros(3))
     with pytest.raises(ValueError, match="has mu, expected the images in arr_0"):
         open_images(tmp_path / "wrong.npz")
-    with pytest.raises(ValueError, match="colour 'green' not found; there are: strict, photo"):
-        FileImages(["a"], colour="green")
+    with pytest.raises(ValueError, match="color 'green' not found; there are: strict, photo"):
+        FileImages(["a"], color="green")
     with pytest.raises(ValueError, match="crop is 0"):
         FileImages(["a"], crop=0)
     for array in (np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)):

@@ -25,7 +25,7 @@ def test_torch_fidelity_gives_the_same_whatever_the_block(block):
     assert precision > recall > 0  # a narrower set lies on the wider one's manifold, and covers less of it
 
 
-def test_radii_reach_to_the_kth_neighbour():
+def test_radii_reach_to_the_kth_neighbor():
     x = np.array([[0.0], [1.0], [3.0], [6.0], [6.0]])
     np.testing.assert_allclose(pr.squared_radii(x, 2, block=2), [9.0, 4.0, 9.0, 9.0, 9.0])
     np.testing.assert_allclose(pr.squared_radii(x, 1, block=3), [1.0, 1.0, 4.0, 0.0, 0.0])
@@ -39,7 +39,7 @@ def test_what_lies_apart_and_what_is_the_same():
 
 def test_bad_input_is_said():
     x, y = sets()
-    with pytest.raises(ValueError, match="3-th neighbours of 3 images"):
+    with pytest.raises(ValueError, match="3-th neighbors of 3 images"):
         pr.precision_recall(x[:3], y)
     with pytest.raises(ValueError, match="5 features against 4"):
         pr.precision_recall(x, y[:, :4])

@@ -42,7 +42,7 @@ def test_the_recipe_says_what_was_done():
         ("resize", "clean"),
         ("image_size", "7 x 7"),
         ("flip", True),
-        ("colour", "grey"),
+        ("color", "gray"),
     ],
 )
 def test_another_recipe_is_an_error_that_says_what_differs(field, value):
@@ -61,9 +61,9 @@ def test_samples_compare_with_a_cropped_set_but_two_crops_do_not():
         recipe = dataclasses.replace(made().recipe, crop=how, rounding=rounding)
         return dataclasses.replace(made(), recipe=recipe)
 
-    assert statistics.check_comparable(crop("none", "truncated"), crop("centre square to 6")) == ""
-    with pytest.raises(ValueError, match="crop .centre square to 6 and random."):
-        statistics.check_comparable(crop("centre square to 6"), crop("random"))
+    assert statistics.check_comparable(crop("none", "truncated"), crop("center square to 6")) == ""
+    with pytest.raises(ValueError, match="crop .center square to 6 and random."):
+        statistics.check_comparable(crop("center square to 6"), crop("random"))
     with pytest.raises(ValueError, match="rounding .truncated and nearest."):
         statistics.check_comparable(crop("none", "truncated"), crop("none", "nearest"))
 

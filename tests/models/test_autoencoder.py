@@ -147,7 +147,7 @@ def test_kl_call_is_encode_sample_decode():
         model.apply(variables, x)
 
 
-def test_vq_latents_come_before_quantisation_and_decode_quantises():
+def test_vq_latents_come_before_quantization_and_decode_quantizes():
     model = VQModel(**TINY, n_embed=6)
     variables, x = made(model), image(2, 16, 16, 3)
     z = run(model, variables, x, method="encode")

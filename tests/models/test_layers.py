@@ -131,7 +131,7 @@ def test_a_parameter_that_is_there_is_compared_by_its_shape_and_not_drawn_again(
         Scaled(ones).apply({"params": {"scale": jnp.ones(2)}}, x)
 
 
-def test_normalisation_is_lowered_once_for_all_layers_of_one_shape():
+def test_normalization_is_lowered_once_for_all_layers_of_one_shape():
     class Three(nn.Module):
         @nn.compact
         def __call__(self, x):

@@ -1,4 +1,4 @@
-"""Normalisation and gates with backward passes of their own, against what jax derives from their definitions in
+"""Normalization and gates with backward passes of their own, against what jax derives from their definitions in
 float64."""
 
 import jax
@@ -23,8 +23,8 @@ def plain_group_norm(x, scale, bias, silu):
 
 
 def plain_layer_norm(x, scale, bias):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * scale + bias
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / jnp.sqrt(jnp.square(centered).mean(-1, keepdims=True) + 1e-5) * scale + bias
 
 
 def plain_geglu(x):

@@ -1,4 +1,4 @@
-"""Rematerialisation changes what is kept, and no number."""
+"""Rematerialization changes what is kept, and no number."""
 
 import jax
 import jax.numpy as jnp

@@ -98,7 +98,7 @@ def test_two_strengths_are_one_trace_and_the_neutral_one_is_no_control(plain):
         assert np.ptp(taps_1[name]) > 1e-3
 
 
-def test_rematerialised_blocks_take_controls_record_and_have_the_same_gradient():
+def test_rematerialized_blocks_take_controls_record_and_have_the_same_gradient():
     params = random_params(UNet(**TINY), X, T, COND)
 
     def loss(strength, unet):

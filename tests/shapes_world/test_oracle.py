@@ -15,12 +15,12 @@ def draw(*objects, background=(240, 242, 238)):
     return world.render(world.Scene(objects, world.Background("plain", background, 0.0, 0)))
 
 
-def obj(shape, colour, x, y, size="small"):
-    return world.Object(shape, colour, size, x, y, sum(world.RADII[size]) / 2)
+def obj(shape, color, x, y, size="small"):
+    return world.Object(shape, color, size, x, y, sum(world.RADII[size]) / 2)
 
 
 def matches(objects, parsed):
-    """Whether the parsed objects are the drawn ones: shape, colour, size, and centre within 2 pixels."""
+    """Whether the parsed objects are the drawn ones: shape, color, size, and center within 2 pixels."""
     left = list(parsed)
     for o in objects:
         same = [p for p in left if p[:3] == o[:3] and np.hypot(p.x - o.x, p.y - o.y) <= 2]
@@ -96,10 +96,10 @@ def test_wrong_captions_do_not_pass():
             if relation in caption:
                 expect_wrong("wrong relation", parsed, caption.replace(relation, world.CONVERSE[relation]))
         a, b = scene.objects[0], scene.objects[-1]
-        if a.colour != b.colour and (a.shape, a.size) != (b.shape, b.size):
-            swapped = (a._replace(colour=b.colour), *scene.objects[1:-1], b._replace(colour=a.colour))
+        if a.color != b.color and (a.shape, a.size) != (b.shape, b.size):
+            swapped = (a._replace(color=b.color), *scene.objects[1:-1], b._replace(color=a.color))
             if {o[:3] for o in swapped} != {o[:3] for o in scene.objects}:
-                expect_wrong("swapped colours", parsed, " and ".join(map(world.noun_phrase, swapped)))
+                expect_wrong("swapped colors", parsed, " and ".join(map(world.noun_phrase, swapped)))
     assert min(tried.values()) > 50 and len(tried) == 4
     assert passed == dict.fromkeys(tried, 0)
 
@@ -204,18 +204,18 @@ def test_every_caption_of_the_world_is_in_the_grammar():
 
 def test_what_is_no_shape_is_unknown_and_counts():
     image = draw(obj("circle", "red", 15, 15))
-    image[40:44, 4:60] = world.COLOURS["blue"]  # a long bar
+    image[40:44, 4:60] = world.COLORS["blue"]  # a long bar
     parsed = oracle.parse(image)
     assert sorted(o.shape for o in parsed) == ["circle", "unknown"]
     assert not oracle.score(image, "a small red circle").right
 
 
-def test_foreign_colours_are_unknown():
+def test_foreign_colors_are_unknown():
     image = draw(obj("square", "red", 30, 30, "large"))
-    inside = (image == world.COLOURS["red"]).all(-1, keepdims=True)
-    for colour in ((120, 120, 120), (0, 200, 220), (150, 150, 60), (255, 80, 230)):
-        (parsed,) = oracle.parse(np.where(inside, colour, image).astype(np.uint8))
-        assert (parsed.shape, parsed.colour) == ("square", "unknown")
+    inside = (image == world.COLORS["red"]).all(-1, keepdims=True)
+    for color in ((120, 120, 120), (0, 200, 220), (150, 150, 60), (255, 80, 230)):
+        (parsed,) = oracle.parse(np.where(inside, color, image).astype(np.uint8))
+        assert (parsed.shape, parsed.color) == ("square", "unknown")
 
 
 def test_a_faded_object_counts():
@@ -225,7 +225,7 @@ def test_a_faded_object_counts():
     assert oracle.score(alone, "a red circle").right and not oracle.score(faded, "a red circle").right
 
 
-def test_touching_objects_of_two_colours_are_two():
+def test_touching_objects_of_two_colors_are_two():
     image = draw(obj("square", "red", 20, 32), obj("square", "blue", 20 + 13.5, 32))
     assert oracle.score(image, "a red square left of a blue square").right
 

@@ -47,21 +47,21 @@ def test_prompts_are_of_their_kind_and_the_same_every_time():
 def test_training_never_sees_what_unseen_asks_for():
     pairs = {(c, s) for c, s in world.UNSEEN_PAIRS}
     for prompt in shapes.prompts("unseen", 20):
-        assert any(colour in prompt.split() and shape in prompt.split() for colour, shape in pairs)
+        assert any(color in prompt.split() and shape in prompt.split() for color, shape in pairs)
     for index in range(2000):
         objects = world.scene(index, "train").objects
-        assert not pairs & {(o.colour, o.shape) for o in objects}
+        assert not pairs & {(o.color, o.shape) for o in objects}
         for a in objects:
             for b in objects:
                 assert a is b or (a.shape, world.relation(a, b), b.shape) not in world.UNSEEN_RELATIONS
 
 
-def test_the_background_is_farther_from_every_colour_than_they_are_from_each_other():
-    colours = np.asarray(list(world.COLOURS.values()), float)
-    between = np.linalg.norm(colours[:, None] - colours[None], axis=-1).max()
+def test_the_background_is_farther_from_every_color_than_they_are_from_each_other():
+    colors = np.asarray(list(world.COLORS.values()), float)
+    between = np.linalg.norm(colors[:, None] - colors[None], axis=-1).max()
     for index in range(300):
         background = world.render(world.Scene((), world.scene(index, "train").background)).reshape(-1, 3)
-        assert np.linalg.norm(background[:, None] - colours, axis=-1).min() > between
+        assert np.linalg.norm(background[:, None] - colors, axis=-1).min() > between
 
 
 def test_no_samples_is_an_error():

@@ -20,7 +20,7 @@ def picture(*objects: world.Object) -> np.ndarray:
 
 
 def paint(image: np.ndarray, obj: world.Object, rgb) -> np.ndarray:
-    """The object in a colour that is not of the palette."""
+    """The object in a color that is not of the palette."""
     alpha = world.coverage(obj.shape, obj.x, obj.y, obj.r)[..., None]
     return np.rint(image * (1 - alpha) + np.float32(rgb) * alpha).astype(np.uint8)
 
@@ -38,11 +38,11 @@ def test_the_class_is_that_of_the_largest_object():
     red, blue = world.class_label(RED), world.class_label(BLUE)
     assert scores.class_right(picture(RED), red) and not scores.class_right(picture(RED), blue)
     assert scores.class_right(picture(RED, BLUE), blue) and not scores.class_right(picture(RED, BLUE), red)
-    for wrong in (RED._replace(colour="orange"), RED._replace(shape="square")):
+    for wrong in (RED._replace(color="orange"), RED._replace(shape="square")):
         assert not scores.class_right(picture(wrong), red)
     assert not scores.class_right(picture(), red)
-    grey = paint(picture(), RED, (128, 128, 128))
-    assert not any(scores.class_right(grey, label) for label in range(24))
+    gray = paint(picture(), RED, (128, 128, 128))
+    assert not any(scores.class_right(gray, label) for label in range(24))
 
 
 def test_training_sees_20_of_the_24_classes():
@@ -74,9 +74,9 @@ def test_errors_of_a_layout():
     np.testing.assert_allclose(shifted.iou, [1, 0.5], atol=0.03)
     assert shifted.class_right.all() and shifted.count_right
 
-    recoloured = scores.layout_score(picture(RED, BLUE._replace(colour="green")), asked)
-    np.testing.assert_allclose(recoloured.iou, [1, 1], atol=0.03)
-    assert recoloured.class_right.tolist() == [True, False] and recoloured.count_right
+    recolored = scores.layout_score(picture(RED, BLUE._replace(color="green")), asked)
+    np.testing.assert_allclose(recolored.iou, [1, 1], atol=0.03)
+    assert recolored.class_right.tolist() == [True, False] and recolored.count_right
 
     missing = scores.layout_score(picture(BLUE), asked)
     np.testing.assert_allclose(missing.iou, [0, 1], atol=0.03)
@@ -96,7 +96,7 @@ def test_errors_of_a_layout():
 def test_objects_are_matched_so_that_the_sum_is_largest():
     """The best pair alone, of the second box and the first object, would leave nothing for the first box."""
     box = BLUE._replace(r=7.0)
-    drawn = picture(box._replace(x=29.5), box._replace(x=44.5, colour="red"))
+    drawn = picture(box._replace(x=29.5), box._replace(x=44.5, color="red"))
     found = scores.layout_score(drawn, scene(box._replace(x=24.0), box._replace(x=34.0)))
     np.testing.assert_allclose(found.iou, [8.5 / 19.5, 3.5 / 24.5], atol=0.04)
     assert found.class_right.tolist() == [True, False]
@@ -134,10 +134,10 @@ def test_errors_of_a_map():
 
     assert classes(picture(RED, BLUE)) == {0, red, blue}
     assert classes(picture(BLUE)) == {0, blue}
-    green = BLUE._replace(colour="green")
+    green = BLUE._replace(color="green")
     assert classes(picture(RED, green)) == {0, red, world.class_label(green) + 1}
-    grey = scores.segment(paint(picture(RED), BLUE, (125, 125, 125)))
-    assert set(np.unique(grey[asked == blue])) == {scores.UNREAD} and (grey[asked == red] == red).all()
+    gray = scores.segment(paint(picture(RED), BLUE, (125, 125, 125)))
+    assert set(np.unique(gray[asked == blue])) == {scores.UNREAD} and (gray[asked == red] == red).all()
     specks = picture(RED, BLUE)
     specks[4:8, 50:54] = (20, 130, 40)  # 16 pixels, too few for an object
     assert (scores.segment(specks)[4:8, 50:54] == scores.UNREAD).all()
@@ -183,9 +183,9 @@ def test_what_is_known_of_an_object_decides_what_must_be_there():
     for instead in ((), (BLUE,), (BLUE._replace(shape="cross", x=46.0),), (RED._replace(x=40.0, y=40.0),)):
         assert scores.completed_right(picture(RED, *instead), asked, hole)
     assert not scores.completed_right(picture(BLUE), asked, hole)  # the circle is known
-    assert not scores.completed_right(picture(RED._replace(colour="orange"), BLUE), asked, hole)
-    grey = paint(picture(RED), BLUE, (125, 125, 125))
-    assert not scores.completed_right(grey, asked, hole)
+    assert not scores.completed_right(picture(RED._replace(color="orange"), BLUE), asked, hole)
+    gray = paint(picture(RED), BLUE, (125, 125, 125))
+    assert not scores.completed_right(gray, asked, hole)
 
     hole[:] = False
     hole[:, 48:] = True  # a third of the square
@@ -211,7 +211,7 @@ def test_a_hole_touches_an_object_if_it_hides_a_pixel_of_one():
 
 
 # -----------------------------------------------------------------------------------------------------------------
-# colour
+# color
 
 
 def test_luma_by_hand():
@@ -219,17 +219,17 @@ def test_luma_by_hand():
     assert scores.luma(image)[..., 0].tolist() == [[[76, 150], [29, 93]]]
 
 
-def test_colours_are_free_and_shapes_are_not(test_scenes):
+def test_colors_are_free_and_shapes_are_not(test_scenes):
     for known in test_scenes[:30]:
-        found = scores.colour_score(world.render(known), known)
+        found = scores.color_score(world.render(known), known)
         assert found.shape_right and found.legible.all()
     asked = scene(RED, BLUE)
 
     def said(image: np.ndarray) -> tuple:
-        found = scores.colour_score(image, asked)
+        found = scores.color_score(image, asked)
         return found.shape_right, found.legible.tolist()
 
-    assert said(picture(RED._replace(colour="green"), BLUE)) == (True, [True, True])
+    assert said(picture(RED._replace(color="green"), BLUE)) == (True, [True, True])
     assert said(paint(picture(RED), BLUE, (0, 90, 110))) == (True, [True, False])
     assert said(picture(RED, BLUE._replace(x=36.0))) == (False, [True, False])
     assert said(picture(RED, BLUE._replace(shape="circle"))) == (False, [True, True])

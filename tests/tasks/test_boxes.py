@@ -1,17 +1,17 @@
-"""Layouts as pictures: lines and colours lie where the boxes are."""
+"""Layouts as pictures: lines and colors lie where the boxes are."""
 
 import numpy as np
 import pytest
 
 from ldm_jax.tasks import boxes
 
-BLUE, ORANGE = boxes.COLOURS[:2]
+BLUE, ORANGE = boxes.COLORS[:2]
 TWO = {"boxes": [[0.25, 0.5, 0.5, 0.25], [0, 0, 0.5, 1]], "labels": [1, 0]}
 
 
-def where(picture, colour) -> tuple:
-    """(top, left, bottom, right) of the pixels of one colour."""
-    rows, columns = np.nonzero((picture == colour).all(-1))
+def where(picture, color) -> tuple:
+    """(top, left, bottom, right) of the pixels of one color."""
+    rows, columns = np.nonzero((picture == color).all(-1))
     return rows.min(), columns.min(), rows.max(), columns.max()
 
 

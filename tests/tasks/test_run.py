@@ -110,11 +110,11 @@ def test_a_prompt_that_is_not_given_is_the_empty_one():
     assert done(FakeModel("prompts"), dict(size=[64.0, 32]))["image_shape"] == (64, 32)
 
 
-def test_grey_pictures_without_channels():
-    grey = PHOTO[..., 0]
-    for array in (grey, grey[..., None]):
+def test_gray_pictures_without_channels():
+    gray = PHOTO[..., 0]
+    for array in (gray, gray[..., None]):
         (image,) = done(FakeModel("images"), dict(image=array))["images"]
-        np.testing.assert_array_equal(image, np.stack([grey] * 3, -1))
+        np.testing.assert_array_equal(image, np.stack([gray] * 3, -1))
 
 
 def test_a_depth_map_is_fitted_with_its_image():
@@ -162,7 +162,7 @@ def test_superresolution_is_as_many_times_larger_as_the_first_stage():
     assert call["noise_levels"] == [7]
 
 
-def test_maps_colours_depths_and_neighbours():
+def test_maps_colors_depths_and_neighbors():
     call = done(FakeModel("segmentations"), dict(map=np.eye(16, 32, dtype=int)))
     assert call["image_shape"] == (16, 32) and call["segmentations"][0].shape == (16, 32)
     call = done(FakeModel("images"), dict(image=PHOTO))

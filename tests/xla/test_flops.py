@@ -96,7 +96,7 @@ def test_a_network_and_its_gradient_as_xla_counts_them():
     counted = flops.count(forward, params, x, t, cond)
     whole = flops.count(jax.grad(forward), params, x, t, cond)
     xla = jax.jit(forward).lower(params, x, t, cond).cost_analysis()["flops"]
-    # XLA counts elementwise work as well, and before it optimises: some percent of a network as narrow as this.
+    # XLA counts elementwise work as well, and before it optimizes: some percent of a network as narrow as this.
     assert counted < xla < 1.3 * counted
     # Three passes, but for the gradients with respect to the latents, the timestep and the context, which nobody asks
     # for.

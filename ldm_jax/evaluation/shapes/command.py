@@ -236,7 +236,7 @@ def semantic(args: argparse.Namespace) -> Outcome:
     return Outcome(figures | model.settings(), shown)
 
 
-# --------------------------------------------------------------------------------- super-resolution, inpainting, colour
+# --------------------------------------------------------------------------------- super-resolution, inpainting, color
 
 
 def superres(args: argparse.Namespace) -> Outcome:
@@ -262,7 +262,7 @@ def superres(args: argparse.Namespace) -> Outcome:
 
 def crops(folder: str | Path, number: int, side: int) -> np.ndarray:
     """`number` squares [N, side, side, 3] uint8 of the picture files of a folder, at their own resolution, in turn: the
-    centre of each, and then places drawn at random, the same ones every time. A picture that is too small is enlarged
+    center of each, and then places drawn at random, the same ones every time. A picture that is too small is enlarged
     first.
 
     Raises: ValueError for a folder that is not there or without pictures, and for a file that cannot be read.
@@ -316,18 +316,18 @@ def inpaint(args: argparse.Namespace) -> Outcome:
 
 
 def colorize(args: argparse.Namespace) -> Outcome:
-    """Grey pictures of scenes, to be given colours."""
+    """Gray pictures of scenes, to be given colors."""
     model = Model(args)
     model.check_takes("images")
     scenes, images = _scenes(args.num_samples)
-    grey = scores.luma(images)
-    shown = np.repeat(grey, 3, axis=-1)
-    drawn = model.draw("coloured", len(scenes), images=list(shown))
-    found = [scores.colour_score(image, scene) for image, scene in zip(drawn, scenes, strict=True)]
+    gray = scores.luma(images)
+    shown = np.repeat(gray, 3, axis=-1)
+    drawn = model.draw("colored", len(scenes), images=list(shown))
+    found = [scores.color_score(image, scene) for image, scene in zip(drawn, scenes, strict=True)]
     figures = dict(
         shape_right=float(np.mean([one.shape_right for one in found])),
-        psnr_luma=mean_finite(psnr(grey, scores.luma(drawn))),
-        colour_legible=float(np.concatenate([one.legible for one in found]).mean()),
+        psnr_luma=mean_finite(psnr(gray, scores.luma(drawn))),
+        color_legible=float(np.concatenate([one.legible for one in found]).mean()),
     )
     return Outcome(figures | model.settings(), {"colorize": [shown, drawn, images]})
 
@@ -373,31 +373,31 @@ def _drawn_classes(labels: Sequence[int]) -> np.ndarray:
     plain, middle = world.Background("plain", (242, 242, 242), 0.0, 0), world.SIZE / 2
     drawn = []
     for label in labels:
-        colour, shape = world.CLASS_NAMES[label].split()
+        color, shape = world.CLASS_NAMES[label].split()
         drawn.append(
-            world.render(world.Scene((world.Object(shape, colour, "large", middle, middle, 12.0),), plain))
+            world.render(world.Scene((world.Object(shape, color, "large", middle, middle, 12.0),), plain))
         )
     return np.stack(drawn)
 
 
 def _drawn_boxes(scene: world.Scene) -> np.ndarray:
-    """[64, 64, 3] uint8: the boxes of a scene, in the colours and with the first letters of the shapes of their
+    """[64, 64, 3] uint8: the boxes of a scene, in the colors and with the first letters of the shapes of their
     classes."""
     picture = Image.new("RGB", (world.SIZE, world.SIZE), (255, 255, 255))
     pen = ImageDraw.Draw(picture)
     for o in scene.objects:
-        pen.rectangle([round(side) for side in o.box], outline=world.COLOURS[o.colour])
-        pen.text((o.x - o.r + 2, o.y - o.r), o.shape[:2], fill=world.COLOURS[o.colour])
+        pen.rectangle([round(side) for side in o.box], outline=world.COLORS[o.color])
+        pen.text((o.x - o.r + 2, o.y - o.r), o.shape[:2], fill=world.COLORS[o.color])
     return np.asarray(picture)
 
 
 def _drawn_maps(maps: np.ndarray) -> np.ndarray:
-    """[N, H, W] classes -> [N, H, W, 3] uint8: a class in its colour, the background bright, what is UNREAD pink."""
-    colours = np.full((256, 3), (255, 105, 220), np.uint8)
-    colours[0] = 242
+    """[N, H, W] classes -> [N, H, W, 3] uint8: a class in its color, the background bright, what is UNREAD pink."""
+    colors = np.full((256, 3), (255, 105, 220), np.uint8)
+    colors[0] = 242
     for label, name in enumerate(world.CLASS_NAMES):
-        colours[label + 1] = world.COLOURS[name.split()[0]]
-    return colours[maps]
+        colors[label + 1] = world.COLORS[name.split()[0]]
+    return colors[maps]
 
 
 def write_grid(path: Path, columns: Sequence[np.ndarray]) -> None:

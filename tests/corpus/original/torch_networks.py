@@ -25,7 +25,7 @@ def attend(q, k, v, heads: int):
 
 
 class Resample(nn.Module):
-    """Between the levels of a UNet: nearest neighbours up, every second pixel or the mean of four down."""
+    """Between the levels of a UNet: nearest neighbors up, every second pixel or the mean of four down."""
 
     def __init__(self, channels: int, up: bool, conv: bool):
         super().__init__()

@@ -85,8 +85,8 @@ def grid_of(tmp_path, name: str, columns: int, rows: int, width: int = 64) -> No
 
 def test_class(run, tmp_path):
     def obedient(index: int, told: dict) -> np.ndarray:
-        colour, shape = world.CLASS_NAMES[told["class_labels"]].split()
-        return world.render(EMPTY._replace(objects=(world.Object(shape, colour, "small", 30.0, 30.0, 7.0),)))
+        color, shape = world.CLASS_NAMES[told["class_labels"]].split()
+        return world.render(EMPTY._replace(objects=(world.Object(shape, color, "small", 30.0, 30.0, 7.0),)))
 
     painter = Painter(("class_labels",), obedient)
     found = run(painter, "class", "--num_samples", "25", "--unseen", "--steps", "3", "--guidance_scale", "2")
@@ -222,13 +222,13 @@ def test_inpaint_by_a_model_that_takes_no_masks(run):
 def test_colorize(run, tmp_path):
     painter = Painter(("images",), truth)
     found = run(painter, "colorize", "--num_samples", "8")
-    assert found["shape_right"] == found["colour_legible"] == 1 and found["psnr_luma"] is None
+    assert found["shape_right"] == found["color_legible"] == 1 and found["psnr_luma"] is None
     given = painter.calls[0]["images"][2]
     assert (given[..., 0] == given[..., 1]).all()
     np.testing.assert_array_equal(given[..., 2], np.asarray(Image.fromarray(truth(2, {})).convert("L")))
     grid_of(tmp_path, "colorize", 3, 8)
     found = run(Painter(("images",), blank), "colorize", "--num_samples", "8")
-    assert found["shape_right"] == found["colour_legible"] == 0 and found["psnr_luma"] < 25
+    assert found["shape_right"] == found["color_legible"] == 0 and found["psnr_luma"] < 25
 
 
 def noised(index: int, told: dict) -> np.ndarray:
