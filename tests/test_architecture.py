@@ -198,7 +198,7 @@ def test_files_and_functions_can_be_held_in_the_head():
         assert len(text.splitlines()) <= 500, f"{path} has {len(text.splitlines())} lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno <= 90, f"{path.name}: {node.name}"
+                assert node.end_lineno - node.lineno < 80, f"{path.name}: {node.name}"
 
 
 def test_jobs_know_no_model():

@@ -13,10 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import models
 
+from ldm_jax.find import did_you_mean
 from ldm_jax.params import named_leaves
 from ldm_jax.system import System
 from ldm_jax.types import PyTree
 
+OUTPUTS = ("np", "pil", "latents")
+# What diffusers calls an option of `sample`, for the error that names ours.
+ELSEWHERE = dict(
+    height="image_shape", width="image_shape", num_inference_steps="num_steps", generator="seeds", image="init_images",
+    output_type="output", prompt_embeds="prompt_embeddings", mask_image="fill_masks", callback_on_step_end="callback",
+)  # fmt: skip
 SHOWN = 100  # letters of a prompt that a line in the log shows
 log = logging.getLogger(__name__)
 
@@ -123,3 +130,21 @@ def check_drawn(seeds: np.ndarray, settings: Mapping[str, Any], params: PyTree, 
         f"seeds {named}: no picture, what was drawn is not finite, though every parameter is: at {said}; "
         "expected a smaller guidance_scale or eta, or a model of dtype float32"
     )
+
+
+def check_options(system: System, asked: Mapping, conditions: Mapping) -> None:
+    """Raises: ValueError for an option of `sample` that there is not, as one, and for an unknown output."""
+    for name in conditions:
+        if name not in system.takes:
+            near = (
+                f"; it is called {ELSEWHERE[name]!r}"
+                if name in ELSEWHERE
+                else did_you_mean(name, [*asked, *system.takes])
+            )
+            if near:
+                raise ValueError(f"sample has no option {name!r}{near}")
+            takes = ", ".join(n for n in system.takes if n != "seeds") or "no conditions"
+            raise ValueError(f"this model takes {takes}, got {name}")
+    known = (*OUTPUTS, "branches")
+    if asked["output"] not in known:
+        raise ValueError(f"output {asked['output']!r} not found; there are: {', '.join(OUTPUTS)}")

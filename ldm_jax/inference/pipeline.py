@@ -22,12 +22,11 @@ from ldm_jax import grid
 from ldm_jax.checkpoints import adapters as adapter_files
 from ldm_jax.checkpoints import bundle as bundles
 from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.find import did_you_mean
 from ldm_jax.inference import checks, known_pixels, sizes
 from ldm_jax.inference import devices as device_sets
 from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_program
 from ldm_jax.inference.runs import Run, make_run
-from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, resolve_settings
+from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, pictures_of, resolve_settings
 from ldm_jax.inference.tiled_first_stage import TiledFirstStage
 from ldm_jax.params import check_params
 from ldm_jax.system import System, make_system
@@ -37,12 +36,6 @@ from ldm_jax.xla.executables import Executables
 # What of a config its programs are made from; tokenizers are no part of them.
 MODEL = (
     "image_size", "dtype", "first_stage", "model", "conditioning", "schedule", "prediction_type", "scale_factor",
-)  # fmt: skip
-OUTPUTS = ("np", "pil", "latents")
-# What diffusers calls an option of `sample`, for the error that names ours.
-ELSEWHERE = dict(
-    height="image_shape", width="image_shape", num_inference_steps="num_steps", generator="seeds", image="init_images",
-    output_type="output", prompt_embeds="prompt_embeddings", mask_image="fill_masks", callback_on_step_end="callback",
 )  # fmt: skip
 log = logging.getLogger(__name__)
 
@@ -219,12 +212,12 @@ class LatentDiffusion:
 
     def _draw(self, asked: dict, conditions: Mapping) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(places of the seeds, what they give) batch by batch; asked: the arguments of `sample`."""
-        _check_options(self.system, asked, conditions)
+        checks.check_options(self.system, asked, conditions)
         output, tile, batch_size = asked["output"], asked["tile"], asked["batch_size"]
 
         # One condition for each picture.
         named = {name: asked[name] for name in ("prompts", "class_labels")} | dict(conditions)
-        given, seeds = _pictures_of(named, asked)
+        given, seeds = pictures_of(named, asked)
         number = len(seeds)
         shape = sizes.choose_shape(self.system, given, asked["image_shape"], asked["init_images"])
         settings = self.resolve(**{name: asked[name] for name in FALLBACK})
@@ -397,50 +390,6 @@ class LatentDiffusion:
             made = self._executables.kept(str(key), jitted) if keeps else jitted
             self._programs.setdefault(key, made)  # of two threads that make it, both take the first one's
         return self._programs[key]
-
-
-def _check_options(system: System, asked: Mapping, conditions: Mapping) -> None:
-    """Raises: ValueError for an option of `sample` that there is not, as one, and for an unknown output."""
-    for name in conditions:
-        if name not in system.takes:
-            near = (
-                f"; it is called {ELSEWHERE[name]!r}"
-                if name in ELSEWHERE
-                else did_you_mean(name, [*asked, *system.takes])
-            )
-            if near:
-                raise ValueError(f"sample has no option {name!r}{near}")
-            takes = ", ".join(n for n in system.takes if n != "seeds") or "no conditions"
-            raise ValueError(f"this model takes {takes}, got {name}")
-    known = (*OUTPUTS, "branches")
-    if asked["output"] not in known:
-        raise ValueError(f"output {asked['output']!r} not found; there are: {', '.join(OUTPUTS)}")
-
-
-def _pictures_of(named: Mapping[str, Any], asked: Mapping) -> tuple[dict[str, Sequence], np.ndarray]:
-    """(conditions, one each or one for all; seeds [N] uint32): as many pictures as there are seeds, or else conditions.
-
-    Raises: ValueError for conditions of several numbers, or of another one than there are seeds.
-    """
-    given = {k: [v] if isinstance(v, str | int | Mapping) else v for k, v in named.items() if v is not None}
-    if asked["prompt_embeddings"] is not None:
-        if "prompts" in given:
-            raise ValueError("prompts and prompt_embeddings: got both, expected one of them")
-        given["prompts"] = [""] * len(asked["prompt_embeddings"])
-    times = asked["num_images_per_prompt"]
-    if times != 1:
-        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
-            raise ValueError(f"num_images_per_prompt is {times!r}, expected a whole number of at least 1")
-        given = {name: [v for v in values for _ in range(times)] for name, values in given.items()}
-    if asked["seeds"] is None:
-        many = [
-            *(len(v) for v in given.values()),
-            *(len(asked[n]) for n in ("init_images", "latents") if asked[n] is not None),
-        ]
-        seeds = check_seeds(range(max(many, default=1) or 1))
-    else:
-        seeds = check_seeds(asked["seeds"])
-    return {name: one_each(values, len(seeds), name) for name, values in given.items()}, seeds
 
 
 def from_bundle(

@@ -72,11 +72,6 @@ def make_run(
 
     Raises: ValueError for what the model, the sampler or a method cannot do.
     """
-    if system.unet.n_embed not in (None, system.first_stage.channels):
-        raise ValueError(
-            f"this network gives logits of {system.unet.n_embed} codes (n_embed), expected {system.first_stage.channels} channels of "
-            "noise: the original has no sampler for it either"
-        )
     shape = system.image_shape if image_shape is None else image_shape
     number, latent_shape = len(seeds), system.latent_shape_of(shape)
     visited = timesteps.make_timesteps(
@@ -84,32 +79,22 @@ def make_run(
     )
 
     # Methods: what the user chose, on top of classifier-free guidance.
-    prompts = list(one_each(given["prompts"], number, "prompts")) if "prompts" in given else None
-    scale = float(settings["guidance_scale"])
-    call = methods.Call(
-        number, visited, system.schedule.num_timesteps, latent_shape, prompts, system.tokenizer, scale
-    )
-    choice = methods.choose(guidance, edit, call)
-    if bool(system.drops) and scale != 1.0 and not methods.replaces_guidance(choice.methods):
-        choice = choice.with_first(CLASSIFIER_FREE, {"scale": np.float32(scale)})
+    choice = _choose(system, given, number, settings, visited, latent_shape, guidance, edit)
     tiling = sizes.tiling(system, tile, shape)
-    _check_methods(system, choice.methods, tiling)
+    _check_methods(system, choice, tiling, prompt_embeddings)
 
     # Conditions, of every branch.
     inputs, null = condition_inputs(system, given, negative_prompts, seeds, shape)
-    if not methods.needs(choice.methods, "uncond"):
-        null = {}
+    is_guided = methods.needs(choice.methods, "uncond")
     branches = tuple(
         condition_inputs(system, dict(given, prompts=source), None, seeds, shape)[0]
         for source in choice.branches
     )
-
     if prompt_embeddings is not None:
         inputs = inputs | {EMBEDDED: _embeddings(system, prompt_embeddings, number)}
 
     # Where it starts.
     num_run = len(visited) if x_start is None else round(strength * len(visited))
-    is_guided = methods.needs(choice.methods, "uncond")
     checks.say_what_has_no_effect(is_guided, negative_prompts, strength, len(visited), num_run)
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
     from_image, keeps, from_latents = x_start is not None and strength < 1, keep is not None, x_T is not None
@@ -129,7 +114,7 @@ def make_run(
     arguments = Arguments(
         params=(),
         inputs=(*branches, inputs),
-        null=null,
+        null=null if is_guided else {},
         seeds=seeds,
         visited=np.asarray(visited),
         start=np.int32(len(visited) - num_run),
@@ -139,6 +124,26 @@ def make_run(
         each=choice.each,
     )
     return Run(recipe, arguments, number, choice.branch_names, num_run, x_start)
+
+
+def _choose(
+    system: System,
+    given: Mapping,
+    number: int,
+    settings: Mapping,
+    visited: np.ndarray,
+    latent_shape,
+    guidance,
+    edit,
+) -> methods.Choice:
+    """The methods of a run: those chosen, around classifier-free guidance where its scale is not 1 and none replaces it."""
+    prompts = list(one_each(given["prompts"], number, "prompts")) if "prompts" in given else None
+    scale, num_timesteps = float(settings["guidance_scale"]), system.schedule.num_timesteps
+    call = methods.Call(number, visited, num_timesteps, latent_shape, prompts, system.tokenizer, scale)
+    choice = methods.choose(guidance, edit, call)
+    if bool(system.drops) and scale != 1.0 and not methods.replaces_guidance(choice.methods):
+        choice = choice.with_first(CLASSIFIER_FREE, {"scale": np.float32(scale)})
+    return choice
 
 
 def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) -> tuple[dict, dict]:
@@ -179,9 +184,21 @@ def _embeddings(system: System, given: Any, number: int) -> np.ndarray:
     return np.broadcast_to(given, (number, *given.shape[1:]))
 
 
-def _check_methods(system: System, used: Sequence[methods.Method], tiling: sizes.Tiling | None) -> None:
-    """Raises: ValueError for a method that this model, or drawing in tiles, cannot have."""
-    for method in used:
+def _check_methods(
+    system: System, choice: methods.Choice, tiling: sizes.Tiling | None, prompt_embeddings: Any
+) -> None:
+    """Raises: ValueError for a network that cannot be sampled, and for a method that this call cannot have."""
+    codes, channels = system.unet.n_embed, system.first_stage.channels
+    if codes not in (None, channels):
+        raise ValueError(
+            f"this network gives logits of {codes} codes (n_embed), expected {channels} channels of noise: "
+            "the original has no sampler for it either"
+        )
+    if choice.branches and prompt_embeddings is not None:
+        raise ValueError(
+            f"prompt_embeddings: got them with an edit of prompts ({', '.join(choice.branch_names)})"
+        )
+    for method in choice.methods:
         if methods.needs([method], "uncond") and not system.drops:
             raise ValueError(
                 f"{method.name} leads away from the unconditional prediction, and this model has none"

@@ -89,3 +89,29 @@ def batches(number: int, batch_size: int, num_devices: int = 1) -> Iterator[tupl
     size = bucket(number, batch_size, num_devices)
     for start in range(0, number, size):
         yield np.minimum(np.arange(start, start + size), number - 1), min(size, number - start)
+
+
+def pictures_of(named: Mapping[str, Any], asked: Mapping) -> tuple[dict[str, Sequence], np.ndarray]:
+    """(conditions, one each or one for all; seeds [N] uint32): as many pictures as there are seeds, or else conditions.
+
+    Raises: ValueError for conditions of several numbers, or of another one than there are seeds.
+    """
+    given = {k: [v] if isinstance(v, str | int | Mapping) else v for k, v in named.items() if v is not None}
+    if asked["prompt_embeddings"] is not None:
+        if "prompts" in given:
+            raise ValueError("prompts and prompt_embeddings: got both, expected one of them")
+        given["prompts"] = [""] * len(asked["prompt_embeddings"])
+    times = asked["num_images_per_prompt"]
+    if times != 1:
+        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+            raise ValueError(f"num_images_per_prompt is {times!r}, expected a whole number of at least 1")
+        given = {name: [v for v in values for _ in range(times)] for name, values in given.items()}
+    if asked["seeds"] is None:
+        many = [
+            *(len(v) for v in given.values()),
+            *(len(asked[n]) for n in ("init_images", "latents") if asked[n] is not None),
+        ]
+        seeds = check_seeds(range(max(many, default=1) or 1))
+    else:
+        seeds = check_seeds(asked["seeds"])
+    return {name: one_each(values, len(seeds), name) for name, values in given.items()}, seeds
