@@ -169,3 +169,23 @@ def posterior_between(
     coef_t = one_minus_prev * jnp.exp(0.5 * (log_bar - log_bar_prev)) / one_minus
     v = schedule.v_posterior
     return coef_start * x_start + coef_t * x_t, ((1 - v) * one_minus_prev / one_minus + v) * beta
+
+
+def transfer(
+    x: Array,
+    eps: Array,
+    log_bar: Array,
+    log_bar_to: Array,
+    variance: Array | float = 0.0,
+    clip_denoised: float | None = None,
+) -> Array:
+    """x [B, ...] taken along its eps to another noise level, leaving room for `variance` of new noise.
+
+    log_bar, log_bar_to: log alphas_cumprod of the two levels, broadcastable against x; either may be the
+      noisier. clip_denoised: the x_start that eps says is clipped to [-clip_denoised, clip_denoised].
+    """
+    x_start = (x - jnp.sqrt(-jnp.expm1(log_bar)) * eps) / jnp.exp(0.5 * log_bar)
+    if clip_denoised is not None:
+        x_start = jnp.clip(x_start, -clip_denoised, clip_denoised)
+    towards_x = jnp.sqrt(jnp.maximum(-jnp.expm1(log_bar_to) - variance, 0.0))
+    return jnp.exp(0.5 * log_bar_to) * x_start + towards_x * eps

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ldm_jax.diffusion.process import log_alpha_bar
+from ldm_jax.diffusion.process import log_alpha_bar, transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.samplers.base import Sampler, batch_t, drawn_noise
 from ldm_jax.types import Array
@@ -25,26 +25,6 @@ def end_log_alpha_bar(schedule: NoiseSchedule, final_alpha: str) -> Array | floa
     if final_alpha not in FINAL_ALPHAS:
         raise ValueError(f"final_alpha {final_alpha!r} not found; known: {', '.join(FINAL_ALPHAS)}")
     return schedule.log_alphas_cumprod[0] if final_alpha == "first" else 0.0
-
-
-def transfer(
-    x: Array,
-    eps: Array,
-    log_bar: Array,
-    log_bar_to: Array,
-    variance: Array | float = 0.0,
-    clip_denoised: float | None = None,
-) -> Array:
-    """x [B, ...] taken along its eps to another noise level, leaving room for `variance` of new noise.
-
-    log_bar, log_bar_to: log alphas_cumprod of the two levels, broadcastable against x; either may be the
-      noisier. clip_denoised: the x_start that eps says is clipped to [-clip_denoised, clip_denoised].
-    """
-    x_start = (x - jnp.sqrt(-jnp.expm1(log_bar)) * eps) / jnp.exp(0.5 * log_bar)
-    if clip_denoised is not None:
-        x_start = jnp.clip(x_start, -clip_denoised, clip_denoised)
-    towards_x = jnp.sqrt(jnp.maximum(-jnp.expm1(log_bar_to) - variance, 0.0))
-    return jnp.exp(0.5 * log_bar_to) * x_start + towards_x * eps
 
 
 def sampler(

@@ -13,10 +13,10 @@ and diffusers with 'leading' timesteps. With 'trailing' or 'linspace' ones diffu
 which is smaller by the factor sqrt(1 - alphas_cumprod) of the first timestep (0.2 % for Stable Diffusion).
 """
 
-from ldm_jax.diffusion.process import log_alpha_bar
+from ldm_jax.diffusion.process import log_alpha_bar, transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.samplers.base import Sampler, batch_t
-from ldm_jax.samplers.ddim import end_log_alpha_bar, transfer
+from ldm_jax.samplers.ddim import end_log_alpha_bar
 
 STOCHASTIC = False
 

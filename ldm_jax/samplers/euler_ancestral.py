@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ldm_jax.diffusion.process import log_alpha_bar
+from ldm_jax.diffusion.process import log_alpha_bar, transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.samplers.base import Sampler, batch_t, drawn_noise
-from ldm_jax.samplers.ddim import end_log_alpha_bar, transfer
+from ldm_jax.samplers.ddim import end_log_alpha_bar
 from ldm_jax.types import Array
 
 STOCHASTIC = True  # with the default options: two keys give two images

@@ -7,10 +7,10 @@ are visited.
 import jax.numpy as jnp
 from jax import lax
 
-from ldm_jax.diffusion.process import log_alpha_bar
+from ldm_jax.diffusion.process import log_alpha_bar, transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.samplers.base import Sampler, batch_t
-from ldm_jax.samplers.ddim import end_log_alpha_bar, transfer
+from ldm_jax.samplers.ddim import end_log_alpha_bar
 
 STOCHASTIC = False
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.timesteps import uniform
 from ldm_jax.editing import blended
@@ -28,10 +29,14 @@ def toy(x, t, cond, control):
     return jnp.tanh(x) * (0.5 + 0.4 * t.reshape(per_example) / 1000) + 0.1 * vector, {}
 
 
+def denoiser(cond, uncond=None):
+    return Denoiser(toy, cond, uncond, SCHEDULE, "eps", uniform(1000, 10, rule="exact"))
+
+
 def run(name, num_steps, spacing="exact", eps_fn=None, edit=Edit(), **options):
     sampler = find("samplers", name).sampler(SCHEDULE, **options)
     steps = uniform(1000, num_steps, rule=spacing)
-    eps_fn = eps_fn or classifier_free.condition(toy, Cond())
+    eps_fn = eps_fn or denoiser(Cond()).conditional
     x, _, _ = jax.jit(lambda x: sample(eps_fn, sampler, x, steps, jax.random.key(0), edit))(rule("xT", 1.5))
     return nchw(x)
 
@@ -52,7 +57,8 @@ def test_guided(name):
     against 0.
     """
     cond, uncond = Cond(vector=jnp.array([1.0, 2.0])), Cond(vector=jnp.zeros(2))
-    eps_fn = classifier_free.guide(toy, cond, uncond, 3.0)
+    ready = denoiser(cond, uncond)
+    eps_fn = classifier_free.guide(ready.conditional, ready, scale=3.0)
     check_stats(run(name, 10, eps_fn=eps_fn), GOLDEN["samplers"][f"{name}10_cfg3"], 1e-5)
 
 
@@ -63,7 +69,9 @@ def test_mask():
     """
     mask = np.zeros(SHAPE[2:] + (1,), np.float32)
     mask[:, :2] = 1
-    edit = blended.edit(rule("x0"), mask, SCHEDULE, noise_fn=lambda info, x: rule("qnoise1"))
+    edit = blended.edit(
+        denoiser(Cond()), x_start=rule("x0"), mask=mask, noise_fn=lambda info, x: rule("qnoise1")
+    )
     check_stats(run("ddim", 10, edit=edit), GOLDEN["samplers"]["ddim10_mask"], 1e-5)
 
 
