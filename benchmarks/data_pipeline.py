@@ -109,14 +109,14 @@ def rate(calls: Iterator, batch_size: int, seconds: float, before: int) -> Rate:
 
 def training(config: dict) -> Iterator[None]:
     """Each next() is one training step on all devices, the first of them done already."""
-    layout = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
-    program = training_program.make_program(config, layout)
-    step = layout.compile(program.step, program.state, program.frozen)
+    placement = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
+    program = training_program.make_training_program(config, placement)
+    step = placement.compile(program.step, program.state, program.frozen)
     state, frozen, batch = (
         jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
         for tree in (program.state, program.frozen, program.batch)
     )
-    state, frozen, batch = layout.place(state), layout.place(frozen), layout.place_batch(batch)
+    state, frozen, batch = placement.place(state), placement.place(frozen), placement.place_batch(batch)
 
     def steps(state: Any) -> Iterator[None]:
         while True:

@@ -39,8 +39,8 @@ def _count(tree: PyTree) -> int:
 def trained(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a training run, its shapes and parameter counts, without allocating a parameter."""
     config = with_first_stage(config)
-    layout = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
-    params = dict(training_program.make_program(config, layout).state.params)
+    placement = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
+    params = dict(training_program.make_training_program(config, placement).state.params)
     for own in ("logvar", "batch_stats"):  # numbers of the loss, and what the discriminator counts
         params.pop(own, None)
     autoencoder = params.pop("autoencoder", None)
@@ -74,16 +74,16 @@ def training(config: Mapping[str, Any], topology_name: str) -> dict[str, Any]:
     slice_, devices = topology.open_slice(topology_name)
     parallel.check_batch_size(config["batch_size"], slice_.num_chips)
     config = with_first_stage(config)
-    layout = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"), devices)
-    program = training_program.make_program(config, layout)
-    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=layout.replicated)
-    state, frozen = layout.abstract(program.state), layout.abstract(program.frozen)
-    args = (state, frozen, _split(program.batch, layout.batch), seed)
-    step = layout.compile(program.step, program.state, program.frozen)
+    placement = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"), devices)
+    program = training_program.make_training_program(config, placement)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=placement.replicated)
+    state, frozen = placement.abstract(program.state), placement.abstract(program.frozen)
+    args = (state, frozen, _split(program.batch, placement.batch), seed)
+    step = placement.compile(program.step, program.state, program.frozen)
     cost = topology.compile_for(slice_, step, *args)
     report = topology.report(slice_, cost, training_flops(config))
     return dict(
-        parallelism=dict(way=layout.way, mesh=dict(layout.mesh.shape)),
+        parallelism=dict(way=placement.way, mesh=dict(placement.mesh.shape)),
         batch_size=config["batch_size"],
         state_bytes=topology.argument_bytes(state),
         **report,
@@ -105,9 +105,9 @@ def training_flops(config: Mapping[str, Any]) -> int:
     share passes.
     """
     if config["task"] == "first_stage":
-        layout = parallel.make("pmap", devices=jax.devices()[:1])  # traced for it, not run on it
-        program = training_program.first_stage_program(_without_remat(config, "first_stage"), layout)
-        step = layout.compile(program.step, program.state, program.frozen)
+        placement = parallel.make("pmap", devices=jax.devices()[:1])  # traced for it, not run on it
+        program = training_program.first_stage_program(_without_remat(config, "first_stage"), placement)
+        step = placement.compile(program.step, program.state, program.frozen)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
         return flops.count(step, program.state, program.frozen, program.batch, seed)
     system = make_system(with_first_stage(config))

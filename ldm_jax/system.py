@@ -64,7 +64,7 @@ class System(NamedTuple):
         return height // self.first_stage.factor, width // self.first_stage.factor, self.first_stage.channels
 
     @property
-    def cell(self) -> int:
+    def size_multiple(self) -> int:
         """Pixels that a picture's height and width must be multiples of: the first stage's factor times the UNet's."""
         return self.first_stage.factor * 2 ** (len(self.unet.channel_mult) - 1)
 
@@ -85,16 +85,16 @@ class System(NamedTuple):
 
     def check_shape(self, image_shape: Sequence[int], what: str = "image_shape") -> tuple[int, int]:
         """image_shape as (H, W). Raises: ValueError that says the nearest size that works if it is not of multiples of
-        `cell`."""
-        shape, cell = np.asarray(image_shape), self.cell
+        `size_multiple`."""
+        shape, multiple = np.asarray(image_shape), self.size_multiple
         if shape.shape != (2,) or not np.issubdtype(shape.dtype, np.integer):
             raise ValueError(f"{what}: got {image_shape!r}, expected (height, width) in pixels")
         height, width = (int(side) for side in shape)
-        near = [max(cell, cell * int(side / cell + 0.5)) for side in (height, width)]
+        near = [max(multiple, multiple * int(side / multiple + 0.5)) for side in (height, width)]
         if near != [height, width]:
             raise ValueError(
-                f"{what}: got {height} x {width} (height x width), expected multiples of {cell}, at least "
-                f"{cell} x {cell}: "
+                f"{what}: got {height} x {width} (height x width), expected multiples of {multiple}, at least "
+                f"{multiple} x {multiple}: "
                 f"the nearest is {near[0]} x {near[1]}"
             )
         return height, width

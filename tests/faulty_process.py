@@ -26,16 +26,16 @@ EXAMPLES = 40  # that are read before data or the machine fail
 BYTES = 100_000  # of the largest file that a full disk has room for
 
 
-def job(config, workdir, layout) -> loop.Job:
+def job(config, workdir, placement) -> loop.TrainingJob:
     """A model of numbers that say nothing, of which each process writes a part that cannot be compressed."""
     source, crop = train.open_source(config), train.image_transform(config)
 
     def step(state, frozen, batch, seed):
-        loss = layout.average(batch["image"].mean())
+        loss = placement.average(batch["image"].mean())
         return state.replace(step=state.step + 1, params={"x": state.params["x"] + loss}), {"loss": loss}
 
     x = np.random.default_rng(0).normal(size=2**17).astype(np.float32)
-    return loop.Job(
+    return loop.TrainingJob(
         state=TrainState(jnp.zeros((), jnp.int32), {"x": jnp.asarray(x)}, None, None),
         step=step,
         frozen={},

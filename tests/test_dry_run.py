@@ -40,9 +40,9 @@ def first_stage(**changes) -> dict:
 @pytest.mark.parametrize("make", [first_stage, second_stage])
 def test_a_step_gives_the_state_it_was_given(make):
     config = make()
-    layout = parallel.make("pmap", devices=jax.devices()[:1])
-    program = training_program.make_program(config, layout)
-    step = layout.compile(program.step, program.state, program.frozen)
+    placement = parallel.make("pmap", devices=jax.devices()[:1])
+    program = training_program.make_training_program(config, placement)
+    step = placement.compile(program.step, program.state, program.frozen)
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     state, metrics = jax.eval_shape(step, program.state, program.frozen, program.batch, seed)
 

@@ -27,7 +27,7 @@ from ldm_jax.convert import (
     diffusers_first_stage,
     diffusers_unet,
     files,
-    layout,
+    state_dict,
 )
 from ldm_jax.convert.tensor import Tensor, as_tensor
 from ldm_jax.first_stage import make_first_stage
@@ -439,7 +439,7 @@ def _open_part(folder: Path, options: Options) -> dict[str, Tensor]:
 
 def _fit(state: Mapping[str, Tensor], template: PyTree, entries, ignore=lambda name: False) -> PyTree:
     """Unread arrays of a file as the tree `template` is, in the dtypes that the file has."""
-    return layout.lazy_from_torch(state, template, entries, ignore, keep_dtype=True)
+    return state_dict.lazy_from_torch(state, template, entries, ignore, keep_dtype=True)
 
 
 def _without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

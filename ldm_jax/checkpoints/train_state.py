@@ -103,7 +103,7 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: 
 def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> tuple[PyTree, int] | None:
     """The newest checkpoint that can be read, and its step; None if there are none at all.
 
-    like: the structure, shapes and shardings to give it (parallel.Layout.abstract), whatever it was saved with; None
+    like: the structure, shapes and shardings to give it (parallel.Placement.abstract), whatever it was saved with; None
     gives nested dicts of arrays on one device. A damaged one is named in the log, and the one before it is taken.
     Raises: ValueError if there are checkpoints and none can be read.
     """

@@ -29,8 +29,8 @@ from ldm_jax.convert import (
     diffusers_ldm_bert,
     diffusers_unet,
     files,
-    layout,
     original_yaml,
+    state_dict,
 )
 from ldm_jax.convert.diffusers_networks import first_stage_json
 from ldm_jax.convert.tensor import Tensor, stored_dtype
@@ -122,12 +122,12 @@ def compvis_parts(checkpoint: Checkpoint) -> dict[str, dict]:
         raise ValueError("model.coordinates is True, expected False in the original's layout; write a bundle")
     params, config = checkpoint.params, checkpoint.config
     first_stage = params.get("first_stage", {})
-    tensors = layout.lazy_to_torch(first_stage, compvis_first_stage.autoencoder_entries(first_stage))
+    tensors = state_dict.lazy_to_torch(first_stage, compvis_first_stage.autoencoder_entries(first_stage))
     if "unet" not in params:
         return {"": dict(checkpoint.apart) | tensors}
     original = config.get("original") or {}
     linear = bool(config["model"].get("use_linear_projection"))
-    unet = layout.lazy_to_torch(params["unet"], compvis_unet.entries(params["unet"], linear))
+    unet = state_dict.lazy_to_torch(params["unet"], compvis_unet.entries(params["unet"], linear))
     state = _prefixed(compvis_unet.unused_head(params["unet"], config["model"]["out_channels"]), UNET)
     state |= {name: t for name, t in checkpoint.apart.items() if name.startswith(UNET)}
     state |= _prefixed(unet, UNET)
@@ -140,7 +140,7 @@ def compvis_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     for kind, tree, options in _conditioners(checkpoint):
         state |= compvis_conditioner.compvis_unused(kind, tree, options)
         state |= {name: t for name, t in checkpoint.apart.items() if name in state}
-        state |= layout.lazy_to_torch(tree, compvis_conditioner.compvis_entries(kind, tree, options))
+        state |= state_dict.lazy_to_torch(tree, compvis_conditioner.compvis_entries(kind, tree, options))
     if original.get("scale_by_std"):
         state["scale_factor"] = np.float32(config["scale_factor"])
     if original.get("learn_logvar"):
@@ -187,7 +187,7 @@ def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     """{file: {name: array}} of a diffusers folder; of its vae alone for a first stage alone."""
     params, config = checkpoint.params, checkpoint.config
     first_stage = params.get("first_stage", {})
-    vae = layout.lazy_to_torch(first_stage, diffusers_first_stage.entries(first_stage))
+    vae = state_dict.lazy_to_torch(first_stage, diffusers_first_stage.entries(first_stage))
     weights = "diffusion_pytorch_model.safetensors"
     if "unet" not in params:
         return {weights: vae}
@@ -197,11 +197,11 @@ def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     )
     unet = diffusers_unet.entries(params["unet"], config["model"], vector)
     folder = "vqvae" if "vqvae/config.json" in names else "vae"
-    parts = {f"unet/{weights}": layout.lazy_to_torch(params["unet"], unet), f"{folder}/{weights}": vae}
+    parts = {f"unet/{weights}": state_dict.lazy_to_torch(params["unet"], unet), f"{folder}/{weights}": vae}
     for kind, tree, options in _conditioners(checkpoint):
         if kind == "clip":
             tree, _ = clip_names.without_unread_layer(tree, options)
-        state = layout.lazy_to_torch(tree, clip_names.diffusers_entries({"name": kind}, tree))
+        state = state_dict.lazy_to_torch(tree, clip_names.diffusers_entries({"name": kind}, tree))
         for name, tensor in state.items():
             folder, _, inner = name.partition(".")
             parts.setdefault(f"{folder}/model.safetensors", {})[inner] = tensor

@@ -20,7 +20,7 @@ from ldm_jax import cli
 from ldm_jax.commands import config_flag
 from ldm_jax.data import latents_builder
 from ldm_jax.data.latents import COMMAND
-from ldm_jax.training.precompute import Options, precompute
+from ldm_jax.training.precompute import PrecomputeOptions, precompute
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add, default = parser.add_argument, Options()
+    add, default = parser.add_argument, PrecomputeOptions()
     add("--out", required=True, help="the folder to write; the same one again goes on in it")
     add("--dtype", default=default.dtype, help=f"of what is stored: {' or '.join(latents_builder.DTYPES)}")
     add("--flip", action="store_true", help="store the mirror images' moments too; training takes either")
@@ -59,8 +59,8 @@ def host_of(shard: str | None) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> None:
     args, rest = make_parser().parse_known_args(argv)
     fields = None if args.fields is None else tuple(filter(None, args.fields.split(",")))
-    given = {name: getattr(args, name) for name in Options._fields}
-    config, options = config_flag.read_config(rest), Options(**given | {"fields": fields})
+    given = {name: getattr(args, name) for name in PrecomputeOptions._fields}
+    config, options = config_flag.read_config(rest), PrecomputeOptions(**given | {"fields": fields})
     if args.beam is not None:
         from ldm_jax.training import precompute_beam
 

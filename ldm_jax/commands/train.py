@@ -137,8 +137,8 @@ def train(
     )
     if note and hosts.is_first():
         log.warning("%s", note)
-    layout = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
-    job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir, layout)
+    placement = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
+    job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir, placement)
     check_room(workdir, job.state)
     hosts.agree({"the data": job.fingerprint})
     check_data(workdir, job.fingerprint)
@@ -149,8 +149,8 @@ def train(
 
     # Resume: the newest readable checkpoint in the workdir, else the fresh state.
     checkpoints = checkpoint.manager(workdir, config["keep"])
-    restored = checkpoint.restore(checkpoints, layout.abstract(job.state))
-    state, start = restored if restored else (layout.place(job.state), 0)
+    restored = checkpoint.restore(checkpoints, placement.abstract(job.state))
+    state, start = restored if restored else (placement.place(job.state), 0)
     hosts.agree({"the step of the newest checkpoint": start})
     log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])
 
@@ -174,7 +174,7 @@ def train(
             after_step=tracer.after_step,
         )
         try:
-            state, _ = loop.run(config, job, layout, checkpoints, state, start, calls)
+            state, _ = loop.run(config, job, placement, checkpoints, state, start, calls)
         finally:
             keep_unreadable(workdir, job.unreadable())
     writer.flush()
@@ -199,7 +199,7 @@ def step_flops(config: dict, workdir: Path) -> int:
     return dry_run.training_flops(config)
 
 
-def show(workdir: Path, writer: Any, job: loop.Job, done: int, state: TrainState) -> None:
+def show(workdir: Path, writer: Any, job: loop.TrainingJob, done: int, state: TrainState) -> None:
     """Pictures of the state, drawn by process 0 from what all of them hold."""
     drawn = parallel.fetch(job.drawn(state))
     if hosts.is_first():

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm_jax.config import by_kind
-from ldm_jax.convert import diffusers_ldm_bert, layout
-from ldm_jax.convert.layout import Entry
+from ldm_jax.convert import diffusers_ldm_bert, state_dict
+from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
 
@@ -41,17 +41,17 @@ def _hf(template: PyTree, prefix: str) -> list[Entry]:
     ]
     for i in range(_num_layers(template)):
         ours, theirs = f"layer_{i}", f"{body}encoder.layers.{i}."
-        found += layout.norm((ours, "norm1"), f"{theirs}layer_norm1")
+        found += state_dict.norm((ours, "norm1"), f"{theirs}layer_norm1")
         for leaf, torch_leaf in (("kernel", "weight"), ("bias", "bias")):
             parts = tuple(f"{theirs}self_attn.{part}_proj.{torch_leaf}" for part in "qkv")
             found.append(((ours, "qkv", leaf), parts, "split_new"))
-        found += layout.linear((ours, "to_out"), f"{theirs}self_attn.out_proj")
-        found += layout.norm((ours, "norm2"), f"{theirs}layer_norm2")
-        found += layout.linear((ours, "ff_in"), f"{theirs}mlp.fc1")
-        found += layout.linear((ours, "ff_out"), f"{theirs}mlp.fc2")
-    found += layout.norm(("norm",), f"{body}final_layer_norm")
+        found += state_dict.linear((ours, "to_out"), f"{theirs}self_attn.out_proj")
+        found += state_dict.norm((ours, "norm2"), f"{theirs}layer_norm2")
+        found += state_dict.linear((ours, "ff_in"), f"{theirs}mlp.fc1")
+        found += state_dict.linear((ours, "ff_out"), f"{theirs}mlp.fc2")
+    found += state_dict.norm(("norm",), f"{body}final_layer_norm")
     if "text_projection" in template:
-        found += layout.linear(("text_projection",), f"{prefix}text_projection", bias=False)
+        found += state_dict.linear(("text_projection",), f"{prefix}text_projection", bias=False)
     return found
 
 
@@ -62,14 +62,14 @@ def _open_clip(template: PyTree, prefix: str) -> list[Entry]:
     ]
     for i in range(_num_layers(template)):
         ours, theirs = f"layer_{i}", f"{prefix}transformer.resblocks.{i}."
-        found += layout.norm((ours, "norm1"), f"{theirs}ln_1")
+        found += state_dict.norm((ours, "norm1"), f"{theirs}ln_1")
         found.append(((ours, "qkv", "kernel"), f"{theirs}attn.in_proj_weight", "linear"))
         found.append(((ours, "qkv", "bias"), f"{theirs}attn.in_proj_bias", "same"))
-        found += layout.linear((ours, "to_out"), f"{theirs}attn.out_proj")
-        found += layout.norm((ours, "norm2"), f"{theirs}ln_2")
-        found += layout.linear((ours, "ff_in"), f"{theirs}mlp.c_fc")
-        found += layout.linear((ours, "ff_out"), f"{theirs}mlp.c_proj")
-    found += layout.norm(("norm",), f"{prefix}ln_final")
+        found += state_dict.linear((ours, "to_out"), f"{theirs}attn.out_proj")
+        found += state_dict.norm((ours, "norm2"), f"{theirs}ln_2")
+        found += state_dict.linear((ours, "ff_in"), f"{theirs}mlp.c_fc")
+        found += state_dict.linear((ours, "ff_out"), f"{theirs}mlp.c_proj")
+    found += state_dict.norm(("norm",), f"{prefix}ln_final")
     if "text_projection" in template:
         found.append((("text_projection", "kernel"), f"{prefix}text_projection", "same"))
     return found
@@ -103,12 +103,12 @@ def from_torch(state: Mapping[str, Any], template: PyTree, names: str = "hf") ->
         projection = name in ("text_projection", "text_projection.weight")
         return ignored(name) or (projection and "text_projection" not in template)
 
-    return layout.from_torch(state, template, entries(template, names), ignore)
+    return state_dict.from_torch(state, template, entries(template, names), ignore)
 
 
 def to_torch(params: PyTree, names: str = "hf") -> dict[str, Any]:
     """One tower's params as {torch name: array}: the inverse of `from_torch`."""
-    return layout.to_torch(params, entries(params, names))
+    return state_dict.to_torch(params, entries(params, names))
 
 
 def diffusers_entries(conditioning: Mapping[str, Any] | None, template: PyTree) -> list[Entry]:
@@ -141,7 +141,7 @@ def lazy_from_diffusers(
     yet.
 
     state: {folder.torch name: array or Tensor}; conditioning, template: as of `diffusers_entries`; options:
-    of layout.lazy_from_torch.
+    of state_dict.lazy_from_torch.
     Raises: ValueError that lists missing, unused and mis-shaped names.
     """
     for folder in ("text_encoder.", "text_encoder_2."):
@@ -153,7 +153,7 @@ def lazy_from_diffusers(
         unread = name.endswith(".text_projection.weight") and name not in known
         return ignored(name) or unread or name.startswith("bert.to_logits.")
 
-    return layout.lazy_from_torch(state, template, found, ignore, **options)
+    return state_dict.lazy_from_torch(state, template, found, ignore, **options)
 
 
 def without_unread_layer(params: PyTree, options: Mapping[str, Any]) -> tuple[PyTree, dict[str, Any]]:

@@ -9,29 +9,29 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ldm_jax.convert import layout
+from ldm_jax.convert import state_dict
 from ldm_jax.types import PyTree
 
 
-def entries(num_layers: int) -> list[layout.Entry]:
+def entries(num_layers: int) -> list[state_dict.Entry]:
     """The name map of the 'huggingface' layout."""
     tower, embeddings = "vision_model", "vision_model.embeddings"
     named = [
         (("class_embed",), f"{embeddings}.class_embedding", "same"),
         (("position_embed",), f"{embeddings}.position_embedding.weight", "same"),
-        *layout.conv(("patch_embed",), f"{embeddings}.patch_embedding", bias=False),
-        *layout.norm(("norm_in",), f"{tower}.pre_layrnorm"),  # so spelt in the published files
-        *layout.norm(("norm_out",), f"{tower}.post_layernorm"),
-        *layout.linear(("projection",), "visual_projection", bias=False),
+        *state_dict.conv(("patch_embed",), f"{embeddings}.patch_embedding", bias=False),
+        *state_dict.norm(("norm_in",), f"{tower}.pre_layrnorm"),  # so spelt in the published files
+        *state_dict.norm(("norm_out",), f"{tower}.post_layernorm"),
+        *state_dict.linear(("projection",), "visual_projection", bias=False),
     ]
     for i in range(num_layers):
         ours, theirs = f"layer_{i}", f"{tower}.encoder.layers.{i}"
         for name in ("q", "k", "v", "out"):
-            named += layout.linear((ours, f"to_{name}"), f"{theirs}.self_attn.{name}_proj")
-        named += layout.norm((ours, "norm1"), f"{theirs}.layer_norm1")
-        named += layout.norm((ours, "norm2"), f"{theirs}.layer_norm2")
-        named += layout.linear((ours, "ff_in"), f"{theirs}.mlp.fc1")
-        named += layout.linear((ours, "ff_out"), f"{theirs}.mlp.fc2")
+            named += state_dict.linear((ours, f"to_{name}"), f"{theirs}.self_attn.{name}_proj")
+        named += state_dict.norm((ours, "norm1"), f"{theirs}.layer_norm1")
+        named += state_dict.norm((ours, "norm2"), f"{theirs}.layer_norm2")
+        named += state_dict.linear((ours, "ff_in"), f"{theirs}.mlp.fc1")
+        named += state_dict.linear((ours, "ff_out"), f"{theirs}.mlp.fc2")
     return named
 
 
@@ -85,4 +85,4 @@ def from_state(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
     if any(name.startswith("visual.") for name in state):
         state = _from_openai(state)
     num_layers = sum(name.startswith("layer_") for name in template)
-    return layout.from_torch(state, template, entries(num_layers), _other_parts)
+    return state_dict.from_torch(state, template, entries(num_layers), _other_parts)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.convert import clip, layout
+from ldm_jax.convert import clip, state_dict
 from ldm_jax.convert.diffusers_ldm_bert import to_logits
-from ldm_jax.convert.layout import Entry
+from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
 
@@ -27,7 +27,7 @@ def entries(template: PyTree) -> list[Entry]:
     if "embedding" in template:
         return [(("embedding", "embedding"), "embedding.weight", "same")]
     if "channel_mapper" in template:
-        return layout.conv(("channel_mapper",), "channel_mapper", bias=False)
+        return state_dict.conv(("channel_mapper",), "channel_mapper", bias=False)
     return transformer_entries(template["transformer"], ("transformer",), "transformer.")
 
 
@@ -40,14 +40,14 @@ def transformer_entries(template: PyTree, path: ParamPath = (), prefix: str = ""
     for i in range(sum(name.startswith("layer_") for name in template)):
         layer = (*path, f"layer_{i}")
         attention, feed_forward = (f"{prefix}attn_layers.layers.{2 * i + k}" for k in (0, 1))
-        found += layout.norm((*layer, "norm1"), f"{attention}.0")
+        found += state_dict.norm((*layer, "norm1"), f"{attention}.0")
         for name in ("to_q", "to_k", "to_v"):
-            found += layout.linear((*layer, name), f"{attention}.1.{name}", bias=False)
-        found += layout.linear((*layer, "to_out"), f"{attention}.1.to_out")
-        found += layout.norm((*layer, "norm2"), f"{feed_forward}.0")
-        found += layout.linear((*layer, "ff_in"), f"{feed_forward}.1.net.0.0")
-        found += layout.linear((*layer, "ff_out"), f"{feed_forward}.1.net.2")
-    return found + layout.norm((*path, "norm"), f"{prefix}norm")
+            found += state_dict.linear((*layer, name), f"{attention}.1.{name}", bias=False)
+        found += state_dict.linear((*layer, "to_out"), f"{attention}.1.to_out")
+        found += state_dict.norm((*layer, "norm2"), f"{feed_forward}.0")
+        found += state_dict.linear((*layer, "ff_in"), f"{feed_forward}.1.net.0.0")
+        found += state_dict.linear((*layer, "ff_out"), f"{feed_forward}.1.net.2")
+    return found + state_dict.norm((*path, "norm"), f"{prefix}norm")
 
 
 def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
@@ -57,7 +57,7 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
     out.
     Raises: ValueError that lists missing, unused and mis-shaped names.
     """
-    return layout.from_torch(
+    return state_dict.from_torch(
         state, template, entries(template), ignore=lambda name: name.startswith("transformer.to_logits.")
     )
 
@@ -65,7 +65,7 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
 def to_torch(params: PyTree) -> dict[str, np.ndarray]:
     """Our params as {torch name: array}; the unused projection to the vocabulary, which the original expects,
     is zero."""
-    state = layout.to_torch(params, entries(params))
+    state = state_dict.to_torch(params, entries(params))
     if "transformer" in params:
         state |= to_logits(params["transformer"], "transformer.")
     return state

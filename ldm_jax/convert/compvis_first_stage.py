@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ldm_jax.convert import layout, lpips
-from ldm_jax.convert.layout import Entry
+from ldm_jax.convert import lpips, state_dict
+from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
 
@@ -78,12 +78,12 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
 
     Raises: ValueError for missing, unused or mis-shaped names, listing the first ten.
     """
-    return layout.from_torch(state, template, autoencoder_entries(template), unused)
+    return state_dict.from_torch(state, template, autoencoder_entries(template), unused)
 
 
 def to_torch(params: PyTree) -> dict[str, np.ndarray]:
     """An autoencoder's params under the original's names, in its layouts."""
-    return layout.to_torch(params, autoencoder_entries(params))
+    return state_dict.to_torch(params, autoencoder_entries(params))
 
 
 def discriminator_from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
@@ -91,12 +91,12 @@ def discriminator_from_torch(state: Mapping[str, np.ndarray], template: PyTree) 
 
     Counters of batches and flags of initialization are passed over.
     """
-    return layout.from_torch(state, template, discriminator_entries(template), _is_counter)
+    return state_dict.from_torch(state, template, discriminator_entries(template), _is_counter)
 
 
 def discriminator_to_torch(variables: PyTree) -> dict[str, np.ndarray]:
     """A discriminator's variables under the original's names; counters, which nothing reads, are left out."""
-    return layout.to_torch(variables, discriminator_entries(variables))
+    return state_dict.to_torch(variables, discriminator_entries(variables))
 
 
 def lpips_from_torch(state: Mapping[str, np.ndarray]) -> PyTree:
@@ -104,7 +104,7 @@ def lpips_from_torch(state: Mapping[str, np.ndarray]) -> PyTree:
 
     Its scaling constants are passed over.
     """
-    return layout.from_torch(
+    return state_dict.from_torch(
         state,
         lpips.template(),
         lpips.entries(),
@@ -114,4 +114,4 @@ def lpips_from_torch(state: Mapping[str, np.ndarray]) -> PyTree:
 
 def lpips_to_torch(params: PyTree) -> dict[str, np.ndarray]:
     """LPIPS params under the original's names."""
-    return layout.to_torch(params, lpips.entries())
+    return state_dict.to_torch(params, lpips.entries())

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ldm_jax.convert import layout
-from ldm_jax.convert.layout import Entry
+from ldm_jax.convert import state_dict
+from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
 
@@ -72,7 +72,7 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
     Raises: ValueError that lists missing, unused and mis-shaped names. A UNet that predicts codebook ids has
     an unused head 'out.*' in the original, which is left out.
     """
-    return layout.from_torch(state, template, entries(template), unused(template))
+    return state_dict.from_torch(state, template, entries(template), unused(template))
 
 
 def unused(template: PyTree) -> Callable[[str], bool]:
@@ -105,7 +105,7 @@ def average(name: str) -> str:
 
 def to_torch(params: PyTree, linear_projection: bool = False) -> dict[str, np.ndarray]:
     """Our params as {torch name: array}; linear_projection as in `entries`."""
-    return layout.to_torch(params, entries(params, linear_projection))
+    return state_dict.to_torch(params, entries(params, linear_projection))
 
 
 def _torch_blocks(template: PyTree) -> dict[str, str]:
@@ -151,21 +151,21 @@ def _inside_block(path: ParamPath, prefix: str, is_attention_block: bool, linear
 def _ends(name: str, tree: PyTree, has_codebook: bool) -> list[Entry]:
     """The entries of what is outside the blocks: embeddings, first convolution, head."""
     if name == "time_embed":
-        return layout.linear((name, "linear_1"), "time_embed.0") + layout.linear(
+        return state_dict.linear((name, "linear_1"), "time_embed.0") + state_dict.linear(
             (name, "linear_2"), "time_embed.2"
         )
     if name == "label_embed":
         if "embedding" in tree:
             return [((name, "embedding"), "label_emb.weight", "same")]
         if "kernel" in tree:
-            return layout.linear((name,), "label_emb")
-        return layout.linear((name, "linear_1"), "label_emb.0.0") + layout.linear(
+            return state_dict.linear((name,), "label_emb")
+        return state_dict.linear((name, "linear_1"), "label_emb.0.0") + state_dict.linear(
             (name, "linear_2"), "label_emb.0.2"
         )
     if name == "norm_out":
-        return layout.norm((name,), "id_predictor.0" if has_codebook else "out.0")
+        return state_dict.norm((name,), "id_predictor.0" if has_codebook else "out.0")
     torch_name = {"conv_in": "input_blocks.0.0", "conv_out": "out.2", "codebook_out": "id_predictor.1"}[name]
-    return layout.conv((name,), torch_name, kind="linear_conv2d" if name == "codebook_out" else "conv")
+    return state_dict.conv((name,), torch_name, kind="linear_conv2d" if name == "codebook_out" else "conv")
 
 
 def _paths(name: str, tree: PyTree) -> list[ParamPath]:

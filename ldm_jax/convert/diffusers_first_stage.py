@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ldm_jax.convert import layout
+from ldm_jax.convert import state_dict
 from ldm_jax.convert.diffusers_unet import renamed
-from ldm_jax.convert.layout import Entry
+from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
 
@@ -38,12 +38,12 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
 
     Raises: ValueError for missing, unused or mis-shaped names, listing the first ten.
     """
-    return layout.from_torch(renamed(state), template, entries(template))
+    return state_dict.from_torch(renamed(state), template, entries(template))
 
 
 def to_torch(params: PyTree) -> dict[str, np.ndarray]:
     """An autoencoder's params under diffusers' names, in its layouts."""
-    return layout.to_torch(params, entries(params))
+    return state_dict.to_torch(params, entries(params))
 
 
 def _entry(path: ParamPath, levels: int) -> Entry:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.convert import layout
-from ldm_jax.convert.layout import Entry
+from ldm_jax.convert import state_dict
+from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
 
@@ -25,14 +25,14 @@ def entries(template: PyTree, path: ParamPath = (), prefix: str = "") -> list[En
     ]
     for i in range(sum(name.startswith("layer_") for name in template)):
         ours, theirs = (*path, f"layer_{i}"), f"{body}layers.{i}."
-        found += layout.norm((*ours, "norm1"), f"{theirs}self_attn_layer_norm")
+        found += state_dict.norm((*ours, "norm1"), f"{theirs}self_attn_layer_norm")
         for part in "qkv":
-            found += layout.linear((*ours, f"to_{part}"), f"{theirs}self_attn.{part}_proj", bias=False)
-        found += layout.linear((*ours, "to_out"), f"{theirs}self_attn.out_proj")
-        found += layout.norm((*ours, "norm2"), f"{theirs}final_layer_norm")
-        found += layout.linear((*ours, "ff_in"), f"{theirs}fc1")
-        found += layout.linear((*ours, "ff_out"), f"{theirs}fc2")
-    return found + layout.norm((*path, "norm"), f"{body}layer_norm")
+            found += state_dict.linear((*ours, f"to_{part}"), f"{theirs}self_attn.{part}_proj", bias=False)
+        found += state_dict.linear((*ours, "to_out"), f"{theirs}self_attn.out_proj")
+        found += state_dict.norm((*ours, "norm2"), f"{theirs}final_layer_norm")
+        found += state_dict.linear((*ours, "ff_in"), f"{theirs}fc1")
+        found += state_dict.linear((*ours, "ff_out"), f"{theirs}fc2")
+    return found + state_dict.norm((*path, "norm"), f"{body}layer_norm")
 
 
 def from_torch(state: Mapping[str, Any], template: PyTree) -> PyTree:
@@ -41,7 +41,7 @@ def from_torch(state: Mapping[str, Any], template: PyTree) -> PyTree:
 
     Raises: ValueError that lists missing, unused and mis-shaped names.
     """
-    return layout.from_torch(
+    return state_dict.from_torch(
         state, template, entries(template), ignore=lambda name: name.startswith("to_logits.")
     )
 
@@ -49,7 +49,7 @@ def from_torch(state: Mapping[str, Any], template: PyTree) -> PyTree:
 def to_torch(params: PyTree) -> dict[str, np.ndarray]:
     """Our params as {torch name: array}; the unused projection to the vocabulary, which LDMBertModel expects,
     is zero."""
-    return layout.to_torch(params, entries(params)) | to_logits(params)
+    return state_dict.to_torch(params, entries(params)) | to_logits(params)
 
 
 def to_logits(template: PyTree, prefix: str = "") -> dict[str, np.ndarray]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.convert import layout
+from ldm_jax.convert import state_dict
 from ldm_jax.convert.compvis_unet import TRANSFORMER
-from ldm_jax.convert.layout import Entry
+from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
 
@@ -72,14 +72,14 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree, model: Mapping
 
     Raises: ValueError that lists missing, unused and mis-shaped names.
     """
-    return layout.from_torch(renamed(state), template, entries(template, model, vector_name(state)))
+    return state_dict.from_torch(renamed(state), template, entries(template, model, vector_name(state)))
 
 
 def to_torch(
     params: PyTree, model: Mapping[str, Any], vector: str = "class_embedding"
 ) -> dict[str, np.ndarray]:
     """Our params as {torch name: array}; arguments as in `entries`."""
-    return layout.to_torch(params, entries(params, model, vector))
+    return state_dict.to_torch(params, entries(params, model, vector))
 
 
 def _prefix(block: str) -> str:
@@ -137,12 +137,14 @@ def _ends(name: str, tree: PyTree, vector: str) -> list[Entry]:
     if name == "label_embed" and "embedding" in tree:
         return [((name, "embedding"), "class_embedding.weight", "same")]
     if name == "label_embed" and "kernel" in tree:
-        return layout.linear((name,), "class_embedding")
+        return state_dict.linear((name,), "class_embedding")
     if name in ("time_embed", "label_embed"):
         torch_name = "time_embedding" if name == "time_embed" else vector
-        return [e for i in (1, 2) for e in layout.linear((name, f"linear_{i}"), f"{torch_name}.linear_{i}")]
+        return [
+            e for i in (1, 2) for e in state_dict.linear((name, f"linear_{i}"), f"{torch_name}.linear_{i}")
+        ]
     if name == "norm_out":
-        return layout.norm((name,), "conv_norm_out")
+        return state_dict.norm((name,), "conv_norm_out")
     if name not in ("conv_in", "conv_out"):
         raise ValueError(f"diffusers has no UNet with a {name}, expected one that ends in conv_out")
-    return layout.conv((name,), name)
+    return state_dict.conv((name,), name)

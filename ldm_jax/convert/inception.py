@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_jax.convert import layout
+from ldm_jax.convert import state_dict
 from ldm_jax.params import flatten
 from ldm_jax.types import PyTree
 
@@ -20,9 +20,9 @@ URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{N
 _TORCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-def entries(template: PyTree) -> list[layout.Entry]:
+def entries(template: PyTree) -> list[state_dict.Entry]:
     """The name map of every array of `template`, the parameters of InceptionV3 (nested dicts of shapes)."""
-    named: list[layout.Entry] = []
+    named: list[state_dict.Entry] = []
     for path in flatten(template):
         *block, leaf = path
         place = ".".join(block)
@@ -52,7 +52,7 @@ def from_state(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
     template: nested dicts of anything with shape and dtype. Raises: ValueError that lists the first ten names that
     are missing, unused or mis-shaped.
     """
-    return layout.from_torch(state, template, entries(template), unneeded)
+    return state_dict.from_torch(state, template, entries(template), unneeded)
 
 
 def load_inception(path: str | Path, template: PyTree) -> PyTree:

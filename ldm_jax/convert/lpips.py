@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_jax.convert import files, layout
+from ldm_jax.convert import files, state_dict
 from ldm_jax.params import flatten, unflatten
 from ldm_jax.types import PyTree
 
@@ -21,13 +21,13 @@ CONVS = (
 HEADS = (64, 128, 256, 512, 512)
 
 
-def _heads() -> list[layout.Entry]:
+def _heads() -> list[state_dict.Entry]:
     return [((f"lin_{i}", "kernel"), f"lin{i}.model.1.weight", "linear_conv2d") for i in range(len(HEADS))]
 
 
-def entries() -> list[layout.Entry]:
+def entries() -> list[state_dict.Entry]:
     """The name map of the original's LPIPS module; its two scaling buffers are constants here."""
-    named = [layout.conv((f"conv_{place}",), f"net.slice{part}.{place}") for place, part, _, _ in CONVS]
+    named = [state_dict.conv((f"conv_{place}",), f"net.slice{part}.{place}") for place, part, _, _ in CONVS]
     return sum(named, []) + _heads()
 
 
@@ -62,7 +62,7 @@ def load_lpips(vgg_path: str | Path, heads_path: str | Path | None = None) -> Py
     state = dict(_read(vgg_path))
     if heads_path is not None:
         state.update(_read(heads_path))
-    named = [layout.conv((f"conv_{place}",), f"features.{place}") for place, _, _, _ in CONVS]
-    return layout.from_torch(
+    named = [state_dict.conv((f"conv_{place}",), f"features.{place}") for place, _, _, _ in CONVS]
+    return state_dict.from_torch(
         state, template(), sum(named, []) + _heads(), lambda name: name.startswith("classifier.")
     )

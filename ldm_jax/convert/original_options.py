@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class Options(NamedTuple):
+class NetworkOptions(NamedTuple):
     """honored: names. only: {name: (values that are accepted, why no others)}. without_effect: {name: why}, on a
     picture that is drawn with weights that are there."""
 
@@ -27,7 +27,7 @@ _LOGGING = "what training logs and names"
 _DEVICE = "where and how fast it runs"
 _BATCH = "a field of training batches"
 
-UNET = Options(
+UNET = NetworkOptions(
     honored=(
         "in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions", "dropout",
         "channel_mult",
@@ -49,7 +49,7 @@ UNET = Options(
     ),
 )  # fmt: skip
 
-LATENT_DIFFUSION = Options(
+LATENT_DIFFUSION = NetworkOptions(
     honored=(
         "unet_config", "first_stage_config", "cond_stage_config", "timesteps", "beta_schedule", "linear_start",
         "linear_end",
@@ -78,8 +78,8 @@ LATENT_DIFFUSION = Options(
     ),
 )  # fmt: skip
 
-LOW_SCALE = Options(("noise_schedule_config", "max_noise_level"), without_effect=dict(to_cuda=_DEVICE))
-LOW_SCALE_SCHEDULE = Options(
+LOW_SCALE = NetworkOptions(("noise_schedule_config", "max_noise_level"), without_effect=dict(to_cuda=_DEVICE))
+LOW_SCALE_SCHEDULE = NetworkOptions(
     ("timesteps", "linear_start", "linear_end"),
     only=dict(
         beta_schedule=(("linear",), "its noise is linear in the root"),
@@ -87,7 +87,7 @@ LOW_SCALE_SCHEDULE = Options(
     ),
 )
 
-AUTOENCODER = Options(
+AUTOENCODER = NetworkOptions(
     honored=("ddconfig", "embed_dim", "n_embed"),
     without_effect=dict(
         lossconfig=_TRAINING, batch_resize_range=_TRAINING, scheduler_config=_TRAINING, lr_g_factor=_TRAINING,
@@ -98,7 +98,7 @@ AUTOENCODER = Options(
     ),
 )  # fmt: skip
 
-DDCONFIG = Options(
+DDCONFIG = NetworkOptions(
     honored=(
         "ch", "out_ch", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout", "resamp_with_conv", "in_channels",
         "resolution",
@@ -110,12 +110,12 @@ DDCONFIG = Options(
 _CLIP = dict(device=_DEVICE, freeze=_TRAINING)
 _LENGTH = ((77,), "its prompts have 77 tokens")
 CONDITIONERS = {
-    "BERTEmbedder": Options(
+    "BERTEmbedder": NetworkOptions(
         ("n_embed", "n_layer", "vocab_size", "max_seq_len", "use_tokenizer", "embedding_dropout"),
         without_effect=dict(device=_DEVICE),
     ),
-    "ClassEmbedder": Options(("embed_dim", "n_classes", "ucg_rate"), without_effect=dict(key=_BATCH)),
-    "SpatialRescaler": Options(
+    "ClassEmbedder": NetworkOptions(("embed_dim", "n_classes", "ucg_rate"), without_effect=dict(key=_BATCH)),
+    "SpatialRescaler": NetworkOptions(
         ("n_stages", "in_channels", "out_channels"),
         only=dict(
             method=(("bilinear",), "pixels are averaged two by two"),
@@ -123,8 +123,8 @@ CONDITIONERS = {
             bias=((False, None), "its map of channels has none"),
         ),
     ),
-    "Identity": Options(()),
-    "FrozenCLIPEmbedder": Options(
+    "Identity": NetworkOptions(()),
+    "FrozenCLIPEmbedder": NetworkOptions(
         ("layer",),
         only=dict(
             version=(("openai/clip-vit-large-patch14",), "shapes do not tell its activation"),
@@ -133,7 +133,7 @@ CONDITIONERS = {
         ),
         without_effect=_CLIP,
     ),
-    "FrozenOpenCLIPEmbedder": Options(
+    "FrozenOpenCLIPEmbedder": NetworkOptions(
         ("layer",),
         only=dict(
             arch=(("ViT-H-14",), "shapes do not tell its activation"),
@@ -144,7 +144,7 @@ CONDITIONERS = {
     ),
 }
 
-DIFFUSION_ENGINE = Options(
+DIFFUSION_ENGINE = NetworkOptions(
     honored=("network_config", "denoiser_config", "first_stage_config", "conditioner_config", "scale_factor",
         "use_ema"),
     without_effect=dict(
@@ -157,7 +157,7 @@ DIFFUSION_ENGINE = Options(
         no_cond_log=_LOGGING,
     ),
 )  # fmt: skip
-DENOISER = Options(
+DENOISER = NetworkOptions(
     honored=("scaling_config", "discretization_config", "num_idx"),
     only=dict(
         do_append_zero=((False, None), "levels of noise are the schedule's"),
@@ -166,17 +166,17 @@ DENOISER = Options(
     ),
     without_effect=dict(weighting_config=_TRAINING),
 )
-DISCRETIZATION = Options(("linear_start", "linear_end", "num_timesteps"))
+DISCRETIZATION = NetworkOptions(("linear_start", "linear_end", "num_timesteps"))
 
 
 _SGM_CLIP = dict(
     _CLIP, is_trainable=_TRAINING, always_return_pooled="the pooled text is taken where it is wanted"
 )
 # Of the embedders of sgm's GeneralConditioner: (its defaults where they are not what is read here, options).
-EMBEDDERS: dict[str, tuple[dict, Options]] = {
+EMBEDDERS: dict[str, tuple[dict, NetworkOptions]] = {
     "FrozenCLIPEmbedder": (
         dict(layer="last", layer_idx=None),
-        Options(
+        NetworkOptions(
             (),
             only=dict(
                 layer=(("hidden",), "SDXL reads its last layer but one"),
@@ -195,7 +195,7 @@ EMBEDDERS: dict[str, tuple[dict, Options]] = {
             always_return_pooled=False,
             legacy=True,
         ),
-        Options(
+        NetworkOptions(
             (),
             only=dict(
                 arch=(("ViT-bigG-14",), "SDXL has this one"),
@@ -210,7 +210,7 @@ EMBEDDERS: dict[str, tuple[dict, Options]] = {
     ),
     "FrozenOpenCLIPEmbedder": (
         dict(layer="last"),
-        Options(
+        NetworkOptions(
             (),
             only=dict(
                 arch=(("ViT-H-14",), "shapes do not tell its activation"),
@@ -223,12 +223,12 @@ EMBEDDERS: dict[str, tuple[dict, Options]] = {
     ),
     "ConcatTimestepEmbedderND": (
         {},
-        Options((), only=dict(outdim=((256,), "SDXL has embeddings of this width"))),
+        NetworkOptions((), only=dict(outdim=((256,), "SDXL has embeddings of this width"))),
     ),
 }
 
 
-def check(what: str, given: Mapping[str, Any], options: Options) -> dict[str, Any]:
+def check(what: str, given: Mapping[str, Any], options: NetworkOptions) -> dict[str, Any]:
     """`given` as a dict. Raises: ValueError that names an option that is not known, or has a value that is not."""
     for name, value in given.items():
         if name in options.only:

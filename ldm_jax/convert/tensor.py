@@ -26,7 +26,7 @@ class Tensor(NamedTuple):
 
     What `read` gives may be a read-only view of the mapped file and need not be contiguous; it is made anew
     at each call, so that nothing stays in memory that the caller lets go. Being a tuple, a Tensor is no leaf
-    to jax.tree.map: walk trees of them with layout.flatten.
+    to jax.tree.map: walk trees of them with state_dict.flatten.
     """
 
     shape: tuple[int, ...]

@@ -144,7 +144,7 @@ def random_resized_crop(
     return resize(random_crop(image, side, rng), size, size, interpolation)
 
 
-class Recipe(NamedTuple):
+class CropRecipe(NamedTuple):
     """How a data set is cut to size.
 
     cut: 'square' the largest center square, resized; 'shorter' the shorter side is resized to the size, then
@@ -160,17 +160,19 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "lsun": Recipe("square", "bicubic", 0.5),
-    "faces": Recipe("shorter", "bilinear", 0.0),
-    "imagenet": Recipe("shorter", "bilinear", 0.0),
-    "imagenet_sr": Recipe("scale", "box", 0.0),
-    "openimages": Recipe("native", "bicubic", 0.0),
-    "plain": Recipe("square", "bicubic", 0.0),
-    "none": Recipe("as_is", "nearest", 0.0),
+    "lsun": CropRecipe("square", "bicubic", 0.5),
+    "faces": CropRecipe("shorter", "bilinear", 0.0),
+    "imagenet": CropRecipe("shorter", "bilinear", 0.0),
+    "imagenet_sr": CropRecipe("scale", "box", 0.0),
+    "openimages": CropRecipe("native", "bicubic", 0.0),
+    "plain": CropRecipe("square", "bicubic", 0.0),
+    "none": CropRecipe("as_is", "nearest", 0.0),
 }
 
 
-def _cut(recipe: Recipe, image: np.ndarray, size: int, rng: np.random.Generator, train: bool) -> np.ndarray:
+def _cut(
+    recipe: CropRecipe, image: np.ndarray, size: int, rng: np.random.Generator, train: bool
+) -> np.ndarray:
     if recipe.cut == "as_is":
         if image.shape[:2] != (size, size):
             raise ValueError(

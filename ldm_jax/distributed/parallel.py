@@ -50,7 +50,7 @@ def compiler_options(devices: Sequence[Any]) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Placement:
     """One of the two ways over one mesh.
 
     mesh: 'pmap' has the one axis AXIS, 'fsdp' has data and fsdp. replicate_below: leaves of fewer elements are not
@@ -203,8 +203,8 @@ def split_by_shape(shape: Sequence[int], parts: int, replicate_below: int) -> Pa
 
 def make(
     way: str = "pmap", mesh: Mapping[str, Any] | None = None, devices: Sequence[Any] | None = None
-) -> Layout:
-    """The layout that a config's `parallelism` and `mesh` name, over `devices`: all there are, unless given.
+) -> Placement:
+    """The placement that a config's `parallelism` and `mesh` name, over `devices`: all there are, unless given.
 
     mesh: for 'fsdp', {'data': …, 'fsdp': …, 'replicate_below': elements}; an axis that is left out, or None, has what
     is left of the
@@ -223,8 +223,8 @@ def make(
     if way == "pmap":
         if options:
             raise ValueError("config.mesh is for parallelism 'fsdp', and it is 'pmap': leave it out")
-        return Layout(way, Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)))
-    below = options.pop("replicate_below", Layout.replicate_below)
+        return Placement(way, Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)))
+    below = options.pop("replicate_below", Placement.replicate_below)
     number = len(devices)
     if "fsdp" not in options:
         options["fsdp"] = max(number // options.get("data", 1), 1)
@@ -236,7 +236,7 @@ def make(
         )
     shape = (options["data"], options["fsdp"])
     axis_types = (AxisType.Auto, AxisType.Auto)
-    return Layout(way, jax.make_mesh(shape, ("data", "fsdp"), axis_types, devices=devices), below)
+    return Placement(way, jax.make_mesh(shape, ("data", "fsdp"), axis_types, devices=devices), below)
 
 
 def fetch(tree: PyTree) -> PyTree:

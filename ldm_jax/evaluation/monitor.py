@@ -95,7 +95,7 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
     rows = options["batch_size"] * jax.local_device_count()
     nets, layers = measure.networks(names), metrics.layers(names)
 
-    def source(sampler: Any) -> measure.Source:
+    def source(sampler: Any) -> measure.ImageSet:
         kinds = prompts.kinds(base)
         return measure.samples_of(sampler, given, count, 0, rows, {}, kinds=kinds, **sampling)
 

@@ -25,7 +25,7 @@ from ldm_jax.metrics import features, statistics
 from ldm_jax.metrics import table as metrics
 from ldm_jax.metrics.features import Extractor
 from ldm_jax.metrics.images import COLORS, ArrayImages, Images, open_images
-from ldm_jax.metrics.statistics import Recipe, Statistics
+from ldm_jax.metrics.statistics import FeatureRecipe, Statistics
 from ldm_jax.metrics.table import Reference, Settings
 from ldm_jax.shapes_world.oracle import score
 
@@ -63,12 +63,12 @@ def networks(names: Sequence[str], weights: Weights = Weights()) -> Networks:
     return Networks({name: features.placed(e, devices) for name, e in extractors.items()}, embed)
 
 
-class Source(NamedTuple):
+class ImageSet(NamedTuple):
     """Images to measure.
 
     piece: (start, stop) -> the images in between. count: of all. prompts: one per image, or None. about: what makes
     these
-    images these (Store). recipe: what Recipe says of them: image_size, crop, color, rounding.
+    images these (Store). recipe: what FeatureRecipe says of them: image_size, crop, color, rounding.
     """
 
     piece: Callable[[int, int], Images]
@@ -79,7 +79,7 @@ class Source(NamedTuple):
     kinds: Sequence[str] | None = None
 
 
-class Part:
+class ImageRange:
     """Images start ... stop - 1 of others; see Images."""
 
     def __init__(self, images: Images, start: int, stop: int):
@@ -99,7 +99,7 @@ class Part:
         return f"{self._images.fingerprint()}[{self._start}:{self._start + self._length}]"
 
 
-def source_of(images: Images, prompts: Sequence[str] | None = None) -> Source:
+def source_of(images: Images, prompts: Sequence[str] | None = None) -> ImageSet:
     """Raises: ValueError if there are prompts, and not one for each image."""
     if prompts is not None and len(prompts) != len(images):
         raise ValueError(
@@ -108,7 +108,7 @@ def source_of(images: Images, prompts: Sequence[str] | None = None) -> Source:
     height, width = images[0].shape[:2]
     recipe = dict(image_size=f"{height} x {width}", crop=images.crop, color=images.color, rounding="files")
     about = dict(recipe, images=images.fingerprint(), prompts=digest(prompts))
-    return Source(lambda start, stop: Part(images, start, stop), len(images), prompts, about, recipe)
+    return ImageSet(lambda start, stop: ImageRange(images, start, stop), len(images), prompts, about, recipe)
 
 
 def digest(value: Any) -> str | None:
@@ -118,7 +118,7 @@ def digest(value: Any) -> str | None:
 
 def gather(
     store: Store,
-    source: Source,
+    source: ImageSet,
     nets: Networks,
     layers: Mapping[str, Sequence[str]],
     chunk: int,
@@ -153,15 +153,15 @@ def gather(
         shown(stop)
 
 
-def about_store(source: Source, nets: Networks, layers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def about_store(source: ImageSet, nets: Networks, layers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What a store of these rows is of."""
     used = {name: dict(hash=e.hash, resize=e.resize) for name, e in nets.extractors.items()}
     return dict(source.about, extractors=used, layers={k: list(v) for k, v in layers.items()})
 
 
-def recipe(source: Source, extractor: Extractor) -> Recipe:
+def recipe(source: ImageSet, extractor: Extractor) -> FeatureRecipe:
     """How the rows of one extractor came from the source."""
-    return Recipe(extractor.name, extractor.hash, extractor.resize, flip=False, **source.recipe)
+    return FeatureRecipe(extractor.name, extractor.hash, extractor.resize, flip=False, **source.recipe)
 
 
 def _without_statistics(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -178,7 +178,7 @@ class Against(NamedTuple):
 
 
 def open_reference(
-    where: str | None, names: Sequence[str], source: Source, nets: Networks, crop: int | None, color: str
+    where: str | None, names: Sequence[str], source: ImageSet, nets: Networks, crop: int | None, color: str
 ) -> Against:
     """Opens what the metrics compare with, and refuses what cannot be compared before anything is drawn.
 
@@ -227,7 +227,7 @@ def _is_statistics(where: str) -> bool:
 
 
 def gather_reference(
-    against: Against, names: Sequence[str], source: Source, nets: Networks, folder: Path, chunk: int
+    against: Against, names: Sequence[str], source: ImageSet, nets: Networks, folder: Path, chunk: int
 ) -> Reference | None:
     """The reference with rows and statistics of its images, which are measured now if they were not yet."""
     if against.images is None:
@@ -246,7 +246,7 @@ def gather_reference(
     return Reference(gaussians, rows, against.about["reference"])
 
 
-class Outcome(NamedTuple):
+class Evaluation(NamedTuple):
     """values: {metric: {'value', …}}. warnings: what must be said beside them. repeat: what is needed to repeat
     them."""
 
@@ -261,7 +261,7 @@ class Outcome(NamedTuple):
 
 def evaluate(
     names: Sequence[str],
-    source: Source,
+    source: ImageSet,
     nets: Networks,
     against: Against,
     settings: Settings,
@@ -272,7 +272,7 @@ def evaluate(
     keep: Callable[[int, Images], Any] | None = None,
     title: str = "Evaluation",
     reference_out: Path | None = None,
-) -> Outcome:
+) -> Evaluation:
     """Gathers the rows, computes the metrics, and writes out/result.json and out/index.html. Goes on where it stopped.
 
     reference_out: where what is measured of the reference's images is kept; in `out` by default.
@@ -297,12 +297,12 @@ def evaluate(
     reference = gather_reference(against, names, source, nets, reference_out or out / "reference", chunk)
     values = values_of(names, store, source, nets, reference, settings)
     warned = [*against.notes, *metrics.warnings(names, source.count)]
-    outcome = Outcome(values, warned, said | surroundings())
+    outcome = Evaluation(values, warned, said | surroundings())
     _write(out, outcome, title, np.array(store.array("shown")), _figures(names, store, reference))
     return outcome
 
 
-def check_prompts(names: Sequence[str], source: Source) -> None:
+def check_prompts(names: Sequence[str], source: ImageSet) -> None:
     """Raises: ValueError for a metric that reads captions, of images that have none."""
     for name in names:
         if metrics.METRICS[name].prompts and source.prompts is None:
@@ -312,7 +312,7 @@ def check_prompts(names: Sequence[str], source: Source) -> None:
 def values_of(
     names: Sequence[str],
     store: Store,
-    source: Source,
+    source: ImageSet,
     nets: Networks,
     reference: Reference | None,
     settings: Settings,
@@ -332,7 +332,7 @@ def values_of(
     return values
 
 
-def _finished(out: Path, said: Mapping[str, Any]) -> "Outcome | None":
+def _finished(out: Path, said: Mapping[str, Any]) -> "Evaluation | None":
     """The result that is in the folder, if it is of the same run; the command line and the machine do not count."""
     if not (out / "result.json").is_file() or not (out / "index.html").is_file():
         return None
@@ -342,7 +342,7 @@ def _finished(out: Path, said: Mapping[str, Any]) -> "Outcome | None":
     same = {k: v for k, v in kept["repeat"].items() if k not in apart} == {
         k: v for k, v in asked.items() if k not in apart
     }
-    return Outcome(**kept) if same else None
+    return Evaluation(**kept) if same else None
 
 
 def _captions(nets: Networks, prompts: Sequence[str]) -> np.ndarray:
@@ -375,7 +375,7 @@ def surroundings() -> dict[str, Any]:
     )
 
 
-def _write(out: Path, outcome: Outcome, title: str, shown: np.ndarray, figures: Mapping[str, str]) -> None:
+def _write(out: Path, outcome: Evaluation, title: str, shown: np.ndarray, figures: Mapping[str, str]) -> None:
     picture = grid.grid(shown)
     grid.write_png(out / "grid.png", picture)
     text = report.page(
@@ -417,7 +417,7 @@ def samples_of(
     color: str = "strict",
     kinds: Sequence[str] | None = None,
     **options: Any,
-) -> Source:
+) -> ImageSet:
     """`count` samples of a model, of seeds first_seed, first_seed + 1, ….
 
     model: inference.pipeline.LatentDiffusion. given: what each is told. rows: of a batch, a multiple of the devices.
@@ -436,4 +436,4 @@ def samples_of(
     # grid.to_uint8 cuts off what is behind the point, as the original's scripts do
     stated = dict(image_size=f"{size} x {size}", crop="none", color=COLORS[color], rounding="cut off")
     said = dict(about, first_seed=first_seed, conditions=digest(dict(given)), **options)
-    return Source(piece, count, given.get("prompts"), said, stated, kinds)
+    return ImageSet(piece, count, given.get("prompts"), said, stated, kinds)

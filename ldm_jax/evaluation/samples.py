@@ -45,7 +45,7 @@ def open_bundle(args: argparse.Namespace, name: str) -> bundle.Bundle:
     return checkpoints.open_checkpoint(name, options).bundle()
 
 
-class Model(NamedTuple):
+class SamplingModel(NamedTuple):
     """A checkpoint to sample from."""
 
     sampler: pipeline.LatentDiffusion
@@ -53,20 +53,20 @@ class Model(NamedTuple):
     fingerprint: str
 
 
-def open_model(args: argparse.Namespace) -> Model:
+def open_model(args: argparse.Namespace) -> SamplingModel:
     """--checkpoint, on all devices of this host. Raises: ValueError for what is none, or a first stage alone."""
     opened = open_bundle(args, args.checkpoint)
-    return Model(pipeline.from_bundle(opened), opened.config, fingerprint(opened.params))
+    return SamplingModel(pipeline.from_bundle(opened), opened.config, fingerprint(opened.params))
 
 
-def sampling_options(args: argparse.Namespace, model: Model) -> dict[str, Any]:
+def sampling_options(args: argparse.Namespace, model: SamplingModel) -> dict[str, Any]:
     """The settings that the samples are drawn with: those asked for, or what the model's makers recommend."""
     return model.sampler.resolve(
         num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta
     )
 
 
-def sampled(args: argparse.Namespace, model: Model) -> tuple[measure.Source, dict[str, Any]]:
+def sampled(args: argparse.Namespace, model: SamplingModel) -> tuple[measure.ImageSet, dict[str, Any]]:
     """The samples that the arguments ask for, and what is needed to repeat them."""
     options = sampling_options(args, model)
     given = prompts.conditions(model.sampler, args.num_images, args.prompts)
@@ -113,10 +113,10 @@ def images(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
 def outcome_of(
     args: argparse.Namespace,
     argv: list[str],
-    model: Model | None,
+    model: SamplingModel | None,
     nets: measure.Networks,
     reference_out: Path | None = None,
-) -> tuple[measure.Outcome, int]:
+) -> tuple[measure.Evaluation, int]:
     """The outcome and the number of images. model: of --checkpoint, None for --images. nets: for --metrics."""
     names = metrics.parse(args.metrics or "fid")
     out, save = Path(args.out), None
@@ -144,7 +144,7 @@ def settings(args: argparse.Namespace) -> metrics.Settings:
     )
 
 
-def _said(outcome: measure.Outcome, out: Path, count: int) -> dict[str, Any]:
+def _said(outcome: measure.Evaluation, out: Path, count: int) -> dict[str, Any]:
     """The last line; warnings go to standard error as well."""
     for text in outcome.warnings:
         print(f"warning: {text}", file=sys.stderr)
@@ -240,7 +240,7 @@ def first_stage(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         color=pictures.color,
         inception=None if extractor is None else dict(hash=extractor.hash, resize=extractor.resize),
     )
-    outcome = measure.Outcome(values, [text for text in warned if text], repeat | measure.surroundings())
+    outcome = measure.Evaluation(values, [text for text in warned if text], repeat | measure.surroundings())
     originals = np.stack([pictures[i] for i in range(min(8, len(pictures)))])
     picture = grid.grid(np.concatenate([originals, reconstruct(originals)]), columns=len(originals))
     grid.write_png(out / "grid.png", picture)

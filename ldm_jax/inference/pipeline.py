@@ -147,7 +147,7 @@ class LatentDiffusion:
         clip_denoised: a size to which ddim, ddpm and heun clip predicted clean latents (diffusers' clip_sample).
         sampler_options: any other option of the sampler's, by name.
         guidance, edit: methods of guidance/ and editing/ on top: a name, {name: {option: value}} or a list (inference/methods.py).
-        image_shape: (H, W) in pixels, multiples of system.cell. None: as large as the spatial conditions ask for, or else
+        image_shape: (H, W) in pixels, multiples of system.size_multiple. None: the size of the spatial conditions, or else
         init_images, or else what the model was trained at.
         init_images: [H, W, 3] each, uint8 or floats in [-1, 1]. Sampling starts from them, noised with the seed's noise to the
         first timestep that is visited, and runs the last round(strength * num_steps) steps. strength: 0 gives their
@@ -157,7 +157,7 @@ class LatentDiffusion:
         are kept at every step (editing/blended.py), for models that take no mask. There, and in models that take images and masks,
         known pixels of the result are the given bytes (floats: the nearest ones).
         latents: x_T [N, h, w, c] float32 in the place of the seeds' own noise. prompt_embeddings: [N, L, D] in the place of prompts.
-        tile: side in pixels, a multiple of system.cell, of the overlapping tiles in which larger pictures are encoded,
+        tile: side in pixels, a multiple of system.size_multiple, of the overlapping tiles of larger pictures: encoded,
         denoised and decoded (inference/tiles.py, inference/tiled_first_stage.py); None: in one piece.
         batch_size: at most so many pictures are computed at once on each device. output: 'np' [N, H, W, 3] uint8, 'pil', a list, or
         'latents' [N, h, w, c] float32, scaled. progress: called with (pictures done, of how many). callback: called with a Step at

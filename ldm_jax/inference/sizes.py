@@ -40,17 +40,18 @@ def tiling(system: System, tile: int | None, image_shape: tuple[int, int]) -> Ti
     """tile: side in pixels. None where it is, or where one tile holds the whole (H, W). The overlap is a quarter, at
     least once what the UNet's downsampling needs.
 
-    Raises: ValueError for a side that is no multiple of system.cell, at which the UNet answers alike in and out of
+    Raises: ValueError for a side that is no multiple of system.size_multiple; at others the UNet differs in and out of
     tiles.
     """
     if tile is None:
         return None
-    units = max(1, round(tile / system.cell))
-    if tile != units * system.cell:
+    multiple = system.size_multiple
+    units = max(1, round(tile / multiple))
+    if tile != units * multiple:
         raise ValueError(
-            f"tile: got {tile} pixels, expected a multiple of {system.cell}, such as {units * system.cell}"
+            f"tile: got {tile} pixels, expected a multiple of {multiple}, such as {units * multiple}"
         )
-    unit = system.cell // system.first_stage.factor
+    unit = multiple // system.first_stage.factor
     if tile >= max(image_shape):
         return None
     return Tiling(units * unit, max(units // 4, min(1, units - 1)) * unit)

@@ -25,7 +25,7 @@ _FOREIGN = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class FeatureRecipe:
     """How features came from a data set. extractor and its hash; resize: to the network's size; image_size: height x
     width that went into it; crop, flip, color: between file and pixels; rounding: how floats became uint8, 'files'
     where the images were uint8 already."""
@@ -50,7 +50,7 @@ class Statistics:
     does not state them, like recipe."""
 
     gaussians: dict[str, Gaussian]
-    recipe: Recipe | None
+    recipe: FeatureRecipe | None
     num_images: int | None
     fingerprint: str | None
 
@@ -60,7 +60,7 @@ def describe(
 ) -> Statistics:
     """The statistics of what one pass over `images` collected. flip: whether mirror images were among them."""
     height, width = images[0].shape[:2]
-    recipe = Recipe(
+    recipe = FeatureRecipe(
         extractor=extractor.name,
         extractor_hash=extractor.hash,
         resize=extractor.resize,
@@ -127,7 +127,7 @@ def _ours(arrays: np.lib.npyio.NpzFile) -> Statistics:
     gaussians = {
         layer: Gaussian(arrays[f"{layer}/mean"], arrays[f"{layer}/covariance"], count) for layer in layers
     }
-    return Statistics(gaussians, Recipe(**about["recipe"]), count, about["fingerprint"])
+    return Statistics(gaussians, FeatureRecipe(**about["recipe"]), count, about["fingerprint"])
 
 
 def _foreign(arrays: np.lib.npyio.NpzFile, path: Path) -> Statistics:
@@ -142,10 +142,10 @@ def _foreign(arrays: np.lib.npyio.NpzFile, path: Path) -> Statistics:
     return Statistics(gaussians, None, None, None)
 
 
-def differences(a: Recipe, b: Recipe) -> list[str]:
+def differences(a: FeatureRecipe, b: FeatureRecipe) -> list[str]:
     """What differs between two recipes and must not, one text each."""
     found = []
-    for field in dataclasses.fields(Recipe):
+    for field in dataclasses.fields(FeatureRecipe):
         values = getattr(a, field.name), getattr(b, field.name)
         if values[0] != values[1] and _NEUTRAL.get(field.name) not in values:
             found.append(f"{field.name} ({values[0]} and {values[1]})")

@@ -1,4 +1,4 @@
-"""What a second stage's run consists of (loop.Job): the first stage that it stands on, its latents, its step, its
+"""What a second stage's run consists of (loop.TrainingJob): its first stage, its latents, its step, its
 pictures."""
 
 import json
@@ -68,7 +68,7 @@ def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
     return opened
 
 
-def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.Job:
+def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) -> loop.TrainingJob:
     with hosts.first_alone("the first stage"):
         first = open_first_stage(config, workdir)
     config = dict(config, first_stage=first.config["first_stage"])
@@ -98,14 +98,14 @@ def diffusion_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.
             frozen_text = "conditioner" in (config.get("freeze") or ())
             encoder = {"conditioner": frozen.get("base", params)["conditioner"]}
             source.check_text(fingerprint(encoder) if frozen_text else None)
-        step, begin = training_program.diffusion_parts(config, system, layout, params)
+        step, begin = training_program.diffusion_parts(config, system, placement, params)
         state = begin(params)
     _, learning_rate = training_program.make_optimizer(config, jax.device_count())
     preview = preview_of(config, system, frozen, source, conditions)
     batches = batches_of(config, source, inputs_of(system, conditions))
     data_fingerprint = source.fingerprint()
     drawn, names = operator.attrgetter("ema_params"), config.get("class_names")
-    return loop.Job(
+    return loop.TrainingJob(
         state, step, frozen, batches, drawn, preview, learning_rate, data_fingerprint, names, unreadable
     )
 

@@ -20,10 +20,10 @@ def make_step(
     average: Callable = lambda tree: tree,
     accumulate: int = 1,
 ) -> Callable:
-    """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Layout.compile.
+    """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Placement.compile.
 
     ema_decay: the limit of the average's decay; its warm-up is ema.decay's. average: over the devices,
-    parallel.Layout.average.
+    parallel.Placement.average.
     accumulate: how many batches tx makes one step of, which is what the average counts.
     """
 

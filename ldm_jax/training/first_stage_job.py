@@ -1,4 +1,4 @@
-"""What a first stage's run consists of (loop.Job): its step, its data, its pictures."""
+"""What a first stage's run consists of (loop.TrainingJob): its step, its data, its pictures."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -52,8 +52,8 @@ def init_key(config: dict):
     return jax.random.key(config["seed"], impl="unsafe_rbg")
 
 
-def first_stage_job(config: dict, workdir: Path, layout: parallel.Layout) -> loop.Job:
-    first_stage, step, begin = training_program.first_stage_parts(config, layout)
+def first_stage_job(config: dict, workdir: Path, placement: parallel.Placement) -> loop.TrainingJob:
+    first_stage, step, begin = training_program.first_stage_parts(config, placement)
     frozen = {}
     if training_program.has_perceptual(config):
         options = {k: v for k, v in config["lpips"].items() if v not in ("", None) and k != "dropout"}
@@ -79,5 +79,5 @@ def first_stage_job(config: dict, workdir: Path, layout: parallel.Layout) -> loo
 
     _, learning_rate = training_program.make_optimizer(config, jax.device_count())
     batches = batches_of(config, source, transform)
-    job = loop.Job(state, step, frozen, batches, drawn, preview, learning_rate, source.fingerprint())
+    job = loop.TrainingJob(state, step, frozen, batches, drawn, preview, learning_rate, source.fingerprint())
     return job._replace(unreadable=getattr(source, "unreadable_files", list))

@@ -148,12 +148,12 @@ def make_step(
     accumulate: int = 1,
     **loss_options,
 ) -> Callable:
-    """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Layout.compile.
+    """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Placement.compile.
 
     generator_loss: one of first_stage_loss.GENERATOR_LOSSES, which loss_options go to. autoencoder, discriminator:
     linen modules; discriminator None leaves out every adversarial term.
-    perceptual: (frozen, x, x_rec, keys) -> [B,1,1,1], or None. average: over the devices, parallel.Layout.average; the
-    discriminator's axis_name has to be the layout's. accumulate: how many batches the optimizers make one
+    perceptual: (frozen, x, x_rec, keys) -> [B,1,1,1], or None. average: parallel.Placement.average; the
+    discriminator's axis_name has to be the placement's. accumulate: how many batches the optimizers make one
     step of.
     batch: 'image' [B,H,W,C] float32 in [-1,1], 'position' [B] int32. seed: [] uint32.
     """

@@ -18,7 +18,7 @@ from ldm_jax.atomic import write_json
 log = logging.getLogger(__name__)
 
 
-class Statistics(NamedTuple):
+class LatentStatistics(NamedTuple):
     """scale_factor: 1 / std of all latents together. mean, std: per channel. number: of examples."""
 
     scale_factor: float
@@ -44,15 +44,15 @@ class _Sums:
         self.first = self.first + mean.sum((0, 1, 2))
         self.second = self.second + (mean**2 + variance).sum((0, 1, 2))
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> LatentStatistics:
         mean = self.first / self.count
         std = np.sqrt(self.second / self.count - mean**2)
         total = np.sqrt((self.second / self.count).mean() - mean.mean() ** 2)
-        return Statistics(float(1.0 / total), mean.tolist(), std.tolist(), self.number)
+        return LatentStatistics(float(1.0 / total), mean.tolist(), std.tolist(), self.number)
 
 
-def measure(batches: Iterable[dict], encode: Callable, has_variance: bool) -> Statistics:
-    """Statistics of encode(images [B,H,W,C]) over `batches` of 'image' and 'valid' [B] bool.
+def measure(batches: Iterable[dict], encode: Callable, has_variance: bool) -> LatentStatistics:
+    """LatentStatistics of encode(images [B,H,W,C]) over `batches` of 'image' and 'valid' [B] bool.
 
     encode: -> moments [B,h,w,2c] if has_variance, else latents [B,h,w,c].
     """
@@ -64,7 +64,7 @@ def measure(batches: Iterable[dict], encode: Callable, has_variance: bool) -> St
 
 def precompute(
     path: Path, batches: Iterable[dict], number: int, encode: Callable, has_variance: bool, made_of: dict
-) -> Statistics:
+) -> LatentStatistics:
     """Writes what `encode` gives for `number` images, in order, as float32 to path (.npy) and `made_of` and the
     statistics to path with .json. Both are renamed into place when they are whole."""
     sums, done, start, partial = _Sums(), 0, time.time(), path.with_suffix(".partial.npy")

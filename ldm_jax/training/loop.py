@@ -20,11 +20,11 @@ from ldm_jax.types import PyTree
 log = logging.getLogger(__name__)
 
 
-class Job(NamedTuple):
+class TrainingJob(NamedTuple):
     """What one stage contributes."""
 
     state: TrainState  # before the first step, in the host's memory
-    step: Callable  # (state, frozen, batch, seed) -> (state, metrics), see parallel.Layout.compile
+    step: Callable  # (state, frozen, batch, seed) -> (state, metrics), see parallel.Placement.compile
     frozen: PyTree  # what the step needs and does not train
     batches: Callable[[int], Iterator]  # start_step -> host batches of this process
     drawn: Callable[[TrainState], PyTree]  # what of a state the pictures are drawn with
@@ -51,8 +51,8 @@ class Calls(NamedTuple):
 
 def run(
     config: Mapping[str, Any],
-    job: Job,
-    layout: parallel.Layout,
+    job: TrainingJob,
+    placement: parallel.Placement,
     checkpoints: Any,
     state: TrainState,
     start: int,
@@ -61,21 +61,21 @@ def run(
     """From step `start` to config.total_steps, or until calls.stop says so. Returns the last state, which is saved, and
     the steps done.
 
-    state: as layout.place gives it; its buffers are used up. Raises: RuntimeError where a metric is no number;
+    state: as placement.place gives it; its buffers are used up. Raises: RuntimeError where a metric is no number;
     ValueError for a start that steps_per_dispatch does not divide; what job.batches raises, at the step whose batch it
     is, after a process that is alone has saved the steps before it.
     """
-    frozen, at_once = layout.place(job.frozen), config.get("steps_per_dispatch") or 1
+    frozen, at_once = placement.place(job.frozen), config.get("steps_per_dispatch") or 1
     if start % at_once:
         raise ValueError(
             f"config.steps_per_dispatch is {at_once}, and the run goes on from step {start}, which it does not divide"
         )
-    step, seed = layout.compile(job.step, state, frozen, at_once), np.uint32(config["seed"])
+    step, seed = placement.compile(job.step, state, frozen, at_once), np.uint32(config["seed"])
     total, saved, logged, clock = config["total_steps"], start, start, watch.Stopwatch()
     done, running, leaving = start, None, False
-    gathered = _Gathered(layout)
+    gathered = _Gathered(placement)
 
-    with prefetch.Ahead(_drawing(config, job, layout, start), (total - start) // at_once) as batches:
+    with prefetch.Ahead(_drawing(config, job, placement, start), (total - start) // at_once) as batches:
         while done < total and not leaving:
             with clock("profile"):
                 calls.before_step(done, running)
@@ -130,7 +130,7 @@ def run(
 
 
 def _drawing(
-    config: Mapping[str, Any], job: Job, layout: parallel.Layout, start: int
+    config: Mapping[str, Any], job: TrainingJob, placement: parallel.Placement, start: int
 ) -> Callable[[], PyTree]:
     """() -> what the next call of the compiled step takes, on the devices."""
     batches, position = job.batches(start), _positions(config["batch_size"])
@@ -138,7 +138,7 @@ def _drawing(
 
     def draw() -> PyTree:
         given = [dict(next(batches), position=position) for _ in range(at_once)]
-        return layout.place_batch(given[0]) if at_once == 1 else layout.place_batches(given)
+        return placement.place_batch(given[0]) if at_once == 1 else placement.place_batches(given)
 
     return draw
 
@@ -155,8 +155,8 @@ def _next(batches: prefetch.Ahead, running: PyTree, clock: watch.Stopwatch) -> P
 class _Gathered:
     """What is logged of the steps since it was last taken."""
 
-    def __init__(self, layout: parallel.Layout):
-        self._of_state, self._sums = watch.compile_state_metrics(layout), watch.Sums()
+    def __init__(self, placement: parallel.Placement):
+        self._of_state, self._sums = watch.compile_state_metrics(placement), watch.Sums()
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         self._sums.add(metrics)

@@ -24,7 +24,7 @@ from ldm_jax.first_stage import make_first_stage
 from ldm_jax.params import check_params, fingerprint
 from ldm_jax.system import System, make_system
 from ldm_jax.training.examples import check_example, needed_beside_moments, open_source
-from ldm_jax.training.latents import Statistics, measure
+from ldm_jax.training.latents import LatentStatistics, measure
 from ldm_jax.types import PyTree
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 ALWAYS = ("caption", "class_label")  # fields that are stored wherever the data have them
 
 
-class Options(NamedTuple):
+class PrecomputeOptions(NamedTuple):
     """Of the command; batch_size is that of each device, fields None what conditioning needs."""
 
     dtype: str = "float32"
@@ -45,7 +45,7 @@ class Options(NamedTuple):
     num_threads: int = 4
 
 
-class Job(NamedTuple):
+class Precomputation(NamedTuple):
     """What is to be written, ready to be computed.
 
     transform: (example, rng) -> {'image' [H, W, 3] float32 in [-1, 1], and the fields}. encode: images [n, H, W, 3] ->
@@ -146,7 +146,7 @@ def open_data(config: Mapping[str, Any]) -> tuple[Any, Callable]:
 
 
 def transform_of(config: Mapping[str, Any], source: Any, crop: Callable, fields: Sequence[str]) -> Callable:
-    """See Job."""
+    """See Precomputation."""
 
     def transform(example: dict, rng: np.random.Generator) -> dict:
         if hasattr(source, "cut"):
@@ -164,7 +164,7 @@ def transform_of(config: Mapping[str, Any], source: Any, crop: Callable, fields:
     return transform
 
 
-def choose_fields(config: dict, system: System, source: Any, options: Options) -> list[str]:
+def choose_fields(config: dict, system: System, source: Any, options: PrecomputeOptions) -> list[str]:
     """The fields to store: those asked for, or what conditioning needs, the captions and the classes.
 
     Raises: ValueError for one that the data do not have, or that lies on a picture which is to be mirrored.
@@ -189,7 +189,7 @@ def choose_fields(config: dict, system: System, source: Any, options: Options) -
 # ------------------------------------------------------------------------------------------------------------ the job
 
 
-def open_job(config: dict, options: Options = Options()) -> Job:
+def open_job(config: dict, options: PrecomputeOptions = PrecomputeOptions()) -> Precomputation:
     """Reads the networks and opens the data that `config` names.
 
     Raises: ValueError for a config of a first stage, options that there are not, or as what it calls.
@@ -233,10 +233,10 @@ def open_job(config: dict, options: Options = Options()) -> Job:
     if options.flip:
         example["moments_flipped"] = example["moments"]
     encode = on_all_devices(first_stage.encode, params, options.batch_size)
-    return Job(made, source, transform, encode, say, example, options.num_threads)
+    return Precomputation(made, source, transform, encode, say, example, options.num_threads)
 
 
-def _check_options(options: Options) -> None:
+def _check_options(options: PrecomputeOptions) -> None:
     for name, known in (("dtype", latents_builder.DTYPES), ("file_format", latents_builder.FILE_FORMATS)):
         if getattr(options, name) not in known:
             raise ValueError(f"--{name} {getattr(options, name)!r} not found; there are: {', '.join(known)}")
@@ -251,8 +251,8 @@ def _renamed(example: dict) -> dict:
     return kept | ({"image": example["picture"]} if "picture" in example else {})
 
 
-def _say(system: System, params: PyTree | None, options: Options) -> tuple[Callable, Callable]:
-    """(Job.say, example -> the same of one example in zeros, for its shapes)."""
+def _say(system: System, params: PyTree | None, options: PrecomputeOptions) -> tuple[Callable, Callable]:
+    """(Precomputation.say, example -> the same of one example in zeros, for its shapes)."""
     if params is None:
         return lambda examples: {}, lambda example: {}
 
@@ -293,7 +293,9 @@ def shards_of(index: int, count: int, shards: Iterable[int]) -> list[int]:
     return [shard for shard in shards if shard % count == index]
 
 
-def write_shard(job: Job, root: Path, shard: int, transformed: Iterator[dict] | None = None) -> int:
+def write_shard(
+    job: Precomputation, root: Path, shard: int, transformed: Iterator[dict] | None = None
+) -> int:
     """Encodes and writes one shard. transformed: an iterator whose next examples are the shard's, where there is one.
 
     Returns: how many examples that were.
@@ -321,19 +323,19 @@ def write_shard(job: Job, root: Path, shard: int, transformed: Iterator[dict] | 
     return len(examples)
 
 
-def pooled(parts: Sequence[Statistics]) -> Statistics:
+def pooled(parts: Sequence[LatentStatistics]) -> LatentStatistics:
     """The statistics of several parts of a data set together; each part's pictures are of one size."""
     number = np.asarray([part.number for part in parts], np.float64)
     mean, std = (np.asarray([getattr(part, name) for part in parts]) for name in ("mean", "std"))
     share = (number / number.sum())[:, None]
     first, second = (share * mean).sum(0), (share * (std**2 + mean**2)).sum(0)
     total = np.sqrt(second.mean() - first.mean() ** 2)
-    return Statistics(
+    return LatentStatistics(
         float(1 / total), first.tolist(), np.sqrt(second - first**2).tolist(), int(number.sum())
     )
 
 
-def finish(job: Job, root: Path) -> dict | None:
+def finish(job: Precomputation, root: Path) -> dict | None:
     """Makes a data set of the shards, if all of them are there. Returns the statistics of its latents, else None."""
     missing = latents_builder.missing_shards(root, job.made)
     if missing:
@@ -341,14 +343,19 @@ def finish(job: Job, root: Path) -> dict | None:
             "%d of %d shards are not there yet, such as %s", len(missing), job.made.num_shards, missing[:5]
         )
         return None
-    parts = [Statistics(**shard["statistics"]) for shard in latents_builder.done(root, job.made)]
+    parts = [LatentStatistics(**shard["statistics"]) for shard in latents_builder.done(root, job.made)]
     statistics = pooled(parts)._asdict()
     del statistics["number"]  # counts mirror images as well
     latents_builder.finish(root, job.made, job.example, statistics)
     return statistics
 
 
-def precompute(config: dict, root: str | Path, options: Options = Options(), host: tuple[int, int] = (0, 1)):
+def precompute(
+    config: dict,
+    root: str | Path,
+    options: PrecomputeOptions = PrecomputeOptions(),
+    host: tuple[int, int] = (0, 1),
+):
     """Writes the shards of this host, (index, count), that are not there yet, and makes a data set of all if none is
     missing.
 

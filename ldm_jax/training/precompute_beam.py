@@ -19,7 +19,7 @@ from ldm_jax.data import latents_builder
 from ldm_jax.training import precompute as precompute_latents
 
 _OPENING = threading.Lock()
-_OPENED: dict[str, precompute_latents.Job] = {}
+_OPENED: dict[str, precompute_latents.Precomputation] = {}
 
 
 class WriteShards(beam.DoFn):
@@ -28,7 +28,7 @@ class WriteShards(beam.DoFn):
     A worker's process opens the networks and the data once, whatever the number of its threads.
     """
 
-    def __init__(self, config: dict, root: str, options: precompute_latents.Options):
+    def __init__(self, config: dict, root: str, options: precompute_latents.PrecomputeOptions):
         self.config, self.root, self.options = config, root, options
 
     def setup(self) -> None:
@@ -43,7 +43,10 @@ class WriteShards(beam.DoFn):
 
 
 def precompute(
-    config: dict, root: str | Path, options: precompute_latents.Options, pipeline_options: Sequence[str] = ()
+    config: dict,
+    root: str | Path,
+    options: precompute_latents.PrecomputeOptions,
+    pipeline_options: Sequence[str] = (),
 ) -> dict | None:
     """Writes all shards that are not there yet, and makes a data set of them.
 

@@ -29,8 +29,8 @@ from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 
 
-class Program(NamedTuple):
-    """step(state, frozen, batch, seed) -> (state, metrics), for parallel.Layout.compile; the others are trees of
+class TrainingProgram(NamedTuple):
+    """step(state, frozen, batch, seed) -> (state, metrics), for parallel.Placement.compile; the others are trees of
     jax.ShapeDtypeStruct, batch the global one."""
 
     step: Callable
@@ -39,10 +39,10 @@ class Program(NamedTuple):
     batch: PyTree
 
 
-def make_program(config: Mapping[str, Any], layout: parallel.Layout) -> Program:
+def make_training_program(config: Mapping[str, Any], placement: parallel.Placement) -> TrainingProgram:
     """config: with its first stage's section, of either task. Raises: ValueError as the makers of its parts."""
     make = first_stage_program if config["task"] == "first_stage" else diffusion_program
-    return make(config, layout)
+    return make(config, placement)
 
 
 def make_optimizer(config: Mapping[str, Any], num_devices: int) -> tuple[Any, Callable]:
@@ -79,16 +79,16 @@ def with_logvar(config: Mapping[str, Any], system: System, params: PyTree) -> Py
 
 
 def diffusion_parts(
-    config: Mapping[str, Any], system: System, layout: parallel.Layout, params: PyTree
+    config: Mapping[str, Any], system: System, placement: parallel.Placement, params: PyTree
 ) -> tuple[Callable, Callable]:
     """(step, params -> state before the first step). params: arrays or shapes, of which config.freeze picks by name."""
-    tx, _ = make_optimizer(config, layout.mesh.size)
+    tx, _ = make_optimizer(config, placement.mesh.size)
     tx = optimizer.freeze(tx, config.get("freeze") or (), params)
     objective, ema_decay = diffusion_objective(config, system), config.get("ema_decay", 0.9999)
     if config.get("personalization"):
         objective = of_delta(config["personalization"], objective)
     accumulate = config["optimizer"].get("accumulate", 1)
-    step = diffusion_step.make_step(objective, tx, ema_decay, layout.average, accumulate)
+    step = diffusion_step.make_step(objective, tx, ema_decay, placement.average, accumulate)
 
     def begin(params: PyTree) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
@@ -105,7 +105,7 @@ def of_delta(section: Mapping[str, Any], objective: Callable) -> Callable:
     return loss
 
 
-def diffusion_program(config: Mapping[str, Any], layout: parallel.Layout) -> Program:
+def diffusion_program(config: Mapping[str, Any], placement: parallel.Placement) -> TrainingProgram:
     """Of the second stage, whose examples are images, or moments with data.precompute_latents."""
     system, key = make_system(config), jax.random.key(0)
     params = jax.eval_shape(lambda key: with_logvar(config, system, system.init(key)), key)
@@ -117,8 +117,8 @@ def diffusion_program(config: Mapping[str, Any], layout: parallel.Layout) -> Pro
         frozen["base"] = params
         make = partial(personalization.init_delta, config["personalization"])
         params = {"delta": jax.eval_shape(make, key, params)}
-    step, begin = diffusion_parts(config, system, layout, params)
-    return Program(step, jax.eval_shape(begin, params), frozen, diffusion_batch(config, system))
+    step, begin = diffusion_parts(config, system, placement, params)
+    return TrainingProgram(step, jax.eval_shape(begin, params), frozen, diffusion_batch(config, system))
 
 
 def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.ShapeDtypeStruct]:
@@ -140,7 +140,7 @@ def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.
 
 
 def first_stage_parts(
-    config: Mapping[str, Any], layout: parallel.Layout
+    config: Mapping[str, Any], placement: parallel.Placement
 ) -> tuple[FirstStage, Callable, Callable]:
     """(the first stage, step, key -> state before the first step), with the perceptual loss where config.lpips names
     weights, which the step then finds in frozen['lpips']."""
@@ -154,8 +154,8 @@ def first_stage_parts(
     discriminator = None
     if config.get("discriminator"):
         options = dict(config["discriminator"])
-        discriminator = call(NLayerDiscriminator, options, "discriminator", axis_name=layout.axis_name)
-    txs = {part: make_optimizer(config, layout.mesh.size)[0] for part in ("autoencoder", "discriminator")}
+        discriminator = call(NLayerDiscriminator, options, "discriminator", axis_name=placement.axis_name)
+    txs = {part: make_optimizer(config, placement.mesh.size)[0] for part in ("autoencoder", "discriminator")}
     loss_options = dict(config.get("loss", {}))
     logvar_init = loss_options.pop("logvar_init", 0.0)
     if "n_embed" in options_of(generator_loss) and hasattr(first_stage.module, "n_embed"):
@@ -171,7 +171,7 @@ def first_stage_parts(
         txs=txs,
         perceptual=_perceptual(config["lpips"]) if has_perceptual(config) else None,
         ema_decay=ema_decay,
-        average=layout.average,
+        average=placement.average,
         accumulate=config["optimizer"].get("accumulate", 1),
     )
 
@@ -184,16 +184,16 @@ def first_stage_parts(
     return first_stage, step, begin
 
 
-def first_stage_program(config: Mapping[str, Any], layout: parallel.Layout) -> Program:
+def first_stage_program(config: Mapping[str, Any], placement: parallel.Placement) -> TrainingProgram:
     """Of the first stage; the weights of its perceptual loss are not read."""
-    _, step, begin = first_stage_parts(config, layout)
+    _, step, begin = first_stage_parts(config, placement)
     size, number = config["image_size"], config["batch_size"]
     frozen = {"lpips": jax.eval_shape(lambda: lpips_weights.template())} if has_perceptual(config) else {}
     batch = {
         "image": jax.ShapeDtypeStruct((number, size, size, 3), np.float32),
         "position": jax.ShapeDtypeStruct((number,), np.int32),
     }
-    return Program(step, jax.eval_shape(begin, jax.random.key(0)), frozen, batch)
+    return TrainingProgram(step, jax.eval_shape(begin, jax.random.key(0)), frozen, batch)
 
 
 def has_perceptual(config: Mapping[str, Any]) -> bool:

@@ -127,9 +127,9 @@ def state_metrics(state: TrainState) -> dict[str, Array]:
     return found
 
 
-def compile_state_metrics(layout: parallel.Layout) -> Callable[[TrainState], dict[str, Array]]:
-    """`state_metrics` of a state that `layout` has placed, as a program of its own. All processes have to call it."""
-    return jax.jit(state_metrics, out_shardings=layout.replicated)
+def compile_state_metrics(placement: parallel.Placement) -> Callable[[TrainState], dict[str, Array]]:
+    """`state_metrics` of a state placed by `placement`, as its own program. All processes have to call it."""
+    return jax.jit(state_metrics, out_shardings=placement.replicated)
 
 
 def memory(devices: Any = None) -> dict[str, float]:

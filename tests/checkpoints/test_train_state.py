@@ -20,16 +20,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 def test_a_state_may_be_donated_while_it_is_being_saved(tmp_path):
     """Orbax writes in the background, and on a CPU from the very memory that the next step is given to write to."""
-    layout = parallel.make()
+    placement = parallel.make()
     step = jax.jit(lambda state: {"x": state["x"] + 1}, donate_argnums=0)
-    state = step(layout.place({"x": np.zeros((1024, 4096), np.float32)}))
+    state = step(placement.place({"x": np.zeros((1024, 4096), np.float32)}))
     checkpoints = checkpoint.manager(tmp_path)
     checkpoint.save(checkpoints, 1, state)
     for _ in range(20):
         state = step(state)
     jax.block_until_ready(state)
     checkpoints.wait_until_finished()
-    like = layout.abstract({"x": jnp.zeros((1024, 4096))})
+    like = placement.abstract({"x": jnp.zeros((1024, 4096))})
     restored, at = checkpoint.restore(checkpoints, like)
     checkpoints.close()
     assert at == 1
@@ -38,9 +38,9 @@ def test_a_state_may_be_donated_while_it_is_being_saved(tmp_path):
 
 
 def test_a_reader_changes_nothing(tmp_path):
-    layout = parallel.make()
+    placement = parallel.make()
     checkpoints = checkpoint.manager(tmp_path)
-    checkpoint.save(checkpoints, 3, layout.place({"x": np.arange(3.0)}), wait=True)
+    checkpoint.save(checkpoints, 3, placement.place({"x": np.arange(3.0)}), wait=True)
     checkpoints.close()
     reader = checkpoint.manager(tmp_path, only_reading=True)
     state, step = checkpoint.restore(reader)
@@ -54,11 +54,11 @@ def test_a_reader_changes_nothing(tmp_path):
 def saved(tmp_path_factory) -> pathlib.Path:
     """Two checkpoints, 3 and 6, of a state whose numbers say the step."""
     folder = tmp_path_factory.mktemp("saved")
-    checkpoints, layout = checkpoint.manager(folder), parallel.make()
+    checkpoints, placement = checkpoint.manager(folder), parallel.make()
     rng = np.random.default_rng(0)
     for step in (3, 6):
         state = {"step": np.int32(step), "params": {"x": rng.normal(size=(64, 64)) + step, "y": np.zeros(3)}}
-        checkpoint.save(checkpoints, step, layout.place(state), wait=True)
+        checkpoint.save(checkpoints, step, placement.place(state), wait=True)
     checkpoints.close()
     return folder
 
@@ -69,9 +69,9 @@ def files(folder: pathlib.Path) -> list[str]:
 
 def newest(folder: pathlib.Path) -> int:
     """The step that a run would go on from, which has to be what its numbers say."""
-    checkpoints, layout = checkpoint.manager(folder), parallel.make()
+    checkpoints, placement = checkpoint.manager(folder), parallel.make()
     like = {"step": jnp.int32(0), "params": {"x": jnp.zeros((64, 64)), "y": jnp.zeros(3)}}
-    state, step = checkpoint.restore(checkpoints, layout.abstract(like))
+    state, step = checkpoint.restore(checkpoints, placement.abstract(like))
     checkpoints.close()
     assert step == state["step"] and abs(state["params"]["x"].mean() - step) < 0.1
     return step

@@ -10,13 +10,13 @@ import pytest
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import train
 from ldm_jax.data import latents
-from ldm_jax.training.precompute import Options, precompute
+from ldm_jax.training.precompute import PrecomputeOptions, precompute
 from tests import tiny_shapes
 from tests.commands.test_train import leaves
 from tests.tiny_models import random_bundle
 
 pytestmark = pytest.mark.slow
-OPTIONS = Options(examples_per_shard=4, batch_size=4, num_threads=0)
+OPTIONS = PrecomputeOptions(examples_per_shard=4, batch_size=4, num_threads=0)
 
 
 @pytest.fixture(scope="module")

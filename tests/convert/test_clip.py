@@ -8,7 +8,7 @@ import pytest
 
 from ldm_jax.conditioning import class_label, clip, sdxl, semantic, text
 from ldm_jax.convert import clip as clip_names
-from ldm_jax.convert import compvis_conditioner, diffusers_ldm_bert, layout
+from ldm_jax.convert import compvis_conditioner, diffusers_ldm_bert, state_dict
 from ldm_jax.models.clip_text import CLIPTextTransformer
 from ldm_jax.models.text_encoder import TextTransformer
 from ldm_jax.params import flatten
@@ -328,7 +328,7 @@ def test_a_diffusers_folder_of_two_text_encoders(hugging_face):
         read = clip_names.lazy_from_diffusers(half, {"name": "clip"}, alone, keep_dtype=keep)
         assert {t.read().dtype for t in flatten(read).values()} == {np.dtype(dtype)}
     read = clip_names.lazy_from_diffusers(one | extra, {"name": "clip"}, alone)
-    back = layout.to_torch(read, clip_names.diffusers_entries({"name": "clip"}, alone))
+    back = state_dict.to_torch(read, clip_names.diffusers_entries({"name": "clip"}, alone))
     assert {name.replace("text_model.", "") for name in back} == {n.replace("text_model.", "") for n in one}
     for name, array in clip_names.renamed(one, "text_encoder.").items():
         np.testing.assert_array_equal(back[name], array)
@@ -382,7 +382,7 @@ def test_diffusers_ldm_bert():
     tree = {"transformer": template_of(ours)}
     read = clip_names.lazy_from_diffusers(folder, {"name": "text"}, tree)
     names = compvis_conditioner.compvis_entries("text", tree)
-    compvis = layout.to_torch(read, names)
+    compvis = state_dict.to_torch(read, names)
     np.testing.assert_array_equal(
         compvis["cond_stage_model.transformer.pos_emb.emb.weight"], state["model.embed_positions.weight"]
     )

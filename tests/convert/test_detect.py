@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.convert import compvis_first_stage, compvis_unet, detect, layout
+from ldm_jax.convert import compvis_first_stage, compvis_unet, detect, state_dict
 from ldm_jax.convert.published import recognize
 from ldm_jax.first_stage import make_first_stage
 from ldm_jax.models.unet import UNet
@@ -17,7 +17,7 @@ def torch_shapes(template, entries) -> dict:
     """{torch name: torch shape} of a tree of shapes, nothing of which is allocated."""
     flat = flatten(template)
     blank = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in flat.items()}
-    return {name: layout._TO_TORCH[kind](blank[path]).shape for path, name, kind in entries}
+    return {name: state_dict._TO_TORCH[kind](blank[path]).shape for path, name, kind in entries}
 
 
 def unet_shapes(unet: UNet) -> dict:

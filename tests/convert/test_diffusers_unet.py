@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.convert import diffusers_networks, diffusers_unet, layout
+from ldm_jax.convert import diffusers_networks, diffusers_unet, state_dict
 from ldm_jax.models.unet import UNet
 from ldm_jax.types import Cond
 
@@ -225,4 +225,4 @@ def test_a_continuous_class_is_a_projection_of_one_number():
     template = {"label_embed": {"kernel": np.zeros((1, 64)), "bias": np.zeros(64)}}
     names = {name for _, name, _ in diffusers_unet.entries(template, {})}
     assert names == {"class_embedding.weight", "class_embedding.bias"}
-    assert len(layout.to_torch(template, diffusers_unet.entries(template, {}))) == 2
+    assert len(state_dict.to_torch(template, diffusers_unet.entries(template, {}))) == 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ldm_jax.convert import layout
+from ldm_jax.convert import state_dict
 from ldm_jax.convert.files import find_weights, open_tensors, replacing, write_ckpt, write_safetensors
 from ldm_jax.convert.tensor import Tensor
 from ldm_jax.params import flatten
@@ -299,7 +299,7 @@ def test_one_tensor_at_a_time_is_in_memory(large, tmp_path, write, dtype, turned
     if turned:  # written in our layout, as in a bundle
         entries = [((str(i), "kernel"), f"{i}.weight", "linear") for i in range(COUNT)]
         template = {str(i): {"kernel": np.broadcast_to(np.float32(0), (SIDE, SIDE))} for i in range(COUNT)}
-        tree = layout.lazy_from_torch(tensors, template, entries)
+        tree = state_dict.lazy_from_torch(tensors, template, entries)
         tensors = {"/".join(path): tensor for path, tensor in flatten(tree).items()}
     write(tmp_path / "out", tensors, dtype=dtype)
     peak = tracemalloc.get_traced_memory()[1]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ldm_jax.convert import layout, lpips
+from ldm_jax.convert import lpips, state_dict
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def files(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("weights")
     vgg, heads = {}, {}
-    for name, array in layout.to_torch(lpips.template(), lpips.entries()).items():
+    for name, array in state_dict.to_torch(lpips.template(), lpips.entries()).items():
         if name.startswith("lin"):
             heads[name] = np.full(array.shape, float(name[3]), np.float32)
         else:

@@ -51,7 +51,7 @@ def batches(start: int) -> Iterator[dict]:
         step += 1
 
 
-def job_of(stage: str, layout, rate: float):
+def job_of(stage: str, placement, rate: float):
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -69,7 +69,7 @@ def job_of(stage: str, layout, rate: float):
     with parallel.on_host():
         if stage == "kl":
             first_stage = make_first_stage(FIRST_STAGE)
-            discriminator = NLayerDiscriminator(4, 1, axis_name=layout.axis_name)
+            discriminator = NLayerDiscriminator(4, 1, axis_name=placement.axis_name)
             txs = {"autoencoder": optax.adam(rate, 0.5, 0.9), "discriminator": optax.adam(rate, 0.5, 0.9)}
             shape = (SIZE, SIZE, 3)
             state = first_stage_step.init_state(key, first_stage.init, discriminator, shape, txs, 0.999)
@@ -80,7 +80,7 @@ def job_of(stage: str, layout, rate: float):
                 txs,
                 disc_start=2,
                 ema_decay=0.999,
-                average=layout.average,
+                average=placement.average,
             )
 
             def kept(start):
@@ -90,14 +90,14 @@ def job_of(stage: str, layout, rate: float):
             params = system.init(key) | {"logvar": jnp.zeros(1000)}
             state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
             objective = diffusion_objective(DIFFUSION, system)
-            step = diffusion_step.make_step(objective, tx, 0.999, layout.average)
+            step = diffusion_step.make_step(objective, tx, 0.999, placement.average)
             frozen = {"first_stage": {}, "scale_factor": np.float32(1.0)}
 
             def kept(start):
                 for batch in batches(start):
                     yield {"image": batch["image"]} | system.inputs({"class_labels": batch["class_labels"]})
 
-    return loop.Job(state, step, frozen, kept, lambda s: s, lambda s: {}, lambda step: rate, "")
+    return loop.TrainingJob(state, step, frozen, kept, lambda s: s, lambda s: {}, lambda step: rate, "")
 
 
 def run(
@@ -115,8 +115,8 @@ def run(
     from ldm_jax.distributed import parallel
     from ldm_jax.training import loop
 
-    layout = parallel.make(way, mesh, jax.devices()[:devices])
-    job, said = job_of(stage, layout, rate), {}
+    placement = parallel.make(way, mesh, jax.devices()[:devices])
+    job, said = job_of(stage, placement, rate), {}
 
     def report(done, values, rate):
         for name, value in values.items():
@@ -127,10 +127,10 @@ def run(
     config = dict(
         batch_size=BATCH, total_steps=steps, checkpoint_every=steps, log_every=1, preview_every=steps
     )
-    restored = checkpoint.restore(checkpoints, layout.abstract(job.state))
-    state, start = restored or (layout.place(job.state), 0)
+    restored = checkpoint.restore(checkpoints, placement.abstract(job.state))
+    state, start = restored or (placement.place(job.state), 0)
     config |= dict(seed=3, optimizer={}, total_steps=start + steps, steps_per_dispatch=at_once)
-    state, _ = loop.run(config, job, layout, checkpoints, state, start, calls)
+    state, _ = loop.run(config, job, placement, checkpoints, state, start, calls)
     checkpoints.close()
     sizes = [(x.size, x.is_fully_replicated) for x in jax.tree.leaves(state)]
     said["split"] = sum(size for size, whole in sizes if not whole) / sum(size for size, _ in sizes)
@@ -149,9 +149,9 @@ def main(task: dict) -> None:
     if "coordinator" in task:
         hosts.initialize(task["coordinator"], 2, process, timeout=120)
     said = {}
-    for name, stage, *layout in task["runs"]:
+    for name, stage, *placement in task["runs"]:
         folder = Path(task["folder"]) / name
-        said[name] = run(folder, stage, *layout, task["steps"], task.get("rate", 1e-3))
+        said[name] = run(folder, stage, *placement, task["steps"], task.get("rate", 1e-3))
         Path(task["folder"], f"said_{process}.json").write_text(json.dumps(said))
 
 

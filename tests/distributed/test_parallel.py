@@ -89,8 +89,8 @@ def test_two_processes_both_ways(alone, tmp_path):
 def test_eight_then_four_then_one_device(alone, tmp_path):
     """Each goes on from the other's checkpoint, in another way of sharding too."""
     task, losses = dict(folder=str(tmp_path), devices=8), []
-    for steps, layout in ((8, ["fsdp", 8, MESH, 1]), (8, ["pmap", 4, None, 1]), (4, ["pmap", 1, None, 1])):
-        (found,) = said(task | dict(steps=steps, runs=[["one", "diffusion", *layout]]))
+    for steps, placement in ((8, ["fsdp", 8, MESH, 1]), (8, ["pmap", 4, None, 1]), (4, ["pmap", 1, None, 1])):
+        (found,) = said(task | dict(steps=steps, runs=[["one", "diffusion", *placement]]))
         losses += found["one"]["loss"]
     np.testing.assert_allclose(losses, alone["diffusion"]["loss"], rtol=1e-5, atol=1e-5)
 
@@ -129,8 +129,8 @@ def test_what_cannot_be_laid_out_is_said(way, mesh, message):
 
 def test_placed_leaves_own_their_memory():
     """A donated buffer must not be the caller's array."""
-    layout, given = parallel.make(), np.arange(1024.0, dtype=np.float32)
-    placed = layout.place({"x": given})
+    placement, given = parallel.make(), np.arange(1024.0, dtype=np.float32)
+    placed = placement.place({"x": given})
     given[:] = -1
     np.testing.assert_array_equal(parallel.fetch(placed)["x"], np.arange(1024.0))
 

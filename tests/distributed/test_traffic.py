@@ -15,7 +15,7 @@ from ldm_jax.training import parallel
 from ldm_jax.training.state import TrainState
 
 WIDTH = 32
-layout = parallel.make("fsdp", {"data": 1, "fsdp": 8, "replicate_below": 16})
+placement = parallel.make("fsdp", {"data": 1, "fsdp": 8, "replicate_below": 16})
 
 def step(state, frozen, batch, seed):
     def loss(params):
@@ -31,9 +31,9 @@ def sent(batch_size, num_steps):
     shape = (batch_size, WIDTH) if num_steps == 1 else (num_steps, batch_size, WIDTH)
     batch = jax.ShapeDtypeStruct(shape, jnp.float32)
     frozen = {"frozen": whole}
-    jitted = layout.compile(step, state, frozen, num_steps)
+    jitted = placement.compile(step, state, frozen, num_steps)
     compiled = jitted.lower(
-        layout.abstract(state), layout.abstract(frozen), batch, jax.ShapeDtypeStruct((), jnp.uint32)
+        placement.abstract(state), placement.abstract(frozen), batch, jax.ShapeDtypeStruct((), jnp.uint32)
     ).compile()
     found = hlo.collectives(hlo.parse(compiled.as_text()))
     gathered = sum(one.count * one.size for one in found if one.kind == "all-gather")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_jax.convert import layout
+from ldm_jax.convert import state_dict
 from ldm_jax.params import flatten, unflatten
 
 GOLDEN = json.loads((Path(__file__).parent / "original_golden.json").read_text())
@@ -38,11 +38,11 @@ def fill(torch_name: str, shape: tuple[int, ...], gain: float = 1.0) -> np.ndarr
 def fill_params(template, entries, prefix: str = "", gain: float = 1.0):
     """Our params, filled by the rule.
 
-    template: a tree of shapes; entries: its name map (ldm_jax/convert/layout.py).
+    template: a tree of shapes; entries: its name map (ldm_jax/convert/state_dict.py).
     """
-    shapes = layout.to_torch(zeros_like_tree(template), entries)
+    shapes = state_dict.to_torch(zeros_like_tree(template), entries)
     state = {name: fill(prefix + name, array.shape, gain) for name, array in shapes.items()}
-    return layout.from_torch(state, template, entries)
+    return state_dict.from_torch(state, template, entries)
 
 
 def zeros_like_tree(template):

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ldm_jax.convert import layout
 from ldm_jax.convert import lpips as lpips_weights
+from ldm_jax.convert import state_dict
 from ldm_jax.metrics.lpips import lpips
 from ldm_jax.metrics.psnr import psnr
 from ldm_jax.metrics.ssim import ssim
@@ -42,7 +42,7 @@ def test_ssim_is_scikit_images():
 def torch_lpips(params, a, b):
     """LPIPS as Zhang et al. define it, in torch: unit-length features of VGG16 after relu1_2 ... relu5_3."""
     torch = pytest.importorskip("torch")
-    state = layout.to_torch(params, lpips_weights.entries())
+    state = state_dict.to_torch(params, lpips_weights.entries())
     state = {name: torch.tensor(array) for name, array in state.items()}
     shift, scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]]).view(2, 1, 3, 1, 1)
     features = []

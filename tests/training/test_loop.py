@@ -62,10 +62,10 @@ def run(
 ):
     """(the last state, [(steps done, metrics, times) of every report])."""
     monkeypatch.setattr(checkpoint, "save", save or (lambda *args, **kwargs: None))
-    layout, said = parallel.make(devices=jax.devices()[:1]), []
+    placement, said = parallel.make(devices=jax.devices()[:1]), []
     w = {"w": np.zeros(3, np.float32)}
     state = start or TrainState(np.int32(0), w, w, {})
-    job = loop.Job(state, step_of(seconds), {}, given, None, None, lambda step: 0.1, "")
+    job = loop.TrainingJob(state, step_of(seconds), {}, given, None, None, lambda step: 0.1, "")
     done_so_far = int(state.step)
     called = loop.Calls(
         lambda done, values, times: said.append((done, values, times)),
@@ -73,7 +73,7 @@ def run(
         lambda done, state: False,
         lambda rounds: False,
     )._replace(**calls or {})
-    state, _ = loop.run(CONFIG | changes, job, layout, None, layout.place(state), done_so_far, called)
+    state, _ = loop.run(CONFIG | changes, job, placement, None, placement.place(state), done_so_far, called)
     return jax.device_get(parallel.fetch(state)), said
 
 
@@ -171,15 +171,15 @@ def test_a_metric_that_is_no_number_ends_the_run(monkeypatch):
             yield batch if i != 5 else dict(batch, x=np.full((BATCH, 3), np.nan, np.float32))
 
     monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: None)
-    layout, w = parallel.make(devices=jax.devices()[:1]), {"w": np.zeros(3, np.float32)}
+    placement, w = parallel.make(devices=jax.devices()[:1]), {"w": np.zeros(3, np.float32)}
     state = TrainState(np.int32(0), w, w, {})
-    job = loop.Job(state, step_of(), {}, given, None, None, lambda step: 0.1, "")
+    job = loop.TrainingJob(state, step_of(), {}, given, None, None, lambda step: 0.1, "")
     calls = loop.Calls(*(lambda *_: False,) * 4)
     said = (
         r"NaN or infinity in .*loss, param_norm.* between steps 4 and 6; the last good checkpoint is step 0"
     )
     with pytest.raises(RuntimeError, match=said):
-        loop.run(CONFIG | {"log_every": 3}, job, layout, Checkpoints(), layout.place(state), 0, calls)
+        loop.run(CONFIG | {"log_every": 3}, job, placement, Checkpoints(), placement.place(state), 0, calls)
 
 
 def test_numbers_that_are_none_are_not_saved_where_the_data_fail(monkeypatch):
@@ -196,9 +196,13 @@ def test_numbers_that_are_none_are_not_saved_where_the_data_fail(monkeypatch):
 
     saved = []
     monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: saved.append(args))
-    layout, w = parallel.make(devices=jax.devices()[:1]), {"w": np.zeros(3, np.float32)}
-    job = loop.Job(TrainState(np.int32(0), w, w, {}), step_of(), {}, given, None, None, lambda step: 0.1, "")
+    placement, w = parallel.make(devices=jax.devices()[:1]), {"w": np.zeros(3, np.float32)}
+    job = loop.TrainingJob(
+        TrainState(np.int32(0), w, w, {}), step_of(), {}, given, None, None, lambda step: 0.1, ""
+    )
     calls = loop.Calls(*(lambda *_: False,) * 4)
     with pytest.raises(RuntimeError, match="NaN or infinity in .*loss"):
-        loop.run(CONFIG | {"log_every": 100}, job, layout, Checkpoints(), layout.place(job.state), 0, calls)
+        loop.run(
+            CONFIG | {"log_every": 100}, job, placement, Checkpoints(), placement.place(job.state), 0, calls
+        )
     assert not saved

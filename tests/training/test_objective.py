@@ -15,7 +15,7 @@ from ldm_jax.distributed import parallel
 from ldm_jax.system import make_system
 from ldm_jax.training import diffusion_step, ema, objective
 from ldm_jax.training.objective import loss_by_timestep
-from ldm_jax.training.precompute import Options, precompute
+from ldm_jax.training.precompute import PrecomputeOptions, precompute
 from ldm_jax.training.state import TrainState
 from tests import tiny_diffusion, tiny_shapes
 from tests.tiny_models import random_bundle, random_params
@@ -89,18 +89,18 @@ def test_an_example_that_is_no_number_is_in_its_own_bin_alone():
 
 
 def test_losses_by_timestep_add_up_to_the_loss_and_change_no_parameter():
-    layout, tx = parallel.make(devices=jax.devices()[:1]), optax.adamw(1e-2)
+    placement, tx = parallel.make(devices=jax.devices()[:1]), optax.adamw(1e-2)
 
-    step = diffusion_step.make_step(affine_loss(prediction_type="eps"), tx, 0.999, layout.average)
+    step = diffusion_step.make_step(affine_loss(prediction_type="eps"), tx, 0.999, placement.average)
     rng, given = np.random.default_rng(0), frozen(1.0)
     params = {"unet": {"w": rng.normal(size=(3, 3)).astype(np.float32), "b": np.zeros(3, np.float32)}}
     batch = affine_batch(rng)
 
     def after(step) -> tuple[TrainState, dict]:
         state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
-        compiled, placed = layout.compile(step, state, given), layout.place(state)
+        compiled, placed = placement.compile(step, state, given), placement.place(state)
         for _ in range(3):
-            placed, metrics = compiled(placed, given, layout.place_batch(batch), np.uint32(3))
+            placed, metrics = compiled(placed, given, placement.place_batch(batch), np.uint32(3))
         return jax.device_get((placed, metrics))
 
     watched, metrics = after(step)
@@ -135,7 +135,7 @@ def test_text_with_a_vector_is_stored_as_it_is_with_and_without_its_caption(tmp_
     config |= dict(init_from=str(tmp_path / "model"), data=dict(name="shapes", num_scenes=2))
     model = random_bundle(config)
     bundle.save(tmp_path / "model", model)
-    precompute(config, tmp_path / "out", Options(text=True, batch_size=2))
+    precompute(config, tmp_path / "out", PrecomputeOptions(text=True, batch_size=2))
     source = latents.source("train", root=tmp_path / "out")
     system, null = make_system(config), make_system(config).null_inputs(1)
     inputs = system.inputs({"prompts": [source[i]["caption"] for i in range(2)]})

@@ -16,13 +16,13 @@ from ldm_jax.data import latents, latents_builder, pipeline
 from ldm_jax.params import fingerprint
 from ldm_jax.system import make_system
 from ldm_jax.training.examples import conditions_of
-from ldm_jax.training.latents import Statistics, measure
-from ldm_jax.training.precompute import Options, pooled, precompute, shards_of
+from ldm_jax.training.latents import LatentStatistics, measure
+from ldm_jax.training.precompute import PrecomputeOptions, pooled, precompute, shards_of
 from tests import tiny_shapes
 from tests.tiny_models import random_bundle
 
 NUMBER = 7
-OPTIONS = Options(examples_per_shard=3, batch_size=2, num_threads=2)
+OPTIONS = PrecomputeOptions(examples_per_shard=3, batch_size=2, num_threads=2)
 ROOT = Path(__file__).parents[2]
 
 
@@ -171,7 +171,7 @@ def test_parts_are_pooled_as_if_they_were_one():
     rng = np.random.default_rng(0)
     parts = [rng.normal(i, 1 + i, size=(n, 2, 2, 4)) for i, n in enumerate((5, 1, 3))]
 
-    def of(values) -> Statistics:
+    def of(values) -> LatentStatistics:
         return measure([{"image": values, "valid": np.ones(len(values), bool)}], lambda x: x, True)
 
     together, expected = pooled([of(p) for p in parts]), of(np.concatenate(parts))

@@ -62,11 +62,11 @@ def test_the_average_s_distance_and_the_parameters_norm():
     average = jax.tree.map(lambda p: p + np.float32(0.1), params)
     flat = np.concatenate([leaf.ravel() for leaf in params.values()])
     norm, apart = np.linalg.norm(flat), np.linalg.norm(np.full(17, 0.1))
-    layout = parallel.make()
+    placement = parallel.make()
 
     def found(params, average) -> dict[str, float]:
         state = TrainState(np.int32(0), params, average, {})
-        metrics = watch.compile_state_metrics(layout)(layout.place(state))
+        metrics = watch.compile_state_metrics(placement)(placement.place(state))
         return {name: float(value) for name, value in metrics.items()}
 
     second = found(params, average)
