@@ -19,7 +19,8 @@ import numpy as np
 from ldm_jax import cli
 from ldm_jax.commands import train
 from ldm_jax.data import shapes
-from ldm_jax.training import loop
+from ldm_jax.training import first_stage_job, loop
+from ldm_jax.training.examples import open_source
 from ldm_jax.training.state import TrainState
 
 EXAMPLES = 40  # that are read before data or the machine fail
@@ -28,7 +29,7 @@ BYTES = 100_000  # of the largest file that a full disk has room for
 
 def job(config, workdir, placement) -> loop.TrainingJob:
     """A model of numbers that say nothing, of which each process writes a part that cannot be compressed."""
-    source, crop = train.open_source(config), train.image_transform(config)
+    source, crop = open_source(config), first_stage_job.image_transform(config)
 
     def step(state, frozen, batch, seed):
         loss = placement.average(batch["image"].mean())
@@ -39,7 +40,7 @@ def job(config, workdir, placement) -> loop.TrainingJob:
         state=TrainState(jnp.zeros((), jnp.int32), {"x": jnp.asarray(x)}, None, None),
         step=step,
         frozen={},
-        batches=train.batches_of(config, source, lambda e, rng: {"image": crop(e["image"], rng)}),
+        batches=first_stage_job.batches_of(config, source, lambda e, rng: {"image": crop(e["image"], rng)}),
         drawn=lambda state: state.params,
         preview=lambda params: {},
         learning_rate=lambda step: 1.0,
