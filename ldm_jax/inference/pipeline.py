@@ -241,6 +241,7 @@ class LatentDiffusion:
         for places, latents in self._run(run, batch_size, asked["progress"], asked["callback"]):
             branches = latents if run.branches else latents[:, None]
             if output == "latents":
+                checks.check_drawn(seeds[places], settings, self.params, latents)
                 yield places, branches[:, -1]
                 continue
             shown = branches if output == "branches" else branches[:, -1:]

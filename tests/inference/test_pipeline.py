@@ -300,12 +300,13 @@ def test_weights_that_are_not_finite_are_named_and_give_no_black_picture(model, 
         broken.sample(["a circle"], [3, 8], num_steps=2, guidance_scale=1.0)
 
 
-def test_pictures_that_overflow_are_named_by_their_seeds(model):
+@pytest.mark.parametrize("output", ["np", "latents"])
+def test_pictures_that_overflow_are_named_by_their_seeds(model, output):
     with pytest.raises(
         ValueError,
         match="seeds 5: no picture, what was drawn is not finite, though every .* guidance_scale 1e",
     ):
-        model.sample(["a circle"], [5], num_steps=2, guidance_scale=1e38)
+        model.sample(["a circle"], [5], num_steps=2, guidance_scale=1e38, output=output)
 
 
 def test_a_picture_that_is_not_finite_is_no_bytes(caplog):
