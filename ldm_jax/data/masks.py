@@ -71,7 +71,7 @@ def rectangles(
     return _never_empty(out, rng)
 
 
-def _thick_line(height: int, width: int, start: np.ndarray, end: np.ndarray, thickness: float) -> np.ndarray:
+def thick_line(height: int, width: int, start: np.ndarray, end: np.ndarray, thickness: float) -> np.ndarray:
     """[H, W] bool: the pixels within half the thickness of the line between two (x, y), to about a pixel. Its ends are
     round."""
     picture = Image.new("L", (width, height))
@@ -113,7 +113,7 @@ def strokes(
             angle = rng.uniform(0, turn) * (-1) ** i
             step = rng.uniform(*length) * side * np.array([np.sin(angle), np.cos(angle)])
             end = np.clip(point + step, 0, corner)
-            out = _added(out, _thick_line(height, width, point, end, brush), cover)
+            out = _added(out, thick_line(height, width, point, end, brush), cover)
             point = end
     flips = [slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(2)]
     return _never_empty(out[tuple(flips)], rng)

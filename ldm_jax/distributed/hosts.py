@@ -246,7 +246,7 @@ def _sign_of_life(value: str) -> None:
     global_state.client.key_value_set(place, value, allow_overwrite=True)
 
 
-def _check_alive(heard: dict[int, tuple[str, float]]) -> None:
+def check_alive(heard: dict[int, tuple[str, float]]) -> None:
     """Raises: RuntimeError if a process has given no sign of life for SILENCE. heard: the last one of each, and when it
     was new, by the clock of this process; kept here."""
     for process, sign in _read("alive"):
@@ -265,7 +265,7 @@ def _watch(over: threading.Event, grace: float) -> None:
             if time.monotonic() - last >= BEAT:
                 last = time.monotonic()
                 _sign_of_life(str(last))
-                _check_alive(heard)
+                check_alive(heard)
             own = dict(_read("stopped")).get(global_state.process_id)
             if own is None:
                 _check_the_others()

@@ -28,6 +28,7 @@ from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_pr
 from ldm_jax.inference.runs import Run, make_run
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, pictures_of, resolve_settings
 from ldm_jax.inference.tiled_first_stage import TiledFirstStage
+from ldm_jax.models.unet import apply_unet
 from ldm_jax.params import check_params
 from ldm_jax.system import System, make_system
 from ldm_jax.types import Array, PyTree
@@ -67,6 +68,7 @@ class LatentDiffusion:
     programs: jitted functions that need not be traced any more: a Recipe's make_program, and 'decode', make_decoder.
     executables: where compiled programs are kept from one process to the next; None: nowhere but in jax's own cache.
     devices: of this host, among which the pictures of a batch are shared; None: all of them.
+    apply: calls the network, as models.unet.apply_unet does.
     Threads may call one model's methods at once; each draws what it would draw alone.
     """
 
@@ -79,9 +81,10 @@ class LatentDiffusion:
         programs: Mapping[Recipe | str, Callable] | None = None,
         executables: Executables | None = None,
         devices: Sequence[jax.Device] | None = None,
+        apply: Callable = apply_unet,
     ):
         self.system, self.scale_factor, self.config = system, float(scale_factor), config or {}
-        self.devices = device_sets.local(devices)
+        self.devices, self.apply = device_sets.local(devices), apply
         self.place(params)
         self._programs: dict[Recipe | str, Callable] = dict(programs or {})
         self._executables = executables
@@ -381,7 +384,7 @@ class LatentDiffusion:
     def _program(self, recipe: Recipe) -> Callable:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
         preview = self._on_step if recipe.previews else None
-        make = functools.partial(make_program, self.system, self.scale_factor, recipe, preview)
+        make = functools.partial(make_program, self.system, self.scale_factor, recipe, preview, self.apply)
         return self._compiled(recipe, make, PER_PICTURE)
 
     def _compiled(self, key: Recipe | str, make: Callable[[], Callable], *per_picture) -> Callable:

@@ -87,18 +87,23 @@ PER_PICTURE = Arguments(
 
 
 def make_program(
-    system: System, scale_factor: float, recipe: Recipe, preview: Callable | None = None
+    system: System,
+    scale_factor: float,
+    recipe: Recipe,
+    preview: Callable | None = None,
+    apply: Callable = apply_unet,
 ) -> Callable:
     """Arguments -> scaled latents [B, h, w, c] float32, or [B, n, h, w, c] of the branches where there are several.
 
     preview: (rows' seeds [B] uint32, index [], t [], x_start [B, h, w, c]) -> None, called on the host at every step if
     recipe.previews; of the last branch.
+    apply: calls the network, as models.unet.apply_unet does.
     """
     make_sampler = find("samplers", recipe.sampler).sampler
 
     @jax.jit  # some samplers call the network in two places: it is traced and lowered once for both
     def network(params, x, t, cond, control):
-        return apply_unet(system.unet, params, x, t, cond, control)
+        return apply(system.unet, params, x, t, cond, control)
 
     def run(arguments: Arguments) -> Array:
         a, n = arguments, len(arguments.inputs)

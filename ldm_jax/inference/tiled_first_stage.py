@@ -75,7 +75,7 @@ class TiledFirstStage:
         self._encode = jax.jit(lambda params, images: first_stage.encode(params, images))
         self._decode = jax.jit(lambda params, z: first_stage.decode(params, z))
         static = ("method", "outer", "first", "last", "measured")
-        self._part = jax.jit(partial(_part, first_stage), static_argnames=static)
+        self.run_part = jax.jit(partial(run_part, first_stage), static_argnames=static)
 
     def decode(self, params: PyTree, z: Array) -> np.ndarray:
         """z [B, h, w, c], not scaled -> images [B, H, W, C] float32, as FirstStage.decode gives them."""
@@ -89,8 +89,8 @@ class TiledFirstStage:
         first, scale = children[at].name, children[at].height // cut.height
         pixels, owned, images = cut.times(factor), cut.owned(height, width), []
         for one in z:
-            coarse = np.asarray(self._part(params, one[None], method="decode", last=first))
-            part = partial(self._part, params, method="decode", outer=tile_shape, first=first)
+            coarse = np.asarray(self.run_part(params, one[None], method="decode", last=first))
+            part = partial(self.run_part, params, method="decode", outer=tile_shape, first=first)
             images.append(self._fine(part, children[at + 1 :], coarse, cut.times(scale), pixels, owned))
         return np.concatenate(images)
 
@@ -110,9 +110,9 @@ class TiledFirstStage:
         last, scale = children[at].name, children[at].height // cut.height
         owned, encoded = cut.owned(height, width), []
         for one in images:
-            part = partial(self._part, params, method="encode", last=last)
+            part = partial(self.run_part, params, method="encode", last=last)
             coarse = self._fine(part, children[: at + 1], one[None], pixels, cut.times(scale), owned)
-            whole = self._part(params, coarse, method="encode", outer=one.shape, first=last)
+            whole = self.run_part(params, coarse, method="encode", outer=one.shape, first=last)
             encoded.append(np.asarray(whole))
         return np.concatenate(encoded)
 
@@ -187,7 +187,7 @@ def _together(mean: np.ndarray, variance: np.ndarray, areas: np.ndarray) -> tupl
     return group_mean.astype(np.float32), group_variance.astype(np.float32)
 
 
-def _part(
+def run_part(
     first_stage: FirstStage,
     params: PyTree,
     value: Array,

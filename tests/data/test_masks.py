@@ -72,7 +72,7 @@ def distance(height, width, start, end):
     [((20, 10), (50, 42), 11.0), ((40, 30), (41, 30), 18.0), ((5, 50), (60, 50), 1.0)],
 )
 def test_a_line_is_thick_and_its_ends_are_round(start, end, thickness):
-    line = masks._thick_line(64, 72, np.array(start, float), np.array(end, float), thickness)
+    line = masks.thick_line(64, 72, np.array(start, float), np.array(end, float), thickness)
     away = distance(64, 72, start, end)
     assert line[away < thickness / 2 - 1].all() and line[start[1], start[0]] and line[end[1], end[0]]
     assert not line[away > thickness / 2 + 1.5].any()
@@ -91,8 +91,8 @@ def test_a_stroke_is_a_connected_walk_of_its_thickness():
 
 def test_a_stroke_goes_on_where_it_was_and_turns_one_way_and_the_other(monkeypatch):
     """Lines of 0.2 of 128 pixels, each at most 1 radian from the y axis: to the right, to the left, and so on."""
-    lines, real = [], masks._thick_line
-    monkeypatch.setattr(masks, "_thick_line", lambda h, w, *line: lines.append(line[:2]) or real(h, w, *line))
+    lines, real = [], masks.thick_line
+    monkeypatch.setattr(masks, "thick_line", lambda h, w, *line: lines.append(line[:2]) or real(h, w, *line))
     options = dict(number=(1, 1), lines=(4, 4), turn=1.0, length=(0.2, 0.2), thickness=(0.02, 0.02))
     inside = 0
     for seed in range(20):

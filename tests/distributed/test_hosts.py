@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PROCESS = """
 import json, sys, time
 import jax
-from ldm_jax.training import hosts
+from ldm_jax.distributed import hosts
 
 address, process, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 hosts.initialize(address, 2, process, timeout=100)
@@ -149,16 +149,16 @@ def test_a_process_that_gives_no_sign_of_life_is_gone_unless_it_left(monkeypatch
     monkeypatch.setattr(hosts, "SILENCE", 0.2)
     store.key_value_set("ldm_jax/names/1", "host-b")
     store.key_value_set("ldm_jax/alive/1", sign)
-    hosts._check_alive(heard)
+    hosts.check_alive(heard)
     time.sleep(0.3)
     store.key_value_set("ldm_jax/alive/0", "1.0")
     if gone:
         with pytest.raises(
             RuntimeError, match=r"process 1 \(host-b\) is gone, and has not said why: it gave"
         ):
-            hosts._check_alive(heard)
+            hosts.check_alive(heard)
         store.key_value_set("ldm_jax/alive/1", "8.0", allow_overwrite=True)
-    hosts._check_alive(heard)
+    hosts.check_alive(heard)
 
 
 def test_a_block_that_is_left_is_no_silence(monkeypatch):

@@ -10,8 +10,8 @@ import pytest
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp
-from ldm_jax import hlo
-from ldm_jax.training import parallel
+from ldm_jax.xla import hlo
+from ldm_jax.distributed import parallel
 from ldm_jax.training.state import TrainState
 
 WIDTH = 32

@@ -13,7 +13,6 @@ from ldm_jax import grid
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import sample as script
 from ldm_jax.inference import checks, pipeline, settings
-from ldm_jax.inference import program as sampling_program
 from ldm_jax.models import unet
 from ldm_jax.params import fingerprint, from_names, named_leaves
 from ldm_jax.system import make_system
@@ -104,7 +103,7 @@ def test_batches_of_any_number_of_pictures_are_of_a_few_sizes():
         model.sample(None, [0], batch_size=0)
 
 
-def test_without_guidance_the_unconditional_half_is_not_computed(text_bundle, monkeypatch):
+def test_without_guidance_the_unconditional_half_is_not_computed(text_bundle):
     batches = []
     plain = unet.apply_unet
 
@@ -112,8 +111,8 @@ def test_without_guidance_the_unconditional_half_is_not_computed(text_bundle, mo
         batches.append(x.shape[0])
         return plain(module, params, x, *args, **kwargs)
 
-    monkeypatch.setattr(sampling_program, "apply_unet", counted)
-    fresh = pipeline.load(str(text_bundle))
+    opened = bundle.read(text_bundle)
+    fresh = pipeline.LatentDiffusion(make_system(CONFIG), opened.params, 1.5, CONFIG, apply=counted)
     fresh.sample(["a circle"], [0, 1], num_steps=2, guidance_scale=1.0)
     assert set(batches) == {2}
     batches.clear()

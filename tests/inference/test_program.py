@@ -21,25 +21,25 @@ STEPS, SHAPE = 8, (4, 6, 2)
 UNCONDITIONAL = {k: v for k, v in CONFIG["model"].items() if k not in ("context_dim", "transformer_depth")}
 
 
-@pytest.fixture()
-def recorded(monkeypatch):
-    """The timesteps that the network is called at; it answers 0."""
-    seen = []
+def recording(seen):
+    """Calls no network: it answers 0, and the timesteps that it is called at are appended to `seen`."""
 
     def silent(module, params, x, t, *args, **kwargs):
         jax.debug.callback(lambda t: seen.append(int(t)), t[0])
         return jnp.zeros_like(x), {}
 
-    monkeypatch.setattr(sampling_program, "apply_unet", silent)
-    return seen
+    return silent
 
 
-def test_the_latents_are_noised_to_the_first_timestep_that_is_visited(recorded):
+def test_the_latents_are_noised_to_the_first_timestep_that_is_visited():
     """With eps 0 a DDIM step only scales x, by sqrt(a_prev / a), so that what it started from can be read from the
     end."""
     config = {k: v for k, v in CONFIG.items() if k != "conditioning"}
     system = make_system(dict(config, model=UNCONDITIONAL, prediction_type="eps"))
-    sampler = pipeline.LatentDiffusion(system, {"unet": {}, "first_stage": {}}, 1.0)
+    recorded = []
+    sampler = pipeline.LatentDiffusion(
+        system, {"unet": {}, "first_stage": {}}, 1.0, apply=recording(recorded)
+    )
     x_start = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
     noise = np.asarray(step_noise(jax.vmap(jax.random.key)(jnp.array([5, 6])), (2, *SHAPE), "x_T"))
     visited, bars = make_timesteps("uniform", 1000, STEPS), np.asarray(system.schedule.alphas_cumprod, float)
@@ -90,19 +90,18 @@ def test_keys_and_values_of_the_prompt_are_computed_once_and_not_at_every_step()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "plms", "heun"])
-def test_the_network_is_traced_once_wherever_the_sampler_calls_it(monkeypatch, sampler):
+def test_the_network_is_traced_once_wherever_the_sampler_calls_it(sampler):
     traced = []
 
     def silent(module, params, x, *args, **kwargs):
         traced.append(x.shape)
         return jnp.zeros_like(x), {}
 
-    monkeypatch.setattr(sampling_program, "apply_unet", silent)
     system = make_system({k: v for k, v in CONFIG.items() if k != "conditioning"} | {"model": UNCONDITIONAL})
     params, settings = (
         {"unet": {}, "first_stage": {}},
         resolve_settings({}, num_steps=STEPS, sampler=sampler),
     )
     recipe, args = sampling_program.arguments(system, params, settings, 2)
-    jax.jit(sampling_program.make_program(system, 1.0, recipe)).trace(args)
+    jax.jit(sampling_program.make_program(system, 1.0, recipe, apply=silent)).trace(args)
     assert traced == [(2, *system.latent_shape)]

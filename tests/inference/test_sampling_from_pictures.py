@@ -5,7 +5,6 @@ import pytest
 
 from ldm_jax import grid
 from ldm_jax.inference import pipeline
-from ldm_jax.inference import program as sampling_program
 from ldm_jax.models import unet
 from ldm_jax.system import make_system
 from tests.inference.test_pipeline import CONFIG
@@ -89,7 +88,7 @@ def test_large_pictures_in_tiles(monkeypatch):
         seen.add(x.shape[1:3])
         return plain(module, params, x, *args, **kwargs)
 
-    monkeypatch.setattr(sampling_program, "apply_unet", noted)
+    model.apply = noted
     options = dict(init_images=PICTURES[:1], strength=0.5, **QUICK)
     whole = model.sample(["a circle"], [0], **options)
     assert seen == {(4, 6)}

@@ -111,7 +111,7 @@ def test_memory_of_2048_x_2048_pixels(monkeypatch, method, given, coarse, fine, 
     """
     first_stage, params = shipped()
     tiles, seen, held = TiledFirstStage(first_stage, tile=64), set(), {}
-    monkeypatch.setattr(tiles, "_part", recorded(tiles._part, seen, held, finest))
+    monkeypatch.setattr(tiles, "run_part", recorded(tiles.run_part, seen, held, finest))
     out = getattr(tiles, method)(params, np.zeros(given, np.float32))
     assert out.shape == ((1, 2048, 2048, 3) if method == "decode" else (1, 512, 512, 8))
     assert seen == {coarse, fine}
