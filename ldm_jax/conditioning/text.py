@@ -229,32 +229,38 @@ def wordpiece_tokenizer(vocab_file: str | Path, max_length: int = 77) -> Tokeniz
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer that `tokenizer.save(path)` left at `path`.
+    """The tokenizer that `tokenizer.save(path)` left at `path`; of CLIP's vocabulary, see `_trained`.
 
-    Of CLIP's vocabulary, an ordinary token that the file declares special is ordinary again: transformers declares
-    so what it pads with, which is "!" in OpenCLIP's models, and every "!" of a caption would be padding.
     Raises: ValueError when there is no file, or it is no tokenizer's.
     """
     if not Path(path).is_file():
         raise ValueError(f"text: no tokenizer at {path}; expected a tokenizer.json there")
     try:
-        content = Path(path).read_text(encoding="utf-8")
-        tokenizer = Tokenizer.from_str(content)
-        vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-        marked = {
-            token.content for token in tokenizer.get_added_tokens_decoder().values()
-        } & vocabulary.keys()
-        if not set(CLIP_MARKS) <= marked or marked == set(CLIP_MARKS):
-            return tokenizer
-        described = json.loads(content)
-        described["added_tokens"] = [
-            token
-            for token in described["added_tokens"]
-            if token["content"] not in marked.difference(CLIP_MARKS)
-        ]
-        return Tokenizer.from_str(json.dumps(described))
+        return _trained(Tokenizer.from_file(str(path)))
     except Exception as error:  # the tokenizers library raises no narrower type
         raise ValueError(f"text: {path} is no tokenizer.json: {error}") from None
+
+
+def _trained(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer of CLIP's vocabulary as its models were trained with; any other as it is.
+
+    transformers declares special what it pads with, which is "!" in OpenCLIP's models, so that every "!" of a
+    caption would be padding; and its version 4 takes the marks for themselves in capitals too. Here no token of the
+    vocabulary is special but the marks, and these as they are spelled.
+    """
+    described = json.loads(tokenizer.to_str())
+    added = {token["content"]: token for token in described["added_tokens"]}
+    if not set(CLIP_MARKS) <= added.keys():
+        return tokenizer
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    trained = [
+        token | {"normalized": token["normalized"] and name not in CLIP_MARKS}
+        for name, token in added.items()
+        if name not in vocabulary or name in CLIP_MARKS
+    ]
+    if trained == described["added_tokens"]:
+        return tokenizer
+    return Tokenizer.from_str(json.dumps(described | {"added_tokens": trained}))
 
 
 def _fix_length(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
