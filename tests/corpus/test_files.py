@@ -1,4 +1,4 @@
-"""Small files that other tools wrote (tests/corpus/files), opened by every reader and checked against what the tools say of them."""
+"""Small files that other tools wrote (tests/corpus/files), opened by every reader, are what the tools say of them."""
 
 import json
 from pathlib import Path

@@ -4,8 +4,8 @@ OpenCLIP's models, and with an added token of three vectors.
     pip install transformers==5.24.0 && python make_tokenizers.py
     pip install transformers==4.57.6 tokenizers==0.22.2 && python make_tokenizers.py
 
-expected.json: {prompt: ids without padding}, of transformers 5 where it pads with <|endoftext|>, as in the models' training, and
-where the token of three vectors is written out, as diffusers does before it asks transformers.
+expected.json: {prompt: ids without padding}, of transformers 5 where it pads with <|endoftext|>, as in the models'
+training, and where the token of three vectors is written out, as diffusers does before it asks transformers.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Makes torch/ and safetensors/: small files as torch.save, torch.compile and safetensors write them, and expected.json.
+"""Makes torch/ and safetensors/: small files as torch.save and safetensors write them, and expected.json.
 
     pip install torch==2.13.0 safetensors==0.8.0 numpy==2.4.6 && python make_torch.py
 
-expected.json: {file: {name: [dtype, shape, numbers]}} as torch itself reads them, bare of wrappers' names; or {file: what is not
-read}. Complex numbers are pairs.
+expected.json: {file: {name: [dtype, shape, numbers]}} as torch itself reads them, bare of wrappers' names; or
+{file: the dtype that is not read}. Complex numbers are pairs.
 """
 
 import json

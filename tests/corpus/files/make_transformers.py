@@ -1,4 +1,4 @@
-"""Makes text_encoder/, a tiny CLIPTextModel as transformers 5 writes it: whole, in shards and as a variant in half precision.
+"""Makes text_encoder/, a tiny CLIPTextModel as transformers 5 writes it: whole, in shards and in half precision.
 
     pip install transformers==5.24.0 torch==2.13.0 numpy==2.4.6 && python make_transformers.py
 
