@@ -15,7 +15,6 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from ldm_jax import text_files
-from ldm_jax.params import ParamPath
 from ldm_jax.types import PyTree
 
 
@@ -78,15 +77,12 @@ def conditioning_section(options: Mapping[str, Mapping[str, Any]]) -> dict | Non
     return dict(options) or None
 
 
-def by_kind(section: Mapping[str, Any] | None, conditioner: PyTree) -> list[tuple[str, ParamPath, PyTree]]:
-    """[(kind, its path in params['conditioner'], its tree)], where a kind without parameters has the tree {}.
+def by_kind(section: Mapping[str, Any] | None, conditioner: PyTree) -> list[tuple[str, PyTree]]:
+    """[(kind, its tree)] of params['conditioner'], in the section's order; a kind without parameters has the tree {}.
 
-    conditioner: params['conditioner'], or anything with its structure.
+    conditioner: {kind: tree} of anything.
     """
-    names = list(conditioning_kinds(section))
-    if len(names) == 1:
-        return [(names[0], (), conditioner)]
-    return [(kind, (kind,), conditioner.get(kind, {})) for kind in names]
+    return [(kind, conditioner.get(kind, {})) for kind in conditioning_kinds(section)]
 
 
 def config_folder() -> Path:

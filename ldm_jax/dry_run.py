@@ -145,7 +145,7 @@ def forward_flops(system: System, batch_size: int) -> dict[str, int]:
         decode=flops.count(system.first_stage.decode, first_stage, latents),
     )
     for part in system.parts:
-        tree = params["conditioner"] if len(system.parts) == 1 else params["conditioner"][part.name]
+        tree = params["conditioner"][part.name]
         found[part.name] = flops.count(
             lambda p, x, part=part: part.conditioner.apply({"params": p}, x), tree, inputs
         )

@@ -217,18 +217,18 @@ class System(NamedTuple):
     ) -> Cond:
         """inputs: as of `encode_inputs`, leading axis B. Returns what the network is conditioned on.
 
-        params: {'conditioner': …}, where several parts have one tree each under their names. key: for dropout.
+        params: {'conditioner': {kind: tree}}, where a kind without parameters may be missing. key: for dropout.
         """
         conds = []
         for i, part in enumerate(self.parts):
-            tree = params.get("conditioner", {})
-            variables = {"params": tree if len(self.parts) == 1 else tree.get(part.name, {})}
+            variables = {"params": params.get("conditioner", {}).get(part.name, {})}
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i) if i else key}
             conds.append(part.conditioner.apply(variables, inputs, deterministic=deterministic, rngs=rngs))
         return merge(conds)
 
     def init(self, key: Array) -> PyTree:
-        """Fresh parameters of the network and its conditioner: {'unet': …, 'conditioner': …}."""
+        """Fresh parameters of the network and its conditioners: {'unet': …, 'conditioner': {kind: tree}}, the first
+        alone if there is no conditioner."""
         unet_key, conditioner_key = jax.random.split(key)
         latent = np.zeros((1, *self.latent_shape), np.float32)
         inputs = {k: latent if k in self.encodes else v for k, v in self.null_inputs(1).items()}
@@ -238,7 +238,7 @@ class System(NamedTuple):
             trees[part.name] = jax.jit(part.conditioner.init)(part_key, inputs).get("params", {})
         params = {}
         if self.parts:
-            params["conditioner"] = trees if len(trees) > 1 else trees[self.parts[0].name]
+            params["conditioner"] = trees
         cond = self.condition(params, inputs)
         params["unet"] = jax.jit(self.unet.init)(unet_key, latent, jnp.zeros(1, jnp.int32), cond)["params"]
         return params

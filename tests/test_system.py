@@ -36,7 +36,7 @@ def test_names_and_parameters_of_several_kinds(hybrid):
     assert system.takes == ("prompts", "images", "masks") and system.drops == ("tokens",)
     assert set(params["conditioner"]) == {"text", "inpaint"} and not params["conditioner"]["inpaint"]
     single = make_system(CONFIG)
-    assert set(jax.eval_shape(single.init, jax.random.key(0))["conditioner"]) == {"transformer"}
+    assert set(jax.eval_shape(single.init, jax.random.key(0))["conditioner"]) == {"text"}
 
 
 def test_the_masked_image_is_encoded_and_stays_when_the_text_goes(hybrid):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldm_jax import text_files
+from ldm_jax.checkpoints import earlier
 from ldm_jax.convert import files
 from ldm_jax.convert.tensor import is_floating
 from ldm_jax.params import flatten, from_names, named_leaves, unflatten
@@ -22,7 +23,8 @@ WEIGHTS = "model.safetensors"
 
 
 class Bundle(NamedTuple):
-    """config: plain data. params: nested dicts of arrays, {'first_stage', 'unet', 'conditioner'} or the first alone.
+    """config: plain data. params: nested dicts of arrays, {'first_stage', 'unet', 'conditioner': {kind: tree}} or the
+    first alone.
     tokenizer: a tokenizers.Tokenizer, or None."""
 
     config: dict
@@ -95,6 +97,7 @@ def open_unread(directory: str | Path) -> Bundle:
         raise ValueError(f"{directory} is no bundle: {WEIGHTS} is not there")
     params = from_names(files.open_tensors(directory / WEIGHTS))
     params.setdefault("first_stage", {})  # that of an identity has no parameters
+    params = earlier.with_kinds(params, config.get("conditioning"))
     return Bundle(config, params, read_tokenizer(directory))
 
 
@@ -135,5 +138,6 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
     base = read(workdir / "first_stage")
     measured = json.loads((workdir / "latents.json").read_text())
     params = {name: trained[name] for name in ("unet", "conditioner") if name in trained}
+    params = earlier.with_kinds(params, config.get("conditioning"))
     config = dict(config, first_stage=base.config["first_stage"], scale_factor=measured["scale_factor"])
     return Bundle(config, params | {"first_stage": base.params["first_stage"]}, read_tokenizer(workdir))

@@ -356,9 +356,9 @@ def _conditioner(state: Mapping[str, Tensor], config: dict, template: PyTree) ->
     """The conditioner's parameters out of full names; what is left over is an error."""
     section = config.get("conditioning")
     options, entries = conditioning_kinds(section), []
-    for kind, path, tree in by_kind(section, template):
+    for kind, tree in by_kind(section, template):
         found = compvis_conditioner.compvis_entries(kind, tree, options[kind])
-        entries += [((*path, *p), name, how) for p, name, how in found]
+        entries += [((kind, *p), name, how) for p, name, how in found]
     return _fit(state, template, entries, compvis_conditioner.ignored)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from ldm_jax.checkpoints import earlier
 from ldm_jax.distributed import hosts
 from ldm_jax.types import PyTree
 
@@ -111,13 +112,15 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> t
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was saved
     for step in steps:
         try:
-            wanted = like
-            if (
-                like is None and jax.process_count() > 1
-            ):  # or orbax looks for the devices that it was saved from
-                saved = checkpoints.item_metadata(step).tree
+            wanted, saved = like, checkpoints.item_metadata(step).tree
+            if like is not None:
+                wanted = earlier.as_saved(like, saved)
+            elif jax.process_count() > 1:  # or orbax looks for the devices that it was saved from
                 wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved)
-            return checkpoints.restore(step, args=_Restore(wanted, fallback_sharding=here)), step
+            state = checkpoints.restore(step, args=_Restore(wanted, fallback_sharding=here))
+            if wanted is not like and like is not None:
+                state = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(state))
+            return state, step
         except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, the one before it is the answer
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             log.warning(

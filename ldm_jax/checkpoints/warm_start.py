@@ -29,8 +29,7 @@ def start_from(params: PyTree, opened: PyTree, needed: Sequence[str] = ()) -> tu
     opened: a checkpoint's parameters, of arrays or of Tensors, of which only those that fit are read; it may have more.
     The kernel of the UNet's first convolution may have fewer input channels in `opened`: they become the first ones,
     and the others are zero, so that the model predicts what the other one does, whatever the added channels hold.
-    A model with several kinds of conditioning has a level of names more, their kinds'; across it a parameter counts as
-    the same if there is one alone that does.
+    Conditioners are told apart by their kinds' names, whether there is one or several.
     needed: parts, such as 'conditioner' or 'conditioner/clip', of which nothing may be left fresh: those that are
     frozen.
     Raises: ValueError if nothing of `opened` fits, or something is missing that is needed.
@@ -66,19 +65,8 @@ def start_from(params: PyTree, opened: PyTree, needed: Sequence[str] = ()) -> tu
 
 
 def _same(path: ParamPath, shape: tuple[int, ...], given: Mapping[ParamPath, Tensor]) -> Tensor | None:
-    """The parameter of the same name and shape, or the one of the same name within its kind of conditioning."""
-    if path in given:
-        return given[path] if given[path].shape == tuple(shape) else None
-    if path[0] != "conditioner":
-        return None
-    found = [
-        tensor
-        for other, tensor in given.items()
-        if other[0] == "conditioner"
-        and (other[1:] == path[2:] or other[2:] == path[1:])
-        and tensor.shape == tuple(shape)
-    ]
-    return found[0] if len(found) == 1 else None
+    """The parameter of the same name and shape."""
+    return given[path] if path in given and given[path].shape == tuple(shape) else None
 
 
 def _is_wider(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:

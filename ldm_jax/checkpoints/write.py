@@ -201,7 +201,8 @@ def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     for kind, tree, options in _conditioners(checkpoint):
         if kind == "clip":
             tree, _ = clip_names.without_unread_layer(tree, options)
-        state = state_dict.lazy_to_torch(tree, clip_names.diffusers_entries({"name": kind}, tree))
+        entries = clip_names.diffusers_entries({"name": kind}, {kind: tree})
+        state = state_dict.lazy_to_torch({kind: tree}, entries)
         for name, tensor in state.items():
             folder, _, inner = name.partition(".")
             parts.setdefault(f"{folder}/model.safetensors", {})[inner] = tensor
@@ -214,7 +215,7 @@ def _conditioners(checkpoint: Checkpoint) -> list[tuple[str, PyTree, dict]]:
     """[(kind, its parameters, its options)] of the kinds of conditioning that have parameters."""
     section, params = checkpoint.config.get("conditioning"), checkpoint.params.get("conditioner", {})
     options = conditioning_kinds(section)
-    return [(kind, tree, options[kind]) for kind, _, tree in by_kind(section, params) if tree]
+    return [(kind, tree, options[kind]) for kind, tree in by_kind(section, params) if tree]
 
 
 def _prefixed(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

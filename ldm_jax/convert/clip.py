@@ -120,15 +120,15 @@ def diffusers_entries(conditioning: Mapping[str, Any] | None, template: PyTree) 
     Raises: ValueError for a kind with params that diffusers has no place for.
     """
     found: list[Entry] = []
-    for kind, path, tree in by_kind(conditioning, template):
+    for kind, tree in by_kind(conditioning, template):
         if kind == "clip":
-            found += entries(tree["transformer"], "hf", (*path, "transformer"), "text_encoder.")
+            found += entries(tree["transformer"], "hf", (kind, "transformer"), "text_encoder.")
         elif kind == "sdxl":
             for tower, folder in (("clip_l", "text_encoder."), ("clip_g", "text_encoder_2.")):
                 if tower in tree:
-                    found += entries(tree[tower], "hf", (*path, tower), folder)
+                    found += entries(tree[tower], "hf", (kind, tower), folder)
         elif kind == "text":
-            found += diffusers_ldm_bert.entries(tree["transformer"], (*path, "transformer"), "bert.")
+            found += diffusers_ldm_bert.entries(tree["transformer"], (kind, "transformer"), "bert.")
         elif tree:
             raise ValueError(f"diffusers has no place for the weights of conditioning {kind!r}")
     return found

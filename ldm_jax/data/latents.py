@@ -174,7 +174,7 @@ class LatentsSource:
     def check_text(self, text_encoder: str | None) -> None:
         """Whether the text that is stored, if any, is what a model would make of the captions.
 
-        text_encoder: fingerprint of the model's parameters {'conditioner': …}; None if it trains them.
+        text_encoder: training.precompute.text_encoder_fingerprint of the model's; None if it trains it.
         Raises: ValueError if not.
         """
         stored = self.record["text_encoder"]

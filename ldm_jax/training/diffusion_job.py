@@ -37,7 +37,7 @@ from ldm_jax.training.examples import (
     open_source,
 )
 from ldm_jax.training.first_stage_job import batches_of, image_transform, init_key
-from ldm_jax.training.precompute import read_first_stage
+from ldm_jax.training.precompute import read_first_stage, text_encoder_fingerprint
 from ldm_jax.training.workdir import (
     has_checkpoints,
     read_unreadable,
@@ -96,8 +96,8 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
             }
         if isinstance(source, stored.LatentsSource) and source.has_text:
             frozen_text = "conditioner" in (config.get("freeze") or ())
-            encoder = {"conditioner": frozen.get("base", params)["conditioner"]}
-            source.check_text(fingerprint(encoder) if frozen_text else None)
+            trees = frozen.get("base", params)["conditioner"]
+            source.check_text(text_encoder_fingerprint(system, trees) if frozen_text else None)
         step, begin = training_program.diffusion_parts(config, system, placement, params)
         state = begin(params)
     _, learning_rate = training_program.make_optimizer(config, jax.device_count())

@@ -87,7 +87,7 @@ def read_first_stage(config: Mapping[str, Any]) -> tuple[dict, PyTree]:
 
 
 def read_text_encoder(config: Mapping[str, Any], system: System) -> PyTree:
-    """The parameters of the conditioner whose outputs can be stored: one kind, of text, that is not trained.
+    """params['conditioner'] of a model whose text can be stored: one kind, that of the text, which is not trained.
 
     Raises: ValueError for a config without, one that trains it, or one that does not say where its parameters are.
     """
@@ -106,6 +106,14 @@ def read_text_encoder(config: Mapping[str, Any], system: System) -> PyTree:
     expected = jax.eval_shape(system.init, jax.random.key(0))["conditioner"]
     check_params(expected, params, f"init_from {config['init_from']!r}")
     return params
+
+
+def text_encoder_fingerprint(system: System, conditioner: PyTree) -> str:
+    """What a latents folder says that its text is of. conditioner: params['conditioner'] of one kind.
+
+    The kind's name is left out, as it was from the parameters' names when the first folders were made.
+    """
+    return fingerprint({"conditioner": conditioner[system.parts[0].name]})
 
 
 def on_all_devices(fn: Callable, params: PyTree, batch_size: int) -> Callable:
@@ -222,7 +230,7 @@ def open_job(config: dict, options: PrecomputeOptions = PrecomputeOptions()) -> 
         dtype=options.dtype,
         computed_in=config.get("dtype", "float32"),
         fields=fields,
-        text_encoder=fingerprint({"conditioner": text_params}) if options.text else None,
+        text_encoder=text_encoder_fingerprint(system, text_params) if options.text else None,
         file_format=options.file_format,
         examples_per_shard=options.examples_per_shard,
     )

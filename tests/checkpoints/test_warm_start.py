@@ -97,22 +97,23 @@ def test_another_kernel_with_more_channels_is_not_extended():
     assert notes.endswith("1 left fresh: unet/conv_out/kernel")
 
 
-def test_a_kind_is_found_where_it_stands_alone_and_among_others():
-    alone = tree(**{"conditioner/embedding/kernel": (5, 2)})
+def test_a_kind_is_found_by_its_name_where_it_stands_alone_and_among_others():
+    alone = tree(**{"conditioner/text/embedding/kernel": (5, 2)})
     among = tree(**{"conditioner/other/scale": (3,), "conditioner/text/embedding/kernel": (5, 2)})
     among["conditioner"]["inpaint"] = {}
     params, _ = start_from(among, alone)
     np.testing.assert_array_equal(params["conditioner"]["text"]["embedding"]["kernel"], 1)
     assert params["conditioner"]["inpaint"] == {}  # the structure is the fresh one's
     params, _ = start_from(alone, among)
-    np.testing.assert_array_equal(params["conditioner"]["embedding"]["kernel"], 2)
+    np.testing.assert_array_equal(params["conditioner"]["text"]["embedding"]["kernel"], 2)
 
 
-def test_what_two_kinds_call_the_same_is_nobodys():
-    among = tree(**{"conditioner/a/table": (5, 2), "conditioner/b/table": (5, 2), "unet/c": (1,)})
-    params, notes = start_from(tree(**{"unet/c": (1,), "conditioner/table": (5, 2)}), among)
-    np.testing.assert_array_equal(params["conditioner"]["table"], 2)
-    assert notes == "1 parameters taken; 1 left fresh: conditioner/table"
+def test_what_two_kinds_call_the_same_is_each_one_s_own():
+    params, notes = start_from(
+        tree(**{"unet/c": (1,), "conditioner/a/table": (5, 2)}),
+        tree(**{"conditioner/b/table": (5, 2), "unet/c": (1,)}),
+    )
+    assert notes == "1 parameters taken; 1 left fresh: conditioner/a/table"
 
 
 def test_only_what_fits_is_read_and_dtypes_are_the_fresh_ones():

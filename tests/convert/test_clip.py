@@ -320,7 +320,7 @@ def test_a_diffusers_folder_of_two_text_encoders(hugging_face):
         np.testing.assert_array_equal(tensor.read(), flatten(params)[path])
     np.testing.assert_array_equal(read["sdxl"]["clip_l"]["norm"]["scale"].read(), params["norm"]["scale"])
     # one kind alone, its projection unread
-    alone = {"transformer": template["sdxl"]["clip_l"]}
+    alone = {"clip": {"transformer": template["sdxl"]["clip_l"]}}
     one = {name: a for name, a in state.items() if name.startswith("text_encoder.")}
     extra = {"text_encoder.text_projection.weight": state["text_encoder_2.text_projection.weight"]}
     half = {name: a.astype(np.float16) for name, a in (one | extra).items()}
@@ -380,7 +380,7 @@ def test_diffusers_ldm_bert():
     # the same encoder out of a folder, and under the original's names
     folder = {f"bert.{name}": array for name, array in state.items()}
     tree = {"transformer": template_of(ours)}
-    read = clip_names.lazy_from_diffusers(folder, {"name": "text"}, tree)
+    read = clip_names.lazy_from_diffusers(folder, {"name": "text"}, {"text": tree})["text"]
     names = compvis_conditioner.compvis_entries("text", tree)
     compvis = state_dict.to_torch(read, names)
     np.testing.assert_array_equal(

@@ -17,7 +17,7 @@ from ldm_jax.params import fingerprint
 from ldm_jax.system import make_system
 from ldm_jax.training.examples import conditions_of
 from ldm_jax.training.latents import LatentStatistics, measure
-from ldm_jax.training.precompute import PrecomputeOptions, pooled, precompute, shards_of
+from ldm_jax.training.precompute import PrecomputeOptions, pooled, precompute, shards_of, text_encoder_fingerprint
 from tests import tiny_shapes
 from tests.tiny_models import random_bundle
 
@@ -92,9 +92,10 @@ def test_text_is_what_the_conditioner_says(config, whole):
     context = jax.jit(lambda p, x: system.condition(p, x).context)(params, inputs)
     np.testing.assert_allclose([e["text_context"] for e in stored], context, atol=1e-5)
     source = latents.source("train", root=whole[0])
-    fingerprints = {name: fingerprint({name: params[name]}) for name in ("first_stage", "conditioner")}
-    source.check(first_stage=fingerprints["first_stage"], image_size=64)
-    source.check_text(fingerprints["conditioner"])
+    source.check(first_stage=fingerprint({"first_stage": params["first_stage"]}), image_size=64)
+    source.check_text(text_encoder_fingerprint(system, params["conditioner"]))
+    # folders that were made before parameters were called by their kind of conditioning
+    source.check_text(fingerprint({"conditioner": params["conditioner"]["text"]}))
 
 
 def test_training_is_shown_the_moments_and_the_words(config, whole):
