@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldm_jax import atomic, text_files
-from ldm_jax.data import folder, tfds, transforms
+from ldm_jax.data import folder, pipeline, tfds, transforms
 from ldm_jax.data.pictures import files_below
 
 FLAGS = ("group", "occluded", "depiction", "inside")
@@ -328,7 +328,7 @@ class LayoutSource:
 
     def unreadable_files(self) -> list[folder.Entry]:
         """As of the folder; of a TFDS data set none."""
-        return self.pictures.unreadable_files() if hasattr(self.pictures, "unreadable_files") else []
+        return pipeline.abilities(self.pictures).unreadable_files()
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.pictures.fingerprint().encode())

@@ -7,15 +7,14 @@ What is done to an example is the caller's `transform`; this file does not look 
 jax nor devices.
 """
 
-import ast
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
+
+from ldm_jax.find import find
 
 Example = dict[str, Any]
 Batch = dict[str, np.ndarray]
@@ -23,37 +22,64 @@ Transform = Callable[[Example, np.random.Generator], Example]
 
 
 class Source(Protocol):
-    """Random access to examples. `image` [H, W, 3] uint8 is always there, or `moments` in its place (latents.py);
-    `caption` (str), `class_label` (int) and annotations (arrays) where the data has them. A source may have two methods
-    more, caption(index, rng), one of many captions, and described(index, rng), that and the masks of its phrases
-    (shapes.py)."""
+    """What every source is asked for; what one may have beyond it is listed in Abilities, and asked for through it.
+
+    Messages name a source by its repr.
+    """
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example:
+        """Random access: `image` [H, W, 3] uint8 or, where latents are stored, `moments` [h, w, 2c] float32 in its
+        place; `caption` (str), `class_label` (int) and annotations (arrays) where the data have them. Every example
+        has the same fields."""
+        ...
 
     def fingerprint(self) -> str:
         """Hex digest of the list of contents: the same where the same index gives the same example."""
         ...
 
 
-def source_names() -> list[str]:
-    """The names that `open_source` knows: the files of this room that define `source`, found without
-    importing them."""
+class Abilities(NamedTuple):
+    """What a source may have beyond Source, by the names of its own methods and values; the defaults stand for none.
 
-    def exports_source(file: Path) -> bool:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        return any(isinstance(node, ast.FunctionDef) and node.name == "source" for node in tree.body)
+    pick(example, rng) -> fields: chooses among what is stored of an example, such as the mirror image's moments.
+    cut(example, size, rng) -> {'image': [size, size, 3] float32 in [-1, 1], …}: cuts what lies on a picture with it,
+        and takes the place of config.data.recipe.
+    caption(index, rng) -> str: one of many captions of an example, another each time, in the place of its `caption`.
+    described(index, rng) -> (caption, phrases), where phrases are (start, end, mask): caption[start:end] speaks of
+        what covers mask [H, W] float32 in [0, 1].
+    class_names: of the labels of `class_label` or of layouts, in order.
+    unreadable_files() -> entries of the files that could not be read so far, which `source` takes as `known`.
+    Of latents that were stored ahead of training (latents.py):
+    statistics: {'scale_factor', 'mean', 'std', 'number'} of all of them.
+    check(first_stage=fingerprint, image_size=pixels): raises ValueError if a model's latents are others.
+    has_text: whether the outputs of a text encoder are stored. check_text(fingerprint or None if it is trained):
+        raises ValueError if a model's encoder gives others.
+    """
 
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if exports_source(file))
+    pick: Transform = lambda example, rng: dict(example)
+    cut: Callable[[Example, int, np.random.Generator], Example] | None = None
+    caption: Callable[[int, np.random.Generator], str] | None = None
+    described: Callable[[int, np.random.Generator], tuple[str, list]] | None = None
+    class_names: Sequence[str] = ()
+    unreadable_files: Callable[[], list] = list
+    statistics: Mapping[str, Any] | None = None
+    check: Callable[..., None] = lambda **model: None
+    has_text: bool = False
+    check_text: Callable[[str | None], None] = lambda text_encoder: None
+
+
+def abilities(source: Source) -> Abilities:
+    """What `source` has beyond what each source has. A method or value that it lacks, or that is None, is none."""
+    has = {name: getattr(source, name, None) for name in Abilities._fields}
+    return Abilities(**{name: value for name, value in has.items() if value is not None})
 
 
 def open_source(name: str, split: str, **options: Any) -> Source:
-    """`source(split, **options)` of data/<name>.py. Raises: ValueError for an unknown name, with those there
+    """`source(split, **options)` of data/<name>.py. Raises: ValueError for an unknown name or option, with those there
     are."""
-    if name not in source_names():
-        raise ValueError(f"data source {name!r} not found; there are: {', '.join(source_names())}")
-    source = importlib.import_module(f"ldm_jax.data.{name}").source
+    source = find("data", name).source
     known = [option for option in inspect.signature(source).parameters if option != "split"]
     for option in options:
         if option not in known:

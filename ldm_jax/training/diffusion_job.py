@@ -16,7 +16,6 @@ from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.checkpoints.warm_start import start_from
-from ldm_jax.data import latents as stored
 from ldm_jax.data import pipeline
 from ldm_jax.distributed import hosts, parallel
 from ldm_jax.first_stage import make_first_stage
@@ -75,11 +74,11 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
     frozen = {"first_stage": first.params["first_stage"]}
     system = make_system(config, tokenizer_of(config))
     source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
-    unreadable = getattr(source, "unreadable_files", list)
+    can = pipeline.abilities(source)
     check_example(config, system, source)
     check_sampling(config.get("sampling", {}), system.schedule)
     if {"class_labels", "layouts"} & set(system.takes) and not config.get("class_names"):
-        config["class_names"] = list(getattr(source, "class_names", ())) or None
+        config["class_names"] = list(can.class_names) or None
     with hosts.first_alone("the latents"):
         if system.tokenizer is not None and hosts.is_first():
             system.tokenizer.save(str(workdir / "tokenizer.json"))
@@ -94,10 +93,10 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
             params = {
                 "delta": personalization.init_delta(config["personalization"], init_key(config), params)
             }
-        if isinstance(source, stored.LatentsSource) and source.has_text:
+        if can.has_text:
             frozen_text = "conditioner" in (config.get("freeze") or ())
             trees = frozen.get("base", params)["conditioner"]
-            source.check_text(text_encoder_fingerprint(system, trees) if frozen_text else None)
+            can.check_text(text_encoder_fingerprint(trees) if frozen_text else None)
         step, begin = training_program.diffusion_parts(config, system, placement, params)
         state = begin(params)
     _, learning_rate = training_program.make_optimizer(config, jax.device_count())
@@ -106,7 +105,16 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
     data_fingerprint = source.fingerprint()
     drawn, names = operator.attrgetter("ema_params"), config.get("class_names")
     return loop.TrainingJob(
-        state, step, frozen, batches, drawn, preview, learning_rate, data_fingerprint, names, unreadable
+        state,
+        step,
+        frozen,
+        batches,
+        drawn,
+        preview,
+        learning_rate,
+        data_fingerprint,
+        names,
+        can.unreadable_files,
     )
 
 
@@ -134,9 +142,8 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
     encode = jax.jit(lambda x: system.first_stage.encode(frozen["first_stage"], x))
     batches = pipeline.evaluation_batches(source, batch_size=64, transform=plain)
     made_of = dict(first_stage=fingerprint(frozen), data=source.fingerprint())
-    ahead = isinstance(source, stored.LatentsSource)
-    if ahead:
-        source.check(first_stage=made_of["first_stage"], image_size=config["image_size"])
+    can = pipeline.abilities(source)
+    can.check(first_stage=made_of["first_stage"], image_size=config["image_size"])
     path, record = workdir / "latents.npy", workdir / "latents.json"
     precompute = config["data"].get("precompute_latents", False)
     before = json.loads(record.read_text()) if record.exists() else {}
@@ -148,8 +155,8 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
             "restore them, or take another --workdir"
         )
     if differing or (precompute and not path.exists()):
-        if ahead:
-            measured = source.statistics
+        if can.statistics:
+            measured = can.statistics
         elif precompute:
             measured = latents.precompute(path, batches, len(source), encode, has_variance, made_of)._asdict()
         else:

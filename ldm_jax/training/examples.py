@@ -40,22 +40,22 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
     picks them. What is given comes from the fields of the example, from those that data.derive makes of its image, from
     `seed`, a new number each time, and from the source's random captions where it has them.
     """
-    derived = derive.derivation(config["data"].get("derive") or {})
+    derived, can = derive.derivation(config["data"].get("derive") or {}), pipeline.abilities(source)
     masked = has_token_masks(config)
 
     def conditions(example: dict, rng: np.random.Generator) -> tuple[dict, dict]:
-        fields = source.pick(example, rng) if hasattr(source, "pick") else dict(example)
-        if "image" in example and hasattr(source, "cut"):  # what lies on the image is cut with it
-            fields |= source.cut(example, config["image_size"], rng)
+        fields = can.pick(example, rng)
+        if "image" in example and can.cut:  # what lies on the image is cut with it
+            fields |= can.cut(example, config["image_size"], rng)
         elif "image" in example:
             fields["image"] = crop(example["image"], rng)
         shown = ("moments", *TEXT) if "moments" in fields else ("image",)
         if masked:
-            fields["caption"], phrases = source.described(example["index"], rng)
+            fields["caption"], phrases = can.described(example["index"], rng)
             size = system.latent_shape[:2]
             fields[MASKS] = token_masks.of_caption(system.tokenizer, fields["caption"], phrases, size)
-        elif "prompts" in system.takes and hasattr(source, "caption"):
-            fields["caption"] = source.caption(example["index"], rng)
+        elif "prompts" in system.takes and can.caption:
+            fields["caption"] = can.caption(example["index"], rng)
         if "image" in fields:
             fields |= derived(fields["image"], rng)
         if "seeds" in system.takes:
@@ -98,9 +98,9 @@ def needed_beside_moments(config: dict, system: System) -> set[str]:
 def check_example(config: dict, system: System, source: Any) -> None:
     """Raises: ValueError if the data do not have what the conditioning is to be trained with."""
     system.check_tokenizer()
-    data, example = config["data"], source[0]
+    data, example, can = config["data"], source[0], pipeline.abilities(source)
     derived, kinds = set(data.get("derive") or {}), ", ".join(part.name for part in system.parts)
-    fields = set(example) | derived | {"seed"} | ({"caption"} if hasattr(source, "caption") else set())
+    fields = set(example) | derived | {"seed"} | ({"caption"} if can.caption else set())
     cuts = data.get("recipe", "none") != "none" or data.get("flip")
     if has_token_masks(config):
         _check_masks(system, source, cuts)
@@ -108,7 +108,7 @@ def check_example(config: dict, system: System, source: Any) -> None:
         if name in system.optional or field in fields:
             continue
         raise ValueError(f"conditioning {kinds!r} needs a {field} for each image, and {source!r} has none")
-    if data.get("precompute_latents") and hasattr(source, "cut"):
+    if data.get("precompute_latents") and can.cut:
         raise ValueError(f"data.precompute_latents: {source!r} cuts its images anew each time; leave it out")
     if data.get("precompute_latents") and cuts and _pictured(config, system):
         raise ValueError(
@@ -117,7 +117,7 @@ def check_example(config: dict, system: System, source: Any) -> None:
             "and the recipe or flip cuts it anew: take recipe 'none' and no flip"
         )
     for field in (set(system.example.values()) & set(example)) - derived - {"image"}:
-        lies_on_it = isinstance(example[field], dict) and not hasattr(source, "cut")
+        lies_on_it = isinstance(example[field], dict) and not can.cut
         if cuts and (lies_on_it or np.shape(example[field])[:2] == np.shape(example.get("image"))[:2] != ()):
             raise ValueError(
                 f"data.recipe cuts images and not their {field}, which {kinds!r} needs: take recipe 'none' and no flip"
@@ -129,7 +129,7 @@ def _check_masks(system: System, source: Any, cuts: bool) -> None:
     if system.tokenizer is None or len(system.parts) > 1:
         kinds = ", ".join(part.name for part in system.parts) or "nothing"
         raise ValueError(f"loss.token_masks needs a network conditioned on text alone, got one on {kinds}")
-    if not hasattr(source, "described"):
+    if not pipeline.abilities(source).described:
         raise ValueError(f"loss.token_masks needs masks of what captions say, and {source!r} has none")
     if cuts:
         raise ValueError(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ldm_jax.atomic import write_json
+from ldm_jax.data import pipeline
 
 log = logging.getLogger(__name__)
 
@@ -104,11 +105,10 @@ class MomentsSource:
             )
         self.source, self.moments = source, moments
         self.fields = set(fields)
-        if hasattr(source, "caption"):
-            self.caption = source.caption
+        can = pipeline.abilities(source)
+        self.caption, self.described = can.caption, can.described
+        if can.caption:
             self.fields -= {"caption"}
-        if hasattr(source, "described"):
-            self.described = source.described
 
     def __len__(self) -> int:
         return len(self.source)

@@ -108,12 +108,14 @@ def read_text_encoder(config: Mapping[str, Any], system: System) -> PyTree:
     return params
 
 
-def text_encoder_fingerprint(system: System, conditioner: PyTree) -> str:
-    """What a latents folder says that its text is of. conditioner: params['conditioner'] of one kind.
+def text_encoder_fingerprint(conditioner: PyTree) -> str:
+    """What a latents folder says that its text is of. conditioner: params['conditioner'].
 
-    The kind's name is left out, as it was from the parameters' names when the first folders were made.
+    The name of an only kind is left out, as it was from parameters' names when the first folders were made; several
+    are those of no folder.
     """
-    return fingerprint({"conditioner": conditioner[system.parts[0].name]})
+    trees = list(conditioner.values())
+    return fingerprint({"conditioner": trees[0] if len(trees) == 1 else conditioner})
 
 
 def on_all_devices(fn: Callable, params: PyTree, batch_size: int) -> Callable:
@@ -156,9 +158,11 @@ def open_data(config: Mapping[str, Any]) -> tuple[Any, Callable]:
 def transform_of(config: Mapping[str, Any], source: Any, crop: Callable, fields: Sequence[str]) -> Callable:
     """See Precomputation."""
 
+    cut = pipeline.abilities(source).cut
+
     def transform(example: dict, rng: np.random.Generator) -> dict:
-        if hasattr(source, "cut"):
-            example = example | source.cut(example, config["image_size"], rng)
+        if cut:
+            example = example | cut(example, config["image_size"], rng)
             image = example["image"]
         else:
             image = crop(example["image"], rng)
@@ -230,7 +234,7 @@ def open_job(config: dict, options: PrecomputeOptions = PrecomputeOptions()) -> 
         dtype=options.dtype,
         computed_in=config.get("dtype", "float32"),
         fields=fields,
-        text_encoder=text_encoder_fingerprint(system, text_params) if options.text else None,
+        text_encoder=text_encoder_fingerprint(text_params) if options.text else None,
         file_format=options.file_format,
         examples_per_shard=options.examples_per_shard,
     )

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.data import pipeline
+from ldm_jax.find import names
 from tests.data import stored_latents
 
 SPLIT = "train"
@@ -43,12 +44,12 @@ def options(request, tmp_path):
     return request.param, {}
 
 
-each_source = pytest.mark.parametrize("options", pipeline.source_names(), indirect=True)
+each_source = pytest.mark.parametrize("options", names("data"), indirect=True)
 
 
 def test_the_room_is_listed():
-    assert {"folder", "shapes", "tfds"} <= set(pipeline.source_names())
-    assert not {"pipeline", "transforms", "captions", "shapes_builder"} & set(pipeline.source_names())
+    assert {"folder", "shapes", "tfds"} <= set(names("data"))
+    assert not {"pipeline", "transforms", "captions", "shapes_builder"} & set(names("data"))
 
 
 @each_source
@@ -99,6 +100,36 @@ def test_feeds_the_pipeline(options):
     batch = next(pipeline.batches(source, batch_size=2, transform=transform, seed=0))
     for index, mean in zip(batch["index"], batch["mean"], strict=True):
         assert mean == np.float32(source[int(index)]["image"].mean())
+
+
+@each_source
+def test_what_it_has_beyond_that_is_as_abilities_say(options):
+    name, given = options
+    source, rng = pipeline.open_source(name, SPLIT, **given), np.random.default_rng(0)
+    can, example = pipeline.abilities(source), source[0]
+    picked = can.pick(example, rng)
+    assert picked.keys() <= example.keys() and {"image", "moments"} & picked.keys()
+    assert all(isinstance(name, str) for name in can.class_names) and can.unreadable_files() == []
+    assert can.caption is None or isinstance(can.caption(0, rng), str)
+    if can.cut:
+        image = can.cut(example, 4, rng)["image"]
+        assert image.shape == (4, 4, 3) and image.dtype == np.float32
+    if can.described:
+        caption, phrases = can.described(0, rng)
+        for start, end, mask in phrases:
+            assert caption[start:end] and mask.shape == example["image"].shape[:2] and 0 < mask.max() <= 1
+    if can.statistics:
+        assert {"scale_factor", "mean", "std", "number"} <= can.statistics.keys()
+        with pytest.raises(ValueError, match="first stage"):
+            can.check(first_stage="another", image_size=64)
+
+
+def test_a_source_without_abilities_has_what_stands_for_none():
+    example = {"image": np.zeros((2, 2, 3), np.uint8)}
+    can = pipeline.abilities([example])
+    assert can.pick(example, None) == example and can.pick(example, None) is not example
+    assert not (can.cut or can.caption or can.described or can.statistics or can.has_text or can.class_names)
+    assert can.unreadable_files() == [] and can.check(first_stage="", image_size=1) is None
 
 
 def test_the_room_needs_neither_jax_nor_tensorflow_to_import():

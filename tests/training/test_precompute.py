@@ -93,7 +93,7 @@ def test_text_is_what_the_conditioner_says(config, whole):
     np.testing.assert_allclose([e["text_context"] for e in stored], context, atol=1e-5)
     source = latents.source("train", root=whole[0])
     source.check(first_stage=fingerprint({"first_stage": params["first_stage"]}), image_size=64)
-    source.check_text(text_encoder_fingerprint(system, params["conditioner"]))
+    source.check_text(text_encoder_fingerprint(params["conditioner"]))
     # folders that were made before parameters were called by their kind of conditioning
     source.check_text(fingerprint({"conditioner": params["conditioner"]["text"]}))
 
