@@ -16,6 +16,7 @@ ENTRY = {
     "conditioning": "Conditioner",
     "data": "source",
     "editing": "edit",
+    "evaluation/shapes": "score",
     "guidance": "guide",
     "inversion": "invert",
     "personalization": "merge",
@@ -44,7 +45,7 @@ def find(room: str, name: str) -> ModuleType:
             f"{SINGULAR.get(room, room)} {name!r} not found; ldm_jax/{room}/ has: "
             f"{', '.join(known)}{did_you_mean(name, known)}"
         )
-    return importlib.import_module(f"ldm_jax.{room}.{name}")
+    return importlib.import_module(f"ldm_jax.{room.replace('/', '.')}.{name}")
 
 
 def did_you_mean(name: str, known) -> str:

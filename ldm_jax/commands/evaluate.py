@@ -109,14 +109,14 @@ def check(args: argparse.Namespace) -> None:
 
 def command(argv: list[str]) -> dict:
     """Runs the command without a task. Returns what its last line says."""
-    from ldm_jax.evaluation import samples
+    from ldm_jax.evaluation import first_stage, samples
 
     args = parser().parse_args(argv)
     check(args)
     if args.write_stats:
         return samples.write_stats(args)
     if args.first_stage:
-        return samples.first_stage(args, argv)
+        return first_stage.command(args, argv)
     return samples.images(args, argv)
 
 

@@ -49,7 +49,7 @@ def points(
         names = "shapes_fid,accuracy" if prompts.draws_shapes(model.sampler) else "fid,is"
     parsed = metrics.parse(names)
     metrics.check_counts(parsed, args.num_images, plain.allow_few)
-    nets = measure.networks(parsed, measure_command.weights(plain))
+    nets = measure.networks(parsed, measure.weights(plain))
     found = []
     for number in steps:
         for scale in scales:

@@ -5,6 +5,7 @@ numbers. Decides what a result says of itself: everything that is needed to repe
 commands/evaluate.py's, the metrics are evaluation/'s.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -18,6 +19,8 @@ import jax
 import numpy as np
 
 from ldm_jax import atomic, cli, grid
+from ldm_jax.checkpoints import bundle
+from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.evaluation import networks as measuring
 from ldm_jax.evaluation import prompts, report
 from ldm_jax.evaluation.store import Store
@@ -61,6 +64,24 @@ def networks(names: Sequence[str], weights: Weights = Weights()) -> Networks:
         extractors["clip"], embed = measuring.clip(weights.clip)
     devices = jax.local_devices()
     return Networks({name: features.placed(e, devices) for name, e in extractors.items()}, embed)
+
+
+def weights(args: argparse.Namespace) -> Weights:
+    """Of the command's arguments."""
+    return Weights(args.inception, args.clip, args.resize)
+
+
+def open_bundle(args: argparse.Namespace, name: str) -> bundle.Bundle:
+    """Any checkpoint, read. Raises: ValueError in one sentence for what is none."""
+    options = checkpoints.options_from(args)._replace(first_stage=None)  # --first_stage is what is measured
+    return checkpoints.open_checkpoint(name, options).bundle()
+
+
+def settings(args: argparse.Namespace) -> metrics.Settings:
+    """Of the command's arguments."""
+    return metrics.Settings(
+        splits=args.splits, kid_size=args.kid_size, resamples=args.bootstrap, allow_few=args.allow_few
+    )
 
 
 class ImageSet(NamedTuple):
@@ -383,6 +404,14 @@ def _write(out: Path, outcome: Evaluation, title: str, shown: np.ndarray, figure
     )
     report.write_page(out / "index.html", text)
     write_json(out / "result.json", outcome._asdict())
+
+
+def last_line(outcome: Evaluation, out: Path, count: int) -> dict[str, Any]:
+    """The command's last line, of an outcome with `count` images; warnings go to standard error as well."""
+    for text in outcome.warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    print(f"{out / 'index.html'}", file=sys.stderr)
+    return outcome.line() | dict(num_images=count, warnings=outcome.warnings, out=str(out))
 
 
 def write_json(path: Path, value: Any) -> None:

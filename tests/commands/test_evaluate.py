@@ -18,7 +18,7 @@ from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.commands import evaluate
 from ldm_jax.evaluation import networks as measuring
 from ldm_jax.evaluation import prompts as asked
-from ldm_jax.evaluation import samples as measure_command
+from ldm_jax.evaluation import run as measure
 from ldm_jax.evaluation import store
 from ldm_jax.metrics import features, moments
 from ldm_jax.metrics.features import Extractor
@@ -293,7 +293,7 @@ def test_statistics_of_another_extractor(folders, tmp_path, capsys, monkeypatch)
     "argv, said",
     [
         ([], "expected --checkpoint, --images, or --first_stage with --images, got none"),
-        (["nothing"], "task 'nothing' not found; there are: shapes, first_stage, oracle"),
+        (["nothing"], "task 'nothing' not found; there are: class, colorize, first_stage"),
         (["--checkpoint", "x", "--images", "y", "--out", "z"], "got --checkpoint and --images"),
         (["--images", "A"], "--out is missing"),
         (["--images", "A", "--out", "OUT", "--metrics", "fidd"], "metric 'fidd' not found; there are: fid, sfid"),
@@ -338,7 +338,7 @@ def test_what_a_checkpoint_does_not_say_can_be_said(monkeypatch):
     )
     flags = ["--raw", "--variant", "fp16", "--prediction_type", "v", "--tokenizer", "words.json"]
     args = evaluate.parser().parse_args(["--first_stage", "vae", "--images", "photos", *flags])
-    measure_command.open_bundle(args, args.first_stage)
+    measure.open_bundle(args, args.first_stage)
     options = checkpoints.Options(ema=False, variant="fp16", prediction_type="v", tokenizer="words.json")
     assert asked == [("vae", options)]
 

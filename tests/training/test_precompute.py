@@ -17,7 +17,13 @@ from ldm_jax.params import fingerprint
 from ldm_jax.system import make_system
 from ldm_jax.training.examples import conditions_of
 from ldm_jax.training.latents import LatentStatistics, measure
-from ldm_jax.training.precompute import PrecomputeOptions, pooled, precompute, shards_of, text_encoder_fingerprint
+from ldm_jax.training.precompute import (
+    PrecomputeOptions,
+    pooled,
+    precompute,
+    shards_of,
+    text_encoder_fingerprint,
+)
 from tests import tiny_shapes
 from tests.tiny_models import random_bundle
 

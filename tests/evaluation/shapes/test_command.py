@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,7 +15,7 @@ from ldm_jax import grid
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import evaluate
 from ldm_jax.data import transforms
-from ldm_jax.evaluation.shapes import command as evaluate_tasks
+from ldm_jax.evaluation.shapes import base, command, superres
 from ldm_jax.first_stage import make_first_stage
 from ldm_jax.inference import pipeline
 from ldm_jax.shapes_world import scenes as world
@@ -46,7 +47,7 @@ class Painter:
         for i, seed in enumerate(seeds):
             told = {name: values[i] for name, values in given.items()} | {"strength": strength}
             told["image_shape"] = image_shape
-            out.append(self.paint(seed - evaluate_tasks.FIRST_SEED, told))
+            out.append(self.paint(seed - base.FIRST_SEED, told))
         progress(len(seeds), len(seeds))
         return np.stack(out)
 
@@ -160,18 +161,18 @@ def test_superres_of_photographs(run, tmp_path):
     Image.fromarray(small).save(photos / "b.png")
     (photos / "notes.txt").write_text("no picture")
 
-    found = evaluate_tasks.crops(photos, 5, 32)
+    found = superres.crops(photos, 5, 32)
     np.testing.assert_array_equal(found[0], large[9:41, 24:56])
     np.testing.assert_array_equal(found[1], transforms.resize(small, 32, 96, "bicubic")[:, 32:64])
     places = [
         (y, x) for y in range(19) for x in range(49) if (large[y : y + 32, x : x + 32] == found[2]).all()
     ]
     assert len(places) == 1 and not np.array_equal(found[2], found[0])
-    np.testing.assert_array_equal(found, evaluate_tasks.crops(photos, 5, 32))
+    np.testing.assert_array_equal(found, superres.crops(photos, 5, 32))
 
     def paint(index: int, told: dict) -> np.ndarray:
         assert told["low_res_images"].shape == (8, 8, 3)
-        return evaluate_tasks.crops(photos, 5, 32)[index] // 2
+        return superres.crops(photos, 5, 32)[index] // 2
 
     painter = Painter(("low_res_images",), paint, image_size=32)
     said = run(painter, "superres", "--images", str(photos), "--num_samples", "5")
@@ -330,6 +331,8 @@ def test_oracle(run, tmp_path):
         (("class_labels",), ["class", "--images", "x"], "--images is for task superres, got it with task class"),
         (("images", "masks"), ["inpaint", "--mask", "hole", "--num_samples", "1"], "mask kind 'hole' not found"),
         (("prompts",), ["shapes", "--unseen"], "--unseen is for task class, got it with task shapes"),
+        (("class_labels",), ["class", "--mask", "hair"], "--mask is for task inpaint, got it with task class"),
+        ((), ["clas"], "task 'clas' not found; there are: .*; did you mean 'class'"),
         (("low_res_images",), ["superres", "--images", "absent"], "--images 'absent' is not there"),
     ],
 )  # fmt: skip
@@ -337,6 +340,15 @@ def test_what_cannot_be_asked_is_said_in_one_sentence(run, takes, argv, said):
     with pytest.raises(ValueError, match=said) as error:
         run(Painter(takes, blank), *argv)
     assert "\n" not in str(error.value)
+
+
+def test_every_file_of_the_room_is_a_task_with_its_help_and_its_options():
+    files = {path.stem for path in Path(base.__file__).parent.glob("*.py")} - {"__init__", "base", "command"}
+    tasks, said = command.tasks(), " ".join(command.parser().format_help().split())
+    assert {module.__name__.rpartition(".")[2] for module in tasks.values()} == files
+    for name, module in tasks.items():
+        assert f"{name} {' '.join(module.score.__doc__.split('.')[0].split())}" in said
+        assert all(flag in said for flag in getattr(module, "OPTIONS", {}))
 
 
 def test_a_model_of_another_size(run):

@@ -1,0 +1,110 @@
+"""What the scores of the tasks on the shapes world share: the model that is scored, held-out scenes, grids to look at.
+
+A task is one file of this folder that defines
+    score(args) -> Outcome      args: of the command (command.py); its docstring's first sentence is the command's help
+and, if it needs them, TASK: its name on the command line, where that is not the file's, and OPTIONS: {flag: what
+argparse takes}, its own arguments.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldm_jax import cli, grid
+from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.inference import pipeline
+from ldm_jax.shapes_world import scenes as world
+
+# Seeds count up from it, as in shapes_world/prompts.py: training's previews take the low ones.
+FIRST_SEED = 1_000_000
+SHOWN = 16  # pictures of a grid
+
+
+class Outcome(NamedTuple):
+    """figures: what the last line says. shown: pictures by the name of their grid, the columns of it, [N, H, W, 3]
+    uint8 each."""
+
+    figures: dict[str, Any]
+    shown: dict[str, list[np.ndarray]]
+
+
+class Model:
+    """The model of --checkpoint, told and drawn from as the arguments say.
+
+    Raises: ValueError where it was trained at another size than the scenes have, unless any_size.
+    """
+
+    def __init__(self, args: argparse.Namespace, any_size: bool = False):
+        self.args = args
+        self.model = pipeline.load(args.checkpoint, **checkpoints.options_from(args)._asdict())
+        self.system = self.model.system
+        if self.system.image_size != world.SIZE and not any_size:
+            side = self.system.image_size
+            raise ValueError(
+                f"--checkpoint {args.checkpoint!r} draws pictures of {side} x {side}, expected {world.SIZE} "
+                f"x {world.SIZE} "
+                "as the scenes of the shapes world have"
+            )
+
+    def check_takes(self, *names: str) -> None:
+        """Raises: ValueError for a model that does not take these conditions, or insists on others."""
+        needed = [name for name in self.system.takes if name not in self.system.optional]
+        if not set(names) <= set(self.system.takes) or not set(needed) <= set(names):
+            raise ValueError(
+                f"--checkpoint {self.args.checkpoint!r} takes "
+                f"{', '.join(self.system.takes) or 'no conditions'}, and task "
+                f"{self.args.task!r} is for a model that takes {' and '.join(names) or 'none'}"
+            )
+
+    def draw(self, label: str, number: int, **given) -> np.ndarray:
+        """`number` pictures [N, H, W, 3] uint8. given: of LatentDiffusion.sample, a value for each picture."""
+        args, report = self.args, cli.progress(label, number)
+        return self.model.sample(
+            seeds=[FIRST_SEED + i for i in range(number)], num_steps=args.steps, sampler=args.sampler,
+            guidance_scale=args.guidance_scale, batch_size=args.batch_size, progress=lambda done, _: report(done),
+            **given,
+        )  # fmt: skip
+
+    def told(self, scenes: Sequence[world.Scene]) -> dict[str, list]:
+        """What says what the scenes hold, of the conditions that the model insists on: prompts or class labels.
+
+        Raises: ValueError for a model that insists on others.
+        """
+        known = {"prompts": world.caption, "class_labels": main_class}
+        needed = [name for name in self.system.takes if name not in self.system.optional]
+        self.check_takes(*(name for name in needed if name in known))
+        return {name: [known[name](scene) for scene in scenes] for name in needed}
+
+    def settings(self) -> dict[str, Any]:
+        """What every task that draws says of itself."""
+        args = self.args
+        return dict(
+            num_samples=args.num_samples, steps=args.steps, sampler=args.sampler, checkpoint=args.checkpoint
+        )
+
+
+def main_class(scene: world.Scene) -> int:
+    return world.class_label(max(scene.objects, key=lambda o: o.r))
+
+
+def scenes_and_images(number: int, first: int = 0) -> tuple[list[world.Scene], np.ndarray]:
+    """Held-out scenes and their pictures [N, 64, 64, 3] uint8."""
+    scenes = [world.scene(first + i, "test") for i in range(number)]
+    return scenes, np.stack([world.render(scene) for scene in scenes])
+
+
+def mean_finite(values: np.ndarray) -> float | None:
+    """The mean of a figure that is infinite where pictures agree, over the others; None where all do."""
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def write_grid(path: Path, columns: Sequence[np.ndarray]) -> None:
+    """The first pictures of each column beside each other, a row for each, as a PNG; a single column fills a square."""
+    rows = min([SHOWN, *map(len, columns)])
+    beside = np.stack([column[:rows] for column in columns], axis=1)
+    beside = beside.reshape(-1, *beside.shape[2:])
+    grid.write_png(path, grid.grid(beside, columns=len(columns) if len(columns) > 1 else None))

@@ -1,0 +1,46 @@
+"""Text to image: prompts of the shapes world, read by its oracle."""
+
+import argparse
+
+import numpy as np
+
+from ldm_jax import cli
+from ldm_jax.evaluation import networks
+from ldm_jax.evaluation.shapes.base import FIRST_SEED, SHOWN, Model, Outcome
+from ldm_jax.metrics import features
+from ldm_jax.metrics.fid import fid
+from ldm_jax.metrics.images import ArrayImages
+from ldm_jax.shapes_world import prompts as shapes
+
+TASK = "shapes"
+
+
+def score(args: argparse.Namespace) -> Outcome:
+    """How often the text model draws what it is told, by kind of prompt, and the Fréchet distance of what it draws."""
+    model = Model(args)
+    model.check_takes("prompts")
+    total = max(1, args.num_samples // len(shapes.KINDS)) * len(shapes.KINDS)
+    report, drawn = cli.progress("pictures", total), []
+
+    def draw(prompts, seeds):
+        before = sum(map(len, drawn))
+        images = model.model.sample(
+            prompts, seeds, num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler,
+            batch_size=args.batch_size, progress=lambda done, _: report(before + done),
+        )  # fmt: skip
+        drawn.append(images)
+        return images
+
+    found = shapes.accuracies(draw, args.num_samples, first_seed=FIRST_SEED)
+    images = np.concatenate(drawn)
+    figures = found | _shapes_fid(images) | model.settings() | dict(num_samples=total)
+    return Outcome(figures, {"shapes": [images[:: max(1, total // SHOWN)]]})
+
+
+def _shapes_fid(images: np.ndarray) -> dict:
+    """{'shapes_fid': …} of pictures of all kinds of prompt; None where they are too few for it."""
+    reference = networks.shapes_reference().gaussians["pool"]
+    if len(images) <= len(reference.mean):
+        return {"shapes_fid": None}
+    found = features.collect(ArrayImages(images), networks.shapes())
+    return {"shapes_fid": fid(found.moments["pool"].gaussian(), reference)}
