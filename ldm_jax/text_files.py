@@ -54,6 +54,20 @@ def read_json(path: str | Path, what: str) -> Any:
         raise ValueError(f"{what} {path} is no JSON: {error}") from None
 
 
+def read_object(path: str | Path, what: str) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises: ValueError that names the file, also where it is not there, or holds
+    something else."""
+    if not Path(path).is_file():
+        raise ValueError(f"{what} {path} is not there")
+    try:
+        value = read_json(path, what)
+    except OSError as error:
+        raise ValueError(f"{what} {path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} {path} holds {type(value).__name__}, expected an object")
+    return value
+
+
 def caption(value: Any) -> str | None:
     """The caption that a data set states: a string, its blanks and line ends made single blanks; of several the first.
 

@@ -44,7 +44,7 @@ ROOMS = {  # room: what it may import, besides itself and EVERYONE
     "personalization": {"control", "models"},
     "convert": {"config"},
     "metrics": {"models", "data", "shapes_world"},
-    "xla": {"models"},
+    "xla": {"models", "distributed"},
     # the root, which is what the parts make together
     "config": set(),
     "first_stage": {"config", "models"},

@@ -13,14 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ldm_jax import text_files
 from ldm_jax.conditioning.base import Setting
-from ldm_jax.models.text_encoder import TextTransformer
+from ldm_jax.models.text_encoder import TextFields, TextTransformer
 from ldm_jax.types import Array, Cond
 
 log = logging.getLogger(__name__)
@@ -32,34 +31,13 @@ ENCODES = ()
 CLIP_MARKS = BOS, EOS = "<|startoftext|>", "<|endoftext|>"  # around each caption of CLIP's
 
 
-class Conditioner(nn.Module):
-    """Tokens to Cond(context); the fields are those of models.text_encoder.TextTransformer."""
-
-    vocab_size: int
-    width: int
-    num_layers: int
-    max_length: int
-    num_heads: int = 8
-    head_dim: int = 64
-    dropout: float = 0.0
-    embedding_dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+class Conditioner(TextFields):
+    """Tokens to Cond(context)."""
 
     @nn.compact
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
         """inputs {'tokens': [B, L] int32} -> Cond(context [B, L, width])."""
-        transformer = TextTransformer(
-            self.vocab_size,
-            self.width,
-            self.num_layers,
-            self.max_length,
-            self.num_heads,
-            self.head_dim,
-            self.dropout,
-            self.embedding_dropout,
-            self.dtype,
-            name="transformer",
-        )
+        transformer = TextTransformer(**self.text_fields(), name="transformer")
         return Cond(context=transformer(inputs["tokens"], deterministic))
 
 

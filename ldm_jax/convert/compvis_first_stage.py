@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ldm_jax.convert import lpips, state_dict
+from ldm_jax.convert import state_dict
 from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath, flatten
 from ldm_jax.types import PyTree
@@ -63,10 +63,6 @@ def discriminator_entries(variables: PyTree) -> list[Entry]:
     return entries
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith((".num_batches_tracked", ".initialized"))
-
-
 def unused(name: str) -> bool:
     """Whether a name of an autoencoder is no part of encoding and decoding: its loss, its own running averages, which
     codes were used, and the colors that segmentations are shown in."""
@@ -84,34 +80,3 @@ def from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
 def to_torch(params: PyTree) -> dict[str, np.ndarray]:
     """An autoencoder's params under the original's names, in its layouts."""
     return state_dict.to_torch(params, autoencoder_entries(params))
-
-
-def discriminator_from_torch(state: Mapping[str, np.ndarray], template: PyTree) -> PyTree:
-    """A discriminator's state dict as variables shaped like `template`. Raises as above.
-
-    Counters of batches and flags of initialization are passed over.
-    """
-    return state_dict.from_torch(state, template, discriminator_entries(template), _is_counter)
-
-
-def discriminator_to_torch(variables: PyTree) -> dict[str, np.ndarray]:
-    """A discriminator's variables under the original's names; counters, which nothing reads, are left out."""
-    return state_dict.to_torch(variables, discriminator_entries(variables))
-
-
-def lpips_from_torch(state: Mapping[str, np.ndarray]) -> PyTree:
-    """The state dict of the original's LPIPS module as params of ours. Raises as above.
-
-    Its scaling constants are passed over.
-    """
-    return state_dict.from_torch(
-        state,
-        lpips.template(),
-        lpips.entries(),
-        lambda name: name.startswith("scaling_layer."),
-    )
-
-
-def lpips_to_torch(params: PyTree) -> dict[str, np.ndarray]:
-    """LPIPS params under the original's names."""
-    return state_dict.to_torch(params, lpips.entries())

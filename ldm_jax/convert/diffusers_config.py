@@ -6,7 +6,6 @@ tokenizers' vocabularies and weights are the caller's.
 Source: diffusers 0.42 pipelines/; transformers models/clip/configuration_clip.py.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +59,7 @@ def read_pipeline(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not (folder / "model_index.json").is_file() and (folder / "config.json").is_file():
-        section = _read_json(folder / "config.json")
+        section = text_files.read_object(folder / "config.json", "config")
         first_stage, scale_factor = first_stage_section(section)
         return {
             "task": "first_stage",
@@ -68,13 +67,13 @@ def read_pipeline(folder: str | Path) -> dict[str, Any]:
             "first_stage": first_stage,
             "scale_factor": scale_factor,
         }
-    files = {"model_index.json": _read_json(folder / "model_index.json")}
+    files = {"model_index.json": text_files.read_object(folder / "model_index.json", "config")}
     for part, value in files["model_index.json"].copy().items():
         if not isinstance(value, (list, tuple)) or value[0] is None:
             continue
         for name in ("config.json", "scheduler_config.json"):
             if (folder / part / name).is_file():
-                files[f"{part}/{name}"] = _read_json(folder / part / name)
+                files[f"{part}/{name}"] = text_files.read_object(folder / part / name, "config")
     return pipeline_config(files)
 
 
@@ -82,7 +81,7 @@ def refuse_part(folder: Path) -> None:
     """Raises: ValueError for the folder of a network of diffusers or transformers that is no first stage."""
     if not (folder / "config.json").is_file():
         return
-    section = _read_json(folder / "config.json")
+    section = text_files.read_object(folder / "config.json", "config")
     kind = section.get("_class_name") or (section.get("architectures") or [section.get("model_type")])[0]
     if kind and kind != "VQModel" and not kind.startswith("Autoencoder"):
         raise ValueError(
@@ -430,15 +429,3 @@ def _side(sample_size: Any) -> int | None:
             refuse("unet", "sample_size", sample_size, "a square")
         return sample_size[0]
     return sample_size
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    try:
-        content = json.loads(text_files.read(path, "config"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is {type(content).__name__}, expected an object")
-    return content

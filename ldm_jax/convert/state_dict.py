@@ -55,11 +55,6 @@ def array_from_torch(array: np.ndarray, kind: str) -> np.ndarray:
     return array
 
 
-def array_to_torch(array: np.ndarray, kind: str) -> np.ndarray:
-    """One of our arrays in torch's layout, contiguous."""
-    return contiguous(_TO_TORCH[kind](np.asarray(array)))
-
-
 def join_from_torch(arrays: Sequence[np.ndarray], kind: str) -> np.ndarray:
     """n torch arrays, [O, I] (trailing ones accepted) or [O] each, as one of ours, [I, nO] or [nO]."""
     ours = [array_from_torch(array, "linear") for array in arrays]

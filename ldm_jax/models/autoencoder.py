@@ -14,12 +14,14 @@ from flax import linen as nn
 from ldm_jax.models import remat
 from ldm_jax.models.attention import attend
 from ldm_jax.models.gaussian import DiagonalGaussian
-from ldm_jax.models.layers import Conv, GroupNorm, Linear, avg_pool_2x, nearest_upsample_2x
+from ldm_jax.models.layers import Conv, GroupNorm, Linear
 from ldm_jax.models.quantize import Quantized, VectorQuantizer
 from ldm_jax.models.remat import Remat
+from ldm_jax.models.resblock import Downsample, Upsample
 from ldm_jax.types import Array
 
 EPSILON = 1e-6  # of every GroupNorm of the first stage; the UNet's is 1e-5
+PADDED = ((0, 1), (0, 1))  # what downsampling convolves: zeros on the right and at the bottom only
 
 
 def check_size(height: int, width: int, factor: int) -> None:
@@ -96,34 +98,6 @@ class LinearAttnBlock(nn.Module):
         return Linear(channels, dtype=self.dtype, name="to_out")(h).reshape(x.shape)
 
 
-class Downsample(nn.Module):
-    """Halves x [B, h, w, C], rounding down.
-
-    Zeros are padded on the right and at the bottom only, then a strided conv.
-    """
-
-    with_conv: bool = True
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        if not self.with_conv:
-            return avg_pool_2x(x)
-        return Conv(x.shape[-1], 3, 2, ((0, 1), (0, 1)), dtype=self.dtype, name="conv")(x)
-
-
-class Upsample(nn.Module):
-    """Doubles x [B, h, w, C] by repetition, then a conv."""
-
-    with_conv: bool = True
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = nearest_upsample_2x(x)
-        return Conv(x.shape[-1], dtype=self.dtype, name="conv")(x) if self.with_conv else x
-
-
 class _Tower(nn.Module):
     """What encoder and decoder share: their fields, and how a block is made. remat: see models/remat.py."""
 
@@ -180,7 +154,7 @@ class Encoder(_Tower):
                 if level in self.attention_levels:
                     h = self._attend(h, f"down_{level}_attn_{block}")
             if level + 1 < len(self.channel_mult):
-                h = Downsample(self.resamp_with_conv, self.dtype, name=f"down_{level}_downsample")(h)
+                h = Downsample(self.resamp_with_conv, PADDED, self.dtype, name=f"down_{level}_downsample")(h)
         h = self._norm_out(self._middle(h, train))
         return Conv(self.z_channels * (2 if self.double_z else 1), dtype=self.dtype, name="conv_out")(h)
 

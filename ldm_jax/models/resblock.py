@@ -60,9 +60,10 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width: a 3x3 convolution of stride 2, padded on every side, or the 2x2 mean."""
+    """Halves height and width: a 3x3 convolution of stride 2, or the 2x2 mean. padding: of the convolution, zeros."""
 
     conv: bool = True
+    padding: int | tuple[tuple[int, int], tuple[int, int]] = 1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -70,7 +71,7 @@ class Downsample(nn.Module):
         """x [B, h, w, C], h and w even -> [B, h/2, w/2, C]."""
         if not self.conv:
             return avg_pool_2x(x)
-        return Conv(x.shape[-1], strides=2, padding=1, dtype=self.dtype, name="conv")(x)
+        return Conv(x.shape[-1], strides=2, padding=self.padding, dtype=self.dtype, name="conv")(x)
 
 
 class Upsample(nn.Module):

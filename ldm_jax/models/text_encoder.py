@@ -4,6 +4,8 @@ Decides the architecture of the original's BERT-like conditioner: pre-norm, no m
 knows no tokenizer and no special tokens (conditioning/text.py): padding is attended to like any other token.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -13,14 +15,11 @@ from ldm_jax.models.layers import LayerNorm, Linear
 from ldm_jax.types import Array
 
 
-class TextTransformer(nn.Module):
-    """Token and position embeddings, `num_layers` of self-attention and feed-forward, a final LayerNorm.
+class TextFields(nn.Module):
+    """What a text transformer is made from, which whatever holds one has as well.
 
     head_dim does not follow the width: the original's is 64 at every width. dropout: inside the feed-forward
     layers, after the GELU. embedding_dropout: on the sum of the embeddings.
-    Source: CompVis/latent-diffusion@a506df5 ldm/modules/x_transformer.py TransformerWrapper. Its output
-    projection to the
-    vocabulary is not here: the latent model reads the embeddings.
     """
 
     vocab_size: int
@@ -32,6 +31,19 @@ class TextTransformer(nn.Module):
     dropout: float = 0.0
     embedding_dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+
+    def text_fields(self) -> dict[str, Any]:
+        """They and their values, for another module's constructor."""
+        fields = [name for name in TextFields.__dataclass_fields__ if name not in ("parent", "name")]
+        return {name: getattr(self, name) for name in fields}
+
+
+class TextTransformer(TextFields):
+    """Token and position embeddings, `num_layers` of self-attention and feed-forward, a final LayerNorm.
+
+    Source: CompVis/latent-diffusion@a506df5 ldm/modules/x_transformer.py TransformerWrapper. Its output projection to
+    the vocabulary is not here: the latent model reads the embeddings.
+    """
 
     @nn.compact
     def __call__(self, tokens: Array, deterministic: bool = True) -> Array:

@@ -158,7 +158,7 @@ class UNet(nn.Module):
                 if self.resblock_updown:
                     h = res(f"down_{level}.downsample", h, level, "down")
                 else:
-                    h = Downsample(self.conv_resample, self.dtype, name=f"down_{level}_downsample")(h)
+                    h = Downsample(self.conv_resample, dtype=self.dtype, name=f"down_{level}_downsample")(h)
                 skips.append(h)
 
         h = res("mid.res_0", h, levels - 1)

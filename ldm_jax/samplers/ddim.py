@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from ldm_jax.diffusion.process import log_alpha_bar, transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
-from ldm_jax.samplers.base import Sampler, batch_t, drawn_noise
-from ldm_jax.types import Array
+from ldm_jax.samplers.base import Sampler, StepInfo, batch_t, drawn_noise
+from ldm_jax.types import Array, EpsFn
 
 FINAL_ALPHAS = ("first", "one")
 STOCHASTIC = False  # with the default options
@@ -25,6 +25,17 @@ def end_log_alpha_bar(schedule: NoiseSchedule, final_alpha: str) -> Array | floa
     if final_alpha not in FINAL_ALPHAS:
         raise ValueError(f"final_alpha {final_alpha!r} not found; known: {', '.join(FINAL_ALPHAS)}")
     return schedule.log_alphas_cumprod[0] if final_alpha == "first" else 0.0
+
+
+def eps_and_levels(
+    eps_fn: EpsFn, schedule: NoiseSchedule, x: Array, info: StepInfo, end: Array | float
+) -> tuple[Array, Array, Array, dict[str, Array]]:
+    """(eps, log_bar, log_bar_prev, taps) of x [B, ...] at a step: what the network predicts, and log alphas_cumprod at
+    the step's start and where it leads, broadcastable against x. end: of `end_log_alpha_bar`.
+    """
+    eps, taps = eps_fn(x, batch_t(info.t, x))
+    log_bar = log_alpha_bar(schedule, info.t, x)
+    return eps, log_bar, log_alpha_bar(schedule, info.t_prev, x, end), taps
 
 
 def sampler(
@@ -52,9 +63,7 @@ def sampler(
     end = end_log_alpha_bar(schedule, final_alpha)
 
     def step(eps_fn, state, x, info):
-        eps, taps = eps_fn(x, batch_t(info.t, x))
-        log_bar = log_alpha_bar(schedule, info.t, x)
-        log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
+        eps, log_bar, log_bar_prev, taps = eps_and_levels(eps_fn, schedule, x, info, end)
         # A first timestep of 0 leads, under 'first', from level 0 to level 0: the merged beta is 0, as it
         # should be.
         beta = -jnp.expm1(log_bar - log_bar_prev)

@@ -6,10 +6,9 @@ timesteps are visited.
 
 import jax.numpy as jnp
 
-from ldm_jax.diffusion.process import log_alpha_bar
 from ldm_jax.diffusion.schedule import NoiseSchedule
-from ldm_jax.samplers.base import Sampler, batch_t
-from ldm_jax.samplers.ddim import end_log_alpha_bar
+from ldm_jax.samplers.base import Sampler
+from ldm_jax.samplers.ddim import end_log_alpha_bar, eps_and_levels
 from ldm_jax.types import Array
 
 STOCHASTIC = False
@@ -41,9 +40,7 @@ def sampler(schedule: NoiseSchedule, *, final_alpha: str = "one") -> Sampler:
     end = end_log_alpha_bar(schedule, final_alpha)
 
     def step(eps_fn, state, x, info):
-        eps, taps = eps_fn(x, batch_t(info.t, x))
-        log_bar = log_alpha_bar(schedule, info.t, x)
-        log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
+        eps, log_bar, log_bar_prev, taps = eps_and_levels(eps_fn, schedule, x, info, end)
         (signal, sigma), (signal_prev, sigma_prev) = (
             (jnp.exp(0.5 * b), jnp.sqrt(-jnp.expm1(b))) for b in (log_bar, log_bar_prev)
         )

@@ -13,10 +13,10 @@ and diffusers with 'leading' timesteps. With 'trailing' or 'linspace' ones diffu
 which is smaller by the factor sqrt(1 - alphas_cumprod) of the first timestep (0.2 % for Stable Diffusion).
 """
 
-from ldm_jax.diffusion.process import log_alpha_bar, transfer
+from ldm_jax.diffusion.process import transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
-from ldm_jax.samplers.base import Sampler, batch_t
-from ldm_jax.samplers.ddim import end_log_alpha_bar
+from ldm_jax.samplers.base import Sampler
+from ldm_jax.samplers.ddim import end_log_alpha_bar, eps_and_levels
 
 STOCHASTIC = False
 
@@ -32,8 +32,7 @@ def sampler(schedule: NoiseSchedule, *, final_alpha: str = "one") -> Sampler:
     end = end_log_alpha_bar(schedule, final_alpha)
 
     def step(eps_fn, state, x, info):
-        eps, taps = eps_fn(x, batch_t(info.t, x))
-        log_bar = log_alpha_bar(schedule, info.t, x)
-        return state, transfer(x, eps, log_bar, log_alpha_bar(schedule, info.t_prev, x, end)), taps
+        eps, log_bar, log_bar_prev, taps = eps_and_levels(eps_fn, schedule, x, info, end)
+        return state, transfer(x, eps, log_bar, log_bar_prev), taps
 
     return Sampler(lambda x_T: (), step)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ldm_jax.diffusion.process import log_alpha_bar, transfer
+from ldm_jax.diffusion.process import transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
-from ldm_jax.samplers.base import Sampler, batch_t, drawn_noise
-from ldm_jax.samplers.ddim import end_log_alpha_bar
+from ldm_jax.samplers.base import Sampler, drawn_noise
+from ldm_jax.samplers.ddim import end_log_alpha_bar, eps_and_levels
 from ldm_jax.types import Array
 
 STOCHASTIC = True  # with the default options: two keys give two images
@@ -44,9 +44,7 @@ def sampler(
     end = end_log_alpha_bar(schedule, final_alpha)
 
     def step(eps_fn, state, x, info):
-        eps, taps = eps_fn(x, batch_t(info.t, x))
-        log_bar = log_alpha_bar(schedule, info.t, x)
-        log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
+        eps, log_bar, log_bar_prev, taps = eps_and_levels(eps_fn, schedule, x, info, end)
         one_minus, one_minus_prev = -jnp.expm1(log_bar), -jnp.expm1(log_bar_prev)
         fresh = one_minus_prev / one_minus * -jnp.expm1(log_bar - log_bar_prev)
         variance = jnp.minimum(eta**2 * fresh, one_minus_prev)

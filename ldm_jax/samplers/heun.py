@@ -8,10 +8,10 @@ with the mean of the two eps: see samplers/euler.py, also for what x_T is.
 import jax.numpy as jnp
 from jax import lax
 
-from ldm_jax.diffusion.process import log_alpha_bar, transfer
+from ldm_jax.diffusion.process import transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.samplers.base import Sampler, batch_t
-from ldm_jax.samplers.ddim import end_log_alpha_bar
+from ldm_jax.samplers.ddim import end_log_alpha_bar, eps_and_levels
 
 STOCHASTIC = False
 
@@ -39,9 +39,7 @@ def sampler(
         return (x - signal * jnp.clip((x - sigma * eps) / signal, -clip_denoised, clip_denoised)) / sigma
 
     def step(eps_fn, state, x, info):
-        eps, taps = eps_fn(x, batch_t(info.t, x))
-        log_bar = log_alpha_bar(schedule, info.t, x)
-        log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
+        eps, log_bar, log_bar_prev, taps = eps_and_levels(eps_fn, schedule, x, info, end)
         eps = clipped(x, eps, log_bar)
         euler = transfer(x, eps, log_bar, log_bar_prev)
 

@@ -7,10 +7,10 @@ are visited.
 import jax.numpy as jnp
 from jax import lax
 
-from ldm_jax.diffusion.process import log_alpha_bar, transfer
+from ldm_jax.diffusion.process import transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.samplers.base import Sampler, batch_t
-from ldm_jax.samplers.ddim import end_log_alpha_bar
+from ldm_jax.samplers.ddim import end_log_alpha_bar, eps_and_levels
 
 STOCHASTIC = False
 
@@ -40,10 +40,8 @@ def sampler(schedule: NoiseSchedule, *, final_alpha: str = "first") -> Sampler:
     end = end_log_alpha_bar(schedule, final_alpha)
 
     def step(eps_fn, history, x, info):
-        eps, taps = eps_fn(x, batch_t(info.t, x))
+        eps, log_bar, log_bar_prev, taps = eps_and_levels(eps_fn, schedule, x, info, end)
         eps = eps.astype(x.dtype)
-        log_bar = log_alpha_bar(schedule, info.t, x)
-        log_bar_prev = log_alpha_bar(schedule, info.t_prev, x, end)
 
         def improved_euler():
             eps_next, _ = eps_fn(transfer(x, eps, log_bar, log_bar_prev), batch_t(info.t_prev, x))

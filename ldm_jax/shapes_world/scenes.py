@@ -33,7 +33,6 @@ RELATIONS = {
     "above": (0, -1),
     "below": (0, 1),
 }  # direction (x, y), y downwards
-CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 TEXTURES = ("plain", "stripes", "checks", "gradient", "noise")
 MAX_OBJECTS = 3
 GAP = 3.0  # the least distance between two bounding boxes, in pixels

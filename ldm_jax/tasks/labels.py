@@ -90,7 +90,7 @@ def layout(value: Any, names: Sequence[str] | None = None) -> Any:
     is absent or no JSON object, or an unknown name.
     """
     if isinstance(value, str | Path):
-        value = _read_json(Path(value))
+        value = text_files.read_object(value, "layout")
     if not isinstance(value, Mapping) or not isinstance(value.get("labels"), list | tuple):
         return value
     return dict(value, labels=[number(label, names) for label in value["labels"]])
@@ -140,15 +140,3 @@ def within_room(system: Any, value: Any, names: Sequence[str] | None, where: str
         dropped = ", ".join(called(i) for i in range(room, count))
         log.warning("%s: %d objects, this model has room for %d; left out: %s", where, count, room, dropped)
     return dict(value) | {key: list(given)[:room] for key, given in each.items() if key != "crop"}
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(f"layout {path} is not there")
-    try:
-        value = text_files.read_json(path, "layout")
-    except OSError as error:
-        raise ValueError(f"layout {path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f'layout {path} holds no object, expected {{"boxes": …, "labels": …}}')
-    return value

@@ -26,6 +26,7 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from ldm_jax import private
+from ldm_jax.distributed.hosts import code_version
 from ldm_jax.params import described, of_description
 from ldm_jax.types import PyTree
 
@@ -192,11 +193,8 @@ def _digest(*parts: Any) -> str:
 
 @functools.cache
 def source() -> str:
-    """The hash of this package's source."""
-    root, total = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        total.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode() + path.read_bytes())
-    return total.hexdigest()
+    """hosts.code_version, read once."""
+    return code_version()
 
 
 @functools.cache

@@ -10,6 +10,8 @@ from ldm_jax.shapes_world import oracle
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.oracle import ParsedObject
 
+CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
 
 def draw(*objects, background=(240, 242, 238)):
     return world.render(world.Scene(objects, world.Background("plain", background, 0.0, 0)))
@@ -94,7 +96,7 @@ def test_wrong_captions_do_not_pass():
             expect_wrong("extra object", parsed, " and ".join(phrases[1:]))
         for relation in world.RELATIONS:
             if relation in caption:
-                expect_wrong("wrong relation", parsed, caption.replace(relation, world.CONVERSE[relation]))
+                expect_wrong("wrong relation", parsed, caption.replace(relation, CONVERSE[relation]))
         a, b = scene.objects[0], scene.objects[-1]
         if a.color != b.color and (a.shape, a.size) != (b.shape, b.size):
             swapped = (a._replace(color=b.color), *scene.objects[1:-1], b._replace(color=a.color))
