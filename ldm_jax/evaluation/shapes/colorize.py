@@ -1,4 +1,4 @@
-"""Colorization of grey pictures."""
+"""Colorization of gray pictures."""
 
 import argparse
 
