@@ -14,7 +14,7 @@ from ldm_jax.convert import (
     diffusers_first_stage,
     diffusers_networks,
     diffusers_unet,
-    layout,
+    state_dict,
 )
 from ldm_jax.models.autoencoder import AutoencoderKL, VQModel
 from ldm_jax.models.unet import UNet
@@ -66,7 +66,7 @@ def on_meta(section):
 
 
 def written(template, entries):
-    return {name: tensor.shape for name, tensor in layout.lazy_to_torch(template, entries).items()}
+    return {name: tensor.shape for name, tensor in state_dict.lazy_to_torch(template, entries).items()}
 
 
 @pytest.mark.parametrize("name", sorted(set(PUBLISHED) - set(NOT_EXPRESSIBLE)))
