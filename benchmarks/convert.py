@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.checkpoints import write as export
+from ldm_jax.checkpoints import write
 from ldm_jax.convert import files, published
 from ldm_jax.convert.tensor import Tensor
 from ldm_jax.params import flatten, unflatten
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--to", choices=export.TARGETS, default="bundle")
+    parser.add_argument("--to", choices=write.TARGETS, default="bundle")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default=None)
     parser.add_argument(
         "--folder", help="where the files go, and are removed from; default: a temporary folder"
@@ -65,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         source = Path(folder) / "sd1.ckpt"
-        (tensors,) = export.compvis_parts(stable_diffusion_1()).values()
+        (tensors,) = write.compvis_parts(stable_diffusion_1()).values()
         files.write_ckpt(source, tensors)
         destination = Path(folder) / ("out.safetensors" if args.to == "compvis" else "out")
         command = [sys.executable, "-m", "ldm_jax.convert", str(source), str(destination), "--to", args.to]

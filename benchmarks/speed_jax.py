@@ -17,7 +17,7 @@ import optax
 
 from benchmarks import speed_models, speed_turns
 from ldm_jax import cli
-from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.checkpoints import bundle
 from ldm_jax.distributed import parallel
 from ldm_jax.inference.pipeline import LatentDiffusion, from_bundle
 from ldm_jax.training.optimizer import make_optimizer
@@ -28,11 +28,11 @@ def open_model(request: dict[str, Any]) -> LatentDiffusion:
     """The bundle that speed_models.write left, computing in request['dtype'], as users open it; training has float32
     parameters."""
     config = speed_models.read_config(request["model"], request["dtype"])
-    params = bundles.read(Path(request["weights"]) / "bundle").params
+    params = bundle.read(Path(request["weights"]) / "bundle").params
     if request["question"] in ("gradients", "train_step"):
         return LatentDiffusion(speed_models.system_of(config), params, config["scale_factor"], config)
     kept = cli.executables() if os.environ.get("JAX_COMPILATION_CACHE_DIR") else None
-    return from_bundle(bundles.Bundle(config, params, speed_models.tokenizer_of(config)), kept)
+    return from_bundle(bundle.Bundle(config, params, speed_models.tokenizer_of(config)), kept)
 
 
 def answer(request: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[Any], dict[str, np.ndarray]]]:

@@ -7,8 +7,8 @@ from PIL import Image
 
 import ldm_jax
 from ldm_jax.checkpoints import bundle
-from ldm_jax.commands import sample as script
-from ldm_jax.shapes_world import prompts as shapes
+from ldm_jax.commands import sample
+from ldm_jax.shapes_world import prompts as shapes_prompts
 from ldm_jax.shapes_world.oracle import score
 
 FOLDER = bundle.SHIPPED / "shapes"
@@ -27,11 +27,11 @@ def test_its_log_says_how_it_was_trained():
 def test_one_object_prompts():
     """A floor far under its measured accuracy (README), for sixteen pictures (a painter of noise gets none); the full
     measurement is ldm_jax.commands.evaluate."""
-    prompts = shapes.prompts("one", 16)
+    prompts = shapes_prompts.prompts("one", 16)
     images = ldm_jax.load("shapes").sample(prompts, range(2_000_000, 2_000_016), num_steps=25, batch_size=16)
     assert np.mean([score(image, prompt).right for image, prompt in zip(images, prompts, strict=True)]) >= 0.4
 
 
 def test_the_default_command(tmp_path):
-    script.main(["--out", str(tmp_path), "--seeds", "0", "--steps", "10"])
+    sample.main(["--out", str(tmp_path), "--seeds", "0", "--steps", "10"])
     assert Image.open(tmp_path / "0.png").text["prompt"] == "a small red circle above a large blue square"

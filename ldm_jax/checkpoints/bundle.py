@@ -117,12 +117,12 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
 
     Raises: ValueError if the folder holds no run or no checkpoint.
     """
-    from ldm_jax.checkpoints import train_state as checkpoint
+    from ldm_jax.checkpoints import train_state
 
     workdir = Path(workdir)
     config = json.loads((workdir / "config.json").read_text())
-    checkpoints = checkpoint.manager(workdir, only_reading=True)
-    restored = checkpoint.restore(checkpoints)
+    checkpoints = train_state.manager(workdir, only_reading=True)
+    restored = train_state.restore(checkpoints)
     checkpoints.close()
     if restored is None:
         raise ValueError(f"{workdir} holds no checkpoint yet")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints.recognize import FIRST_STAGE, MARKERS, UNET, diffusion_config, first_stage_config
 from ldm_jax.conditioning import clip
 from ldm_jax.config import by_kind, conditioning_kinds, conditioning_section
@@ -114,9 +114,9 @@ class Checkpoint(NamedTuple):
     notes: tuple[str, ...] = ()
     apart: Mapping[str, Tensor] = {}
 
-    def bundle(self) -> bundles.Bundle:
+    def bundle(self) -> bundle_files.Bundle:
         """With every array read, in float32."""
-        return bundles.with_arrays(bundles.Bundle(self.config, self.params, self.tokenizer))
+        return bundle_files.with_arrays(bundle_files.Bundle(self.config, self.params, self.tokenizer))
 
 
 def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoint:  # noqa: B008
@@ -146,8 +146,8 @@ def _with_null_class(opened: Checkpoint, path: str | Path) -> Checkpoint:
 def _open(path: Path, options: Options) -> Checkpoint:
     """As open_checkpoint, of a path that is there."""
     if path.is_dir():
-        if bundles.is_bundle(path):
-            return _ours(Checkpoint(*bundles.open_unread(path), layout="bundle"), options)
+        if bundle_files.is_bundle(path):
+            return _ours(Checkpoint(*bundle_files.open_unread(path), layout="bundle"), options)
         if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
             return _ours(_open_workdir(path, options), options)
         if (path / "model_index.json").is_file():
@@ -164,9 +164,9 @@ def _open(path: Path, options: Options) -> Checkpoint:
 def locate(name: str | Path) -> Path:
     """The file or folder that `name` means: a shipped model, or a path. Raises: ValueError that lists the shipped
     models."""
-    shipped = sorted(p.name for p in bundles.SHIPPED.iterdir() if (p / "config.json").is_file())
+    shipped = sorted(p.name for p in bundle_files.SHIPPED.iterdir() if (p / "config.json").is_file())
     if str(name) in shipped:
-        return bundles.SHIPPED / str(name)
+        return bundle_files.SHIPPED / str(name)
     path = Path(name).expanduser()
     if not path.exists():
         raise ValueError(
@@ -200,7 +200,7 @@ def _open_file(tensors: Mapping[str, Tensor], path: Path, options: Options) -> C
 
 
 def _open_workdir(path: Path, options: Options) -> Checkpoint:
-    read = bundles.read_workdir(path, ema=options.ema)
+    read = bundle_files.read_workdir(path, ema=options.ema)
     params = jax.tree.map(as_tensor, read.params)
     return Checkpoint(read.config, params, read.tokenizer, "workdir")
 

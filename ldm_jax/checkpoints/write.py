@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints.open import AVERAGES, BUFFERS, Checkpoint
 from ldm_jax.checkpoints.recognize import CONFIG_KEY, FIRST_STAGE, UNET
 from ldm_jax.config import by_kind, conditioning_kinds
-from ldm_jax.convert import clip as clip_names
 from ldm_jax.convert import (
+    clip,
     compvis_conditioner,
     compvis_first_stage,
     compvis_unet,
@@ -200,8 +200,8 @@ def diffusers_parts(checkpoint: Checkpoint) -> dict[str, dict]:
     parts = {f"unet/{weights}": state_dict.lazy_to_torch(params["unet"], unet), f"{folder}/{weights}": vae}
     for kind, tree, options in _conditioners(checkpoint):
         if kind == "clip":
-            tree, _ = clip_names.without_unread_layer(tree, options)
-        entries = clip_names.diffusers_entries({"name": kind}, {kind: tree})
+            tree, _ = clip.without_unread_layer(tree, options)
+        entries = clip.diffusers_entries({"name": kind}, {kind: tree})
         state = state_dict.lazy_to_torch({kind: tree}, entries)
         for name, tensor in state.items():
             folder, _, inner = name.partition(".")
@@ -223,7 +223,7 @@ def _prefixed(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _bundle_texts(checkpoint: Checkpoint, directory: Path) -> None:
-    bundles.write_texts(directory, checkpoint.config, checkpoint.tokenizer)
+    bundle.write_texts(directory, checkpoint.config, checkpoint.tokenizer)
 
 
 def _diffusers_texts(checkpoint: Checkpoint, directory: Path) -> None:

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.inspect == bool(args.destination):
         raise ValueError("name DST, or --inspect without it")
     from ldm_jax.checkpoints import open as checkpoints
-    from ldm_jax.checkpoints import write as export
+    from ldm_jax.checkpoints import write
 
     if args.destination:
         source, destination = Path(args.source).resolve(), Path(args.destination).resolve()
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(summary(checkpoint, args.source)), flush=True)
     if args.inspect:
         return
-    export.write(
+    write.write(
         checkpoint, args.destination, args.to, dtype=args.dtype, overwrite=args.overwrite, progress=bar()
     )
     print(f"{args.destination}: written as {args.to}, {time.time() - start:.1f} s")

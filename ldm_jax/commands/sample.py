@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     start = time.time()
     from ldm_jax.checkpoints import open as checkpoints
     from ldm_jax.inference import pipeline
-    from ldm_jax.tasks import run as tasks
+    from ldm_jax.tasks import run
 
     options = checkpoints.options_from(args)._asdict()
     model = pipeline.load(args.checkpoint, cli.executables(), args.adapter, **options)
@@ -147,9 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     check_out(args.out, jobs)
 
     # Pictures.
-    results = tasks.run(
-        model, jobs, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings
-    )
+    results = run.run(model, jobs, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings)
     texts = {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
     texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
     drawn, failed = draw(results, jobs, args, texts, alike, model)
@@ -229,14 +227,13 @@ def dry_run(args: argparse.Namespace) -> None:
 
 def find_jobs(args: argparse.Namespace, given: dict, seeds: list[int], model) -> tuple:
     """(the task, or None where each line's own fields say it, the jobs, and what could not be made a job)."""
-    from ldm_jax.tasks import jobs
-    from ldm_jax.tasks import run as tasks
+    from ldm_jax.tasks import jobs, run
 
     if args.task is not None:
-        tasks.check_task(model.system, args.task)
+        run.check_task(model.system, args.task)
     if args.jobs is not None:
         return args.task, *jobs.of_lines(args.jobs, given, seeds)
-    task = args.task or tasks.find_task(model.system, given)
+    task = args.task or run.find_task(model.system, given)
     if task == "text":
         given = dict(prompt=PROMPT) | given
     return task, *jobs.of_flags(given, seeds, with_masks=task == "inpaint")

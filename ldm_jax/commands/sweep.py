@@ -17,10 +17,8 @@ from typing import Any
 
 from ldm_jax import cli
 from ldm_jax.commands import evaluate
-from ldm_jax.evaluation import prompts, report
-from ldm_jax.evaluation import run as measure
-from ldm_jax.evaluation import samples as measure_command
-from ldm_jax.metrics import table as metrics
+from ldm_jax.evaluation import prompts, report, run, samples
+from ldm_jax.metrics import table
 
 
 def numbers(text: str, kind: Callable, what: str) -> list:
@@ -42,14 +40,14 @@ def points(
     plain = evaluate.parser().parse_args([*common, "--out", args.out])
     evaluate.check(plain)
     if args.metrics:
-        metrics.check_counts(metrics.parse(args.metrics), args.num_images, plain.allow_few)
-    model = measure_command.open_model(plain)
+        table.check_counts(table.parse(args.metrics), args.num_images, plain.allow_few)
+    model = samples.open_model(plain)
     names = args.metrics
     if names is None:
         names = "shapes_fid,accuracy" if prompts.draws_shapes(model.sampler) else "fid,is"
-    parsed = metrics.parse(names)
-    metrics.check_counts(parsed, args.num_images, plain.allow_few)
-    nets = measure.networks(parsed, measure.weights(plain))
+    parsed = table.parse(names)
+    table.check_counts(parsed, args.num_images, plain.allow_few)
+    nets = run.networks(parsed, run.weights(plain))
     found = []
     for number in steps:
         for scale in scales:
@@ -58,7 +56,7 @@ def points(
             argv += ["--out", folder]
             print(f"guidance scale {scale:g}, {number} steps", file=sys.stderr)
             one = evaluate.parser().parse_args(argv)
-            outcome, _ = measure_command.outcome_of(one, argv, model, nets, Path(args.out) / "reference")
+            outcome, _ = samples.outcome_of(one, argv, model, nets, Path(args.out) / "reference")
             found.append(dict(scale=scale, steps=number, **outcome._asdict()))
     return found
 
@@ -95,7 +93,7 @@ def write(out: Path, checkpoint: str, found: Sequence[dict], repeat: dict[str, A
         for p in found
     }
     warned = list(dict.fromkeys(text for p in found for text in p["warnings"]))
-    measure.write_json(out / "sweep.json", dict(checkpoint=checkpoint, points=list(found), repeat=repeat))
+    run.write_json(out / "sweep.json", dict(checkpoint=checkpoint, points=list(found), repeat=repeat))
     report.write_page(out / "tradeoff.svg", next(iter(drawn.values())))
     page = report.page(f"Guidance sweep of {checkpoint}", rows, warnings=warned, repeat=repeat, figures=drawn)
     report.write_page(out / "index.html", page)
@@ -117,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     scales, steps = numbers(args.scales, float, "scales"), numbers(args.steps, int, "steps")
     start = time.time()
     found = points(args, rest, scales, steps)
-    repeat = dict(command=" ".join(["ldm-sweep", *argv])) | measure.surroundings()
+    repeat = dict(command=" ".join(["ldm-sweep", *argv])) | run.surroundings()
     write(Path(args.out), args.checkpoint, found, repeat)
     short = [
         dict(scale=p["scale"], steps=p["steps"], **{n: v["value"] for n, v in p["values"].items()})

@@ -15,14 +15,12 @@ from typing import Any
 
 from ldm_jax import cli, dry_run, grid
 from ldm_jax.atomic import write_json
-from ldm_jax.checkpoints import bundle
-from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.checkpoints import bundle, train_state
 from ldm_jax.commands import config_flag
-from ldm_jax.data import latents as stored
+from ldm_jax.data import latents
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
-from ldm_jax.training import loop, optimizer, profiling, watch
-from ldm_jax.training import program as training_program
+from ldm_jax.training import loop, optimizer, profiling, program, watch
 from ldm_jax.training.base_model import with_base
 from ldm_jax.training.diffusion_job import diffusion_job
 from ldm_jax.training.first_stage_job import first_stage_job
@@ -80,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, rest = make_parser().parse_known_args(argv)
     config = config_flag.read_config(rest)
     if args.latents:
-        config["data"] = stored.instead_of(config["data"], args.latents)
+        config["data"] = latents.instead_of(config["data"], args.latents)
     config = with_base(config)
     if args.topology and not args.dry_run:
         raise ValueError(f"--topology {args.topology} goes with --dry_run: nothing is run on it")
@@ -132,9 +130,7 @@ def train(
     )
     check_workdir(workdir, config)
     check_room(workdir, {})
-    note = optimizer.schedule_note(
-        config["optimizer"].get("schedule"), training_program.optimizer_steps(config)
-    )
+    note = optimizer.schedule_note(config["optimizer"].get("schedule"), program.optimizer_steps(config))
     if note and hosts.is_first():
         log.warning("%s", note)
     placement = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
@@ -148,8 +144,8 @@ def train(
         write_json(workdir / "config.json", config)
 
     # Resume: the newest readable checkpoint in the workdir, else the fresh state.
-    checkpoints = checkpoint.manager(workdir, config["keep"])
-    restored = checkpoint.restore(checkpoints, placement.abstract(job.state))
+    checkpoints = train_state.manager(workdir, config["keep"])
+    restored = train_state.restore(checkpoints, placement.abstract(job.state))
     state, start = restored if restored else (placement.place(job.state), 0)
     hosts.agree({"the step of the newest checkpoint": start})
     log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data import captions as stated
+from ldm_jax.data import captions as caption_files
 from ldm_jax.data import pictures
 from ldm_jax.data.pictures import EXTENSIONS
 
@@ -249,7 +249,7 @@ def source(
         raise ValueError(
             f"folder {str(root)!r}: split {split!r} is empty ({cause}; {len(everything)} images in all)"
         )
-    captions = stated.of_folder(top, root, files, gone)
+    captions = caption_files.of_folder(top, root, files, gone)
     return FolderSource(root, files, captions, _class_names(root, files, split_roots), known)
 
 

@@ -16,10 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ldm_jax import cli, grid
 from ldm_jax.data.transforms import to_float
 from ldm_jax.evaluation import networks, report
-from ldm_jax.evaluation import run as measure
+from ldm_jax.evaluation import run as evaluation_run
 from ldm_jax.first_stage import make_first_stage
-from ldm_jax.metrics import bootstrap, reconstruction
-from ldm_jax.metrics import table as metrics
+from ldm_jax.metrics import bootstrap, reconstruction, table
 from ldm_jax.metrics.features import placed
 from ldm_jax.metrics.fid import check_enough, warning
 from ldm_jax.metrics.images import open_images
@@ -65,10 +64,10 @@ def command(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
             raise ValueError(f"metric {name!r} of a first stage not found; there are: {', '.join(METRICS)}")
     pictures = open_images(args.images, args.crop, args.color)
     if "rfid" in names and not args.allow_few:
-        check_enough("rfid", "reconstructed", len(pictures), metrics.METRICS["fid"].dim)
+        check_enough("rfid", "reconstructed", len(pictures), table.METRICS["fid"].dim)
     extractor = networks.inception(args.inception, args.resize) if {"rfid", "ris"} & set(names) else None
     params = networks.lpips(args.vgg16, args.lpips_heads) if "lpips" in names else None
-    opened = measure.open_bundle(args, args.first_stage)
+    opened = evaluation_run.open_bundle(args, args.first_stage)
     tree = opened.params["first_stage"]
     reconstruct = reconstruction_fn(
         opened.config["first_stage"], tree, pictures[0].shape[:2], args.batch_size
@@ -94,7 +93,9 @@ def command(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         color=pictures.color,
         inception=None if extractor is None else dict(hash=extractor.hash, resize=extractor.resize),
     )
-    outcome = measure.Evaluation(values, [text for text in warned if text], repeat | measure.surroundings())
+    outcome = evaluation_run.Evaluation(
+        values, [text for text in warned if text], repeat | evaluation_run.surroundings()
+    )
     originals = np.stack([pictures[i] for i in range(min(8, len(pictures)))])
     picture = grid.grid(np.concatenate([originals, reconstruct(originals)]), columns=len(originals))
     grid.write_png(out / "grid.png", picture)
@@ -102,8 +103,8 @@ def command(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         f"First stage {args.first_stage}", values, warnings=outcome.warnings, repeat=outcome.repeat, grid=picture,
     )  # fmt: skip
     report.write_page(out / "index.html", page)
-    measure.write_json(out / "result.json", outcome._asdict())
-    return measure.last_line(outcome, out, len(pictures))
+    evaluation_run.write_json(out / "result.json", outcome._asdict())
+    return evaluation_run.last_line(outcome, out, len(pictures))
 
 
 def _values(

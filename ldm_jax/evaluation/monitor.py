@@ -17,11 +17,10 @@ import jax
 
 from ldm_jax.checkpoints import bundle
 from ldm_jax.distributed import parallel
-from ldm_jax.evaluation import prompts
-from ldm_jax.evaluation import run as measure
+from ldm_jax.evaluation import prompts, run
 from ldm_jax.evaluation.store import Store
 from ldm_jax.inference.pipeline import LatentDiffusion
-from ldm_jax.metrics import table as metrics
+from ldm_jax.metrics import table
 from ldm_jax.metrics.table import Settings
 from ldm_jax.system import make_system
 from ldm_jax.training.state import TrainState
@@ -47,8 +46,8 @@ def read_options(config: Mapping[str, Any]) -> dict[str, Any] | None:
         if name not in OPTIONS:
             raise ValueError(f"config.evaluate has no option {name!r}; it has: {', '.join(OPTIONS)}")
     options = OPTIONS | given
-    options["metrics"] = metrics.parse(options["metrics"])
-    metrics.check_counts(options["metrics"], options["num_images"], False)
+    options["metrics"] = table.parse(options["metrics"])
+    table.check_counts(options["metrics"], options["num_images"], False)
     return options
 
 
@@ -93,24 +92,24 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
     given = prompts.conditions(base, count)
     sampling = base.resolve()
     rows = options["batch_size"] * jax.local_device_count()
-    nets, layers = measure.networks(names), metrics.layers(names)
+    nets, layers = run.networks(names), table.layers(names)
 
-    def source(sampler: Any) -> measure.ImageSet:
+    def source(sampler: Any) -> run.ImageSet:
         kinds = prompts.kinds(base)
-        return measure.samples_of(sampler, given, count, 0, rows, {}, kinds=kinds, **sampling)
+        return run.samples_of(sampler, given, count, 0, rows, {}, kinds=kinds, **sampling)
 
-    against = measure.open_reference(options["reference"], names, source(base), nets, None, "strict")
-    reference = measure.gather_reference(against, names, source(base), nets, workdir / "evaluation", rows)
-    measure.check_prompts(names, source(base))
+    against = run.open_reference(options["reference"], names, source(base), nets, None, "strict")
+    reference = run.gather_reference(against, names, source(base), nets, workdir / "evaluation", rows)
+    run.check_prompts(names, source(base))
 
     def evaluate(params: PyTree) -> dict[str, float]:
         whole = dict(params, first_stage=first.params["first_stage"])
         base.place(whole)
         drawn = source(base)
         with tempfile.TemporaryDirectory() as folder:
-            store = Store(folder, {}, count, {"shown": measure.SHOWN})
-            measure.gather(store, drawn, nets, layers, rows, "evaluation")
-            values = measure.values_of(names, store, drawn, nets, reference, SETTINGS)
+            store = Store(folder, {}, count, {"shown": run.SHOWN})
+            run.gather(store, drawn, nets, layers, rows, "evaluation")
+            values = run.values_of(names, store, drawn, nets, reference, SETTINGS)
         found = {f"evaluation/{name}": value["value"] for name, value in values.items()}
         by_kind = values.get("accuracy", {})
         found |= {f"evaluation/accuracy_{k}": by_kind[k] for k in drawn.kinds or () if k in by_kind}

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldm_jax import text_files
 from ldm_jax.inference.pipeline import LatentDiffusion
-from ldm_jax.shapes_world import prompts as shapes
+from ldm_jax.shapes_world import prompts as shapes_prompts
 from ldm_jax.shapes_world.scenes import WORDS
 
 
@@ -58,7 +58,7 @@ def conditions(model: LatentDiffusion, count: int, prompts: str | Path | None = 
             said = read_prompts(prompts)
             return {"prompts": [said[i % len(said)] for i in range(count)]}
         if draws_shapes(model):
-            return {"prompts": shapes.mixed_prompts(count)}
+            return {"prompts": shapes_prompts.mixed_prompts(count)}
         raise ValueError("this model takes prompts: name a file with one in each line, --prompts FILE")
     if takes == ["class_labels"]:
         number = next(p.conditioner.num_classes for p in model.system.parts if "class_labels" in p.kind.TAKES)
@@ -72,7 +72,7 @@ def conditions(model: LatentDiffusion, count: int, prompts: str | Path | None = 
 
 def kinds(model: LatentDiffusion, prompts: str | Path | None = None) -> tuple[str, ...] | None:
     """The kinds of prompt that `conditions` takes in turn; None where it takes other prompts or none."""
-    return shapes.KINDS if prompts is None and draws_shapes(model) else None
+    return shapes_prompts.KINDS if prompts is None and draws_shapes(model) else None
 
 
 def read_prompts(path: str | Path) -> list[str]:

@@ -21,11 +21,10 @@ import numpy as np
 from ldm_jax import atomic, cli, grid
 from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.evaluation import networks as measuring
+from ldm_jax.evaluation import networks as metric_networks
 from ldm_jax.evaluation import prompts, report
 from ldm_jax.evaluation.store import Store
-from ldm_jax.metrics import features, statistics
-from ldm_jax.metrics import table as metrics
+from ldm_jax.metrics import features, statistics, table
 from ldm_jax.metrics.features import Extractor
 from ldm_jax.metrics.images import COLORS, ArrayImages, Images, open_images
 from ldm_jax.metrics.statistics import FeatureRecipe, Statistics
@@ -37,7 +36,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow")
 
 
 class Networks(NamedTuple):
-    """extractors: by the names that metrics.METRICS speaks of, with their weights on all devices. embed: captions ->
+    """extractors: by the names that table.METRICS speaks of, with their weights on all devices. embed: captions ->
     [N, D], CLIP's, or None."""
 
     extractors: dict[str, Extractor]
@@ -54,14 +53,14 @@ class Weights(NamedTuple):
 
 def networks(names: Sequence[str], weights: Weights = Weights()) -> Networks:
     """The networks that the metrics need. Raises: ValueError that says which file is not there."""
-    wanted = metrics.layers(names)
+    wanted = table.layers(names)
     extractors, embed = {}, None
     if "inception" in wanted:
-        extractors["inception"] = measuring.inception(weights.inception, weights.resize)
+        extractors["inception"] = metric_networks.inception(weights.inception, weights.resize)
     if "shapes" in wanted:
-        extractors["shapes"] = measuring.shapes()
+        extractors["shapes"] = metric_networks.shapes()
     if "clip" in wanted:
-        extractors["clip"], embed = measuring.clip(weights.clip)
+        extractors["clip"], embed = metric_networks.clip(weights.clip)
     devices = jax.local_devices()
     return Networks({name: features.placed(e, devices) for name, e in extractors.items()}, embed)
 
@@ -77,9 +76,9 @@ def open_bundle(args: argparse.Namespace, name: str) -> bundle.Bundle:
     return checkpoints.open_checkpoint(name, options).bundle()
 
 
-def settings(args: argparse.Namespace) -> metrics.Settings:
+def settings(args: argparse.Namespace) -> table.Settings:
     """Of the command's arguments."""
-    return metrics.Settings(
+    return table.Settings(
         splits=args.splits, kid_size=args.kid_size, resamples=args.bootstrap, allow_few=args.allow_few
     )
 
@@ -186,7 +185,7 @@ def recipe(source: ImageSet, extractor: Extractor) -> FeatureRecipe:
 
 
 def _without_statistics(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    return metrics.layers([name for name in names if metrics.METRICS[name].reference])
+    return table.layers([name for name in names if table.METRICS[name].reference])
 
 
 class Against(NamedTuple):
@@ -205,22 +204,22 @@ def open_reference(
 
     where: a folder or .npz of images, or a file of statistics; None is what is shipped for shapes_fid.
     """
-    needed = [name for name in names if metrics.METRICS[name].reference]
+    needed = [name for name in names if table.METRICS[name].reference]
     images = stats = None
     if not needed:
         return Against(None, None)
     if where is None and needed == ["shapes_fid"]:
-        where, stats = "shipped with ldm_jax: rendered held-out scenes", measuring.shapes_reference()
+        where, stats = "shipped with ldm_jax: rendered held-out scenes", metric_networks.shapes_reference()
     elif where is not None and _is_statistics(where):
         stats = statistics.read(where)
     elif where is not None:
         images = open_images(where, crop, color)
     if stats is None:
-        metrics.check_reference(needed, None, images is not None)
+        table.check_reference(needed, None, images is not None)
         return Against(None, images, (), dict(reference=str(where), num_images=len(images)))
     rows = {f"{name}.{layer}": g for name in nets.extractors for layer, g in stats.gaussians.items()}
     reference = Reference(rows, {}, str(where))
-    metrics.check_reference(needed, reference, False)
+    table.check_reference(needed, reference, False)
     notes = []
     for name in _without_statistics(needed):
         own = Statistics({}, recipe(source, nets.extractors[name]), None, None)
@@ -262,8 +261,8 @@ def gather_reference(
     store = Store(folder, about_store(other, used, layers), other.count, {"shown": SHOWN})
     gather(store, other, used, layers, chunk, "reference")
     rows = {f"{name}.{layer}": store.array(f"{name}.{layer}") for name in layers for layer in layers[name]}
-    wanted = {metrics.METRICS[n].rows for n in names if metrics.METRICS[n].reference == "statistics"}
-    gaussians = {name: metrics.gaussian(rows[name]) for name in wanted}
+    wanted = {table.METRICS[n].rows for n in names if table.METRICS[n].reference == "statistics"}
+    gaussians = {name: table.gaussian(rows[name]) for name in wanted}
     return Reference(gaussians, rows, against.about["reference"])
 
 
@@ -299,13 +298,13 @@ def evaluate(
     reference_out: where what is measured of the reference's images is kept; in `out` by default.
     Raises: ValueError for metrics that cannot be made of these images, before the first of them is drawn.
     """
-    layers = metrics.layers(names)
-    metrics.check_counts(names, source.count, settings.allow_few)
+    layers = table.layers(names)
+    table.check_counts(names, source.count, settings.allow_few)
     check_prompts(names, source)
     if against.images is not None and not settings.allow_few:
         for name in names:
-            if metrics.METRICS[name].dim:
-                metrics.check_enough(name, "reference", len(against.images), metrics.METRICS[name].dim)
+            if table.METRICS[name].dim:
+                table.check_enough(name, "reference", len(against.images), table.METRICS[name].dim)
     store = Store(out / "samples", about_store(source, nets, layers), source.count, {"shown": SHOWN})
     used = {name: dataclasses.asdict(recipe(source, e)) for name, e in nets.extractors.items()}
     said = dict(
@@ -317,7 +316,7 @@ def evaluate(
     gather(store, source, nets, layers, chunk, keep=keep)
     reference = gather_reference(against, names, source, nets, reference_out or out / "reference", chunk)
     values = values_of(names, store, source, nets, reference, settings)
-    warned = [*against.notes, *metrics.warnings(names, source.count)]
+    warned = [*against.notes, *table.warnings(names, source.count)]
     outcome = Evaluation(values, warned, said | surroundings())
     _write(out, outcome, title, np.array(store.array("shown")), _figures(names, store, reference))
     return outcome
@@ -326,7 +325,7 @@ def evaluate(
 def check_prompts(names: Sequence[str], source: ImageSet) -> None:
     """Raises: ValueError for a metric that reads captions, of images that have none."""
     for name in names:
-        if metrics.METRICS[name].prompts and source.prompts is None:
+        if table.METRICS[name].prompts and source.prompts is None:
             raise ValueError(f"metric {name!r} needs the captions of the images: name a file with --prompts")
 
 
@@ -339,14 +338,14 @@ def values_of(
     settings: Settings,
 ) -> dict[str, dict[str, float]]:
     """The metrics of a store that is full; the accuracy of every kind of prompt beside that of all."""
-    layers = metrics.layers(names)
+    layers = table.layers(names)
     rows = {f"{name}.{layer}": store.array(f"{name}.{layer}") for name in layers for layer in layers[name]}
     captions = _captions(nets, source.prompts) if "clip" in layers else None
 
     def say(name: str) -> None:
         print(f"computing {name}", file=sys.stderr, flush=True)
 
-    values = metrics.compute(names, rows, reference, settings, captions, say)
+    values = table.compute(names, rows, reference, settings, captions, say)
     if "accuracy" in values and source.kinds and len(source.kinds) <= source.count:
         right, number = rows["oracle.right"], len(source.kinds)
         values["accuracy"] |= {kind: float(right[i::number].mean()) for i, kind in enumerate(source.kinds)}
@@ -376,9 +375,9 @@ def _captions(nets: Networks, prompts: Sequence[str]) -> np.ndarray:
 def _figures(names: Sequence[str], store: Store, reference: Reference | None) -> dict[str, str]:
     found = {}
     for name in names:
-        metric = metrics.METRICS[name]
+        metric = table.METRICS[name]
         if metric.dim:
-            points = metrics.by_number(name, store.array(metric.rows), reference.gaussians[metric.rows])
+            points = table.by_number(name, store.array(metric.rows), reference.gaussians[metric.rows])
             if len(points) > 1:
                 found[f"{name} by number of images"] = report.curve({name: points}, "images", name)
     return found

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import jax
 
 from ldm_jax import grid
-from ldm_jax.evaluation import prompts
-from ldm_jax.evaluation import run as measure
+from ldm_jax.evaluation import prompts, run
 from ldm_jax.inference import pipeline
-from ldm_jax.metrics import table as metrics
+from ldm_jax.metrics import table
 from ldm_jax.metrics.images import Images, open_images
 from ldm_jax.params import fingerprint
 from ldm_jax.types import MAX_SEED
@@ -30,7 +29,7 @@ class SamplingModel(NamedTuple):
 
 def open_model(args: argparse.Namespace) -> SamplingModel:
     """--checkpoint, on all devices of this host. Raises: ValueError for what is none, or a first stage alone."""
-    opened = measure.open_bundle(args, args.checkpoint)
+    opened = run.open_bundle(args, args.checkpoint)
     return SamplingModel(pipeline.from_bundle(opened), opened.config, fingerprint(opened.params))
 
 
@@ -41,13 +40,13 @@ def sampling_options(args: argparse.Namespace, model: SamplingModel) -> dict[str
     )
 
 
-def sampled(args: argparse.Namespace, model: SamplingModel) -> tuple[measure.ImageSet, dict[str, Any]]:
+def sampled(args: argparse.Namespace, model: SamplingModel) -> tuple[run.ImageSet, dict[str, Any]]:
     """The samples that the arguments ask for, and what is needed to repeat them."""
     options = sampling_options(args, model)
     given = prompts.conditions(model.sampler, args.num_images, args.prompts)
     rows = args.batch_size * model.sampler.devices.number
     about = dict(checkpoint=model.fingerprint, save_images=args.save_images)
-    source = measure.samples_of(
+    source = run.samples_of(
         model.sampler,
         given,
         args.num_images,
@@ -76,24 +75,24 @@ def sampled(args: argparse.Namespace, model: SamplingModel) -> tuple[measure.Ima
 
 def images(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     """Samples of a model, or images from anywhere, against a reference. Returns what the last line says."""
-    names = metrics.parse(args.metrics or "fid")
+    names = table.parse(args.metrics or "fid")
     model = None
     if args.checkpoint:
-        metrics.check_counts(names, args.num_images, args.allow_few)
+        table.check_counts(names, args.num_images, args.allow_few)
         model = open_model(args)
-    outcome, count = outcome_of(args, argv, model, measure.networks(names, measure.weights(args)))
-    return measure.last_line(outcome, Path(args.out), count)
+    outcome, count = outcome_of(args, argv, model, run.networks(names, run.weights(args)))
+    return run.last_line(outcome, Path(args.out), count)
 
 
 def outcome_of(
     args: argparse.Namespace,
     argv: list[str],
     model: SamplingModel | None,
-    nets: measure.Networks,
+    nets: run.Networks,
     reference_out: Path | None = None,
-) -> tuple[measure.Evaluation, int]:
+) -> tuple[run.Evaluation, int]:
     """The outcome and the number of images. model: of --checkpoint, None for --images. nets: for --metrics."""
-    names = metrics.parse(args.metrics or "fid")
+    names = table.parse(args.metrics or "fid")
     out, save = Path(args.out), None
     if model is not None:
         source, repeat = sampled(args, model)
@@ -101,11 +100,11 @@ def outcome_of(
             save = _saving(out / "images", args.first_seed)
     else:
         said = prompts.read_prompts(args.prompts) if args.prompts else None
-        source = measure.source_of(open_images(args.images, args.crop, args.color), said)
+        source = run.source_of(open_images(args.images, args.crop, args.color), said)
         repeat = dict(images=args.images, fingerprint=source.about["images"])
-    against = measure.open_reference(args.reference, names, source, nets, args.crop, args.color)
-    outcome = measure.evaluate(
-        names, source, nets, against, measure.settings(args), out,
+    against = run.open_reference(args.reference, names, source, nets, args.crop, args.color)
+    outcome = run.evaluate(
+        names, source, nets, against, run.settings(args), out,
         chunk=args.batch_size * jax.local_device_count(),
         repeat=dict(command=" ".join(["ldm-evaluate", *argv]), **repeat),
         keep=save, title=f"Evaluation of {args.checkpoint or args.images}", reference_out=reference_out,
@@ -124,8 +123,8 @@ def _saving(folder: Path, first_seed: int) -> Callable[[int, Images], None]:
 def write_stats(args: argparse.Namespace) -> dict[str, Any]:
     """A file of statistics of --images, with Inception, or with the shapes world's classifier for --metrics
     shapes_fid."""
-    names = metrics.parse(args.metrics or "fid")
+    names = table.parse(args.metrics or "fid")
     name = "shapes" if "shapes_fid" in names else "inception"
     images = open_images(args.images, args.crop, args.color)
-    nets = measure.networks(["shapes_fid" if name == "shapes" else "fid"], measure.weights(args))
-    return measure.write_stats(args.write_stats, images, name, nets, args.batch_size)
+    nets = run.networks(["shapes_fid" if name == "shapes" else "fid"], run.weights(args))
+    return run.write_stats(args.write_stats, images, name, nets, args.batch_size)

@@ -30,7 +30,7 @@ import numpy as np
 from jax import export
 
 from ldm_jax import __version__, atomic, cli, grid
-from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.inference.pipeline import MODEL, LatentDiffusion, from_bundle
 from ldm_jax.inference.program import (
@@ -99,7 +99,7 @@ def write(
     return header
 
 
-def load(path: str | Path, bundle: bundles.Bundle) -> "ExportedSampler":
+def load(path: str | Path, bundle: bundle_files.Bundle) -> "ExportedSampler":
     """The sampler of a file that `write` made, with the parameters and the tokenizer of a bundle of the same structure.
 
     Raises: ValueError for a file that is none of `write`, that this jax does not read or that is for other platforms,
@@ -247,7 +247,7 @@ def _taking(expected: Mapping[str, list], program: Callable, path: str | Path) -
     return run
 
 
-def _check_model(header: Mapping[str, Any], bundle: bundles.Bundle, path: str | Path) -> None:
+def _check_model(header: Mapping[str, Any], bundle: bundle_files.Bundle, path: str | Path) -> None:
     """Raises: ValueError if the bundle's parameters, or what else the programs were made from, are not the file's."""
     expected = of_description(header["parameters"])
     check_params(expected, bundle.params, "the checkpoint", str(path))

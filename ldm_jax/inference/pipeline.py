@@ -20,7 +20,7 @@ import numpy as np
 
 from ldm_jax import grid
 from ldm_jax.checkpoints import adapters as adapter_files
-from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.inference import checks, known_pixels, sizes
 from ldm_jax.inference import devices as device_sets
@@ -397,7 +397,9 @@ class LatentDiffusion:
 
 
 def from_bundle(
-    bundle: bundles.Bundle, executables: str | Path | None = None, devices: Sequence[jax.Device] | None = None
+    bundle: bundle_files.Bundle,
+    executables: str | Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> LatentDiffusion:
     """executables: a folder of one's own in which compiled programs are kept, see xla/executables.py. devices: as of LatentDiffusion.
 

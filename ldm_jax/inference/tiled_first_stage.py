@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 
 from ldm_jax.first_stage import FirstStage
-from ldm_jax.inference import tiles as tiled
+from ldm_jax.inference import tiles as tiling
 from ldm_jax.models.autoencoder import AttnBlock, LinearAttnBlock, check_size
 from ldm_jax.models.layers import GroupNorm
 from ldm_jax.types import Array, PyTree
@@ -57,7 +57,7 @@ class TiledFirstStage:
     Time: about (norms of the fine part) / 2 + 1 passes over the tiles, and attention's, which is quadratic in the
     cells, tiled or not. A picture that one tile covers is passed to the first stage itself, and so is any with the
     identity.
-    Raises: ValueError as tiled.tiles, and for a batch_size below 1.
+    Raises: ValueError as tiling.tiles, and for a batch_size below 1.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TiledFirstStage:
             # one
             # position far, which are half a cell, a quarter, ...: less than 2 num_res_blocks + 3 cells together.
             overlap = min(4 * getattr(first_stage.module, "num_res_blocks", 0) + 6, tile // 2)
-        tiled.tiles(tile, tile, overlap)
+        tiling.tiles(tile, tile, overlap)
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
         self.first_stage, self.tile, self.overlap, self.batch_size = first_stage, tile, overlap, batch_size
@@ -81,7 +81,7 @@ class TiledFirstStage:
         """z [B, h, w, c], not scaled -> images [B, H, W, C] float32, as FirstStage.decode gives them."""
         z, factor = np.asarray(z, np.float32), self.first_stage.factor
         height, width = z.shape[1:3]
-        cut = tiled.geometry(height, width, self.tile, self.overlap)
+        cut = tiling.geometry(height, width, self.tile, self.overlap)
         if len(cut.places) == 1 or not self.first_stage.has_parameters:
             return np.asarray(self._decode(params, z))
         tile_shape = (cut.height, cut.width, z.shape[-1])
@@ -102,7 +102,7 @@ class TiledFirstStage:
         images, factor = np.asarray(images, np.float32), self.first_stage.factor
         check_size(*images.shape[1:3], factor)
         height, width = images.shape[1] // factor, images.shape[2] // factor
-        cut = tiled.geometry(height, width, self.tile, self.overlap)
+        cut = tiling.geometry(height, width, self.tile, self.overlap)
         if len(cut.places) == 1 or not self.first_stage.has_parameters:
             return np.asarray(self._encode(params, images))
         pixels = cut.times(factor)
@@ -137,8 +137,8 @@ class TiledFirstStage:
         part: Callable,
         children: list[Child],
         values: np.ndarray,
-        cut: tiled.Geometry,
-        paste: tiled.Geometry,
+        cut: tiling.Geometry,
+        paste: tiling.Geometry,
         owned: np.ndarray,
     ) -> np.ndarray:
         """What the fine part makes of values [1, H, W, C], its `children` normalizing by the moments of the whole.
@@ -167,9 +167,9 @@ class TiledFirstStage:
             partial(part, statistics=statistics),
             tuple(length * paste.height // cut.height for length in values.shape[1:3]),
         )
-        return tiled.in_tiles(part, values, cut, paste, size, shares, self.batch_size)
+        return tiling.in_tiles(part, values, cut, paste, size, shares, self.batch_size)
 
-    def _batches(self, values: np.ndarray, cut: tiled.Geometry) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(self, values: np.ndarray, cut: tiling.Geometry) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(tiles [n, th, tw, C], which they are [n]), all of one n; the last are filled up with the last tile."""
         number, last = min(self.batch_size, len(cut.places)), len(cut.places) - 1
         for start in range(0, last + 1, number):

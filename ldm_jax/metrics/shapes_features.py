@@ -13,7 +13,7 @@ import numpy as np
 from ldm_jax.metrics.features import Extractor, params_hash
 from ldm_jax.metrics.images import ArrayImages
 from ldm_jax.models.shapes_classifier import SIZE, ShapesClassifier
-from ldm_jax.shapes_world import prompts as shapes
+from ldm_jax.shapes_world import prompts
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.types import Array, PyTree
 
@@ -47,5 +47,5 @@ def shapes_extractor(params: PyTree) -> Extractor:
 
 def reference_images(each: int) -> ArrayImages:
     """Rendered held-out scenes, `each` of every kind of prompt: what shapes-FID compares with."""
-    scenes = [scene for kind in shapes.KINDS for scene, _ in shapes.scenes_and_prompts(kind, each)]
+    scenes = [scene for kind in prompts.KINDS for scene, _ in prompts.scenes_and_prompts(kind, each)]
     return ArrayImages(np.stack([world.render(scene) for scene in scenes]))

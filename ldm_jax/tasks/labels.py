@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax import text_files
-from ldm_jax.conditioning import layout as layouts
+from ldm_jax.conditioning import layout as layout_conditioning
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def told(system: Any, value: Any, names: Sequence[str] | None) -> dict[str, Any]
     sizes = {
         name: getattr(_conditioner(system), name) for name in ("vocab_size", "max_length", "num_classes")
     }
-    value = layouts.objects(value, **sizes)
+    value = layout_conditioning.objects(value, **sizes)
     if min(value["crop"][2:]) <= 0:
         raise ValueError(f"layout: crop is {value['crop']}, expected w and h above 0")
     return value
@@ -124,7 +124,9 @@ def within_room(system: Any, value: Any, names: Sequence[str] | None, where: str
     if conditioner is None or not isinstance(boxes, list | tuple):
         return value
     count = len(boxes)
-    room = layouts.max_objects(conditioner.vocab_size, conditioner.max_length, conditioner.num_classes)
+    room = layout_conditioning.max_objects(
+        conditioner.vocab_size, conditioner.max_length, conditioner.num_classes
+    )
     each = {
         key: given for key, given in value.items() if isinstance(given, list | tuple) and len(given) == count
     }

@@ -25,8 +25,7 @@ from ldm_jax.params import fingerprint
 from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
 from ldm_jax.tasks import boxes, labels
-from ldm_jax.training import latents, loop, watch
-from ldm_jax.training import program as training_program
+from ldm_jax.training import latents, loop, program, watch
 from ldm_jax.training.base_model import tokenizer_of
 from ldm_jax.training.examples import (
     check_example,
@@ -97,9 +96,9 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
             frozen_text = "conditioner" in (config.get("freeze") or ())
             trees = frozen.get("base", params)["conditioner"]
             can.check_text(text_encoder_fingerprint(trees) if frozen_text else None)
-        step, begin = training_program.diffusion_parts(config, system, placement, params)
+        step, begin = program.diffusion_parts(config, system, placement, params)
         state = begin(params)
-    _, learning_rate = training_program.make_optimizer(config, jax.device_count())
+    _, learning_rate = program.make_optimizer(config, jax.device_count())
     preview = preview_of(config, system, frozen, source, conditions)
     batches = batches_of(config, source, inputs_of(system, conditions))
     data_fingerprint = source.fingerprint()
@@ -125,7 +124,7 @@ def first_params(config: dict, system: System) -> PyTree:
         opened = open_checkpoint(config["init_from"]).bundle().params
         params, notes = start_from(params, opened, config.get("freeze") or ())
         log.info("init_from %r: %s", config["init_from"], notes)
-    return training_program.with_logvar(config, system, params)
+    return program.with_logvar(config, system, params)
 
 
 def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):

@@ -13,8 +13,7 @@ from ldm_jax.config import call
 from ldm_jax.convert.lpips import load_lpips
 from ldm_jax.data import pipeline, transforms
 from ldm_jax.distributed import parallel
-from ldm_jax.training import loop, watch
-from ldm_jax.training import program as training_program
+from ldm_jax.training import loop, program, watch
 from ldm_jax.training.examples import (
     open_source,
 )
@@ -53,9 +52,9 @@ def init_key(config: dict):
 
 
 def first_stage_job(config: dict, workdir: Path, placement: parallel.Placement) -> loop.TrainingJob:
-    first_stage, step, begin = training_program.first_stage_parts(config, placement)
+    first_stage, step, begin = program.first_stage_parts(config, placement)
     frozen = {}
-    if training_program.has_perceptual(config):
+    if program.has_perceptual(config):
         options = {k: v for k, v in config["lpips"].items() if v not in ("", None) and k != "dropout"}
         frozen["lpips"] = call(load_lpips, options, "lpips")
     else:
@@ -77,7 +76,7 @@ def first_stage_job(config: dict, workdir: Path, placement: parallel.Placement) 
         pictures = np.concatenate([shown, np.asarray(reconstruct(params, shown))])
         return {"reconstructions": grid.grid(watch.preview(pictures), columns=8)}
 
-    _, learning_rate = training_program.make_optimizer(config, jax.device_count())
+    _, learning_rate = program.make_optimizer(config, jax.device_count())
     batches = batches_of(config, source, transform)
     job = loop.TrainingJob(state, step, frozen, batches, drawn, preview, learning_rate, source.fingerprint())
     return job._replace(unreadable=pipeline.abilities(source).unreadable_files)

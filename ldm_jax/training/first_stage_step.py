@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ldm_jax.config import options_of
-from ldm_jax.training import ema
-from ldm_jax.training import first_stage_loss as losses
+from ldm_jax.training import ema, first_stage_loss
 from ldm_jax.training.state import TrainState, example_keys, global_norm
 from ldm_jax.types import Array, PyTree
 
@@ -102,14 +101,14 @@ def _generator_loss(
             perceptual_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)
             options["perceptual"] = lambda a, b: perceptual(frozen, a, b, perceptual_keys)
         if discriminator is not None:
-            last_layer, kernel = losses.last_layer_of(autoencoder, trained["autoencoder"], features)
+            last_layer, kernel = first_stage_loss.last_layer_of(autoencoder, trained["autoencoder"], features)
             options |= dict(
                 discriminate=_discriminate_with(discriminator, params["discriminator"]),
                 batch_stats=params["batch_stats"],
                 last_layer=last_layer,
                 kernel=kernel,
                 disc_weight=disc_weight,
-                disc_factor=losses.disc_factor(step, disc_start, disc_factor),
+                disc_factor=first_stage_loss.disc_factor(step, disc_start, disc_factor),
             )
         return generator_loss(x, x_rec, posterior, **options)
 
@@ -120,13 +119,13 @@ def _discriminator_loss(autoencoder, discriminator, disc_start, disc_factor, dis
     """(trained, autoencoder_params, batch_stats, batch, keys, step) -> (loss, (metrics, batch_stats))."""
 
     def loss(trained, autoencoder_params, batch_stats, batch, keys, step):
-        return losses.discriminator_loss(
+        return first_stage_loss.discriminator_loss(
             batch["image"],
             _reconstruct(autoencoder, autoencoder_params, batch["image"], keys)[0],
             discriminate=_discriminate_with(discriminator, trained),
             batch_stats=batch_stats,
             disc_loss=disc_loss,
-            disc_factor=losses.disc_factor(step, disc_start, disc_factor),
+            disc_factor=first_stage_loss.disc_factor(step, disc_start, disc_factor),
         )
 
     return loss

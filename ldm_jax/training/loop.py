@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.profiler import StepTraceAnnotation
 
-from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.checkpoints import train_state
 from ldm_jax.distributed import parallel
 from ldm_jax.training import prefetch, watch
 from ldm_jax.training.state import TrainState
@@ -84,7 +84,7 @@ def run(
             except Exception:
                 if done > saved and jax.process_count() == 1:  # several would have to save together
                     _check_finite(gathered.take(running, state), (logged + 1, done), saved, checkpoints)
-                    checkpoint.save(checkpoints, done, state, wait=True)
+                    train_state.save(checkpoints, done, state, wait=True)
                     log.error("no batch for step %d: saved after step %d", done + 1, done)
                 raise
             with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
@@ -112,7 +112,7 @@ def run(
                     calls.report(done, values, times)
             if save:
                 with clock("checkpoint"):
-                    checkpoint.save(checkpoints, done, state, wait=last)
+                    train_state.save(checkpoints, done, state, wait=last)
                 saved = done
             if leaving:
                 log.info(

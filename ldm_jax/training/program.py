@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.config import call, options_of
-from ldm_jax.convert import lpips as lpips_weights
+from ldm_jax.convert import lpips
 from ldm_jax.distributed import parallel
 from ldm_jax.first_stage import FIRST_STAGES, FirstStage, make_first_stage
 from ldm_jax.models.autoencoder import check_size
@@ -188,7 +188,7 @@ def first_stage_program(config: Mapping[str, Any], placement: parallel.Placement
     """Of the first stage; the weights of its perceptual loss are not read."""
     _, step, begin = first_stage_parts(config, placement)
     size, number = config["image_size"], config["batch_size"]
-    frozen = {"lpips": jax.eval_shape(lambda: lpips_weights.template())} if has_perceptual(config) else {}
+    frozen = {"lpips": jax.eval_shape(lambda: lpips.template())} if has_perceptual(config) else {}
     batch = {
         "image": jax.ShapeDtypeStruct((number, size, size, 3), np.float32),
         "position": jax.ShapeDtypeStruct((number,), np.int32),

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from ldm_jax.checkpoints import bundle as bundles
+from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.checkpoints import recognize as recognize
-from ldm_jax.checkpoints import write as export
+from ldm_jax.checkpoints import write
 from ldm_jax.checkpoints.open import Options, open_checkpoint
 from ldm_jax.commands import convert
 from ldm_jax.convert import files
@@ -28,10 +28,10 @@ def folder(tmp_path_factory):
     """One small model, written in every layout."""
     folder = tmp_path_factory.mktemp("models")
     bundle = stable_diffusion_1(folder / "vocabulary")
-    bundles.save(folder / "original", bundle)
+    bundle_files.save(folder / "original", bundle)
     checkpoint = open_checkpoint(folder / "original")
     for to, name in TARGETS.items():
-        export.write(checkpoint, folder / name, "compvis" if to == "ckpt" else to)
+        write.write(checkpoint, folder / name, "compvis" if to == "ckpt" else to)
     (folder / "config.json").write_text(json.dumps(bundle.config))
     return folder
 
@@ -48,7 +48,7 @@ def test_what_was_written_is_read_again_to_the_bit(folder, to):
     options = Options(tokenizer=str(folder / "vocabulary"))
     if to == "ckpt":
         options = options._replace(config=str(folder / "config.json"))
-    opened, original = open_checkpoint(folder / TARGETS[to], options), bundles.read(folder / "original")
+    opened, original = open_checkpoint(folder / TARGETS[to], options), bundle_files.read(folder / "original")
     assert same(opened.params, original.params)
     for entry in ("first_stage", "scale_factor", "schedule", "prediction_type", "image_size"):
         expected = original.config[entry]
@@ -66,13 +66,13 @@ def test_what_was_written_is_read_again_to_the_bit(folder, to):
 @pytest.mark.parametrize("to", TARGETS)
 def test_a_single_kind_may_be_listed(folder, tmp_path, to):
     # {clip: {…}} and {name: clip, …} are one model, whose parameters have no level for the kind
-    original = bundles.read(folder / "original")
+    original = bundle_files.read(folder / "original")
     options = {k: v for k, v in original.config["conditioning"].items() if k != "name"}
     config = original.config | dict(conditioning=dict(clip=options))
-    bundles.save(tmp_path / "listed", original._replace(config=config))
+    bundle_files.save(tmp_path / "listed", original._replace(config=config))
     (tmp_path / "config.json").write_text(json.dumps(config))
     convert.main([str(tmp_path / "listed"), "--inspect"])
-    export.write(
+    write.write(
         open_checkpoint(tmp_path / "listed"), tmp_path / TARGETS[to], "compvis" if to == "ckpt" else to
     )
     read = Options(tokenizer=str(folder / "vocabulary"))
@@ -84,11 +84,13 @@ def test_a_single_kind_may_be_listed(folder, tmp_path, to):
 
 
 def test_what_a_diffusers_folder_cannot_say_is_told(folder, tmp_path, caplog):
-    original = bundles.read(folder / "original")
+    original = bundle_files.read(folder / "original")
     for spacing, told in {"leading": 0, "uniform": 1}.items():
         sampling = {"sampler": "ddim", "spacing": spacing, "num_steps": 50, "guidance_scale": 7.5}
-        bundles.save(tmp_path / spacing, original._replace(config=original.config | {"sampling": sampling}))
-        export.write(open_checkpoint(tmp_path / spacing), tmp_path / f"{spacing}_folder", "diffusers")
+        bundle_files.save(
+            tmp_path / spacing, original._replace(config=original.config | {"sampling": sampling})
+        )
+        write.write(open_checkpoint(tmp_path / spacing), tmp_path / f"{spacing}_folder", "diffusers")
         assert len(caplog.records) == told
     assert "no timestep spacing 'uniform'" in caplog.text
 
@@ -125,7 +127,7 @@ def test_objects_in_the_parts_of_a_diffusers_folder_are_passed_over_when_asked(f
     with pytest.raises(ValueError, match="names collections.Counter.*--ignore_objects"):
         open_checkpoint(tmp_path / "d")
     opened = open_checkpoint(tmp_path / "d", Options(ignore_objects=True))
-    original = bundles.read(folder / "original")
+    original = bundle_files.read(folder / "original")
     assert same(opened.params, original.params)
     asked = Options(ignore_objects=True, first_stage=str(tmp_path / "d" / "vae"))
     other = open_checkpoint(folder / "original", asked)
@@ -159,7 +161,7 @@ def test_running_averages_are_taken_by_the_names_without_dots(folder, tmp_path):
 
 
 def test_a_yaml_beside_the_file_tells_what_shapes_do_not(folder, tmp_path):
-    config = bundles.read_config(folder / "original")
+    config = bundle_files.read_config(folder / "original")
     unet = dict(
         image_size=8, in_channels=4, out_channels=4, model_channels=32, attention_resolutions=[1, 2], num_res_blocks=1,
         channel_mult=[1, 2], num_heads=2, use_spatial_transformer=True, transformer_depth=1, context_dim=64,
@@ -184,7 +186,7 @@ def test_a_yaml_beside_the_file_tells_what_shapes_do_not(folder, tmp_path):
     (tmp_path / "model.ckpt").symlink_to(folder / "c.ckpt")
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(content))
     opened = open_checkpoint(tmp_path / "model.ckpt")
-    assert same(opened.params, bundles.read(folder / "original").params)
+    assert same(opened.params, bundle_files.read(folder / "original").params)
     for entry in ("image_size", "scale_factor", "prediction_type"):
         assert opened.config[entry] == config[entry]
     assert opened.config["model"]["num_heads"] == 2
@@ -199,7 +201,7 @@ def test_a_yaml_beside_the_file_tells_what_shapes_do_not(folder, tmp_path):
 
 
 def test_a_first_stage_alone_goes_round(folder, tmp_path):
-    original = bundles.read(folder / "original")
+    original = bundle_files.read(folder / "original")
     state = files.open_tensors(folder / "c.ckpt")
     alone = {
         k.removeprefix("first_stage_model."): t
@@ -210,10 +212,10 @@ def test_a_first_stage_alone_goes_round(folder, tmp_path):
     opened = open_checkpoint(tmp_path / "vae.safetensors")
     assert opened.config["task"] == "first_stage"
     assert same(opened.params["first_stage"], original.params["first_stage"])
-    export.write(opened, tmp_path / "vae", "diffusers")
+    write.write(opened, tmp_path / "vae", "diffusers")
     again = open_checkpoint(tmp_path / "vae")
     assert same(again.params["first_stage"], original.params["first_stage"])
-    export.write(again, tmp_path / "again.ckpt", "compvis")
+    write.write(again, tmp_path / "again.ckpt", "compvis")
     written = {k: t.read() for k, t in files.open_tensors(tmp_path / "again.ckpt").items()}
     assert written.keys() == alone.keys() and all(np.array_equal(written[k], alone[k].read()) for k in alone)
     assert open_checkpoint(folder / "d" / "vae").config["task"] == "first_stage"
@@ -294,7 +296,7 @@ DERIVED = {
 def test_what_is_derived_or_never_read_may_be_there_and_is_not_read(folder, tmp_path):
     path = change(folder, tmp_path, **DERIVED)
     opened = open_checkpoint(path, Options(config=str(folder / "config.json")))
-    assert same(opened.params, bundles.read(folder / "original").params)
+    assert same(opened.params, bundle_files.read(folder / "original").params)
 
 
 def test_marks_without_numbers_say_what_is_predicted_and_how_the_schedule_ends(folder, tmp_path):
@@ -305,7 +307,7 @@ def test_marks_without_numbers_say_what_is_predicted_and_how_the_schedule_ends(f
     assert opened.config["prediction_type"] == "v" and plain.config["prediction_type"] == "eps"
     assert opened.config["schedule"] == plain.config["schedule"] | {"zero_terminal_snr": True}
     assert opened.config["sampling"] == plain.config["sampling"] | {"spacing": "trailing"}
-    assert same(opened.params, bundles.read(folder / "original").params)
+    assert same(opened.params, bundle_files.read(folder / "original").params)
     said = open_checkpoint(tmp_path / "changed.ckpt", options._replace(prediction_type="eps"))
     assert said.config["prediction_type"] == "eps"
     with pytest.raises(ValueError, match=r"edm_vpred\.sigma_max .*EDM"):
@@ -325,7 +327,7 @@ def test_names_of_a_module_that_torch_compiled_are_the_modules(folder, tmp_path)
     files.write_ckpt(tmp_path / "compiled.ckpt", wrapped)
     options = Options(config=str(folder / "config.json"))
     raw = open_checkpoint(tmp_path / "compiled.ckpt", options._replace(ema=False))
-    assert same(raw.params, bundles.read(folder / "original").params)
+    assert same(raw.params, bundle_files.read(folder / "original").params)
     averaged = open_checkpoint(tmp_path / "compiled.ckpt", options)
     kernel = state[recognize.UNET + "input_blocks.0.0.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(averaged.params["unet"]["conv_in"]["kernel"].read(), kernel + 1)
@@ -333,7 +335,7 @@ def test_names_of_a_module_that_torch_compiled_are_the_modules(folder, tmp_path)
     written = tmp_path / "d" / "unet" / "diffusion_pytorch_model.safetensors"
     names = {f"_orig_mod.{k}": t.read() for k, t in files.open_tensors(written).items()}
     files.write_safetensors(written, names)
-    assert same(open_checkpoint(tmp_path / "d").params, bundles.read(folder / "original").params)
+    assert same(open_checkpoint(tmp_path / "d").params, bundle_files.read(folder / "original").params)
 
 
 def test_a_missing_first_stage_can_come_from_elsewhere(folder, tmp_path):
@@ -347,11 +349,11 @@ def test_a_missing_first_stage_can_come_from_elsewhere(folder, tmp_path):
     with pytest.raises(ValueError, match="holds no first stage .*--first_stage"):
         open_checkpoint(tmp_path / "half.ckpt", options)
     opened = open_checkpoint(tmp_path / "half.ckpt", options._replace(first_stage=str(folder / "d" / "vae")))
-    assert same(opened.params["first_stage"], bundles.read(folder / "original").params["first_stage"])
+    assert same(opened.params["first_stage"], bundle_files.read(folder / "original").params["first_stage"])
 
 
 def test_a_yaml_says_nothing_of_sampling_so_the_kind_does(folder, tmp_path):
-    given = bundles.read_config(folder / "original")
+    given = bundle_files.read_config(folder / "original")
     shapes = {name: t.shape for name, t in files.open_tensors(folder / "c.ckpt").items()}
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in given.items() if k != "sampling"}))
     options = Options(config=str(tmp_path / "config.json"))
@@ -366,7 +368,7 @@ def test_a_text_encoder_that_is_missing_is_missed(folder, tmp_path):
         if not k.startswith("cond_stage_model.")
     }
     files.write_ckpt(tmp_path / "half.ckpt", state)
-    given = bundles.read_config(folder / "original") | dict(conditioning=None)
+    given = bundle_files.read_config(folder / "original") | dict(conditioning=None)
     (tmp_path / "config.json").write_text(json.dumps(given))
     with pytest.raises(ValueError, match=r"holds no conditioner .* wants a context of width 64"):
         open_checkpoint(tmp_path / "half.ckpt", Options(config=str(tmp_path / "config.json")))
@@ -375,7 +377,7 @@ def test_a_text_encoder_that_is_missing_is_missed(folder, tmp_path):
 def test_a_measured_scale_of_latents_goes_round(folder, tmp_path):
     opened = open_checkpoint(folder / "b")
     measured = opened._replace(config=opened.config | dict(scale_factor=0.31))
-    export.write(measured, tmp_path / "m.ckpt", "compvis")
+    write.write(measured, tmp_path / "m.ckpt", "compvis")
     assert "scale_factor" not in files.open_tensors(
         tmp_path / "m.ckpt"
     )  # a name that the original does not know
@@ -388,16 +390,16 @@ def test_a_measured_scale_of_latents_goes_round(folder, tmp_path):
     )  # with scale_by_std it does
     by_std = open_checkpoint(tmp_path / "by_std.ckpt", Options(config=str(folder / "config.json")))
     assert by_std.config["scale_factor"] == pytest.approx(0.37, rel=1e-7)
-    export.write(by_std, tmp_path / "again.ckpt", "compvis")
+    write.write(by_std, tmp_path / "again.ckpt", "compvis")
     assert files.open_tensors(tmp_path / "again.ckpt")["scale_factor"].read() == np.float32(0.37)
 
 
 def test_stable_diffusion_2_as_diffusers_and_later_code_have_it(tmp_path):
     tower = dict(CLIP, activation="gelu", projection_dim=None)
     opened = dict(name="clip", layer="penultimate", final_norm=True, **tower)
-    bundles.save(tmp_path / "b", stable_diffusion_1(tmp_path / "vocabulary", conditioning=opened))
+    bundle_files.save(tmp_path / "b", stable_diffusion_1(tmp_path / "vocabulary", conditioning=opened))
     checkpoint = open_checkpoint(tmp_path / "b")
-    export.write(checkpoint, tmp_path / "c.safetensors", "compvis")
+    write.write(checkpoint, tmp_path / "c.safetensors", "compvis")
     state = {k: t.read() for k, t in files.open_tensors(tmp_path / "c.safetensors").items()}
     assert "cond_stage_model.model.text_projection" not in state
     later = {
@@ -409,14 +411,14 @@ def test_stable_diffusion_2_as_diffusers_and_later_code_have_it(tmp_path):
         again = open_checkpoint(
             tmp_path / f"{name}.safetensors", Options(config=str(tmp_path / "config.json"))
         )
-        assert same(again.params, bundles.read(tmp_path / "b").params)
+        assert same(again.params, bundle_files.read(tmp_path / "b").params)
 
 
 def test_a_bare_autoencoder_of_diffusers_is_read_from_its_shapes(folder, tmp_path):
     tensors = files.open_tensors(folder / "d" / "vae")
     files.write_safetensors(tmp_path / "vae.safetensors", tensors)
     opened = open_checkpoint(tmp_path / "vae.safetensors")
-    assert same(opened.params["first_stage"], bundles.read(folder / "original").params["first_stage"])
+    assert same(opened.params["first_stage"], bundle_files.read(folder / "original").params["first_stage"])
     assert opened.config["scale_factor"] == 1.0 and any("1.0 is assumed" in note for note in opened.notes)
 
 
@@ -425,7 +427,7 @@ def test_a_bundle_takes_a_tokenizer_and_says_the_rest_itself(folder, tmp_path):
     (tmp_path / "b" / "tokenizer.json").unlink()
     assert open_checkpoint(tmp_path / "b").tokenizer is None
     opened = open_checkpoint(tmp_path / "b", Options(tokenizer=str(folder / "vocabulary")))
-    original = bundles.read(folder / "original")
+    original = bundle_files.read(folder / "original")
     assert opened.tokenizer.encode("red circle").ids == original.tokenizer.encode("red circle").ids
     with pytest.raises(ValueError, match="--prediction_type: a bundle has its own config"):
         open_checkpoint(folder / "b", Options(prediction_type="v"))
@@ -442,7 +444,7 @@ def test_the_variant_is_taken_where_a_part_has_it_and_what_is_wrong_with_it_is_s
     bias = [o.params["unet"]["conv_out"]["bias"].read() for o in (opened, original)]
     np.testing.assert_array_equal(bias[0], bias[1] + 1)
     # the autoencoder has no such variant
-    assert same(opened.params["first_stage"], bundles.read(folder / "original").params["first_stage"])
+    assert same(opened.params["first_stage"], bundle_files.read(folder / "original").params["first_stage"])
     other.write_bytes(other.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"model\.fp16\.safetensors"):
         open_checkpoint(tmp_path / "d", options)
@@ -477,7 +479,7 @@ def test_an_existing_destination_is_kept_unless_told_and_until_the_new_one_is_wh
     def fails(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(bundles, "write_texts", fails)
+    monkeypatch.setattr(bundle_files, "write_texts", fails)
     with pytest.raises(OSError, match="No space left"):
         convert.main([str(folder / "b"), str(tmp_path / "out"), "--overwrite", "--dtype", "float16"])
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.checkpoints import write as export
+from ldm_jax.checkpoints import write
 from ldm_jax.convert.tensor import Tensor
 from ldm_jax.params import flatten, unflatten
 from ldm_jax.system import make_system
@@ -72,7 +72,7 @@ def test_released_models_are_recognized(name, tmp_path):
     config["scale_factor"] = (
         config.get("scale_factor") or 0.22
     )  # None is measured in training, and then lies in the file
-    (tensors,) = export.compvis_parts(unread(config)).values()
+    (tensors,) = write.compvis_parts(unread(config)).values()
     tensors = {
         k: t if isinstance(t, Tensor) else Tensor(t.shape, t.dtype, lambda t=t: t) for k, t in tensors.items()
     }

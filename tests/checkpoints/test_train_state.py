@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.checkpoints import train_state
 from ldm_jax.distributed import parallel
 from tests.distributed.test_hosts import free_port
 
@@ -23,14 +23,14 @@ def test_a_state_may_be_donated_while_it_is_being_saved(tmp_path):
     placement = parallel.make()
     step = jax.jit(lambda state: {"x": state["x"] + 1}, donate_argnums=0)
     state = step(placement.place({"x": np.zeros((1024, 4096), np.float32)}))
-    checkpoints = checkpoint.manager(tmp_path)
-    checkpoint.save(checkpoints, 1, state)
+    checkpoints = train_state.manager(tmp_path)
+    train_state.save(checkpoints, 1, state)
     for _ in range(20):
         state = step(state)
     jax.block_until_ready(state)
     checkpoints.wait_until_finished()
     like = placement.abstract({"x": jnp.zeros((1024, 4096))})
-    restored, at = checkpoint.restore(checkpoints, like)
+    restored, at = train_state.restore(checkpoints, like)
     checkpoints.close()
     assert at == 1
     np.testing.assert_array_equal(restored["x"], 1.0)
@@ -39,11 +39,11 @@ def test_a_state_may_be_donated_while_it_is_being_saved(tmp_path):
 
 def test_a_reader_changes_nothing(tmp_path):
     placement = parallel.make()
-    checkpoints = checkpoint.manager(tmp_path)
-    checkpoint.save(checkpoints, 3, placement.place({"x": np.arange(3.0)}), wait=True)
+    checkpoints = train_state.manager(tmp_path)
+    train_state.save(checkpoints, 3, placement.place({"x": np.arange(3.0)}), wait=True)
     checkpoints.close()
-    reader = checkpoint.manager(tmp_path, only_reading=True)
-    state, step = checkpoint.restore(reader)
+    reader = train_state.manager(tmp_path, only_reading=True)
+    state, step = train_state.restore(reader)
     reader.close()
     assert step == 3
     np.testing.assert_array_equal(state["x"], np.arange(3.0))
@@ -54,11 +54,11 @@ def test_a_reader_changes_nothing(tmp_path):
 def saved(tmp_path_factory) -> pathlib.Path:
     """Two checkpoints, 3 and 6, of a state whose numbers say the step."""
     folder = tmp_path_factory.mktemp("saved")
-    checkpoints, placement = checkpoint.manager(folder), parallel.make()
+    checkpoints, placement = train_state.manager(folder), parallel.make()
     rng = np.random.default_rng(0)
     for step in (3, 6):
         state = {"step": np.int32(step), "params": {"x": rng.normal(size=(64, 64)) + step, "y": np.zeros(3)}}
-        checkpoint.save(checkpoints, step, placement.place(state), wait=True)
+        train_state.save(checkpoints, step, placement.place(state), wait=True)
     checkpoints.close()
     return folder
 
@@ -69,9 +69,9 @@ def files(folder: pathlib.Path) -> list[str]:
 
 def newest(folder: pathlib.Path) -> int:
     """The step that a run would go on from, which has to be what its numbers say."""
-    checkpoints, placement = checkpoint.manager(folder), parallel.make()
+    checkpoints, placement = train_state.manager(folder), parallel.make()
     like = {"step": jnp.int32(0), "params": {"x": jnp.zeros((64, 64)), "y": jnp.zeros(3)}}
-    state, step = checkpoint.restore(checkpoints, placement.abstract(like))
+    state, step = train_state.restore(checkpoints, placement.abstract(like))
     checkpoints.close()
     assert step == state["step"] and abs(state["params"]["x"].mean() - step) < 0.1
     return step
@@ -124,15 +124,15 @@ def test_a_folder_that_was_not_renamed_yet_is_no_checkpoint(saved, tmp_path):
 READERS = """
 import json, sys
 import numpy as np
-from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.checkpoints import train_state
 from ldm_jax.distributed import hosts
 
 address, process, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 hosts.initialize(address, 2, process, timeout=100)
 found = []
 for _ in range(1 + process):  # as often as each likes, and alone
-    reader = checkpoint.manager(folder, only_reading=True)
-    state, step = checkpoint.restore(reader)
+    reader = train_state.manager(folder, only_reading=True)
+    state, step = train_state.restore(reader)
     reader.close()
     found.append([step, float(np.asarray(state["params"]["x"]).mean())])
 open(f"{folder}/read_{process}.json", "w").write(json.dumps(found))

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax.commands.config_flag import read_config
 from ldm_jax.config import config_names, load_config, make_config
-from ldm_jax.training import program as training_program
+from ldm_jax.training import program
 
 
 def lists(section: ConfigDict, prefix: str = "") -> dict[str, list]:
@@ -111,7 +111,7 @@ def test_any_option_of_the_optimizer_and_its_schedule_can_be_set():
 
     def rate(*flags):
         config = read_config(["--config", "shapes_class", *flags])
-        return config["optimizer"], training_program.make_optimizer(config, 1)[1]
+        return config["optimizer"], program.make_optimizer(config, 1)[1]
 
     section, at = rate(
         "--config.optimizer.accumulate=2", "--config.optimizer.b1=0.8", "--config.total_steps=40"

@@ -16,17 +16,16 @@ from skimage.metrics import peak_signal_noise_ratio
 from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.commands import evaluate
-from ldm_jax.evaluation import networks as measuring
-from ldm_jax.evaluation import prompts as asked
-from ldm_jax.evaluation import run as measure
-from ldm_jax.evaluation import store
+from ldm_jax.evaluation import networks, store
+from ldm_jax.evaluation import prompts as evaluation_prompts
+from ldm_jax.evaluation import run as evaluation_run
 from ldm_jax.metrics import features, moments
 from ldm_jax.metrics.features import Extractor
 from ldm_jax.metrics.fid import frechet_distance
 from ldm_jax.metrics.inception_score import inception_score
 from ldm_jax.metrics.kid import kid
 from ldm_jax.metrics.precision_recall import precision_recall
-from ldm_jax.shapes_world import prompts as shapes
+from ldm_jax.shapes_world import prompts as shapes_prompts
 from ldm_jax.shapes_world.oracle import score
 from tests import tiny_models, tiny_shapes
 
@@ -54,7 +53,7 @@ def by_hand(images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def small_inception(monkeypatch):
-    monkeypatch.setattr(measuring, "inception", lambda path=None, resize="tf1": extractor())
+    monkeypatch.setattr(networks, "inception", lambda path=None, resize="tf1": extractor())
 
 
 def write(folder: pathlib.Path, images: np.ndarray) -> str:
@@ -144,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_numbers(checkpoint, t
     argv = ["--checkpoint", checkpoint, "--reference", reference, *SAMPLES]
     whole = run(capsys, *argv, "--out", str(tmp_path / "whole"))
 
-    put, seeds, draw = store.Store.put, [], asked.draw
+    put, seeds, draw = store.Store.put, [], evaluation_prompts.draw
 
     def stop(self, start, rows):
         if start == 4:
@@ -159,7 +158,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_numbers(checkpoint, t
         patch.setattr(store.Store, "put", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate.main([*argv, "--out", str(tmp_path / "stopped")])
-    monkeypatch.setattr(asked, "draw", counted)
+    monkeypatch.setattr(evaluation_prompts, "draw", counted)
     again = run(capsys, *argv, "--out", str(tmp_path / "stopped"))
     assert seeds == list(range(4, 10))
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "stopped")]
@@ -169,7 +168,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_numbers(checkpoint, t
     assert whole == again and any("shapes_fid of 10 images" in text for text in whole["warnings"])
 
     # what is drawn is what the model draws, told the prompts in turn, and is kept
-    prompts = shapes.mixed_prompts(10)
+    prompts = shapes_prompts.mixed_prompts(10)
     images = np.stack(
         [np.asarray(Image.open(tmp_path / "stopped" / "images" / f"{i}.png")) for i in range(10)]
     )
@@ -263,7 +262,7 @@ def test_an_unreadable_image_and_one_whose_features_are_not_finite_are_named(tmp
 
         return plain._replace(apply=apply)
 
-    monkeypatch.setattr(measuring, "inception", poisoned)
+    monkeypatch.setattr(networks, "inception", poisoned)
     Image.fromarray(np.full((16, 16, 3), 7, np.uint8)).save(folder / "004.png")
     with pytest.raises(ValueError, match=r"of .*004\.png are not finite"):
         evaluate.main(argv)
@@ -275,9 +274,9 @@ def test_an_unreadable_image_and_one_whose_features_are_not_finite_are_named(tmp
 def test_statistics_of_another_extractor(folders, tmp_path, capsys, monkeypatch):
     a, _ = folders
     stats = str(tmp_path / "other.npz")
-    monkeypatch.setattr(measuring, "inception", lambda path=None, resize="tf1": extractor(2.0))
+    monkeypatch.setattr(networks, "inception", lambda path=None, resize="tf1": extractor(2.0))
     run(capsys, "--images", a, "--write_stats", stats)
-    monkeypatch.setattr(measuring, "inception", lambda path=None, resize="tf1": extractor())
+    monkeypatch.setattr(networks, "inception", lambda path=None, resize="tf1": extractor())
     argv = ["--images", a, "--allow_few", "--out", str(tmp_path / "out")]
     with pytest.raises(ValueError, match="different recipes cannot be compared.*extractor_hash"):
         evaluate.main([*argv, "--reference", stats])
@@ -330,17 +329,17 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(argv, said, folders, tm
 
 def test_what_a_checkpoint_does_not_say_can_be_said(monkeypatch):
     """With the flags of every command; but --first_stage is what is measured here, not a part of the checkpoint."""
-    asked = []
+    evaluation_prompts = []
     monkeypatch.setattr(
         checkpoints,
         "open_checkpoint",
-        lambda name, options: asked.append((name, options)) or SimpleNamespace(bundle=dict),
+        lambda name, options: evaluation_prompts.append((name, options)) or SimpleNamespace(bundle=dict),
     )
     flags = ["--raw", "--variant", "fp16", "--prediction_type", "v", "--tokenizer", "words.json"]
     args = evaluate.parser().parse_args(["--first_stage", "vae", "--images", "photos", *flags])
-    measure.open_bundle(args, args.first_stage)
+    evaluation_run.open_bundle(args, args.first_stage)
     options = checkpoints.Options(ema=False, variant="fp16", prediction_type="v", tokenizer="words.json")
-    assert asked == [("vae", options)]
+    assert evaluation_prompts == [("vae", options)]
 
 
 def test_weights_that_are_not_there(monkeypatch, tmp_path, folders):

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from ldm_jax.checkpoints import bundle
-from ldm_jax.commands import sample as script
-from ldm_jax.conditioning import layout as layouts
-from ldm_jax.data import folder as folders
+from ldm_jax.commands import sample
+from ldm_jax.conditioning import layout as layout_conditioning
+from ldm_jax.data import folder as folder_source
 from ldm_jax.data.pictures import files_in
 from ldm_jax.inference import pipeline
 from ldm_jax.metrics.images import open_images
-from ldm_jax.tasks import run as tasks
+from ldm_jax.tasks import run
 from tests import tiny_models
 
 CONFIG = dict(
@@ -83,7 +83,7 @@ def test_lines_of_jobs_of_several_tasks(loaded, tmp_path, capsys):
     (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="2 of 5 jobs failed"):
-        script.main(["--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(out)])
+        sample.main(["--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(out)])
     assert sorted(p.name for p in out.iterdir()) == [
         "filled.png", "grid.png", "photo.png", "red.png",
     ]  # fmt: skip
@@ -100,9 +100,7 @@ def test_lines_of_jobs_of_several_tasks(loaded, tmp_path, capsys):
     assert "3 pictures and grid.png" in shown.out
 
     # the same in python, one by one
-    ((job, alone),) = tasks.run(
-        loaded, [dict(image=PHOTO, strength=0.5, name="photo")], "img2img", num_steps=2
-    )
+    ((job, alone),) = run.run(loaded, [dict(image=PHOTO, strength=0.5, name="photo")], "img2img", num_steps=2)
     assert job.name == "photo"
     assert np.abs(alone.astype(int) - picture(out / "photo.png")).max() <= 1
 
@@ -122,12 +120,12 @@ def test_a_folder_of_pictures_and_masks(tmp_path, capsys):
     Image.fromarray(HOLE).save(folder / "d_mask.png")
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="2 of 4 jobs failed"):
-        script.main(
+        sample.main(
             ["--checkpoint", checkpoint, "--image", str(folder), "--out", str(out), "--batch_size", "2"]
         )
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "d.png", "grid.png"]
     # What is measured, trained on and started from is the pictures, not the grid of them.
-    for found in (open_images(out).files, folders.source("train", root=out).files, files_in(out)):
+    for found in (open_images(out).files, folder_source.source("train", root=out).files, files_in(out)):
         assert [file.name for file in found] == ["a.png", "d.png"]
     np.testing.assert_array_equal(picture(out / "d.png")[~HOLE], PHOTO[~HOLE])
     said = capsys.readouterr().err
@@ -144,7 +142,7 @@ def test_layouts_and_their_boxes(layout_model, tmp_path, monkeypatch, capsys):
     (tmp_path / "unknown.json").write_text(json.dumps(dict(boxes=[[0, 0, 1, 1]], labels=["cat"])))
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="2 of 3 jobs failed"):
-        script.main(["--task", "layout", "--layout", str(tmp_path), "--out", str(out)])
+        sample.main(["--task", "layout", "--layout", str(tmp_path), "--out", str(out)])
     assert sorted(p.name for p in out.iterdir()) == ["good.png", "good_boxes.png", "grid.png"]
     assert [file.name for file in open_images(out).files] == ["good.png"]
     assert picture(out / "good_boxes.png").shape == (512, 512, 3)
@@ -157,13 +155,13 @@ def test_boxes_of_what_the_model_was_told(layout_model, tmp_path, monkeypatch, c
     monkeypatch.setattr(pipeline, "load", lambda *args, **options: layout_model)
     kept = dict(boxes=[[0, 0, 0.5, 0.5]] * 3, labels=[0, 1, 0])
     many = dict(boxes=kept["boxes"] + [[0.5, 0.5, 0.5, 0.5]] * 2, labels=[0, 1, 0, 1, 1])
-    tokens = layouts.tokens(kept, vocab_size=64, num_classes=2, max_length=11).tolist()
+    tokens = layout_conditioning.tokens(kept, vocab_size=64, num_classes=2, max_length=11).tolist()
     lines = dict(many=many, kept=kept, tokens=tokens, none=[63] * 11)
     (tmp_path / "jobs.jsonl").write_text(
         "\n".join(json.dumps(dict(layout=layout, name=name)) for name, layout in lines.items())
     )
     out = tmp_path / "out"
-    script.main(["--batch_size", "1", "--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(out)])
+    sample.main(["--batch_size", "1", "--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(out)])
     np.testing.assert_array_equal(picture(out / "many_boxes.png"), picture(out / "kept_boxes.png"))
     assert (out / "tokens_boxes.png").exists()
     assert (out / "none.png").exists() and not (out / "none_boxes.png").exists()
@@ -173,34 +171,34 @@ def test_boxes_of_what_the_model_was_told(layout_model, tmp_path, monkeypatch, c
 
 
 def test_inputs_are_not_written_over(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "run", lambda *args, **options: pytest.fail("something was drawn"))
+    monkeypatch.setattr(run, "run", lambda *args, **options: pytest.fail("something was drawn"))
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
     before = (tmp_path / "photo.png").read_bytes()
     Image.fromarray(PHOTO).save(tmp_path / "grid.png")
     (tmp_path / "sub").mkdir()
     for image in ("photo.png", "grid.png", ""):
         with pytest.raises(ValueError, match=r"written over .*(photo|grid)\.png, the image of job") as error:
-            script.main(["--image", str(tmp_path / image), "--out", str(tmp_path / "sub" / "..")])
+            sample.main(["--image", str(tmp_path / image), "--out", str(tmp_path / "sub" / "..")])
         assert "\n" not in str(error.value)
     assert (tmp_path / "photo.png").read_bytes() == before
 
 
 def test_the_default_prompt_is_of_the_command_line_alone(loaded, tmp_path, monkeypatch):
     asked = []
-    real = tasks.run
+    real = run.run
     monkeypatch.setattr(
-        tasks, "run", lambda model, jobs, *a, **o: asked.extend(jobs) or real(model, [], *a, **o)
+        run, "run", lambda model, jobs, *a, **o: asked.extend(jobs) or real(model, [], *a, **o)
     )
     (tmp_path / "jobs.jsonl").write_text(json.dumps(dict(seed=5)))
-    script.main(["--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out")])
-    script.main(["--seeds", "1", "--out", str(tmp_path / "out")])
-    assert [(job.seed, job.given) for job in asked] == [(5, {}), (1, dict(prompt=script.PROMPT))]
+    sample.main(["--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out")])
+    sample.main(["--seeds", "1", "--out", str(tmp_path / "out")])
+    assert [(job.seed, job.given) for job in asked] == [(5, {}), (1, dict(prompt=sample.PROMPT))]
 
 
 def test_what_flags_refuse(loaded, tmp_path):
     def message(*args):
         with pytest.raises(ValueError) as error:
-            script.main(["--out", str(tmp_path / "out"), *args])
+            sample.main(["--out", str(tmp_path / "out"), *args])
         return str(error.value)
 
     assert "takes prompts; it can do: text, inpaint, img2img" in message("--task", "superres")
@@ -218,7 +216,7 @@ def test_what_flags_refuse(loaded, tmp_path):
 def test_dry_run_counts_what_the_model_has(tmp_path, capsys):
     path = save_model(tmp_path / "model", conditioning=TEXT)
     model = pipeline.load(path)
-    script.main(["--checkpoint", path, "--dry_run", "--steps", "7", "--batch_size", "3"])
+    sample.main(["--checkpoint", path, "--dry_run", "--steps", "7", "--batch_size", "3"])
     said = json.loads(capsys.readouterr().out)
     counted = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in model.params.items()}
     assert said["parameters"] == counted
@@ -237,7 +235,7 @@ def test_dry_run_counts_what_the_model_has(tmp_path, capsys):
 )
 def test_what_a_dry_run_refuses(args, message):
     with pytest.raises(ValueError, match=message):
-        script.main(args)
+        sample.main(args)
 
 
 def test_methods_by_flags_and_in_jobs(loaded, tmp_path):
@@ -252,7 +250,7 @@ def test_methods_by_flags_and_in_jobs(loaded, tmp_path):
         "[5, 1]",
         "--guidance.rescale=0.5",
     ]
-    script.main(["--prompt", "red circle", "--seeds", "3", "--out", str(out), *asked])
+    sample.main(["--prompt", "red circle", "--seeds", "3", "--out", str(out), *asked])
     written = Image.open(out / "3.png")
     assert json.loads(written.text["guidance"]) == {"interval": {"scale": [5, 1], "rescale": 0.5}}
     jobs.write_text(
@@ -272,7 +270,7 @@ def test_methods_by_flags_and_in_jobs(loaded, tmp_path):
         )
         + "\n"
     )
-    script.main(["--jobs", str(jobs), "--guidance_scale", "2", "--out", str(tmp_path / "jobs")])
+    sample.main(["--jobs", str(jobs), "--guidance_scale", "2", "--out", str(tmp_path / "jobs")])
     a, b, c = (np.asarray(Image.open(tmp_path / "jobs" / f"{name}.png")) for name in "abc")
     np.testing.assert_array_equal(a, np.asarray(written))
     assert (a != b).any() and (c != b).any()
@@ -292,4 +290,4 @@ def test_methods_by_flags_and_in_jobs(loaded, tmp_path):
 )
 def test_methods_that_cannot_be_are_said(loaded, tmp_path, asked, said):
     with pytest.raises(ValueError, match=said):
-        script.main(["--prompt", "red circle", "--seeds", "0", "--out", str(tmp_path), *asked])
+        sample.main(["--prompt", "red circle", "--seeds", "0", "--out", str(tmp_path), *asked])

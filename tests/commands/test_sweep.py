@@ -7,8 +7,7 @@ import pytest
 
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import evaluate, sweep
-from ldm_jax.evaluation import prompts as asked
-from ldm_jax.evaluation import store
+from ldm_jax.evaluation import prompts, store
 from tests import tiny_models, tiny_shapes
 
 
@@ -36,7 +35,7 @@ def test_a_sweep_draws_the_trade_off_and_goes_on(checkpoint, tmp_path, capsys, m
         str(tmp_path / "sweep"),
         *FEW,
     ]
-    drawn, draw, put = [], asked.draw, store.Store.put
+    drawn, draw, put = [], prompts.draw, store.Store.put
 
     def counted(model, given, seeds, rows, **options):
         drawn.append((options["guidance_scale"], options["num_steps"]))
@@ -47,7 +46,7 @@ def test_a_sweep_draws_the_trade_off_and_goes_on(checkpoint, tmp_path, capsys, m
             raise KeyboardInterrupt
         put(self, start, rows)
 
-    monkeypatch.setattr(asked, "draw", counted)
+    monkeypatch.setattr(prompts, "draw", counted)
     with monkeypatch.context() as patch:
         patch.setattr(store.Store, "put", stop)
         with pytest.raises(KeyboardInterrupt):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldm_jax import dry_run
 from ldm_jax.atomic import write_json
-from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.checkpoints import train_state
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.commands import train
 from ldm_jax.data import folder
@@ -158,8 +158,8 @@ def run(*args, **kwargs) -> subprocess.CompletedProcess:
 
 def leaves(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """The newest checkpoint, leaf by leaf, and its step."""
-    checkpoints = checkpoint.manager(workdir)
-    state, step = checkpoint.restore(checkpoints)
+    checkpoints = train_state.manager(workdir)
+    state, step = train_state.restore(checkpoints)
     checkpoints.close()
     flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     return flat | {"step": step}
@@ -326,7 +326,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiny_run, tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(checkpoint, "save", full)
+        patch.setattr(train_state, "save", full)
         train.train(tiny(total_steps=9), folder)
     assert leaves(folder)["step"] == 6
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.commands import train_shapes_classifier
-from ldm_jax.evaluation import networks as measuring
+from ldm_jax.evaluation import networks
 from ldm_jax.metrics import features
 from ldm_jax.metrics.images import ArrayImages
 
@@ -27,7 +27,7 @@ def test_the_command_writes_a_folder_that_measures(tmp_path, capsys):
     ]
     train_shapes_classifier.main(["--out", str(tmp_path / "made"), *argv])
     about = json.loads(capsys.readouterr().out.splitlines()[-1])
-    extractor, reference = measuring.shapes(tmp_path / "made"), measuring.shapes_reference(tmp_path / "made")
+    extractor, reference = networks.shapes(tmp_path / "made"), networks.shapes_reference(tmp_path / "made")
     assert extractor.hash == about["hash"] == reference.recipe.extractor_hash
     assert reference.num_images == 12 and about["test_scenes"] == 4
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)

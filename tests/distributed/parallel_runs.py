@@ -111,7 +111,7 @@ def run(
     import jax
     import numpy as np
 
-    from ldm_jax.checkpoints import train_state as checkpoint
+    from ldm_jax.checkpoints import train_state
     from ldm_jax.distributed import parallel
     from ldm_jax.training import loop
 
@@ -123,11 +123,11 @@ def run(
             said.setdefault(name, []).append(value)
 
     calls = loop.Calls(report, lambda *_: None, lambda *_: False, lambda done: False)
-    checkpoints = checkpoint.manager(folder)
+    checkpoints = train_state.manager(folder)
     config = dict(
         batch_size=BATCH, total_steps=steps, checkpoint_every=steps, log_every=1, preview_every=steps
     )
-    restored = checkpoint.restore(checkpoints, placement.abstract(job.state))
+    restored = train_state.restore(checkpoints, placement.abstract(job.state))
     state, start = restored or (placement.place(job.state), 0)
     config |= dict(seed=3, optimizer={}, total_steps=start + steps, steps_per_dispatch=at_once)
     state, _ = loop.run(config, job, placement, checkpoints, state, start, calls)

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from ldm_jax.commands import train
-from ldm_jax.evaluation import monitor
-from ldm_jax.evaluation import networks as measuring
-from ldm_jax.evaluation import prompts as asked
+from ldm_jax.evaluation import monitor, networks
+from ldm_jax.evaluation import prompts as evaluation_prompts
 from ldm_jax.inference import pipeline
 from ldm_jax.metrics import features
 from ldm_jax.metrics.fid import fid
 from ldm_jax.metrics.images import ArrayImages
-from ldm_jax.shapes_world import prompts as shapes
+from ldm_jax.shapes_world import prompts as shapes_prompts
 from ldm_jax.shapes_world.oracle import score
 from ldm_jax.training import workdir
 from tests import tiny_shapes
@@ -54,16 +53,16 @@ def test_a_run_is_evaluated_on_fixed_seeds_and_prompts(tmp_path, monkeypatch):
     names = {
         "evaluation/accuracy",
         "evaluation/shapes_fid",
-        *(f"evaluation/accuracy_{k}" for k in shapes.KINDS),
+        *(f"evaluation/accuracy_{k}" for k in shapes_prompts.KINDS),
     }
     assert found == {2: names, 3: names}
 
     # the last number is that of the checkpoint, seeds 0 to 65 and the prompts in turn
-    prompts = shapes.mixed_prompts(66)
+    prompts = shapes_prompts.mixed_prompts(66)
     model = pipeline.load(str(tmp_path / "a"))
     images = np.concatenate(
         [
-            asked.draw(
+            evaluation_prompts.draw(
                 model,
                 {"prompts": prompts[i : i + 16]},
                 range(66)[i : i + 16],
@@ -76,8 +75,8 @@ def test_a_run_is_evaluated_on_fixed_seeds_and_prompts(tmp_path, monkeypatch):
     )
     right = np.mean([score(image, prompt).right for image, prompt in zip(images, prompts, strict=True)])
     assert writer.scalars[3]["evaluation/accuracy"] == pytest.approx(right)
-    own = features.collect(ArrayImages(images), measuring.shapes()).moments["pool"].gaussian()
-    expected = fid(own, measuring.shapes_reference().gaussians["pool"])
+    own = features.collect(ArrayImages(images), networks.shapes()).moments["pool"].gaussian()
+    expected = fid(own, networks.shapes_reference().gaussians["pool"])
     assert writer.scalars[3]["evaluation/shapes_fid"] == pytest.approx(expected, rel=1e-3)
 
     # how often it is evaluated may change from one start to the next

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldm_jax.evaluation import networks as measuring
+from ldm_jax.evaluation import networks
 from ldm_jax.metrics import features
 from ldm_jax.metrics.clip_score import MEAN, STD, clip_scores
 from ldm_jax.metrics.images import ArrayImages
@@ -33,7 +33,7 @@ def test_clip_score_is_that_of_transformers(tmp_path):
 
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     captions = ["a", "a b", "b a b"]
-    clip = measuring.clip(tmp_path, batch_size=2)
+    clip = networks.clip(tmp_path, batch_size=2)
     ours = np.concatenate(
         [
             v["embedding"]
@@ -42,7 +42,7 @@ def test_clip_score_is_that_of_transformers(tmp_path):
     )
     embedded = clip.embed(captions)
 
-    tokenizer = measuring.clip_conditioning.clip_tokenizer(tmp_path)
+    tokenizer = networks.clip_conditioning.clip_tokenizer(tmp_path)
     ids = torch.tensor([e.ids for e in tokenizer.encode_batch(captions)])
     pixels = torch.tensor(((images / np.float32(255) - MEAN) / STD).transpose(0, 3, 1, 2))
     with torch.no_grad():
@@ -57,22 +57,22 @@ def test_lpips_heads_may_lie_with_the_network_or_beside_it(tmp_path, monkeypatch
 
     monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(measuring, "load_lpips", lambda *paths: [p.name for p in paths])
+    monkeypatch.setattr(networks, "load_lpips", lambda *paths: [p.name for p in paths])
     with pytest.raises(
         ValueError, match="VGG16 of LPIPS: found no weights; name the file, or put vgg16-397923af.pth"
     ):
-        measuring.lpips()
+        networks.lpips()
     save_file({"features.0.bias": np.zeros(2, np.float32)}, tmp_path / "vgg16.safetensors")
     with pytest.raises(ValueError, match="heads of LPIPS: found no weights"):
-        measuring.lpips()
+        networks.lpips()
     save_file({"lin0.model.1.weight": np.zeros(2, np.float32)}, tmp_path / "lpips_vgg.safetensors")
-    assert measuring.lpips() == ["vgg16.safetensors", "lpips_vgg.safetensors"]
+    assert networks.lpips() == ["vgg16.safetensors", "lpips_vgg.safetensors"]
     both = {"features.0.bias": np.zeros(2, np.float32), "lin0.model.1.weight": np.zeros(2, np.float32)}
     save_file(both, tmp_path / "both.safetensors")
-    assert measuring.lpips(tmp_path / "both.safetensors") == ["both.safetensors"]
+    assert networks.lpips(tmp_path / "both.safetensors") == ["both.safetensors"]
 
 
 def test_files_that_are_named_and_not_there(tmp_path):
-    for open_it in (measuring.inception, measuring.lpips, measuring.clip):
+    for open_it in (networks.inception, networks.lpips, networks.clip):
         with pytest.raises(ValueError, match="are not there, expected a file"):
             open_it(tmp_path / "nothing")

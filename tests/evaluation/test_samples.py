@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ldm_jax.evaluation import samples as measure_command
+from ldm_jax.evaluation import samples
 from ldm_jax.inference import pipeline
 
 SAMPLING = dict(guidance_scale=3.0, sampler="ddim", eta=1.0, spacing="trailing")
@@ -26,6 +26,6 @@ SAMPLING = dict(guidance_scale=3.0, sampler="ddim", eta=1.0, spacing="trailing")
 def test_what_the_model_recommends_is_asked_for_and_said(asked, expected):
     args = argparse.Namespace(**(dict(steps=50, guidance_scale=None, sampler="ddim", eta=None) | asked))
     model = pipeline.LatentDiffusion(SimpleNamespace(drops=("tokens",)), {}, 1.0, dict(sampling=SAMPLING))
-    found = measure_command.sampling_options(args, measure_command.SamplingModel(model, {}, ""))
+    found = samples.sampling_options(args, samples.SamplingModel(model, {}, ""))
     assert found == expected | dict(final_alpha=None, clip_denoised=None)
     assert model.resolve(**found) == found  # sampling with them settles nothing else

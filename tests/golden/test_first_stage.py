@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.convert import compvis_first_stage as compvis
-from ldm_jax.convert import lpips as lpips_weights
+from ldm_jax.convert import compvis_first_stage, lpips
 from ldm_jax.models.autoencoder import AutoencoderKL, VQModel
 from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.models.lpips import LPIPS
-from ldm_jax.training import first_stage_loss as losses
+from ldm_jax.training import first_stage_loss
 from tests.golden.rule import (
     GOLDEN,
     check_stats,
@@ -34,7 +33,7 @@ def image(*shape, name="input"):
 def filled(model):
     init = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jax.random.key(1)))
     template = init["params"]
-    params = fill_params(template, compvis.autoencoder_entries(template))
+    params = fill_params(template, compvis_first_stage.autoencoder_entries(template))
     if "quantize" in params:
         params["quantize"]["embedding"] *= np.float32(0.5)
     return params
@@ -43,7 +42,7 @@ def filled(model):
 def filled_discriminator(model, size, prefix):
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3))))
     params = {"params": variables["params"]}
-    params = fill_params(params, compvis.discriminator_entries(params), prefix)["params"]
+    params = fill_params(params, compvis_first_stage.discriminator_entries(params), prefix)["params"]
     stats = {
         name: {
             "mean": np.zeros(stat["mean"].shape, np.float32),
@@ -56,7 +55,7 @@ def filled_discriminator(model, size, prefix):
 
 @pytest.fixture(scope="module")
 def lpips_params():
-    params = fill_params(lpips_weights.template(), lpips_weights.entries(), gain=6**0.5)
+    params = fill_params(lpips.template(), lpips.entries(), gain=6**0.5)
     return {
         name: {**leaf, "kernel": np.abs(leaf["kernel"])} if "lin" in name else leaf
         for name, leaf in params.items()
@@ -69,7 +68,7 @@ def apply(model, params, *args, **kwargs):
 
 def test_kl_autoencoder_agrees_with_the_original():
     entry, params = GOLDEN["ae_kl"], filled(KL)
-    state = compvis.to_torch(params)
+    state = compvis_first_stage.to_torch(params)
     assert (len(state), sum(a.size for a in state.values())) == (entry["n_keys"], entry["n_params"])
     moments = apply(KL, params, image(2, 3, 32, 32), method="encode")
     check_stats(nchw(moments), entry["moments"])
@@ -84,7 +83,7 @@ def test_kl_autoencoder_agrees_with_the_original():
 
 def test_vq_autoencoder_agrees_with_the_original():
     entry, params = GOLDEN["ae_vq"], filled(VQ)
-    state = compvis.to_torch(params)
+    state = compvis_first_stage.to_torch(params)
     assert (len(state), sum(a.size for a in state.values())) == (entry["n_keys"], entry["n_params"])
     prequant = apply(VQ, params, image(2, 3, 32, 32), method="encode")
     check_stats(nchw(prequant), entry["prequant"])
@@ -139,7 +138,7 @@ def both_losses(model, generator_loss, lpips_params, sample_args, disc_weight):
             return logits, updated["batch_stats"]
 
         x_rec, regularized, features = model.apply({"params": params}, x, *sample_args, return_features=True)
-        last_layer, kernel = losses.last_layer_of(model, params, features)
+        last_layer, kernel = first_stage_loss.last_layer_of(model, params, features)
         _, (metrics, stats) = generator_loss(
             x,
             x_rec,
@@ -152,7 +151,7 @@ def both_losses(model, generator_loss, lpips_params, sample_args, disc_weight):
             disc_weight=disc_weight,
             disc_factor=factor,
         )
-        _, (more, stats) = losses.discriminator_loss(
+        _, (more, stats) = first_stage_loss.discriminator_loss(
             x, x_rec, discriminate=discriminate, batch_stats=stats, disc_factor=factor
         )
         return metrics | more
@@ -168,11 +167,11 @@ def check_metrics(got, expected):
 
 
 def test_kl_loss_agrees_with_the_original_before_and_after_the_discriminator_starts(lpips_params):
-    run = both_losses(KL, losses.generator_loss_kl, lpips_params, (None, False), 0.5)
+    run = both_losses(KL, first_stage_loss.generator_loss_kl, lpips_params, (None, False), 0.5)
     for when, step in (("before_start", 4), ("after_start", 5)):
-        check_metrics(run(losses.disc_factor(jnp.array(step), 5)), GOLDEN["kl_adv_loss"][when])
+        check_metrics(run(first_stage_loss.disc_factor(jnp.array(step), 5)), GOLDEN["kl_adv_loss"][when])
 
 
 def test_vq_loss_agrees_with_the_original(lpips_params):
-    run = both_losses(VQ, losses.generator_loss_vq, lpips_params, (), 0.75)
+    run = both_losses(VQ, first_stage_loss.generator_loss_vq, lpips_params, (), 0.75)
     check_metrics(run(1.0), GOLDEN["vq_adv_loss"])

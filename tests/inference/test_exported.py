@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.checkpoints import bundle
-from ldm_jax.inference import exported as exported_sampler
-from ldm_jax.inference import pipeline
+from ldm_jax.inference import exported, pipeline
 from ldm_jax.models import unet
 from ldm_jax.system import make_system
 from tests.inference.test_pipeline import CONFIG as OTHER
@@ -29,7 +28,7 @@ def opened():
 @pytest.fixture(scope="module")
 def written(opened, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "sampler.ldm"
-    exported_sampler.write(
+    exported.write(
         pipeline.from_bundle(opened), path, batch_size=2, num_steps=3, eta=0.5, platforms=["cpu", "cuda"]
     )
     return path
@@ -58,7 +57,7 @@ def test_it_draws_the_model_s_pictures_without_its_networks(opened, written, mon
 
     monkeypatch.setattr(unet.UNet, "apply", refuse)
     monkeypatch.setattr(type(model.system.first_stage.module), "apply", refuse)
-    sampler = exported_sampler.load(written, opened)
+    sampler = exported.load(written, opened)
     progress = []
     drawn = sampler.sample(
         PROMPTS, [5, 1, 8], eta=1.0, progress=lambda done, of: progress.append((done, of)), **asked
@@ -77,7 +76,7 @@ def test_the_kernel_for_a_tpu_is_exported_beside_the_plain_attention(tmp_path):
     config = dict(CONFIG, image_size=64, dtype="bfloat16")  # 256 queries
     model = pipeline.LatentDiffusion(make_system(config), random_params(make_system(config)), 1.5, config)
     path = tmp_path / "sampler.ldm"
-    header = exported_sampler.write(model, path, batch_size=1, num_steps=2, guidance_scale=1)
+    header = exported.write(model, path, batch_size=1, num_steps=2, guidance_scale=1)
     assert header["platforms"] == ["cpu", "cuda", "tpu"] and not header["guided"]
     with zipfile.ZipFile(path) as file:
         found = [name for name in file.namelist() if b"tpu_custom_call" in file.read(name)]
@@ -103,7 +102,7 @@ def test_the_kernel_for_a_tpu_is_exported_beside_the_plain_attention(tmp_path):
 )
 def test_files_that_do_not_fit(opened, written, tmp_path, entries, message):
     with pytest.raises(ValueError, match=message):
-        exported_sampler.load(changed(written, tmp_path / "x", **entries), opened)
+        exported.load(changed(written, tmp_path / "x", **entries), opened)
 
 
 def test_the_jax_that_wrote_a_file_is_said_where_another_one_cannot_run_it(
@@ -116,7 +115,7 @@ def test_the_jax_that_wrote_a_file_is_said_where_another_one_cannot_run_it(
         (written, "^no such op$"),
     ):
         with pytest.raises((ValueError, RuntimeError), match=said):
-            exported_sampler.load(path, opened).sample(PROMPTS[:1], [5])
+            exported.load(path, opened).sample(PROMPTS[:1], [5])
 
 
 def failing(*args):
@@ -125,10 +124,10 @@ def failing(*args):
 
 def test_what_is_no_exported_sampler(opened, tmp_path):
     with pytest.raises(ValueError, match="is no file"):
-        exported_sampler.load(tmp_path / "none", opened)
+        exported.load(tmp_path / "none", opened)
     (tmp_path / "text").write_text("text")
     with pytest.raises(ValueError, match="no exported sampler, or damaged"):
-        exported_sampler.load(tmp_path / "text", opened)
+        exported.load(tmp_path / "text", opened)
 
 
 def test_another_model(opened, written):
@@ -136,22 +135,22 @@ def test_another_model(opened, written):
     with pytest.raises(
         ValueError, match="of another model than the checkpoint: schedule of its config differ"
     ):
-        exported_sampler.load(written, opened._replace(config=dict(CONFIG, schedule=schedule)))
+        exported.load(written, opened._replace(config=dict(CONFIG, schedule=schedule)))
     params = dict(opened.params, unet=dict(opened.params["unet"], conv_in={"bias": np.zeros(3)}))
     with pytest.raises(
         ValueError, match="2 parameters of the checkpoint do not fit .*sampler.ldm: .*conv_in"
     ):
-        exported_sampler.load(written, opened._replace(params=params))
+        exported.load(written, opened._replace(params=params))
 
 
 def test_what_cannot_be_written(opened, tmp_path):
     model = pipeline.from_bundle(opened)
     with pytest.raises(ValueError, match="platform 'gpu' not found; there are: cpu, cuda, tpu, rocm"):
-        exported_sampler.write(model, tmp_path / "x", platforms=["gpu"], num_steps=2)
+        exported.write(model, tmp_path / "x", platforms=["gpu"], num_steps=2)
     with pytest.raises(ValueError, match="num_steps: got 0"):
-        exported_sampler.write(model, tmp_path / "x", num_steps=0)
+        exported.write(model, tmp_path / "x", num_steps=0)
     with pytest.raises(ValueError, match="has no config"):
-        exported_sampler.write(pipeline.LatentDiffusion(model.system, model.params, 1.0), tmp_path / "x")
+        exported.write(pipeline.LatentDiffusion(model.system, model.params, 1.0), tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 
@@ -160,8 +159,8 @@ def test_the_command_writes_and_draws(opened, written, tmp_path, capsys):
     bundle.save(tmp_path / "model", opened)
     file, out = tmp_path / "sampler.ldm", tmp_path / "out"
     common = ["--checkpoint", str(tmp_path / "model")]
-    exported_sampler.main([*common, "--out", str(file), "--steps", "3", "--eta", "0.5", "--platforms", "cpu"])
+    exported.main([*common, "--out", str(file), "--steps", "3", "--eta", "0.5", "--platforms", "cpu"])
     assert f"{file}, " in capsys.readouterr().out
     drawing = ["--draw", str(file), "--prompt", "blue", "--seeds", "3,7"]
-    exported_sampler.main([*common, *drawing, "--out", str(out)])
+    exported.main([*common, *drawing, "--out", str(out)])
     assert sorted(p.name for p in out.iterdir()) == ["3.png", "7.png", "grid.png"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm_jax import grid
 from ldm_jax.checkpoints import bundle
-from ldm_jax.commands import sample as script
+from ldm_jax.commands import sample
 from ldm_jax.inference import checks, pipeline, settings
 from ldm_jax.models import unet
 from ldm_jax.params import fingerprint, from_names, named_leaves
@@ -141,7 +141,7 @@ def test_a_bundle_comes_back_as_it_went(text_bundle, model, tmp_path):
 
 def test_the_script_writes_pictures_that_carry_their_settings(text_bundle, tmp_path, capsys):
     args = ["--checkpoint", str(text_bundle), "--prompt", "a red circle", "--seeds", "2,5-6", "--steps", "3"]
-    script.main([*args, "--guidance_scale", "2.5", "--out", str(tmp_path)])
+    sample.main([*args, "--guidance_scale", "2.5", "--out", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2.png", "5.png", "6.png", "grid.png"]
     text = Image.open(tmp_path / "5.png").text
     assert (
@@ -212,12 +212,12 @@ def test_what_cannot_be_drawn_is_said(model, options, said):
 @pytest.mark.parametrize("text", ["", "a", "3-", "7-3", "1,,2", "-4"])
 def test_seeds_that_are_none(text):
     with pytest.raises(ValueError, match="--seeds"):
-        script.parse_seeds(text)
+        sample.parse_seeds(text)
 
 
 def test_seeds():
-    assert script.parse_seeds("0-3") == [0, 1, 2, 3]
-    assert script.parse_seeds("7, 1-2") == [7, 1, 2]
+    assert sample.parse_seeds("0-3") == [0, 1, 2, 3]
+    assert sample.parse_seeds("7, 1-2") == [7, 1, 2]
 
 
 def test_a_bfloat16_model_holds_its_networks_in_bfloat16(text_bundle):

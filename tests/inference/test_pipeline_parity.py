@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ldm_jax.checkpoints import bundle as bundles
-from ldm_jax.checkpoints import write as export
+from ldm_jax.checkpoints import bundle, write
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.inference import pipeline
 from ldm_jax.samplers import base
@@ -31,8 +30,8 @@ SPACING = {"ddim": "leading", "plms": "leading", "dpm_solver": "dpm_leading", "e
 def both(tmp_path_factory):
     """(our model, their pipeline that loaded what we wrote)."""
     folder = tmp_path_factory.mktemp("parity")
-    bundles.save(folder / "bundle", stable_diffusion_1(folder / "vocabulary"))
-    export.write(open_checkpoint(folder / "bundle"), folder / "diffusers", "diffusers")
+    bundle.save(folder / "bundle", stable_diffusion_1(folder / "vocabulary"))
+    write.write(open_checkpoint(folder / "bundle"), folder / "diffusers", "diffusers")
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder / "diffusers", safety_checker=None)
     theirs.set_progress_bar_config(disable=True)
     return pipeline.load(folder / "bundle"), theirs

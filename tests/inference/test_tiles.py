@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from ldm_jax.control.base import Control
-from ldm_jax.inference import tiles as tiled
+from ldm_jax.inference import tiles
 from ldm_jax.types import Cond
 
 LENGTHS = [
@@ -51,7 +51,7 @@ def far(height, width, cut, reach):
 
 @pytest.mark.parametrize(("length", "tile", "overlap"), LENGTHS)
 def test_tiles_cover_any_length_and_overlap_as_asked(length, tile, overlap):
-    starts = tiled.tiles(length, tile, overlap)
+    starts = tiles.tiles(length, tile, overlap)
     size = min(tile, length)
     covered = np.concatenate([np.arange(start, start + size) for start in starts])
     assert set(covered) == set(range(length))
@@ -60,29 +60,29 @@ def test_tiles_cover_any_length_and_overlap_as_asked(length, tile, overlap):
 
 
 def test_the_last_tile_is_moved_back():
-    assert tiled.tiles(10, 4, 1) == (0, 3, 6)
-    assert tiled.tiles(11, 4, 1) == (0, 3, 6, 7)
-    assert tiled.tiles(3, 4, 1) == (0,)
+    assert tiles.tiles(10, 4, 1) == (0, 3, 6)
+    assert tiles.tiles(11, 4, 1) == (0, 3, 6, 7)
+    assert tiles.tiles(3, 4, 1) == (0,)
 
 
 @pytest.mark.parametrize(("length", "tile", "overlap"), [(0, 4, 1), (9, 4, 4), (9, 4, -1), (9, 0, 0)])
 def test_impossible_tiles_are_refused(length, tile, overlap):
     with pytest.raises(ValueError, match="expected 0 <= overlap < tile"):
-        tiled.tiles(length, tile, overlap)
+        tiles.tiles(length, tile, overlap)
 
 
 def test_weights_are_the_originals():
     """The distance to the nearest border as a share of the side, between 0.01 and 0.5, by hand."""
     expected = [[0.01] * 5, [0.01, 0.25, 0.5, 0.25, 0.01], [0.01] * 5]
-    np.testing.assert_allclose(tiled.weights(3, 5), expected, rtol=1e-6)
-    np.testing.assert_allclose(tiled.weights(1, 5)[0], [0.01, 0.25, 0.5, 0.25, 0.01], rtol=1e-6)
-    np.testing.assert_allclose(tiled.weights(1, 1), [[0.5]])
+    np.testing.assert_allclose(tiles.weights(3, 5), expected, rtol=1e-6)
+    np.testing.assert_allclose(tiles.weights(1, 5)[0], [0.01, 0.25, 0.5, 0.25, 0.01], rtol=1e-6)
+    np.testing.assert_allclose(tiles.weights(1, 1), [[0.5]])
 
 
 @pytest.mark.parametrize(("length", "tile", "overlap"), LENGTHS)
 def test_every_cell_has_one_owner(length, tile, overlap):
     height, width = length, 9
-    cut = tiled.geometry(height, width, tile, overlap)
+    cut = tiles.geometry(height, width, tile, overlap)
     total, owned = np.zeros((height, width)), cut.owned(height, width)
     for k, part in enumerate(owned):
         cut.window(total, k)[...] += part
@@ -90,7 +90,7 @@ def test_every_cell_has_one_owner(length, tile, overlap):
 
 
 def test_a_cell_belongs_to_the_tile_that_holds_it_deepest():
-    owned = tiled.geometry(10, 4, 6, 2).owned(10, 4)  # rows 0..5 and 4..9
+    owned = tiles.geometry(10, 4, 6, 2).owned(10, 4)  # rows 0..5 and 4..9
     assert owned[:, :, 0].tolist() == [[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]
 
 
@@ -99,7 +99,7 @@ def test_a_cell_belongs_to_the_tile_that_holds_it_deepest():
 )
 def test_the_identity_gives_back_what_was_put_in(height, width, tile, overlap):
     latents = noise(2, height, width, 3)
-    model_fn = tiled.tile_model_fn(lambda x, t, cond, control: (x, {}), tile=tile, overlap=overlap)
+    model_fn = tiles.tile_model_fn(lambda x, t, cond, control: (x, {}), tile=tile, overlap=overlap)
     out, taps = jax.jit(lambda x: model_fn(x, jnp.zeros(2, jnp.int32), Cond()))(latents)
     assert taps == {}
     np.testing.assert_allclose(out, latents, atol=1e-5)
@@ -108,7 +108,7 @@ def test_the_identity_gives_back_what_was_put_in(height, width, tile, overlap):
 def test_tiles_are_put_down_larger_or_smaller_than_they_were_cut():
     """Cells become 4 x 4 pixels of two channels of their own, and back by the mean: pointwise, so exact; calls have one
     shape."""
-    latents, cut, seen = noise(2, 11, 19, 1), tiled.geometry(11, 19, 8, 3), set()
+    latents, cut, seen = noise(2, 11, 19, 1), tiles.geometry(11, 19, 8, 3), set()
     pixels, owned = cut.times(4), cut.owned(11, 19)
 
     def enlarge(z):
@@ -121,10 +121,10 @@ def test_tiles_are_put_down_larger_or_smaller_than_they_were_cut():
 
     expected = np.concatenate([latents, 2 * latents], -1)
     shares = owned.repeat(4, 1).repeat(4, 2)
-    images = tiled.in_tiles(enlarge, latents, cut, pixels, (44, 76), shares, 5)
+    images = tiles.in_tiles(enlarge, latents, cut, pixels, (44, 76), shares, 5)
     np.testing.assert_array_equal(images, expected.repeat(4, 1).repeat(4, 2))
     assert images.dtype == np.float32 and seen == {(5, 8, 8, 1)}
-    back = tiled.in_tiles(shrink, images, pixels, cut, (11, 19), owned, 3)
+    back = tiles.in_tiles(shrink, images, pixels, cut, (11, 19), owned, 3)
     np.testing.assert_allclose(back, expected, atol=1e-6)
 
 
@@ -145,9 +145,9 @@ def conditions(height, width):
 def test_denoising_in_tiles_is_denoising_away_from_seams():
     x, t, cond = noise(2, 13, 22, 3), jnp.array([3, 700]), conditions(13, 22)
     whole, _ = network(x, t, cond, None)
-    out, taps = jax.jit(tiled.tile_model_fn(network, tile=8, overlap=4))(x, t, cond)
+    out, taps = jax.jit(tiles.tile_model_fn(network, tile=8, overlap=4))(x, t, cond)
     difference = np.abs(out - whole).max((0, 3))
-    away = far(13, 22, tiled.geometry(13, 22, 8, 4), 1)
+    away = far(13, 22, tiles.geometry(13, 22, 8, 4), 1)
     assert taps == {} and out.dtype == x.dtype and 0.1 < away.mean() < 1
     assert difference[away].max() < 2e-3 < difference[~away].max()  # of values around 700
 
@@ -158,13 +158,13 @@ def test_a_pointwise_network_is_exact_with_conditions_cut_alike():
     def pointwise(x, t, cond, control):
         return x * cond.concat + t[:, None, None, None], {}
 
-    out, _ = tiled.tile_model_fn(pointwise, tile=8, overlap=2)(x, t, cond)
+    out, _ = tiles.tile_model_fn(pointwise, tile=8, overlap=2)(x, t, cond)
     np.testing.assert_allclose(out, pointwise(x, t, cond, None)[0], atol=1e-5)
 
 
 def test_a_picture_of_one_tile_is_denoised_by_the_network_itself():
     x, t, cond, control = noise(2, 7, 8, 3), jnp.array([3, 700]), conditions(7, 8), Control()
-    model_fn = tiled.tile_model_fn(lambda *a: (*network(*a)[:1], {"control": a[3]}), tile=8, overlap=4)
+    model_fn = tiles.tile_model_fn(lambda *a: (*network(*a)[:1], {"control": a[3]}), tile=8, overlap=4)
     out, taps = model_fn(x, t, cond, control)
     np.testing.assert_array_equal(out, network(x, t, cond, None)[0])
     assert taps["control"] is control
@@ -173,6 +173,6 @@ def test_a_picture_of_one_tile_is_denoised_by_the_network_itself():
 def test_tiles_take_no_control_and_keep_their_size():
     x, t = noise(2, 9, 9, 3), jnp.array([0, 0])
     with pytest.raises(ValueError, match="got Control, expected None"):
-        tiled.tile_model_fn(network, tile=8, overlap=4)(x, t, conditions(9, 9), Control())
+        tiles.tile_model_fn(network, tile=8, overlap=4)(x, t, conditions(9, 9), Control())
     with pytest.raises(ValueError, match="became"):
-        tiled.tile_model_fn(lambda x, *rest: (x[:, ::2], {}), tile=8, overlap=4)(x, t, Cond())
+        tiles.tile_model_fn(lambda x, *rest: (x[:, ::2], {}), tile=8, overlap=4)(x, t, Cond())

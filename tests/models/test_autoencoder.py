@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.convert import compvis_first_stage as compvis
+from ldm_jax.convert import compvis_first_stage
 from ldm_jax.models.autoencoder import PADDED, AutoencoderKL, IdentityFirstStage, VQModel, check_size
 from ldm_jax.models.gaussian import DiagonalGaussian
 from ldm_jax.models.layers import cast
@@ -66,7 +66,7 @@ def shapes(model, size=64):
 def made(model):
     """Variables that cost no compilation: filled by the rule of the golden numbers."""
     template = shapes(model, 16)
-    return {"params": fill_params(template, compvis.autoencoder_entries(template))}
+    return {"params": fill_params(template, compvis_first_stage.autoencoder_entries(template))}
 
 
 def run(model, variables, *args, **kwargs):
@@ -82,7 +82,7 @@ def test_published_first_stages_have_their_parameters_to_the_unit(name):
     model, count, keys = ZOO[name]
     params = shapes(model)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
-    names = [torch_name for _, torch_name, _ in compvis.autoencoder_entries(params)]
+    names = [torch_name for _, torch_name, _ in compvis_first_stage.autoencoder_entries(params)]
     assert len(set(names)) == len(names) == keys
 
 
@@ -94,7 +94,7 @@ def test_kl_f8_splits_into_its_towers_as_the_original():
 
 def test_names_of_all_kinds_of_module_are_the_original_ones():
     params = shapes(AutoencoderKL(**TINY | {"attention_levels": (1,), "attn_type": "linear"}), 16)
-    names = {torch_name for _, torch_name, _ in compvis.autoencoder_entries(params)}
+    names = {torch_name for _, torch_name, _ in compvis_first_stage.autoencoder_entries(params)}
     assert {
         "encoder.conv_in.weight",
         "encoder.down.0.downsample.conv.bias",
@@ -120,13 +120,13 @@ def test_names_of_all_kinds_of_module_are_the_original_ones():
 )
 def test_conversion_there_and_back_changes_nothing_and_is_strict(model):
     params = made(model)["params"]
-    state = compvis.to_torch(params)
-    jax.tree.map(np.testing.assert_array_equal, compvis.from_torch(state, params), dict(params))
+    state = compvis_first_stage.to_torch(params)
+    jax.tree.map(np.testing.assert_array_equal, compvis_first_stage.from_torch(state, params), dict(params))
     state["encoder.conv_in.weight"] = state["encoder.conv_in.weight"][:1]
     state["encoder.spare.weight"] = state.pop("encoder.conv_out.bias")
     state["loss.logvar"] = np.zeros(())
     with pytest.raises(ValueError, match="3 names") as error:
-        compvis.from_torch(state, params)
+        compvis_first_stage.from_torch(state, params)
     for line in (
         "missing: encoder.conv_out.bias",
         "mis-shaped: encoder.conv_in.weight",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.convert import clip_vision as weights
+from ldm_jax.convert import clip_vision
 from ldm_jax.models.clip_vision import CLIPVisionTransformer
 
 
@@ -52,7 +52,7 @@ def published(model):
 def test_embeddings_are_transformers(activation):
     torch = pytest.importorskip("torch")
     reference, model = theirs(activation), tiny(activation)
-    params = weights.from_state(published(reference), template(model))
+    params = clip_vision.from_state(published(reference), template(model))
     x = np.random.default_rng(0).normal(size=(3, 12, 12, 3)).astype(np.float32)
     with torch.no_grad():
         expected = reference(torch.tensor(x).movedim(-1, 1)).image_embeds.numpy()
@@ -86,12 +86,12 @@ def to_openai(state):
 
 def test_both_layouts_give_the_same_parameters():
     state = published(theirs("quick_gelu"))
-    a, b = (weights.from_state(s, template(tiny())) for s in (state, to_openai(state)))
+    a, b = (clip_vision.from_state(s, template(tiny())) for s in (state, to_openai(state)))
     jax.tree.map(np.testing.assert_array_equal, a, b)
     whole = state | {"text_model.final_layer_norm.bias": np.zeros(3), "logit_scale": np.zeros(())}
-    jax.tree.map(np.testing.assert_array_equal, a, weights.from_state(whole, template(tiny())))
+    jax.tree.map(np.testing.assert_array_equal, a, clip_vision.from_state(whole, template(tiny())))
     with pytest.raises(ValueError, match="missing: visual_projection.weight"):
-        weights.from_state({n: v for n, v in state.items() if "visual_proj" not in n}, template(tiny()))
+        clip_vision.from_state({n: v for n, v in state.items() if "visual_proj" not in n}, template(tiny()))
 
 
 def test_parameters_of_vit_l_14():

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm_jax.convert import compvis_first_stage as compvis
-from ldm_jax.convert import state_dict
+from ldm_jax.convert import compvis_first_stage, state_dict
 from ldm_jax.models.discriminator import ActNorm, BatchNorm, NLayerDiscriminator
 
 
@@ -81,8 +80,8 @@ def test_fresh_weights_follow_the_original_law():
 def test_conversion_there_and_back_changes_nothing(use_actnorm):
     model = NLayerDiscriminator(channels=4, num_layers=2, use_actnorm=use_actnorm)
     variables = jax.jit(model.init)(jax.random.key(0), images(0, 2, 32, 32, 3))
-    state = state_dict.to_torch(variables, compvis.discriminator_entries(variables))
+    state = state_dict.to_torch(variables, compvis_first_stage.discriminator_entries(variables))
     assert state["main.2.weight"].shape == (8, 4, 4, 4)
     assert ("main.3.loc" in state) == use_actnorm and ("main.3.running_var" in state) != use_actnorm
-    back = state_dict.from_torch(state, variables, compvis.discriminator_entries(variables))
+    back = state_dict.from_torch(state, variables, compvis_first_stage.discriminator_entries(variables))
     jax.tree.map(np.testing.assert_array_equal, back, dict(variables))

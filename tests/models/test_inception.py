@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.convert import inception as weights
-from ldm_jax.convert import state_dict
+from ldm_jax.convert import inception, state_dict
 from ldm_jax.metrics import moments
 from ldm_jax.metrics.features import extract, inception_extractor
 from ldm_jax.metrics.fid import fid
@@ -43,7 +42,7 @@ def both(template):
     """What torch-fidelity's network and ours give for the same 8 images: two {layer: [8, D] float32}."""
     torch = pytest.importorskip("torch")
     params = random_params(template)
-    state = state_dict.to_torch(params, weights.entries(template))
+    state = state_dict.to_torch(params, inception.entries(template))
     network = fidelity.inception(["2048", "logits_unbiased"], {n: torch.tensor(a) for n, a in state.items()})
     spatial = []
     network.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: spatial.append(out[:, :7]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm_jax.convert import lpips as weights
+from ldm_jax.convert import lpips as lpips_weights
 from ldm_jax.models import lpips
 
 
@@ -24,7 +24,7 @@ def test_max_pool_agrees_with_torch():
 def test_parameters_are_those_that_the_weight_files_fill():
     x = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     params = jax.eval_shape(lambda x: lpips.LPIPS().init(jax.random.key(0), x, x), x)["params"]
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, weights.template())
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, lpips_weights.template())
 
 
 def test_shapes_it_cannot_compare_are_refused():

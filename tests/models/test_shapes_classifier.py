@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ldm_jax.evaluation import networks as measuring
+from ldm_jax.evaluation import networks
 from ldm_jax.metrics import features, shapes_features
 from ldm_jax.metrics.fid import fid
 from ldm_jax.metrics.images import ArrayImages
@@ -41,9 +41,9 @@ def test_labels_by_hand():
 
 
 def test_what_is_shipped_is_small_and_is_what_its_log_says():
-    folder = measuring.CLASSIFIER
+    folder = networks.CLASSIFIER
     about = json.loads((folder / "classifier.json").read_text())
-    extractor, reference = measuring.shapes(), measuring.shapes_reference()
+    extractor, reference = networks.shapes(), networks.shapes_reference()
     assert extractor.hash == about["hash"] == reference.recipe.extractor_hash
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1e6
     assert not (folder / "config.json").exists(), "bundle.locate would take it for a model"
@@ -55,14 +55,14 @@ def test_what_is_shipped_is_small_and_is_what_its_log_says():
 def test_it_reads_held_out_scenes(held_out):
     _, scenes = held_out
     images = ArrayImages(np.stack([world.render(scene) for scene in scenes]))
-    logits = [v["logits"] for _, v in features.extract(images, measuring.shapes(), layers=("logits",))]
+    logits = [v["logits"] for _, v in features.extract(images, networks.shapes(), layers=("logits",))]
     right = (np.concatenate(logits) > 0) == (np.stack([shapes_features.labels(s) for s in scenes]) > 0.5)
     assert right.mean() > 0.97
 
 
 def distance(images: np.ndarray) -> float:
-    found = features.collect(ArrayImages(images), measuring.shapes())
-    return fid(found.moments["pool"].gaussian(), measuring.shapes_reference().gaussians["pool"])
+    found = features.collect(ArrayImages(images), networks.shapes())
+    return fid(found.moments["pool"].gaussian(), networks.shapes_reference().gaussians["pool"])
 
 
 def test_shapes_fid_is_small_for_scenes_grows_with_blur_and_is_large_for_noise(held_out):
@@ -85,4 +85,4 @@ def test_another_size_is_refused():
     with pytest.raises(ValueError, match=r"got \(1, 32, 32, 3\), expected \[B, 64, 64, 3\]"):
         ShapesClassifier(3).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     with pytest.raises(ValueError, match="measures pictures of 64 x 64, got 8 x 9"):
-        measuring.shapes().prepare(np.zeros((8, 9, 3), np.uint8))
+        networks.shapes().prepare(np.zeros((8, 9, 3), np.uint8))

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from ldm_jax.shapes_world import prompts as shapes
+from ldm_jax.shapes_world import prompts as shapes_prompts
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.oracle import read_caption
 
 
 def scenes_by_caption(kind: str, number: int) -> dict[str, world.Scene]:
     """Scenes that the prompts of a kind were made of."""
-    split, wanted = ("unseen" if kind == "unseen" else "test"), set(shapes.prompts(kind, number))
+    split, wanted = ("unseen" if kind == "unseen" else "test"), set(shapes_prompts.prompts(kind, number))
     found, index = {}, 0
     while wanted - set(found):
         scene = world.scene(index, split)
@@ -19,7 +19,7 @@ def scenes_by_caption(kind: str, number: int) -> dict[str, world.Scene]:
     return found
 
 
-@pytest.mark.parametrize("kind", shapes.KINDS)
+@pytest.mark.parametrize("kind", shapes_prompts.KINDS)
 def test_the_obedient_painter_is_right_and_the_stubborn_one_wrong(kind):
     known = scenes_by_caption(kind, 12)
 
@@ -29,24 +29,24 @@ def test_the_obedient_painter_is_right_and_the_stubborn_one_wrong(kind):
     def stubborn(prompts, seeds):
         return np.stack([world.render(world.Scene((), known[p].background)) for p in prompts])
 
-    assert shapes.accuracies(obedient, 12, kinds=(kind,)) == {kind: 1.0}
-    assert shapes.accuracies(stubborn, 12, kinds=(kind,)) == {kind: 0.0}
+    assert shapes_prompts.accuracies(obedient, 12, kinds=(kind,)) == {kind: 1.0}
+    assert shapes_prompts.accuracies(stubborn, 12, kinds=(kind,)) == {kind: 0.0}
 
 
 def test_prompts_are_of_their_kind_and_the_same_every_time():
-    for kind in shapes.KINDS:
-        said = shapes.prompts(kind, 10)
-        assert said == shapes.prompts(kind, 10) and len(said) == 10
+    for kind in shapes_prompts.KINDS:
+        said = shapes_prompts.prompts(kind, 10)
+        assert said == shapes_prompts.prompts(kind, 10) and len(said) == 10
         for prompt in said:
             read_caption(prompt)
-    assert all(" and " in p and "," not in p for p in shapes.prompts("two", 20))
-    assert all(any(r in p for r in world.RELATIONS) for p in shapes.prompts("relation", 20))
-    assert all(p.split()[0] in ("two", "three") for p in shapes.prompts("count", 20))
+    assert all(" and " in p and "," not in p for p in shapes_prompts.prompts("two", 20))
+    assert all(any(r in p for r in world.RELATIONS) for p in shapes_prompts.prompts("relation", 20))
+    assert all(p.split()[0] in ("two", "three") for p in shapes_prompts.prompts("count", 20))
 
 
 def test_training_never_sees_what_unseen_asks_for():
     pairs = {(c, s) for c, s in world.UNSEEN_PAIRS}
-    for prompt in shapes.prompts("unseen", 20):
+    for prompt in shapes_prompts.prompts("unseen", 20):
         assert any(color in prompt.split() and shape in prompt.split() for color, shape in pairs)
     for index in range(2000):
         objects = world.scene(index, "train").objects
@@ -66,4 +66,4 @@ def test_the_background_is_farther_from_every_color_than_they_are_from_each_othe
 
 def test_no_samples_is_an_error():
     with pytest.raises(ValueError, match="num_samples is 0"):
-        shapes.accuracies(lambda p, s: None, 0)
+        shapes_prompts.accuracies(lambda p, s: None, 0)

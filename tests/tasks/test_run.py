@@ -14,8 +14,7 @@ from PIL import Image
 
 from ldm_jax.conditioning import class_label, layout, semantic, superres, text
 from ldm_jax.system import System
-from ldm_jax.tasks import jobs, labels
-from ldm_jax.tasks import run as tasks
+from ldm_jax.tasks import jobs, labels, run
 
 NAMES = ["red circle", "blue circle", "red square"]
 PHOTO = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -28,7 +27,7 @@ class FakeSystem:
 
     image_shape, parts = (16, 16), ()
     first_stage = SimpleNamespace(factor=4)
-    cell = 8
+    size_multiple = 8
 
     def __init__(self, takes, optional=(), check=lambda given: None):
         self.takes, self.optional, self._check = takes, optional, check
@@ -61,7 +60,7 @@ class FakeModel:
 
 def done(model, given, task=None, **options):
     """The arguments that one job is sampled with. Raises: the job's error."""
-    ((_, picture),) = tasks.run(model, [given], task, **options)
+    ((_, picture),) = run.run(model, [given], task, **options)
     if isinstance(picture, ValueError):
         raise picture
     (call,) = model.calls
@@ -96,7 +95,7 @@ def save(path, array):
     ],
 )
 def test_the_task_that_is_meant(takes, given, expected):
-    assert tasks.find_task(FakeSystem(takes), given) == expected
+    assert run.find_task(FakeSystem(takes), given) == expected
 
 
 def test_a_prompt_and_its_settings():
@@ -247,7 +246,7 @@ def test_jobs_of_one_shape_are_drawn_together_and_padded_once_compiled():
     wide = np.tile(PHOTO, (1, 2, 1))
     given = [dict(image=wide if i in (1, 4) else PHOTO, seed=i, name=f"j{i}") for i in range(8)]
     given[6]["strength"] = 0.5
-    drawn = {job.name: picture for job, picture in tasks.run(model, given, batch_size=2)}
+    drawn = {job.name: picture for job, picture in run.run(model, given, batch_size=2)}
     for i in range(8):
         assert (drawn[f"j{i}"] == i).all() and drawn[f"j{i}"].shape == (16, 32 if i in (1, 4) else 16, 3)
     # the program of strength 0.75 draws 0.5 as well
@@ -255,15 +254,15 @@ def test_jobs_of_one_shape_are_drawn_together_and_padded_once_compiled():
     assert drawn_together == [[0, 2], [1, 4], [3, 5], [6, 6], [7, 7]]
     model = FakeModel()  # that of strength 1 starts from noise, and is another
     given = [dict(image=PHOTO, strength=s, seed=i) for i, s in enumerate((0.6, 0.6, 0.5, 1))]
-    list(tasks.run(model, given, batch_size=2))
+    list(run.run(model, given, batch_size=2))
     assert [call["seeds"] for call in model.calls] == [[0, 1], [2, 2], [3]]
 
 
 def test_no_more_files_are_read_than_are_asked_for(tmp_path, monkeypatch):
-    read, real = [], tasks.pictures.read_picture
-    monkeypatch.setattr(tasks.pictures, "read_picture", lambda path: read.append(path) or real(path))
+    read, real = [], run.pictures.read_picture
+    monkeypatch.setattr(run.pictures, "read_picture", lambda path: read.append(path) or real(path))
     path = save(tmp_path / "x.png", PHOTO)
-    results = tasks.run(FakeModel(), [dict(image=path)] * 6, batch_size=2)
+    results = run.run(FakeModel(), [dict(image=path)] * 6, batch_size=2)
     next(results)
     assert len(read) == 2
 
@@ -271,7 +270,7 @@ def test_no_more_files_are_read_than_are_asked_for(tmp_path, monkeypatch):
 def test_jobs_of_many_shapes_do_not_pile_up():
     model = FakeModel()
     sizes = [(8 * (1 + i), 8) for i in range(20)]
-    results = tasks.run(model, [dict(size=size) for size in sizes], batch_size=2)
+    results = run.run(model, [dict(size=size) for size in sizes], batch_size=2)
     next(results)
     assert len(model.calls) == 1
     assert len(list(results)) == 19
@@ -284,7 +283,7 @@ def test_a_bad_job_stops_none_of_the_others():
 
     model = FakeModel("class_labels", check=check)
     given = [dict(class_label=label, seed=i) for i, label in enumerate([0, 9, 1, 2, 9])] + ["no job"]
-    results = list(tasks.run(model, given, batch_size=4))
+    results = list(run.run(model, given, batch_size=4))
     errors = {job.where: str(r) for job, r in results if isinstance(r, ValueError)}
     assert errors.keys() == {"job 1", "job 4", "job 5"} and "label 9" in errors["job 4"]
     assert "expected an object" in errors["job 5"]
@@ -297,9 +296,7 @@ def test_a_hole_that_fitting_takes_away_is_one_bad_job():
     away[:, :4] = True
     given = [dict(image=PHOTO, mask=HOLE, seed=1), dict(image=wide, mask=away)]
     for takes in ((), ("images", "masks")):
-        (_, error), (job, _) = sorted(
-            tasks.run(FakeModel(*takes), given, fit="crop"), key=lambda r: r[0].seed
-        )
+        (_, error), (job, _) = sorted(run.run(FakeModel(*takes), given, fit="crop"), key=lambda r: r[0].seed)
         assert job.seed == 1 and "marks none of the image after fit 'crop'" in str(error)
         assert "fill_masks" not in str(error)
 
@@ -317,7 +314,7 @@ def test_an_error_of_the_settings_is_raised():
     model = FakeModel("class_labels")
     model.sample = lambda **arguments: (_ for _ in ()).throw(ValueError("sampler 'dimm' not found"))
     with pytest.raises(ValueError, match="'dimm' not found"):
-        list(tasks.run(model, [dict(class_label=0)] * 2))
+        list(run.run(model, [dict(class_label=0)] * 2))
 
 
 @pytest.mark.parametrize(
@@ -384,7 +381,7 @@ def test_options_of_a_run_that_are_none():
         (dict(task="paint"), "'paint' not found"),
     ):
         with pytest.raises(ValueError, match=said):  # at the call, not at the first picture
-            tasks.run(FakeModel(), [{}], **options)
+            run.run(FakeModel(), [{}], **options)
     with pytest.raises(ValueError, match="names no classes"):
         done(FakeModel("class_labels", config=dict(x=1)), dict(class_label="dog"))
 
@@ -412,7 +409,7 @@ def refusal(system, given):
         return np.zeros((len(seeds), 16, 16, 3), np.uint8)
 
     model.sample = sample
-    good, bad = tasks.run(model, [given[0], given[1]], batch_size=2)
+    good, bad = run.run(model, [given[0], given[1]], batch_size=2)
     good, bad = sorted((good, bad), key=lambda pair: pair[0].where)
     assert isinstance(good[1], np.ndarray)
     return str(bad[1])
@@ -608,19 +605,19 @@ def test_names_that_one_file_system_or_another_takes_for_one():
 
 
 def test_the_examples_of_the_docs_draw():
-    """tasks.run is a generator: an example that does not run through it draws nothing. Each example is python."""
+    """run.run is a generator: an example that does not run through it draws nothing. Each example is python."""
     text = (Path(__file__).parents[2] / "docs/tasks.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) > 8
     for block in blocks:
-        calls = block.count("tasks.run(")
+        calls = block.count("run.run(")
         consumed = [
             node.iter if isinstance(node, ast.For) else node.args[0]
             for node in ast.walk(ast.parse(block))
             if isinstance(node, ast.For)
             or (isinstance(node, ast.Call) and ast.unparse(node.func) == "list" and node.args)
         ]
-        assert sum(ast.unparse(node).startswith("tasks.run(") for node in consumed) == calls, block
+        assert sum(ast.unparse(node).startswith("run.run(") for node in consumed) == calls, block
 
 
 def test_the_docs_and_the_help_name_every_task():
@@ -629,5 +626,5 @@ def test_the_docs_and_the_help_name_every_task():
     help_text = (
         (root / "ldm_jax/commands/sample.py").read_text(encoding="utf-8").partition('"--task",')[2][:200]
     )
-    for name in tasks.TASKS:
+    for name in run.TASKS:
         assert f"\n| `{name}` |" in table and name in help_text

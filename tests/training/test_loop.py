@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.checkpoints import train_state as checkpoint
+from ldm_jax.checkpoints import train_state
 from ldm_jax.distributed import parallel
 from ldm_jax.training import loop
 from ldm_jax.training.objective import loss_by_timestep
@@ -61,7 +61,7 @@ def run(
     **changes,
 ):
     """(the last state, [(steps done, metrics, times) of every report])."""
-    monkeypatch.setattr(checkpoint, "save", save or (lambda *args, **kwargs: None))
+    monkeypatch.setattr(train_state, "save", save or (lambda *args, **kwargs: None))
     placement, said = parallel.make(devices=jax.devices()[:1]), []
     w = {"w": np.zeros(3, np.float32)}
     state = start or TrainState(np.int32(0), w, w, {})
@@ -161,7 +161,7 @@ def test_a_loader_that_keeps_up_is_not_waited_for(monkeypatch):
 
 def test_a_metric_that_is_no_number_ends_the_run(monkeypatch):
     class Checkpoints:
-        directory = checkpoint.pathlib.Path("run/checkpoints")
+        directory = train_state.pathlib.Path("run/checkpoints")
 
         def wait_until_finished(self):
             pass
@@ -170,7 +170,7 @@ def test_a_metric_that_is_no_number_ends_the_run(monkeypatch):
         for i, batch in enumerate(batches(start)):
             yield batch if i != 5 else dict(batch, x=np.full((BATCH, 3), np.nan, np.float32))
 
-    monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: None)
+    monkeypatch.setattr(train_state, "save", lambda *args, **kwargs: None)
     placement, w = parallel.make(devices=jax.devices()[:1]), {"w": np.zeros(3, np.float32)}
     state = TrainState(np.int32(0), w, w, {})
     job = loop.TrainingJob(state, step_of(), {}, given, None, None, lambda step: 0.1, "")
@@ -184,7 +184,7 @@ def test_a_metric_that_is_no_number_ends_the_run(monkeypatch):
 
 def test_numbers_that_are_none_are_not_saved_where_the_data_fail(monkeypatch):
     class Checkpoints:
-        directory = checkpoint.pathlib.Path("run/checkpoints")
+        directory = train_state.pathlib.Path("run/checkpoints")
 
         def wait_until_finished(self):
             pass
@@ -195,7 +195,7 @@ def test_numbers_that_are_none_are_not_saved_where_the_data_fail(monkeypatch):
         raise FileNotFoundError("no more")
 
     saved = []
-    monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: saved.append(args))
+    monkeypatch.setattr(train_state, "save", lambda *args, **kwargs: saved.append(args))
     placement, w = parallel.make(devices=jax.devices()[:1]), {"w": np.zeros(3, np.float32)}
     job = loop.TrainingJob(
         TrainState(np.int32(0), w, w, {}), step_of(), {}, given, None, None, lambda step: 0.1, ""

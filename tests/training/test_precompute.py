@@ -161,13 +161,11 @@ def test_beam_writes_the_same_folder(config, whole, tmp_path):
     """Runs where apache_beam is installed, which asks for older packages than ours: in a virtual environment of its
     own."""
     pytest.importorskip("apache_beam")
-    from ldm_jax.training import precompute_beam as precompute_latents_beam
+    from ldm_jax.training import precompute_beam
 
     options = OPTIONS._replace(flip=True, text=True)
     precompute(config, tmp_path / "out", options, host=(1, 3))  # begun without Beam
-    statistics = precompute_latents_beam.precompute(
-        config, tmp_path / "out", options, ["--runner=DirectRunner"]
-    )
+    statistics = precompute_beam.precompute(config, tmp_path / "out", options, ["--runner=DirectRunner"])
     assert statistics["scale_factor"] == pytest.approx(whole[1]["scale_factor"], rel=1e-6)
     for one, other in zip(examples(tmp_path / "out"), examples(whole[0]), strict=True):
         assert one.keys() == other.keys() and one["caption"] == other["caption"]
