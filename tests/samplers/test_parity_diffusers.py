@@ -32,6 +32,7 @@ CLASSES = {
     "euler": "EulerDiscreteScheduler",
     "euler_ancestral": "EulerAncestralDiscreteScheduler",
     "heun": "HeunDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
 }
 VARIANCE_EXPLODING = ("euler", "euler_ancestral", "heun")
 
@@ -159,6 +160,26 @@ def test_dpm_solver_to_the_first_alpha(num_steps):
     check(ours, their_trajectory("dpm_solver", theirs, num_steps))
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 10, 25, 50])
+@pytest.mark.parametrize(
+    "prediction_type, spacing", [("eps", "leading"), ("v", "linspace"), ("x_start", "trailing")]
+)
+def test_unipc(prediction_type, spacing, num_steps):
+    theirs = make_theirs("unipc", prediction_type, timestep_spacing=spacing)
+    ours = "trailing" if spacing == "trailing" else f"dpm_{spacing}"
+    check(
+        our_trajectory("unipc", prediction_type, ours, num_steps),
+        their_trajectory("unipc", theirs, num_steps),
+    )
+
+
+@pytest.mark.parametrize("num_steps", [5, 10, 25])
+def test_unipc_to_the_first_alpha(num_steps):
+    theirs = make_theirs("unipc", "eps", final_sigmas_type="sigma_min", timestep_spacing="linspace")
+    ours = our_trajectory("unipc", "eps", "dpm_linspace", num_steps, final_alpha="first")
+    check(ours, their_trajectory("unipc", theirs, num_steps))
+
+
 SPACINGS = ("leading", "trailing", "linspace")
 
 
@@ -225,7 +246,7 @@ def test_heun(prediction_type, spacing, num_steps):
 
 
 @pytest.mark.parametrize("num_steps", [10, 25, 50])
-@pytest.mark.parametrize("name", ["ddim", "euler", "dpm_solver"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm_solver", "unipc"])
 def test_zero_terminal_snr(name, num_steps):
     """v-prediction and trailing timesteps, with 2**-24 for the last alphas_cumprod, as diffusers' Euler has it."""
     theirs = make_theirs(name, "v", timestep_spacing="trailing", rescale_betas_zero_snr=True)
