@@ -115,6 +115,9 @@ class FixedTokens:
     def get_vocab_size(self) -> int:
         return self.vocab_size
 
+    def get_added_tokens_decoder(self) -> dict:
+        return {}
+
     def encode_batch(self, captions: Sequence[str]) -> list[SimpleNamespace]:
         return [SimpleNamespace(ids=self.ids[caption == ""], overflowing=[]) for caption in captions]
 
