@@ -5,7 +5,7 @@ not see them. It knows no config, and not what the added channels hold.
 Source: LatentFinetuneDiffusion.init_from_ckpt of Stability-AI/stablediffusion ldm/models/diffusion/ddpm.py, by which
 Stable Diffusion's inpainting and depth models began with the weights of the text model. There the channels to keep are
 an option and other parameters that do not fit are an error; here the first ones are kept, and what does not fit is
-told.
+listed in the note.
 """
 
 from collections.abc import Mapping, Sequence

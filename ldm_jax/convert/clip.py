@@ -76,7 +76,7 @@ def _open_clip(template: PyTree, prefix: str) -> list[Entry]:
 
 
 def ignored(name: str) -> bool:
-    """Whether a torch name is no part of a tower: positions counted out, the mask, the scale of CLIP's own
+    """Whether a torch name does not belong to a tower: positions counted out, the mask, the scale of CLIP's own
     logits."""
     return name.rsplit(".", 1)[-1] in ("position_ids", "attn_mask", "logit_scale")
 

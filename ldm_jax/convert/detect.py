@@ -219,7 +219,7 @@ def conditioner_sections(shapes: Shapes) -> dict[str, dict]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """How many numbered layers there are; pattern: 'layers.%d.weight'."""
+    """The number of numbered layers; pattern: 'layers.%d.weight'."""
     number = 0
     while pattern % number in shapes:
         number += 1

@@ -175,7 +175,7 @@ def write_pipeline_configs(
 
 
 def not_said(config: Mapping[str, Any]) -> Iterator[str]:
-    """What of how a config samples its diffusers folder does not say, in words, one sentence each.
+    """The sampling settings of a config that a diffusers folder cannot express, one sentence each.
 
     Raises: ValueError as `write_pipeline_configs`.
     """

@@ -34,7 +34,7 @@ SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredcos_cap
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x_start"}
 # the same as another class, number for number
 _SAME = {"DDIMParallelScheduler": "DDIMScheduler", "DDPMParallelScheduler": "DDPMScheduler"}
-# classes that place their timesteps as DPM-Solver does: S + 1 levels, of which the last is where the last step leads
+# classes that place their timesteps as DPM-Solver does: S + 1 levels; the last step ends at the last level
 _DPM_SPACED = (
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
@@ -48,11 +48,11 @@ _END_AT_FIRST = ("DEISMultistepScheduler", "SASolverScheduler")
 _ROUNDED = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
 # whose own timesteps, whatever the spacing, begin at the last one and are nearest to 'trailing'
 _CONSISTENCY = ("LCMScheduler", "TCDScheduler")
-# spacings whose last timestep is 0
+# spacings that end at timestep 0
 _TO_ZERO = ("leading_0", "linspace_rounded")
 # option -> the spacing by noise level that it asks for
 _SIGMAS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
-# where the last step leads unless told otherwise, of samplers that can be told
+# default end of the last step, for samplers that have the option
 _FINAL_ALPHAS = {"ddim": "first", "plms": "first", "dpm_solver": "one", "euler": "one"}
 _ALWAYS_ONE = ("euler_ancestral", "heun")
 # diffusers' add_noise of these keeps the scale of the process; of the others it adds noise to the unscaled picture
@@ -126,7 +126,7 @@ def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """scheduler_config.json of a config's schedule, prediction_type and sampling; see `not_said` for what it cannot
     say.
 
-    Raises: ValueError for a noise schedule, a sampler, a spacing or a prediction that diffusers has not.
+    Raises: ValueError for a noise schedule, a sampler, a spacing or a prediction type that diffusers does not have.
     """
     schedule, sampling = dict(config["schedule"]), config.get("sampling", {})
     names = {ours: theirs for theirs, ours in SCHEDULES.items()} | {"cosine": "squaredcos_cap_v2"}
@@ -313,7 +313,7 @@ def _not_here_of_dpm_solver(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def not_said(config: Mapping[str, Any]) -> Iterator[str]:
-    """What of how a config samples its scheduler_config.json does not say, in words, one sentence each.
+    """The sampling settings of a config that scheduler_config.json cannot express, one sentence each.
 
     Raises: ValueError as `scheduler_json`.
     """

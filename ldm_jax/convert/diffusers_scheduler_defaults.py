@@ -1,4 +1,4 @@
-"""What diffusers' schedulers take when their scheduler_config.json does not say: each class's own defaults.
+"""The defaults of diffusers' scheduler classes, used for options missing from scheduler_config.json.
 
 Source: diffusers 0.42.1 schedulers/scheduling_*.py, the signatures of the classes; a test compares them with those of
 the installed diffusers. An option that a class does not have is kept in its files and ignored by it (`from_config` of

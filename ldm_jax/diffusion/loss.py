@@ -1,4 +1,4 @@
-"""What the network is trained to say, and how far off it was.
+"""The network's training target, and the loss.
 
 Decides: the target of each prediction type, the weights of timesteps, and the numbers that are logged. Knows
 nothing of networks, optimizers, or how t and the noise were drawn.
@@ -14,7 +14,7 @@ _DISTANCES = {"l1": jnp.abs, "l2": jnp.square}
 
 
 def target(prediction_type: str, schedule: NoiseSchedule, x_start: Array, noise: Array, t: Array) -> Array:
-    """What a network of this prediction type should say, [B, ...] float32: the noise, x_start or v.
+    """The target of a network of this prediction type, [B, ...] float32: the noise, x_start or v.
 
     x_start, noise [B, ...]; t [B] int32. Raises: ValueError for an unknown prediction_type.
     """
@@ -46,7 +46,7 @@ def lvlb_weights(schedule: NoiseSchedule, prediction_type: str) -> Array:
 
 
 def min_snr_weights(schedule: NoiseSchedule, prediction_type: str, gamma: float) -> Array:
-    """Min-SNR-gamma weights [T] float32 (Hang et al. 2023, arXiv:2303.09556), said for the prediction type.
+    """Min-SNR-gamma weights [T] float32 (Hang et al. 2023, arXiv:2303.09556), for the given prediction type.
 
     With snr = alphas_cumprod / (1 - alphas_cumprod) the error of x_start is weighted by min(snr, gamma); an
     error of eps is 1/snr of that and one of v is 1/(snr + 1) of it. Raises: ValueError for an unknown type or

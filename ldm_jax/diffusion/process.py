@@ -1,4 +1,4 @@
-"""The algebra of the forward process: noising, what a prediction says, and the posterior.
+"""The algebra of the forward process: noising, conversion of predictions, and the posterior.
 
 Decides: the prediction types ('eps', 'x_start', 'v') and how each becomes an EpsFn. Knows nothing of which
 timesteps are visited, of losses, or of how a network computes its prediction.
@@ -62,7 +62,7 @@ def q_sample(schedule: NoiseSchedule, x_start: Array, t: Array, noise: Array) ->
     return signal * x_start + sigma * noise
 
 
-# What each kind of prediction says: (signal, sigma, x_t, prediction) -> (x_start, eps). v is of Salimans & Ho
+# Each prediction type converted: (signal, sigma, x_t, prediction) -> (x_start, eps). v is of Salimans & Ho
 # 2022 (arXiv:2202.00512), v = signal eps - sigma x_start.
 _READ = {
     "eps": lambda signal, sigma, x_t, eps: ((x_t - sigma * eps) / signal, eps),
@@ -89,7 +89,7 @@ def check_prediction_type(prediction_type: str) -> None:
 def x_start_and_eps(
     schedule: NoiseSchedule, x_t: Array, t: Array, prediction: Array, prediction_type: str
 ) -> tuple[Array, Array]:
-    """What `prediction` [B, ...] at x_t [B, ...] and t ([B] or [] int32) says: (x_start, eps), float32.
+    """Converts `prediction` [B, ...] at x_t [B, ...] and t ([B] or [] int32) to (x_start, eps), float32.
 
     The one that was predicted comes back untouched. Reading x_start from eps divides by sqrt(alphas_cumprod),
     and eps from x_start by sqrt(1 - alphas_cumprod): exact, but badly conditioned at t near T - 1 and near 0
@@ -103,7 +103,7 @@ def x_start_and_eps(
 def prediction_from(
     schedule: NoiseSchedule, x_start: Array, eps: Array, t: Array, prediction_type: str
 ) -> Array:
-    """The prediction [B, ...] float32 that says x_start and eps, each [B, ...], at t [B] or [] int32.
+    """The prediction [B, ...] float32 equivalent to x_start and eps, each [B, ...], at t [B] or [] int32.
 
     Raises: ValueError for an unknown prediction_type.
     """
@@ -114,7 +114,7 @@ def prediction_from(
 def convert(
     schedule: NoiseSchedule, x_t: Array, t: Array, prediction: Array, source: str, destination: str
 ) -> Array:
-    """`prediction` [B, ...] of type `source` at (x_t, t), said as type `destination`.
+    """`prediction` [B, ...] of type `source` at (x_t, t), converted to type `destination`.
 
     Raises: ValueError for an unknown type.
     """
@@ -126,7 +126,7 @@ def to_eps_fn(model_fn: Callable, schedule: NoiseSchedule, prediction_type: str)
     """The EpsFn, as samplers see it, of a network that makes this type of prediction.
 
     model_fn: (x [B, ...], t [B] int32, or float32 between timesteps, control) -> (prediction [B, ...], taps). The
-    prediction is taken to float32 first. Guidance belongs inside model_fn: it is applied to what the network says, as
+    prediction is taken to float32 first. Guidance belongs inside model_fn: it is applied to the network's output, as
     in the original's v-models.
     Raises: ValueError for an unknown prediction_type, before anything is traced.
     """
@@ -182,7 +182,7 @@ def transfer(
     """x [B, ...] taken along its eps to another noise level, leaving room for `variance` of new noise.
 
     log_bar, log_bar_to: log alphas_cumprod of the two levels, broadcastable against x; either may be the
-      noisier. clip_denoised: the x_start that eps says is clipped to [-clip_denoised, clip_denoised].
+      noisier. clip_denoised: the x_start implied by eps is clipped to [-clip_denoised, clip_denoised].
     """
     x_start = (x - jnp.sqrt(-jnp.expm1(log_bar)) * eps) / jnp.exp(0.5 * log_bar)
     if clip_denoised is not None:

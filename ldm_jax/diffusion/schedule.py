@@ -1,4 +1,4 @@
-"""How much noise there is at each timestep: the beta schedules and everything computed from betas alone.
+"""The noise level of each timestep: the beta schedules and everything computed from betas alone.
 
 Decides: the named schedules, and that all tables are computed in float64 and stored as float32. Knows nothing
 of x, of networks, of sub-sequences of timesteps or of samplers.

@@ -211,7 +211,7 @@ def by_sigma(spacing: str, sigmas: np.ndarray, num_steps: int) -> np.ndarray:
     sigmas: [T] floats, sqrt((1 - alphas_cumprod) / alphas_cumprod), rising. A level between two timesteps is at the
       float at which diffusion/process.py log_alpha_bar has it, interpolated in sigma; diffusers tells the network
       the one that is interpolated in log sigma, up to 0.05 beside it.
-    Raises: ValueError for num_steps outside [1, T], and for 'ays_...' of a model that has not the levels of its table.
+    Raises: ValueError for num_steps outside [1, T], and for 'ays_...' of a model without the noise levels of its table.
     """
     sigmas = np.asarray(sigmas, np.float64)
     _check(len(sigmas), num_steps)

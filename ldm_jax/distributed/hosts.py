@@ -113,7 +113,7 @@ def _read(place: str) -> list[tuple[int, str]]:
 
 
 def _exchange(name: str, value: str, timeout: float) -> list[tuple[int, str]]:
-    """What every process says at the place `name`, when all have come there."""
+    """The values that all processes gave for `name`; waits until every process has given one."""
     client, process, number = global_state.client, global_state.process_id, global_state.num_processes
     place = f"{next(_count)}/{name}"
     client.key_value_set(f"{ROOM}/{place}/{process}", value)

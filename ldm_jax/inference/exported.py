@@ -71,7 +71,7 @@ def write(
     Returns: the header: format, versions, platforms, batch_size, image_shape, guided, settings, model (the sections
     MODEL of its
     config), parameters and inputs (name: [shape, dtype]).
-    Raises: ValueError for settings, a size or a platform that there is not, and a model that has no config.
+    Raises: ValueError for an unknown setting or platform, or an impossible size, and a model that has no config.
     """
     bucket(1, batch_size)
     if "model" not in model.config:

@@ -1,8 +1,7 @@
-"""How large the pictures of a call are, and the tiles that large ones are made in; sampling is convolutional, at any
-size.
+"""The image size of a call, and the size of the tiles of large images; sampling is convolutional, at any size.
 
-Decides who says the size: the caller, else the conditions, else the pictures started from, else the training; and how
-far tiles overlap. Which sizes a model can make says System.check_shape; how tiles are blended, inference/tiles.py.
+Decides where the image size comes from (the caller, else the conditions, else the initial images, else the size
+trained on) and how far tiles overlap. System.check_shape checks a size; inference/tiles.py blends the tiles.
 """
 
 from collections.abc import Mapping, Sequence

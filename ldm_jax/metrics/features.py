@@ -32,7 +32,7 @@ INCEPTION = "InceptionV3 of 2015-12-05"
 class Extractor(NamedTuple):
     """A measuring network.
 
-    name, hash: what a statistics file says of it. resize: its convention (resize.CONVENTIONS), or a word for another.
+    name, hash: recorded in statistics files. resize: its convention (resize.CONVENTIONS), or a word for another.
     params: its weights. prepare: (image [H, W, 3] uint8) -> array, on the host. apply: (params, batch of those)
     -> {layer: [B, D] float32}, jitted here.
     """
@@ -147,7 +147,7 @@ def extract(
     batch_size: images on each device. devices: all there are by default; their number moves nothing but the speed.
     With several processes each reads its share of every batch, and every one of them is given all the features.
     Raises: ValueError that names the image, for one that cannot be read or whose features are not finite; and for
-    a layer that the extractor has not.
+    a layer that the extractor does not have.
     """
     devices = jax.devices() if devices is None else list(devices)
     run = _compiled(extractor.apply, extractor.name, tuple(layers), tuple(devices))

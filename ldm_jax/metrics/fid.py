@@ -58,7 +58,7 @@ def fid(generated: Gaussian, reference: Gaussian, allow_few: bool = False) -> fl
     """The Frechet distance, where both sets have more vectors than features.
 
     allow_few: compute it nevertheless; the covariances are singular then, and the number is far too high.
-    Raises: ValueError that says how many are missing, and those of `frechet_distance`.
+    Raises: ValueError with the number of missing images, and as `frechet_distance`.
     """
     if not allow_few:
         check_enough("FID", "generated", generated.count, len(generated.mean))

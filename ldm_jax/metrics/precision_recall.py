@@ -39,7 +39,7 @@ def squared_radii(features: np.ndarray, k: int = 3, block: int = 2048) -> np.nda
         for j, y in _blocks(features, block):
             d = _squared_distances(x, y)
             if i == j:
-                np.fill_diagonal(d, np.inf)  # a vector is no neighbor of itself, though its double is
+                np.fill_diagonal(d, np.inf)  # a vector is not its own neighbor; a duplicate of it is
             nearest = np.partition(np.concatenate([nearest, d], axis=1), k - 1, axis=1)[:, :k]
         radii[i : i + len(x)] = nearest.max(1)
     return radii

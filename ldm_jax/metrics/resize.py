@@ -85,7 +85,7 @@ CONVENTIONS = {
 
 
 def convention(name: str) -> Convention:
-    """Raises: ValueError that lists the conventions there are."""
+    """Raises: ValueError for an unknown convention; it lists the known ones."""
     if name not in CONVENTIONS:
         raise ValueError(f"resize {name!r} not found; there are: {', '.join(CONVENTIONS)}")
     return CONVENTIONS[name]

@@ -1,4 +1,4 @@
-"""A file of statistics that says how it was made, and the refusal to compare it with one that was made otherwise.
+"""Statistics files that record how they were made, and a check that two were made in the same way.
 
 Decides what the recipe of a Frechet distance is: every choice between the stored data set and the mean that is known
 to move the number. The FIDs that nobody could reproduce with the original differed in the preparation of the
@@ -153,10 +153,10 @@ def differences(a: FeatureRecipe, b: FeatureRecipe) -> list[str]:
 
 
 def check_comparable(generated: Statistics, reference: Statistics) -> str:
-    """What must be said beside a comparison of the two; '' where both say how they were made, and it is the same.
+    """A note to print beside a comparison of the two; '' if both record how they were made, and agree.
 
     A set that was not cropped, or not rounded, may be compared with one that was: so samples are with a data set.
-    Raises: ValueError that says everything that differs.
+    Raises: ValueError that lists every difference.
     """
     if generated.recipe is None or reference.recipe is None:
         return UNKNOWN

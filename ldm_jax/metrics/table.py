@@ -1,4 +1,4 @@
-"""Which metrics there are, what each needs, and their numbers with intervals, out of rows that were kept of each image.
+"""The metrics, what each needs, and their values with confidence intervals, computed from one row per image.
 
 A row is what an extractor's layer, the shapes oracle or CLIP gives for one image; rows lie in arrays named
 'extractor.layer' (store.py), mapped from a file, and are read in blocks. It knows no file and no checkpoint.
@@ -43,7 +43,7 @@ METRICS = {
 
 
 def parse(text: str | Sequence[str]) -> tuple[str, ...]:
-    """'fid,is' -> ('fid', 'is'). Raises: ValueError that lists the metrics there are."""
+    """'fid,is' -> ('fid', 'is'). Raises: ValueError for an unknown metric; it lists the known ones."""
     names = text.split(",") if isinstance(text, str) else text
     names = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     for name in names:
@@ -224,7 +224,7 @@ def by_number(name: str, rows: np.ndarray, reference: Gaussian) -> list[tuple[fl
 
 
 def warnings(names: Sequence[str], count: int) -> list[str]:
-    """What has to be said beside the numbers of `count` images."""
+    """Warnings to print beside the values for `count` images."""
     said = [warning(count).replace("FID", name, 1) for name in names if name in ("fid", "sfid")]
     if "shapes_fid" in names and count < ENOUGH_SHAPES:
         said.append(f"shapes_fid of {count} images: biased upwards, compares at equal N only")

@@ -97,7 +97,7 @@ def _on_tpu(q: Array, k: Array, v: Array) -> Array:
 
 
 def _pays_on_cuda(q: Array, k: Array) -> bool:
-    # cuDNN's flash attention is for half precision, and jax asks the GPU that there is what it can do.
+    # cuDNN's flash attention is for half precision, and jax asks the GPU at hand what it supports.
     halves, (queries, _, head_dim) = (jnp.bfloat16, jnp.float16), q.shape[1:]
     fits = q.dtype in halves and head_dim % 8 == 0 and head_dim <= 128
     return fits and queries >= 256 and jax.default_backend() == "gpu"

@@ -2,7 +2,7 @@
 
 Decides the network that FID, sFID, KID, the Inception score, precision and recall look through. It knows no metric
 and no resize: it takes 299 x 299 pixels that are normalized already (metrics/resize.py).
-Source: Szegedy et al. 2016 (arXiv:1512.00567); what the published graph has and torchvision's model has not: 1008
+Source: Szegedy et al. 2016 (arXiv:1512.00567); what the published graph has and torchvision's model lacks: 1008
 classes, borders left out of the average pools, a maximum pool in the last block, batch normalization with
 epsilon 1e-3. Every convolution is float32 at the highest precision: bfloat16 passes move features by more than the
 1e-4 that torch-fidelity grants, and FID with them.

@@ -29,7 +29,7 @@ POLICIES = {
 
 
 def check(remat: Remat) -> None:
-    """Raises: ValueError for what is no policy, with the names of those there are."""
+    """Raises: ValueError for an unknown policy; it lists the known ones."""
     if not (remat is None or isinstance(remat, bool) or remat in POLICIES):
         raise ValueError(
             f"remat: got {remat!r}, expected one of {', '.join(POLICIES)}, or False to compute nothing again"

@@ -117,7 +117,7 @@ class UNet(nn.Module):
 
         cond.context: [B, L, context_dim], L free; or [S, B, L, context_dim], one per cross-attention site in
         the order of the forward pass; or a tuple (for the keys, for the values) of either.
-        cond.concat: [B, h, w, c'], after the channels of x. cond.vector: as num_classes and vector_dim say.
+        cond.concat: [B, h, w, c'], after the channels of x. cond.vector: as num_classes and vector_dim require.
         h and w: multiples of 2^(levels - 1). deterministic=False needs an rng 'dropout' if dropout > 0.
         Raises: ValueError when a field of cond is missing, not wanted or of the wrong shape.
         """

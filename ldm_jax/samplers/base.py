@@ -22,7 +22,7 @@ class StepInfo(NamedTuple):
 
     index: [] int32, 0 for the first (noisiest) step that is run. t: [] int32, the timestep of x, or float32 where the run
     visits levels between timesteps (spacing 'linspace'). t_prev: [], as t, the timestep that the step leads to;
-    -1 at the last step, past the end, where each sampler says what it leads to. key: [] or [B] typed key, made
+    -1 at the last step, past the end, where each sampler defines the final level. key: [] or [B] typed key, made
     from the run's key and the index: see `step_noise`. num_steps: [] int32, how many steps are run; index is less.
     """
 
@@ -190,7 +190,7 @@ def sample(
 
     x_T: [B, ...] float32, x at the first timestep that is visited. timesteps: [S] int32 or float32, descending. key: one typed
       key or one per example, [B].
-    start: how many timesteps are passed over, 0 <= start <= S; what is left is a run of its own, whose first index is 0. A python
+    start: number of leading timesteps to skip, 0 <= start <= S; what is left is a run of its own, whose first index is 0. A python
       number shortens the scan; a traced int32 [] is one program for every start, whose passed steps cost nothing.
     Returns: x [B, ...] float32, the sampler's last state, the edit's last state.
     Raises: ValueError as `step_infos`. Everything but S and the shapes may be traced; jit where it is called.

@@ -26,7 +26,7 @@ def _half_log_snr(log_bar: Array) -> Array:
 def sampler(schedule: NoiseSchedule, *, final_alpha: str = "one") -> Sampler:
     """Data prediction, multistep, second order, the midpoint form; one call of the network per step.
 
-    final_alpha: where the last step leads. 'one': the clean image, as diffusers does unless told otherwise; the
+    final_alpha: where the last step leads. 'one': the clean image, diffusers' default; the
       step has infinite length in lambda, so it is of first order and gives the predicted x_start. 'first': the
       noise of timestep 0, as the original's wrapper (and diffusers with final_sigmas_type 'sigma_min'), of second
       order in runs of at least 15 steps.

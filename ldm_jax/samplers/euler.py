@@ -4,7 +4,7 @@ Decides: that a step follows the slope at its start. Knows nothing of which time
 
 There the process only adds noise: x_ve = x / sqrt(alphas_cumprod), whose noise has standard deviation
 sigma = sqrt((1 - alphas_cumprod) / alphas_cumprod), and the slope d x_ve / d sigma is eps itself. A step adds
-(sigma_prev - sigma) eps to x_ve; said of x, which is what this library passes to networks, that is DDIM at
+(sigma_prev - sigma) eps to x_ve; written for x, the variance-preserving variable that networks see, this is DDIM at
 eta = 0 (Song et al. 2021, arXiv:2010.02502, section 4.3). So this file and ddim differ in where the last step
 leads, and in nothing else: k-diffusion, diffusers and sgm end at sigma = 0, the original's DDIM one level before.
 

@@ -1,7 +1,7 @@
 """Heun's method on the probability flow ODE. Karras et al. 2022, arXiv:2206.00364, algorithm 1.
 
 Decides: that a step follows the mean of the slopes at its start and where Euler's step would end. Knows nothing
-of which timesteps are visited. The slope in that paper's scale is eps, so that the step, said of x, is DDIM's
+of which timesteps are visited. The slope in that paper's scale is eps, so the step, written for x, is DDIM's
 with the mean of the two eps: see samplers/euler.py, also for what x_T is.
 """
 

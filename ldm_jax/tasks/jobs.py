@@ -54,7 +54,7 @@ def make_job(
 
     name, seed: where fields give none. folder: paths are relative to it.
 
-    Without a name of its own a job is called like its first file. Raises: ValueError for an unknown field, or a value
+    A job without a name is named after its first file. Raises: ValueError for an unknown field, or a value
     of another kind.
     """
     if not isinstance(fields, Mapping):

@@ -61,7 +61,7 @@ def run(
     """From step `start` to config.total_steps, or until calls.stop says so. Returns the last state, which is saved, and
     the steps done.
 
-    state: as placement.place gives it; its buffers are used up. Raises: RuntimeError where a metric is no number;
+    state: as placement.place gives it; its buffers are used up. Raises: RuntimeError if a metric is NaN or infinite;
     ValueError for a start that steps_per_dispatch does not divide; what job.batches raises, at the step whose batch it
     is, after a process that is alone has saved the steps before it.
     """

@@ -1,7 +1,6 @@
-"""Whose a training workdir is: whether a config can be trained at all, whether it may go on in this folder, and whether
-there is room for it.
+"""Checks before a run: is the config trainable, may it continue in this workdir, is there enough disk space.
 
-It looks at plain data and at which files there are; it builds nothing and reads no checkpoint.
+It looks at plain data and file names only; it builds nothing and reads no checkpoint.
 """
 
 import json

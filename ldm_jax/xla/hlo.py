@@ -1,4 +1,4 @@
-"""Reading the text of a compiled XLA program: its loops, its traffic, and what its chips say to each other.
+"""Reading the text of a compiled XLA program: its loops, its memory traffic, and its collectives.
 
 Decides what counts as one collective and how many bytes it moves. It knows the text alone: no chip, no time, no model.
 Source: the grammar is XLA's (openxla.org/xla/operation_semantics); the bytes on the wire are those of ring algorithms

@@ -86,7 +86,7 @@ def open_slice(name: str) -> tuple[Slice, list[Any]]:
 def compile_for(slice_: Slice, jitted: Any, *args: PyTree) -> Cost:
     """Compiles jitted(*args) and reads its cost. args: jax.ShapeDtypeStructs with shardings over devices of the slice.
 
-    A program that the chip's memory does not hold is no error: its cost says so.
+    A program too large for the chip's memory is not an error; its cost records it.
     """
     from ldm_jax.models import attention_tpu  # here: train.py, which may never ask, need not import Pallas
 

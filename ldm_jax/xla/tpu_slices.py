@@ -1,4 +1,4 @@
-"""Which slices of Cloud TPU there are, and what a chip of each generation can do. Numbers and names; nothing is
+"""The slices of Cloud TPU, and the capabilities of a chip of each generation. Numbers and names; nothing is
 compiled here.
 
 Source: the pages of Cloud TPU's documentation on v4, v5e, v5p and v6e (docs.cloud.google.com/tpu/docs/v5e and so on),
@@ -81,7 +81,7 @@ class Slice(NamedTuple):
 def find_slice(name: str) -> Slice:
     """'v5e:4x4', or Cloud's 'v5e-16', 'v5litepod-16', 'v5p-64' (32 chips of two cores), as a Slice.
 
-    Raises: ValueError that lists those that there are.
+    Raises: ValueError for an unknown slice; it lists the known ones.
     """
     generation, _, size = re.sub(r"[-_]", ":", name.strip().lower(), count=1).partition(":")
     generation = _ALIASES.get(generation, generation)

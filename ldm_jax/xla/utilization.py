@@ -1,9 +1,7 @@
-"""Model FLOPs utilization (MFU): which part of what the devices could do goes into what the model needs, nothing
-recomputed.
+"""Model FLOPs utilization (MFU): model FLOPs per second (without rematerialization) over the devices' peak.
 
-It decides which devices have a known peak. Where there is none, as on a CPU, there is no figure. What a step needs is
-counted by
-whoever knows the model (dry_run.training_flops). Source: Chowdhery et al. 2022 (PaLM), appendix B.
+It decides which devices have a known peak; without one, as on a CPU, no MFU is given. The FLOPs of a step are counted
+by dry_run.training_flops. Source: Chowdhery et al. 2022 (PaLM), appendix B.
 """
 
 import logging
