@@ -29,6 +29,7 @@ SAMPLERS = {
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
     "HeunDiscreteScheduler": "heun",
     "DDPMScheduler": "ddpm",
+    "UniPCMultistepScheduler": "unipc",
 }
 SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredcos_cap_v2": "squaredcos_cap_v2"}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x_start"}
@@ -53,7 +54,7 @@ _TO_ZERO = ("leading_0", "linspace_rounded")
 # option -> the spacing by noise level that it asks for
 _SIGMAS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
 # default end of the last step, for samplers that have the option
-_FINAL_ALPHAS = {"ddim": "first", "plms": "first", "dpm_solver": "one", "euler": "one"}
+_FINAL_ALPHAS = {"ddim": "first", "plms": "first", "dpm_solver": "one", "euler": "one", "unipc": "one"}
 _ALWAYS_ONE = ("euler_ancestral", "heun")
 # diffusers' add_noise of these keeps the scale of the process; of the others it adds noise to the unscaled picture
 NOISING = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", *_SAME)
@@ -164,7 +165,7 @@ def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
     final_alpha = sampling.get("final_alpha") or _FINAL_ALPHAS.get(sampler)
     if sampler in ("ddim", "plms"):
         section["set_alpha_to_one"] = final_alpha == "one"
-    if sampler in ("dpm_solver", "euler"):
+    if sampler in ("dpm_solver", "euler", "unipc"):
         section["final_sigmas_type"] = "sigma_min" if final_alpha == "first" else "zero"
     if sampler == "plms":
         section["skip_prk_steps"] = True
@@ -280,6 +281,8 @@ def _not_here(name: str, options: Mapping[str, Any]) -> Iterator[str]:
         yield f"lambda_min_clipped: {options['lambda_min_clipped']} begins at less noise; all timesteps are taken"
     if name == "DPMSolverMultistepScheduler":
         yield from _not_here_of_dpm_solver(options)
+    if name == "UniPCMultistepScheduler":
+        yield from _not_here_of_unipc(options)
     if name == "PNDMScheduler" and not options["skip_prk_steps"]:
         yield "skip_prk_steps: false begins with Runge-Kutta steps; the steps of plms are taken"
     if name == "PNDMScheduler" and options["prediction_type"] == "v_prediction":
@@ -310,6 +313,21 @@ def _not_here_of_dpm_solver(options: Mapping[str, Any]) -> Iterator[str]:
                 "lower_order_final: false makes the last step of second order in runs of fewer than 15 "
                 "steps; of first here"
             )
+
+
+def _not_here_of_unipc(options: Mapping[str, Any]) -> Iterator[str]:
+    if options["solver_order"] != 2:
+        yield f"solver_order: {options['solver_order']} is of another order; 2 is taken"
+    if options["solver_type"] == "bh1":  # all others are bh2 there
+        yield "solver_type: 'bh1' combines steps otherwise; bh2 is taken"
+    if not options["predict_x0"]:
+        yield "predict_x0: false combines eps; predicted clean latents are combined here"
+    if options["disable_corrector"]:
+        yield f"disable_corrector: {options['disable_corrector']} leaves steps uncorrected; all are corrected here"
+    if options["solver_p"] is not None:
+        yield "solver_p: another scheduler predicts each step; UniPC's own prediction is taken"
+    if not options["lower_order_final"]:
+        yield "lower_order_final: false makes the last step of second order; of first here"
 
 
 def not_said(config: Mapping[str, Any]) -> Iterator[str]:

@@ -32,7 +32,7 @@ SAID = {
     **dict.fromkeys(("ddim", "plms", "ddpm"), ("leading", "leading_0", "trailing", "linspace_rounded")),
     **dict.fromkeys(("euler_ancestral", "heun"), ("leading", "leading_0", "trailing", "linspace")),
     "euler": ("leading", "leading_0", "trailing", "linspace", "dpm_leading", "dpm_leading_0", "dpm_linspace"),
-    "dpm_solver": ("dpm_leading", "dpm_leading_0", "dpm_linspace", "trailing"),
+    **dict.fromkeys(("dpm_solver", "unipc"), ("dpm_leading", "dpm_leading_0", "dpm_linspace", "trailing")),
 }
 
 
@@ -178,6 +178,9 @@ def our_results(section):
         ("DPMSolverMultistepScheduler", {"lower_order_final": False, "euler_at_final": True}),
         ("DPMSolverMultistepScheduler", {"solver_order": 1, "final_sigmas_type": "sigma_min"}),
         ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min", "timestep_spacing": "trailing"}),
+        ("UniPCMultistepScheduler", {}),
+        ("UniPCMultistepScheduler", {"timestep_spacing": "leading", "prediction_type": "v_prediction"}),
+        ("UniPCMultistepScheduler", {"final_sigmas_type": "sigma_min", "solver_type": "midpoint"}),
         ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "steps_offset": 2}),
         ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing", "use_karras_sigmas": True}),
     ],
@@ -194,7 +197,7 @@ def test_a_file_that_is_read_without_a_word_samples_as_its_class(name, options, 
             num_steps == 1
             and options.get("timestep_spacing", DEFAULTS[name]["timestep_spacing"]) == "linspace"
         ):
-            if name not in ("DPMSolverMultistepScheduler",):
+            if name not in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
                 continue
         theirs = their_result(section, num_steps, monkeypatch)
         error = np.sqrt(np.square(result - theirs).mean() / np.square(theirs).mean())
@@ -247,6 +250,7 @@ def test_schedules_of_sigmas_are_those_of_the_class(kind, name, options, spacing
         ("euler", "beta_leading_0"),
         ("heun", "exponential_trailing"),
         ("dpm_solver", "karras"),
+        ("unipc", "exponential"),
     ],
 )
 def test_schedules_of_sigmas_come_back(sampler, spacing):
@@ -325,7 +329,15 @@ TOLD = [
     ),
     ("EulerDiscreteScheduler", {"interpolation_type": "log_linear"}, "interpolation_type"),
     ("HeunDiscreteScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
-    ("UniPCMultistepScheduler", {}, "UniPCMultistepScheduler"),
+    ("UniPCMultistepScheduler", {"use_beta_sigmas": True}, "rounded timestep"),
+    ("UniPCMultistepScheduler", {"thresholding": True}, "thresholding"),
+    ("UniPCMultistepScheduler", {"solver_order": 3}, "solver_order"),
+    ("UniPCMultistepScheduler", {"solver_type": "bh1"}, "solver_type"),
+    ("UniPCMultistepScheduler", {"predict_x0": False}, "predict_x0"),
+    ("UniPCMultistepScheduler", {"disable_corrector": [0, 1]}, "disable_corrector: [0, 1]"),
+    ("UniPCMultistepScheduler", {"solver_p": {"_class_name": "DDIMScheduler"}}, "solver_p"),
+    ("UniPCMultistepScheduler", {"lower_order_final": False}, "lower_order_final"),
+    ("DEISMultistepScheduler", {}, "DEISMultistepScheduler"),
 ]
 
 
@@ -398,6 +410,7 @@ def test_schedulers_have_our_noise(sampler, schedule, zero_terminal_snr):
         {"sampler": "heun", "spacing": "linspace", "clip_denoised": 2.0},
         {"sampler": "plms", "spacing": "leading", "final_alpha": "one"},
         {"sampler": "dpm_solver", "spacing": "dpm_linspace", "final_alpha": "first"},
+        {"sampler": "unipc", "spacing": "dpm_leading", "final_alpha": "first"},
         {"sampler": "euler", "spacing": "dpm_leading", "final_alpha": "first"},
         {"sampler": "euler", "spacing": "leading_7"},
     ],
@@ -461,7 +474,7 @@ def test_what_a_folder_cannot_say_is_told():
         ({"schedule": {"name": "sqrt"}}, "'sqrt' cannot be expressed"),
         ({"schedule": {"name": "cosine", "cosine_s": 0.02}}, "schedule"),
         ({"schedule": SD_SCHEDULE, "sampling": {"spacing": "loglinear"}}, "spacing='loglinear'"),
-        ({"schedule": SD_SCHEDULE, "sampling": {"sampler": "unipc"}}, "sampler='unipc'"),
+        ({"schedule": SD_SCHEDULE, "sampling": {"sampler": "lms"}}, "sampler='lms'"),
         ({"schedule": SD_SCHEDULE, "sampling": {"sampler": "plms"}, "prediction_type": "x_start"}, "plms"),
     ],
 )
