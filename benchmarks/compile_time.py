@@ -23,7 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ldm_jax import cli, dry_run
+from ldm_jax import cli
+from ldm_jax.commands import dry_run
 from ldm_jax.config import load_config
 from ldm_jax.inference.program import arguments, make_program
 from ldm_jax.inference.settings import resolve_settings

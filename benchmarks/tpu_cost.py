@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax import dry_run
+from ldm_jax.commands import dry_run
 from ldm_jax.config import load_config
 from ldm_jax.distributed import parallel
 from ldm_jax.inference.settings import resolve_settings

@@ -55,10 +55,7 @@ ROOMS = {  # room: what it may import, besides itself and EVERYONE
     "inference": SYSTEM | PARTS | {"checkpoints"},
     "training": SYSTEM | PARTS | {"checkpoints", "tasks", "inference"},
     "evaluation": SYSTEM | PARTS | {"checkpoints", "tasks", "inference", "training", "metrics"},
-    "dry_run": SYSTEM | PARTS | {"checkpoints", "inference", "training"},
-    "commands": SYSTEM
-    | PARTS
-    | {"checkpoints", "tasks", "inference", "training", "evaluation", "metrics", "dry_run"},
+    "commands": SYSTEM | PARTS | {"checkpoints", "tasks", "inference", "training", "evaluation", "metrics"},
 }
 PURE = ("diffusion", "samplers", "guidance", "inversion", "editing", "recognition")
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax import dry_run, grid
-from ldm_jax.commands import train
+from ldm_jax import grid
+from ldm_jax.commands import dry_run, train
 from ldm_jax.config import conditioning_kinds
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.first_stage import make_first_stage

@@ -200,8 +200,8 @@ def asked(args: argparse.Namespace) -> dict:
 def dry_run(args: argparse.Namespace) -> None:
     """Prints what sampling with the model of --config, or else of --checkpoint, takes: of the slice, if one is
     named."""
-    from ldm_jax import dry_run as dry_runs
     from ldm_jax.checkpoints import open as checkpoints
+    from ldm_jax.commands import dry_run as dry_runs
     from ldm_jax.config import load_config
     from ldm_jax.diffusion.schedule import make_schedule
     from ldm_jax.inference import settings as sampling_settings

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_jax import cli, dry_run, grid
+from ldm_jax import cli, grid
 from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import bundle, train_state
-from ldm_jax.commands import config_flag
+from ldm_jax.commands import config_flag, dry_run
 from ldm_jax.data import latents
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax import dry_run
 from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import train_state
 from ldm_jax.checkpoints.open import open_checkpoint
-from ldm_jax.commands import train
+from ldm_jax.commands import dry_run, train
 from ldm_jax.data import folder
 from ldm_jax.inference import pipeline
 from ldm_jax.params import fingerprint, named_leaves

@@ -1,6 +1,6 @@
 """Programs of whole configs, and the sentences about those that do not fit.
 
-The compiling tests are slow: python -m pytest -m slow tests/test_dry_run.py
+The compiling tests are slow: python -m pytest -m slow tests/commands/test_dry_run.py
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import shapes_kl_f4, shapes_text
-from ldm_jax import dry_run
+from ldm_jax.commands import dry_run
 from ldm_jax.distributed import parallel
 from ldm_jax.inference.settings import resolve_settings
 from ldm_jax.system import make_system
