@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "ldm_jax").rglob("*.py"))
 # Loose files of the package's root, the later may import the earlier.
 LOOSE = (
     "__init__", "types", "find", "atomic", "private", "text_files", "cli", "grid", "params", "config", "first_stage",
-    "system", "dry_run",
+    "system",
 )  # fmt: skip
 EVERYONE = {"types", "find", "atomic", "private", "cli", "grid", "params", "text_files", "__version__"}
 PARTS = {

@@ -1,8 +1,8 @@
 """The programs that train either stage, put together from a config: the optimizer, the step, and the state before the
 first one.
 
-It has neither data nor weights: train.py brings both, and commands/dry_run.py compiles the same step where neither they nor the
-devices are.
+It has neither data nor weights: train.py brings both, and commands/dry_run.py compiles the same step where neither
+they nor the devices are.
 """
 
 from collections.abc import Callable, Mapping

@@ -2,8 +2,8 @@
 long it takes.
 
 libtpu compiles ahead of time for any slice. Decides how the compiler's figures become bytes of memory, FLOPs, bytes
-moved and the time that a step takes at least. It knows neither configs nor models (commands/dry_run.py does), but that some are
-cut to the chip, and runs nothing.
+moved and the time that a step takes at least. It knows neither configs nor models (commands/dry_run.py does), but
+that some are cut to the chip, and runs nothing.
 """
 
 import importlib.util

@@ -1,4 +1,6 @@
-"""benchmarks/tpu_cost.py keeps each row as soon as it is known; what the compiler says is tests/commands/test_dry_run.py's."""
+"""benchmarks/tpu_cost.py keeps each row as soon as it is known; what the compiler says is
+tests/commands/test_dry_run.py's.
+"""
 
 import pytest
 
