@@ -150,14 +150,12 @@ class CpuRow(NamedTuple):
 
 
 # `python benchmarks/attention.py`, whose shapes they are; milliseconds of forward and gradients on two cores, all at
-# once : 4 MB at a time. A head of 1 MB leaves a core's cache between its two products; smaller ones do not, and lose by
-# the loop.
+# once : 4 MB at a time. A head of 1 MB leaves a core's cache between its two products; smaller ones do not, and gain
+# nothing by the loop.
 CPU = (
-    CpuRow(2**20, 2**23, 2**22),  # 4 x 1024 queries, 8 heads of 8: 578 : 112
-    CpuRow(
-        0, 2**25, 2**22
-    ),  # 128 x 256 queries, 8 heads of 32: 1136 : 1017, and a sixty-fourth of the memory
-)  # below: 32 x 256 queries, 2 heads of 32: 33 : 46
+    CpuRow(2**20, 2**23, 2**22),  # 4 x 1024 queries, 8 heads of 8: 1171 : 104
+    CpuRow(0, 2**25, 2**22),  # 128 x 256 queries, 8 heads of 32: 1588 : 1736, in a sixty-fourth of the memory
+)  # below: 32 x 256 queries, 2 heads of 32: 40 : 43
 # Elsewhere: in slices where one example's logits are more bytes than this.
 MOST_LOGITS = 2**26
 
