@@ -48,7 +48,7 @@ from ldm_jax.params import check_params, described, of_description
 from ldm_jax.system import make_system
 from ldm_jax.types import PyTree
 
-FORMAT = "ldm_jax sampler 1"
+FORMAT = "ldm_jax sampler 2"
 PLATFORMS = ("cpu", "cuda", "tpu")
 export.register_namedtuple_serialization(Arguments, serialized_name="ldm_jax.Arguments")
 
