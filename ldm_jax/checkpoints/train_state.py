@@ -1,4 +1,4 @@
-"""Saving and restoring a run through orbax: asynchronous, the newest few kept, a damaged one passed over."""
+"""Saves and restores training states through orbax: asynchronously, keeping the newest few, skipping damaged ones."""
 
 import dataclasses
 import logging
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class _Handler(ocp.StandardCheckpointHandler):
-    """A part of a state that this process cannot write is told to the others: orbax would have all of them wait for it,
-    on threads of its own, for as long as it waits for anything."""
+    """Reports a failed write of this process to the others; otherwise orbax would leave them waiting, on its own
+    threads, until its general timeout."""
 
     async def async_save(self, directory: Any, *args, **kwargs) -> Any:
         futures = await super().async_save(directory, *args, **kwargs)
@@ -29,17 +29,17 @@ class _Handler(ocp.StandardCheckpointHandler):
 @ocp.args.register_with_handler(_Handler, for_save=True)
 @dataclasses.dataclass
 class _Save(ocp.args.StandardSave):
-    """Orbax knows by the class which handler is meant."""
+    """Arguments for _Handler: orbax selects the handler by the class of its arguments."""
 
 
 @ocp.args.register_with_handler(_Handler, for_restore=True)
 @dataclasses.dataclass
 class _Restore(ocp.args.StandardRestore):
-    """As _Save."""
+    """Like _Save, for restoring."""
 
 
 class _Told:
-    """An orbax Future."""
+    """An orbax Future that reports its failure to the other processes."""
 
     def __init__(self, future: Any, directory: Any):
         self.future, self.directory = future, directory
@@ -61,9 +61,9 @@ class _Told:
 def manager(
     workdir: str | pathlib.Path, keep: int = 3, *, only_reading: bool = False
 ) -> ocp.CheckpointManager:
-    """The checkpoints under workdir/checkpoints; the newest `keep` stay.
+    """The manager of the checkpoints under workdir/checkpoints; the newest `keep` are kept.
 
-    Every process of a run has to open, save and restore, as they write together; with only_reading each is on its own.
+    All processes of a run must open, save and restore together; with only_reading, each acts alone.
     """
     options = dict(max_to_keep=keep, create=True, enable_async_checkpointing=True)
     together = ocp.options.MultiprocessingOptions()
@@ -76,25 +76,24 @@ def manager(
     return ocp.CheckpointManager(
         pathlib.Path(workdir).absolute() / "checkpoints",
         options=ocp.CheckpointManagerOptions(**options),
-        # Named here, as orbax would otherwise guess what all checkpoints hold from the newest, of which there may be
-        # half.
+        # Given explicitly: otherwise orbax infers the contents of all checkpoints from the newest, which may be
+        # incomplete.
         item_handlers=_Handler(multiprocessing_options=together),
     )
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: bool = False) -> None:
-    """Saves `state` as step `step`, in the place of a save of that step that could not be read.
+    """Saves `state` as step `step`, replacing an unreadable save of the same step.
 
-    state: arrays across all processes, each part of which is written by one that holds it; they may be donated
-    afterwards.
+    state: global arrays; each shard is written by a process that holds it. They may be donated afterwards.
 
-    wait: until it is on the disk. Raises: OSError where it cannot be written.
+    wait: return only when the checkpoint is on disk. Raises: OSError if it cannot be written.
     """
-    # A save that is begun in the background reports its failure here, at the next one.
+    # A background save that failed reports its error here, when the next one begins.
     checkpoints.check_for_errors()
     if step in checkpoints.all_steps():
         checkpoints.delete(step)
-    # By itself orbax skips a step below its newest, which may be one that was damaged and passed over.
+    # Without force, orbax skips any step below its newest, which may be a damaged one that restore passed over.
     if not checkpoints.save(step, args=_Save(state), force=True):
         raise OSError(f"checkpoint {step} was not written to {checkpoints.directory}")
     if wait:
@@ -102,26 +101,29 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: 
 
 
 def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> tuple[PyTree, int] | None:
-    """The newest checkpoint that can be read, and its step; None if there are none at all.
+    """The newest readable checkpoint and its step; None if there are no checkpoints.
 
-    like: the structure, shapes and shardings to give it (parallel.Placement.abstract), whatever it was saved with; None
-    gives nested dicts of arrays on one device. A damaged one is named in the log, and the one before it is taken.
-    Raises: ValueError if there are checkpoints and none can be read.
+    like: the structure, shapes and shardings of the result (parallel.Placement.abstract), regardless of how it was
+    saved; None returns nested dicts of arrays on one device. A damaged checkpoint is logged, and the one before it is
+    tried. Raises: ValueError if there are checkpoints but none can be read.
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was saved
     for step in steps:
+        # 1. Describe the tree to read: `like` in the layout of the file, or every array on this device.
         try:
             wanted, saved = like, checkpoints.item_metadata(step).tree
             if like is not None:
                 wanted = earlier.as_saved(like, saved)
-            elif jax.process_count() > 1:  # or orbax looks for the devices that it was saved from
+            elif jax.process_count() > 1:  # or orbax asks for the devices that saved it
                 wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved)
+            # 2. Read it, and return it with the structure of `like`.
             state = checkpoints.restore(step, args=_Restore(wanted, fallback_sharding=here))
             if wanted is not like and like is not None:
                 state = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(state))
             return state, step
-        except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, the one before it is the answer
+        # 3. A damaged file can raise anything; try the checkpoint before it.
+        except Exception as error:  # noqa: BLE001 - see above
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             log.warning(
                 "checkpoint %d in %s cannot be read (%s); trying the one before it",

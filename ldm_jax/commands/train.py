@@ -119,9 +119,11 @@ def check_run(args: argparse.Namespace, config: dict) -> None:
 def train(
     config: dict, workdir: Path, profile_at: int | None = None, profile_steps: int = profiling.STEPS
 ) -> TrainState:
-    """Runs `config` in `workdir` to its last step, or to the one that it is told to stop after, from wherever an
-    earlier run
-    stopped. Returns the last state. profile_at, profile_steps: of training/profiling.py."""
+    """Trains `config` in `workdir` to its last step or until a stop is requested; continues an earlier run in the same
+    folder.
+
+    profile_at, profile_steps: see training/profiling.py. Returns the last state."""
+    # 1. Check the config, the hosts and the workdir, before anything is built.
     config = with_base(config)
     check_config(config)
     check_devices(config)
@@ -133,6 +135,7 @@ def train(
     note = optimizer.schedule_note(config["optimizer"].get("schedule"), program.optimizer_steps(config))
     if note and hosts.is_first():
         log.warning("%s", note)
+    # 2. Build the job of this stage and check its data and disk space.
     placement = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
     job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir, placement)
     check_room(workdir, job.state)
@@ -143,13 +146,14 @@ def train(
     if hosts.is_first():
         write_json(workdir / "config.json", config)
 
-    # Resume: the newest readable checkpoint in the workdir, else the fresh state.
+    # 3. Resume from the newest readable checkpoint in the workdir, or start from the fresh state.
     checkpoints = train_state.manager(workdir, config["keep"])
     restored = train_state.restore(checkpoints, placement.abstract(job.state))
     state, start = restored if restored else (placement.place(job.state), 0)
     hosts.agree({"the step of the newest checkpoint": start})
     log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])
 
+    # 4. Run the loop with logging, pictures, evaluation and profiling attached.
     writer, evaluate = metric_writer(workdir), monitor.every(config, workdir)
     mfu = utilization.Utilization(lambda: step_flops(config, workdir))
     with (
@@ -173,6 +177,7 @@ def train(
             state, _ = loop.run(config, job, placement, checkpoints, state, start, calls)
         finally:
             keep_unreadable(workdir, job.unreadable())
+    # 5. Close the logs and checkpoints; no process leaves before the others are done.
     writer.flush()
     checkpoints.close()
     hosts.barrier("the end")
@@ -189,14 +194,14 @@ def report(
 
 
 def step_flops(config: dict, workdir: Path) -> int:
-    """dry_run.training_flops of a run that goes on in `workdir`, which has the first stage of a second."""
+    """dry_run.training_flops of the run in `workdir`; a diffusion run reads its first stage's config from there."""
     if config["task"] == "diffusion":
         config = dict(config, first_stage=bundle.read_config(workdir / "first_stage")["first_stage"])
     return dry_run.training_flops(config)
 
 
 def show(workdir: Path, writer: Any, job: loop.TrainingJob, done: int, state: TrainState) -> None:
-    """Pictures of the state, drawn by process 0 from what all of them hold."""
+    """Draws and writes preview pictures: all processes gather the parameters, process 0 draws."""
     drawn = parallel.fetch(job.drawn(state))
     if hosts.is_first():
         for name, picture in job.preview(drawn).items():
@@ -206,15 +211,15 @@ def show(workdir: Path, writer: Any, job: loop.TrainingJob, done: int, state: Tr
 
 
 def together(name: str, was_done: bool) -> bool:
-    """The others wait here, not on their devices, for what process 0 did alone; was_done: whether it did. Returns
-    that."""
+    """Makes the other processes wait at a barrier, not on their devices, after work that process 0 does alone.
+    was_done: whether there was such work; returned unchanged."""
     if was_done:
         hosts.barrier(name, hosts.LONG)
     return was_done
 
 
 def metric_writer(workdir: Path):
-    """TensorBoard in the workdir, written by process 0. Imported here because clu brings tensorflow along."""
+    """TensorBoard in the workdir, written by process 0. clu is imported here because it imports tensorflow."""
     from clu import metric_writers
 
     if not hosts.is_first():

@@ -1,4 +1,4 @@
-"""Attention over the cells of a feature map and over context tokens, with the places where a Control acts.
+"""Attention over the cells of a feature map and over context tokens, with the hooks for a Control.
 
 Decides the arithmetic (float32 logits and softmax, scale 1/sqrt(d)), the two blocks of the original UNet
 (AttentionBlock, SpatialTransformer), and the order of the hooks: hidden, projections, qkv, logits, probs,
@@ -20,20 +20,20 @@ from ldm_jax.models.hooks import feature_hook, tap, tap_projections, touched
 from ldm_jax.models.layers import GroupNorm, LayerNorm, Linear, geglu
 from ldm_jax.types import Array
 
-# what cross-attention attends to: one context [B, L, D], or one for the keys and one for the values
+# The input of cross-attention: one context [B, L, D], or one for the keys and one for the values
 Context = Array | tuple[Array, Array] | None
 
 
 def attend(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-    """Scaled dot-product attention: softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), by the first row of
-    KERNELS that takes the shapes, for the platform that the program is compiled for.
+    """Scaled dot-product attention: softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), computed by the first row
+    of KERNELS for the compiled program's platform that accepts the shapes.
 
     q [B, N, heads, d], k and v [B, K, heads, d], any float dtype -> [B, N, heads, d] in v's dtype; logits and
-    softmax are float32. causal: query n sees keys 0..n alone; without it there is no mask.
+    softmax are float32. causal: query n sees only keys 0..n; otherwise there is no mask.
     """
     if causal:
         return attend_plainly(q, k, v, causal)
-    if k.shape[1] == 1:  # its probability is 1
+    if k.shape[1] == 1:  # the probability of a single key is 1
         return jnp.broadcast_to(v, (*q.shape[:-1], v.shape[-1]))
     rows = {row.platform: row.attend for row in reversed(KERNELS) if row.takes(q, k)}
     default = _in_slices if logits_bytes(q, k) > MOST_LOGITS else attend_plainly
@@ -41,28 +41,31 @@ def attend(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
 
 
 def logits_bytes(q: Array, k: Array) -> int:
-    """Of the float32 logits of one example."""
+    """Bytes of the float32 logits of one example."""
     return 4 * q.shape[1] * q.shape[2] * k.shape[1]
 
 
 def attend_plainly(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-    """`attend` in plain XLA, with its matrix of logits.
+    """`attend` in plain XLA, which materializes the logits.
 
-    The rows are normalized after the product with v, where there are d numbers to divide and not K; with the heads
-    moved forward beforehand this is half the time of `attention_output(softmax)` on a CPU, forward and backward.
+    Rows are normalized after the product with v, so d numbers are divided instead of K. Together with moving the heads
+    forward first, this takes half the time of `attention_output(softmax)` on a CPU, forward and backward.
     """
-    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
-    s = jnp.einsum("bhnd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32)
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))  # [B, N, heads, d] -> [B, heads, N, d]; k, v: K for N
+    s = jnp.einsum("bhnd,bhkd->bhnk", q, k, preferred_element_type=jnp.float32)  # [B, heads, N, K]
     if causal:
         s = jnp.where(jnp.tri(*s.shape[-2:], dtype=bool), s, -jnp.inf)  # finite at n = k: no row is empty
     p = jnp.exp((s - jax.lax.stop_gradient(s.max(-1, keepdims=True))) * q.shape[-1] ** -0.5)
     out = jnp.einsum("bhnk,bhkd->bhnd", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    # [B, heads, N, d] / [B, heads, N, 1] -> [B, N, heads, d]
     return (out / p.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
 
 
 def attend_in_slices(q: Array, k: Array, v: Array, most: int, one_by_one: bool = False) -> Array:
-    """`attend` with at most about `most` bytes of logits at a time (models/attention_slices.py): so many queries of
-    every head, or one_by_one as many heads as have no more in whole, and of one that has more some queries."""
+    """`attend` with at most about `most` bytes of logits at a time (models/attention_slices.py).
+
+    By default every slice takes some queries of all heads. one_by_one: a slice takes as many whole heads as fit, and a
+    head that does not fit is split by queries."""
     b, n, heads, _ = q.shape
     together, one = b * heads, 4 * n * k.shape[1]
     if one_by_one:
@@ -74,8 +77,8 @@ def attend_in_slices(q: Array, k: Array, v: Array, most: int, one_by_one: bool =
 
 
 class Kernel(NamedTuple):
-    """A way to attend that is better than plain XLA on one platform. takes(q, k): for arrays of these shapes and
-    dtypes."""
+    """An implementation that is better than plain XLA on one platform. takes(q, k): whether it accepts arrays of these
+    shapes and dtypes."""
 
     platform: str
     takes: Callable[[Array, Array], bool]
@@ -85,7 +88,7 @@ class Kernel(NamedTuple):
 def _pays_on_tpu(q: Array, k: Array) -> bool:
     if q.dtype != jnp.bfloat16 or q.shape[1] < 256:
         return False
-    from ldm_jax.models import attention_tpu  # here: where no such array comes by, Pallas is not imported
+    from ldm_jax.models import attention_tpu  # imported here so that Pallas is loaded only when used
 
     return attention_tpu.fits(q, k)
 
@@ -97,7 +100,7 @@ def _on_tpu(q: Array, k: Array, v: Array) -> Array:
 
 
 def _pays_on_cuda(q: Array, k: Array) -> bool:
-    # cuDNN's flash attention is for half precision, and jax asks the GPU at hand what it supports.
+    # cuDNN's flash attention needs half precision, and jax checks support on the local GPU.
     halves, (queries, _, head_dim) = (jnp.bfloat16, jnp.float16), q.shape[1:]
     fits = q.dtype in halves and head_dim % 8 == 0 and head_dim <= 128
     return fits and queries >= 256 and jax.default_backend() == "gpu"
@@ -112,14 +115,13 @@ def _on_cpu(q: Array, k: Array, v: Array) -> Array:
 
 
 def cpu_logits(q: Array, k: Array) -> int:
-    """How many bytes of logits a CPU computes at a time, by the first row of CPU that the shapes of q and k fit; else
-    all."""
+    """Bytes of logits that a CPU computes at a time, from the first row of CPU that applies to q and k; otherwise
+    all of them."""
     head = 4 * q.shape[1] * k.shape[1]
     whole = q.shape[0] * q.shape[2] * head
     for row in CPU:
         if head >= row.head and whole > row.whole:
-            # With fewer queries at a time than channels, the sums of the keys' gradients would be larger than the
-            # logits.
+            # With fewer queries per slice than channels, the accumulated key gradients would be larger than the logits.
             return max(row.together, 4 * k.shape[1] * k.shape[3])
     return whole
 
@@ -141,22 +143,22 @@ KERNELS = (
 
 
 class CpuRow(NamedTuple):
-    """Where one head has at least `head` bytes of logits, and all heads of all examples more than `whole`: `together`
-    at a time."""
+    """If one head has at least `head` bytes of logits and the whole batch more than `whole`, `together` bytes are
+    computed at a time."""
 
     head: int
     whole: int
     together: int
 
 
-# `python benchmarks/attention.py`, whose shapes they are; milliseconds of forward and gradients on two cores, all at
-# once : 4 MB at a time. A head of 1 MB leaves a core's cache between its two products; smaller ones do not, and gain
-# nothing by the loop.
+# Measured by `python benchmarks/attention.py` at its shapes: milliseconds of forward and gradients on two cores, all at
+# once : 4 MB at a time. The logits of a 1 MB head are evicted from a core's cache between its two products; smaller
+# heads stay in it and gain nothing from the loop.
 CPU = (
     CpuRow(2**20, 2**23, 2**22),  # 4 x 1024 queries, 8 heads of 8: 1171 : 104
     CpuRow(0, 2**25, 2**22),  # 128 x 256 queries, 8 heads of 32: 1588 : 1736, in a sixty-fourth of the memory
-)  # below: 32 x 256 queries, 2 heads of 32: 40 : 43
-# Elsewhere: in slices where one example's logits are more bytes than this.
+)  # below these limits: 32 x 256 queries, 2 heads of 32: 40 : 43
+# On other platforms: slice if the logits of one example have more bytes than this.
 MOST_LOGITS = 2**26
 
 
@@ -171,10 +173,10 @@ def attention_output(p: Array, v: Array) -> Array:
 
 
 def attend_at(module: nn.Module, site: Site, control: Control | None, h: Array, project) -> Array:
-    """Attention at `site` under `control`; without one, or where it touches nothing, the plain `attend`.
+    """Attention at `site` under `control`; the plain `attend` if there is no control or it does not touch the site.
 
     h [B, N, C] hidden states; project(h) -> q [B, N, heads, d], k and v [B, K, heads, d].
-    Returns [B, N, heads, d]. An identity control gives what no control gives, to rounding.
+    Returns [B, N, heads, d]. An identity control gives the result of no control, up to rounding.
     """
     if not touched(control, site):
         return attend(*project(h))
@@ -210,13 +212,16 @@ class AttentionBlock(nn.Module):
         proj_out = Linear(c, zero_init=True, dtype=self.dtype, name="proj_out")
 
         def project(h):
+            # [B, N, 3C] -> q, k, v, each [B, N, heads, d] with heads * d = C
             if self.new_attention_order:
+                # [B, N, 3 * heads, d], split along the heads
                 return jnp.split(qkv(h).reshape(b, -1, 3 * self.num_heads, c // self.num_heads), 3, axis=2)
+            # [B, N, heads, 3d], split along the channels of each head
             return jnp.split(qkv(h).reshape(b, -1, self.num_heads, 3 * c // self.num_heads), 3, axis=3)
 
-        h = norm(x).reshape(b, height * width, c)
-        h = attend_at(self, self.site, control, h, project)
-        return x + proj_out(h.reshape(b, height, width, c))
+        h = norm(x).reshape(b, height * width, c)  # [B, h, w, C] -> [B, N, C], N = h * w
+        h = attend_at(self, self.site, control, h, project)  # [B, N, heads, d]
+        return x + proj_out(h.reshape(b, height, width, c))  # joins the heads: [B, h, w, C]
 
 
 class CrossAttention(nn.Module):
@@ -238,7 +243,7 @@ class CrossAttention(nn.Module):
         inner = self.num_heads * self.head_dim
         to_q, to_k, to_v = (Linear(inner, use_bias=False, dtype=self.dtype, name=f"to_{n}") for n in "qkv")
 
-        def heads(y):
+        def heads(y):  # [B, N, heads * d] -> [B, N, heads, d]
             return y.reshape(*y.shape[:2], self.num_heads, self.head_dim)
 
         def project(h):
@@ -246,7 +251,9 @@ class CrossAttention(nn.Module):
             keys, values = (h if keys is None else keys), (h if values is None else values)
             return heads(to_q(h)), heads(to_k(keys)), heads(to_v(values))
 
-        out = attend_at(self, self.site, control, h, project)
+        out = attend_at(
+            self, self.site, control, h, project
+        )  # [B, N, heads, d], joined below to [B, N, inner]
         return Linear(h.shape[-1], dtype=self.dtype, name="to_out")(out.reshape(*out.shape[:2], inner))
 
 
@@ -270,7 +277,7 @@ class FeedForward(nn.Module):
 class BasicTransformerBlock(nn.Module):
     """Attention, attention to the context, feed-forward; each pre-normed and residual.
 
-    `sites` are the sites of the two attentions, `stream` that of what passes between them. Source:
+    `sites` are the sites of the two attentions, `stream` the site of the hidden states between them. Source:
     CompVis/latent-diffusion@a506df5 ldm/modules/attention.py BasicTransformerBlock.
     """
 
@@ -282,7 +289,7 @@ class BasicTransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, contexts: tuple[Context, Context], control: Control | None = None) -> Array:
-        """h [B, N, C] -> [B, N, C]. contexts: of the first and of the second attention; None: h itself."""
+        """h [B, N, C] -> [B, N, C]. contexts: those of the first and second attention; None means h itself."""
         for i, (site, context) in enumerate(zip(self.sites, contexts, strict=True), start=1):
             attention = CrossAttention(self.num_heads, site, self.head_dim, dtype=self.dtype, name=f"attn{i}")
             h = h + attention(LayerNorm(dtype=self.dtype, name=f"norm{i}")(h), context, control)
@@ -294,11 +301,10 @@ class BasicTransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the cells of a feature map, between two projections, with a residual.
 
-    `sites` hold one pair per block, `streams` one site: the depth is their length. Source: Rombach et al. 2022
-    (arXiv:2112.10752) appendix E.2.1; CompVis/latent-diffusion@a506df5 ldm/modules/attention.py SpatialTransformer. Its
-    projections are 1x1 convolutions
-    there, linear layers in Stable Diffusion 2: one function, so they are linear here and convert/ knows the
-    layouts.
+    `sites` holds one pair per block, `streams` one site per block; their length is the depth. Source: Rombach et al.
+    2022 (arXiv:2112.10752) appendix E.2.1; CompVis/latent-diffusion@a506df5 ldm/modules/attention.py
+    SpatialTransformer. The projections are 1x1 convolutions there and linear layers in Stable Diffusion 2. Both compute
+    the same function, so they are linear here and convert/ handles the two layouts.
     """
 
     num_heads: int
@@ -315,6 +321,7 @@ class SpatialTransformer(nn.Module):
         """x [B, h, w, C]; contexts: a pair per block -> [B, h, w, C]; a fresh one is the identity."""
         b, height, width, c = x.shape
         h = GroupNorm(num_groups=self.num_groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        # [B, h, w, C] -> [B, h * w, heads * d]
         h = Linear(self.num_heads * self.head_dim, dtype=self.dtype, name="proj_in")(
             h.reshape(b, height * width, c)
         )
@@ -323,5 +330,5 @@ class SpatialTransformer(nn.Module):
                 self.num_heads, sites, self.streams[i], self.head_dim, dtype=self.dtype, name=f"block_{i}"
             )
             h = block(h, pair, control)
-        h = Linear(c, zero_init=True, dtype=self.dtype, name="proj_out")(h)
+        h = Linear(c, zero_init=True, dtype=self.dtype, name="proj_out")(h)  # [B, h * w, C]
         return x + h.reshape(b, height, width, c)

@@ -1,11 +1,10 @@
-"""Attention for some heads after the other and some queries after the other, forward and backward.
+"""Attention computed in slices of heads and queries, forward and backward.
 
-Decides what is kept for the backward pass, which is q, k, v and the result, and that a slice's weights are computed
-again there (Dao et al. 2022, arXiv:2205.14135, appendix B.2; here every slice sees all keys at once, so that its
-softmax is the plain one); and that no product on a CPU has to turn round its large operand, which takes longer than the
-product: the gradients of keys and values come out with their channels first. Heads and queries do not see each other:
-the arithmetic of each is as in one piece. It does not know when this pays (models/attention.py); there is no
-forward-mode derivative.
+Only q, k, v and the result are kept for the backward pass, which recomputes the weights of each slice (Dao et al. 2022,
+arXiv:2205.14135, appendix B.2; here every slice sees all keys at once, so its softmax is the plain one). The gradients
+of keys and values are accumulated with their channels first, so that no product on a CPU has to transpose its large
+operand, which takes longer than the product itself. Heads and queries are independent, so each gets the same arithmetic
+as without slices. When slicing is worthwhile is decided in models/attention.py. There is no forward-mode derivative.
 """
 
 import math
@@ -23,24 +22,24 @@ _F32 = jnp.float32
 def attend(q: Array, k: Array, v: Array, heads: int, queries: int) -> Array:
     """softmax(q k^T / sqrt(d)) v: q [B, N, H, d], k and v [B, K, H, d] float -> [B, N, H, d] in v's dtype.
 
-    heads: how many of the B x H at a time, a divisor of them. queries: how many of each at a time. Logits, softmax and
-    sums are float32.
+    heads: number of the B x H heads in a slice, a divisor of B x H. queries: number of queries of each head in a slice.
+    Logits, softmax and sums are float32.
     """
     return _attend_fwd(q, k, v, heads, queries)[0]
 
 
 def _attend_fwd(q, k, v, heads, queries):
     def of_heads(group):
-        q, keys, values = group
+        q, keys, values = group  # [heads, N, d], [heads, K, d] twice
 
-        def of_queries(q):
+        def of_queries(q):  # [heads, queries, d] -> the same shape
             p, total = _weights(q, keys)
             return (_dot("hnk,hkd->hnd", p.astype(v.dtype), values) / total).astype(v.dtype)
 
         return _join(jax.lax.map(of_queries, _cut(q, queries)), q.shape[1])
 
     groups = tuple(_grouped(a, heads) for a in (_scaled(q), k, v))
-    out = _apart(jax.lax.map(of_heads, groups), q.shape[0])
+    out = _apart(jax.lax.map(of_heads, groups), q.shape[0])  # [groups, heads, N, d] -> [B, N, H, d]
     return out, (q, k, v, out)
 
 
@@ -48,18 +47,18 @@ def _attend_bwd(heads, queries, residuals, g):
     q, k, v, out = residuals
 
     def of_heads(group):
-        q, keys, values, out, g = group
+        q, keys, values, out, g = group  # each [heads, N or K, d]
 
         def of_queries(sums, slices):
-            q, out, g = slices
+            q, out, g = slices  # each [heads, queries, d]
             p, total = _weights(q, keys)
-            # p is not normalized: what is linear in it is, where there are d numbers and not K
+            # p is not normalized; dividing g by the sums instead costs d divisions per row, not K.
             g = g.astype(_F32) / total
             inside = (g * out).sum(-1, keepdims=True)
             g = g.astype(v.dtype)
             ds = (p * (_dot("hnd,hkd->hnk", g, values) - inside)).astype(q.dtype)
             dq = _dot("hnk,hkd->hnd", ds, keys)
-            dk = _dot("hnd,hnk->hdk", q, ds)
+            dk = _dot("hnd,hnk->hdk", q, ds)  # channels first, and so is dv
             dv = _dot("hnd,hnk->hdk", g, p.astype(g.dtype))
             return (sums[0] + dk, sums[1] + dv), dq
 
@@ -81,36 +80,37 @@ def _dot(equation: str, a: Array, b: Array) -> Array:
 
 
 def _scaled(q: Array) -> Array:
-    """q / sqrt(d) where that loses nothing to rounding: d numbers are multiplied and not K. What is left to do:
-    `_left`."""
+    """q / sqrt(d) if q is float32, where this adds no loss of precision: d numbers per row are scaled instead of K. For
+    other dtypes q is unchanged and the logits are scaled by `_left`."""
     return q * q.shape[-1] ** -0.5 if q.dtype == _F32 else q
 
 
 def _left(q: Array) -> float:
+    """The factor that remains for the logits after `_scaled`."""
     return 1.0 if q.dtype == _F32 else q.shape[-1] ** -0.5
 
 
 def _weights(q: Array, k: Array) -> tuple[Array, Array]:
-    """exp(logits - their maximum) [h, n, K] float32, and their sums [h, n, 1]. q [h, n, d]: as `_scaled` gives it. k:
-    [h, K, d]."""
+    """exp(logits - their maximum) [h, n, K] float32, and the sums over K [h, n, 1]. q [h, n, d]: from `_scaled`;
+    k [h, K, d]."""
     s = _dot("hnd,hkd->hnk", q, k)
     p = jnp.exp((s - s.max(-1, keepdims=True)) * _left(q))
     return p, p.sum(-1, keepdims=True)
 
 
 def _grouped(x: Array, heads: int) -> Array:
-    """[B, N, H, d] -> [groups, heads, N, d]."""
+    """[B, N, H, d] -> [groups, heads, N, d], with groups * heads = B * H."""
     b, n, h, d = x.shape
-    return x.swapaxes(1, 2).reshape(b * h // heads, heads, n, d)
+    return x.swapaxes(1, 2).reshape(b * h // heads, heads, n, d)  # via [B, H, N, d]
 
 
 def _apart(x: Array, b: int) -> Array:
-    """`_grouped`, turned round."""
+    """The inverse of `_grouped`: [groups, heads, N, d] -> [B, N, H, d]."""
     return x.reshape(b, -1, *x.shape[2:]).swapaxes(1, 2)
 
 
 def _cut(x: Array, queries: int) -> Array:
-    """[heads, N, d] -> [slices, heads, queries, d]; the last slice is filled up with zeros."""
+    """[heads, N, d] -> [slices, heads, queries, d]; the last slice is padded with zeros."""
     heads, n, d = x.shape
     number = math.ceil(n / queries)
     whole = jnp.pad(x, ((0, 0), (0, number * queries - n), (0, 0)))
@@ -118,6 +118,6 @@ def _cut(x: Array, queries: int) -> Array:
 
 
 def _join(x: Array, n: int) -> Array:
-    """`_cut`, turned round."""
+    """The inverse of `_cut`: [slices, heads, queries, d] -> [heads, N, d], without the padding."""
     number, heads, queries, d = x.shape
     return x.swapaxes(0, 1).reshape(heads, number * queries, d)[:, :n]

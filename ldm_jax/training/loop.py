@@ -1,6 +1,6 @@
-"""The loop of a run: batches in, steps done, numbers checked, states saved; and when to do what.
+"""The training loop: draws batches, runs steps, checks metrics and saves states, each at its interval.
 
-It knows a stage only by what a Job holds, and pictures, logs and measurements only as functions that it calls.
+It sees a stage only through its TrainingJob, and pictures, logs and evaluation only as functions to call.
 """
 
 import logging
@@ -21,30 +21,30 @@ log = logging.getLogger(__name__)
 
 
 class TrainingJob(NamedTuple):
-    """What one stage contributes."""
+    """The part of a run that depends on the stage: its state, step, data and previews."""
 
-    state: TrainState  # before the first step, in the host's memory
+    state: TrainState  # the initial state, in host memory
     step: Callable  # (state, frozen, batch, seed) -> (state, metrics), see parallel.Placement.compile
-    frozen: PyTree  # what the step needs and does not train
+    frozen: PyTree  # parameters that the step uses but does not train
     batches: Callable[[int], Iterator]  # start_step -> host batches of this process
-    drawn: Callable[[TrainState], PyTree]  # what of a state the pictures are drawn with
-    preview: Callable[[PyTree], dict[str, np.ndarray]]  # pictures, uint8, of `drawn` on this host
-    learning_rate: Callable[[int], Any]  # of an optimizer step
+    drawn: Callable[[TrainState], PyTree]  # state -> the parameters that previews are drawn with
+    preview: Callable[[PyTree], dict[str, np.ndarray]]  # result of `drawn`, on this host -> uint8 images
+    learning_rate: Callable[[int], Any]  # optimizer step -> learning rate
     fingerprint: str  # of the data
-    class_names: list[str] | None = None  # of what the model is conditioned on, where the data have names
-    unreadable: Callable[[], list] = (
-        list  # the files of the data that could not be read so far, see workdir.py
-    )
+    class_names: list[str] | None = None  # names of the conditioning classes, if the data have them
+    unreadable: Callable[[], list] = list  # () -> data files that could not be read so far, see workdir.py
 
 
 class Calls(NamedTuple):
-    """What is done about steps. Every process makes each call, after the same steps."""
+    """Callbacks of the loop. Every process makes each call, after the same steps."""
 
-    report: Callable[[int, dict[str, float], watch.Times], None]  # (steps done, metrics, since the last one)
+    report: Callable[
+        [int, dict[str, float], watch.Times], None
+    ]  # (steps done, metrics, times since the last)
     show: Callable[[int, TrainState], None]  # (steps done, state): draws pictures
-    evaluate: Callable[[int, TrainState], bool]  # (steps done, state) -> whether it was time for it
-    stop: Callable[[int], bool]  # (how often the loop has gone round) -> whether to save and leave
-    # Around every step, (steps done, metrics of the last one): profiling.Tracer's.
+    evaluate: Callable[[int, TrainState], bool]  # (steps done, state) -> whether an evaluation was due
+    stop: Callable[[int], bool]  # (iterations of the loop) -> whether to save and leave
+    # Called around every step with (steps done, metrics of the last one), see profiling.Tracer.
     before_step: Callable[[int, Any], None] = lambda done, running: None
     after_step: Callable[[int, Any], None] = lambda done, running: None
 
@@ -58,13 +58,12 @@ def run(
     start: int,
     calls: Calls,
 ) -> tuple[TrainState, int]:
-    """From step `start` to config.total_steps, or until calls.stop says so. Returns the last state, which is saved, and
-    the steps done.
+    """Trains from step `start` to config.total_steps, or until calls.stop returns True. Returns the last state, which
+    has been saved, and the number of steps done.
 
-    state: as placement.place gives it; its buffers are used up. Raises: RuntimeError if a metric is NaN or infinite;
-    ValueError for a start that steps_per_dispatch does not divide; what job.batches raises, at the step whose batch it
-    is, after a process that is alone has saved the steps before it.
-    """
+    state: from placement.place; its buffers are donated. Raises: RuntimeError if a metric is NaN or infinite; ValueError
+    if steps_per_dispatch does not divide start; an error of job.batches, after a single process has saved its steps."""
+    # 1. Place the frozen parameters and compile the step.
     frozen, at_once = placement.place(job.frozen), config.get("steps_per_dispatch") or 1
     if start % at_once:
         raise ValueError(
@@ -77,26 +76,27 @@ def run(
 
     with prefetch.Ahead(_drawing(config, job, placement, start), (total - start) // at_once) as batches:
         while done < total and not leaving:
+            # 2. Fetch a batch. If that fails, save the steps that were done.
             with clock("profile"):
                 calls.before_step(done, running)
             try:
                 batch = _next(batches, running, clock)
             except Exception:
-                if done > saved and jax.process_count() == 1:  # several would have to save together
+                if done > saved and jax.process_count() == 1:  # several processes would have to save together
                     _check_finite(gathered.take(running, state), (logged + 1, done), saved, checkpoints)
                     train_state.save(checkpoints, done, state, wait=True)
                     log.error("no batch for step %d: saved after step %d", done + 1, done)
                 raise
+            # 3. Dispatch the step and wait for the one before: at most one step is queued when a save is requested.
             with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
                 state, metrics = step(state, frozen, batch, seed)
-                # The host is one step ahead of the devices, and no more: what it is told to save should not lie far
-                # behind.
                 jax.block_until_ready(running)
             del batch
             done, running = done + at_once, metrics
             gathered.add(metrics)
             with clock("profile"):
                 calls.after_step(done, running)
+            # 4. Check and report the metrics, always before a save.
             leaving = calls.stop(done // at_once)
             last = leaving or done == total
             save = last or done % config["checkpoint_every"] == 0
@@ -110,6 +110,7 @@ def run(
                 times, logged = clock.lap(done - logged), done
                 with clock("logging"):
                     calls.report(done, values, times)
+            # 5. Save, and leave if asked to.
             if save:
                 with clock("checkpoint"):
                     train_state.save(checkpoints, done, state, wait=last)
@@ -121,6 +122,7 @@ def run(
                     total,
                 )
                 continue
+            # 6. Draw pictures and evaluate when they are due.
             if done == total or done % config["preview_every"] == 0:
                 with clock("pictures"):
                     calls.show(done, state)
@@ -132,7 +134,7 @@ def run(
 def _drawing(
     config: Mapping[str, Any], job: TrainingJob, placement: parallel.Placement, start: int
 ) -> Callable[[], PyTree]:
-    """() -> what the next call of the compiled step takes, on the devices."""
+    """() -> the next batch, or stack of steps_per_dispatch batches, on the devices."""
     batches, position = job.batches(start), _positions(config["batch_size"])
     at_once = config.get("steps_per_dispatch") or 1
 
@@ -144,7 +146,7 @@ def _drawing(
 
 
 def _next(batches: prefetch.Ahead, running: PyTree, clock: watch.Stopwatch) -> PyTree:
-    """The next batch. Time counts as waiting for it only where the devices have nothing left to do."""
+    """The next batch. Time counts as waiting for data only while the devices are idle."""
     if not batches.is_ready:
         with clock("compute"):
             jax.block_until_ready(running)
@@ -153,7 +155,7 @@ def _next(batches: prefetch.Ahead, running: PyTree, clock: watch.Stopwatch) -> P
 
 
 class _Gathered:
-    """What is logged of the steps since it was last taken."""
+    """Collects the metrics to log: those of the last step, and sums over the steps since `take` was last called."""
 
     def __init__(self, placement: parallel.Placement):
         self._of_state, self._sums = watch.compile_state_metrics(placement), watch.Sums()
@@ -162,7 +164,7 @@ class _Gathered:
         self._sums.add(metrics)
 
     def take(self, metrics: Mapping[str, jax.Array], state: TrainState) -> dict[str, float]:
-        """The last step's metrics, those of its state, and the means by bin over all steps since the last time."""
+        """The metrics of the last step and of its state, and the means by bin over all steps since the last call."""
         last = {name: value for name, value in metrics.items() if not value.ndim} | self._of_state(state)
         last, tables = jax.device_get(parallel.fetch((last, self._sums.take())))
         values = {name: float(value) for name, value in last.items()}
@@ -174,7 +176,7 @@ class _Gathered:
 
 
 def _positions(batch_size: int) -> np.ndarray:
-    """[B / hosts] int32: the places in the global batch of this host's examples, as data/pipeline.py deals them out."""
+    """[B / hosts] int32: positions of this host's examples in the global batch, as data/pipeline.py deals them out."""
     hosts = jax.process_count()
     return (np.arange(batch_size // hosts) * hosts + jax.process_index()).astype(np.int32)
 
