@@ -1,7 +1,6 @@
-"""What is wrong with what sampling is asked for, and with what came of it: numbers that are not finite, and settings
-without effect.
+"""Checks of sampling options and results: unknown options, numbers that are not finite, settings without effect.
 
-Decides which of it is an error and which a line in the log. It compiles nothing and draws nothing.
+Decides which problems are errors and which are only logged. It compiles nothing and draws nothing.
 """
 
 import logging
@@ -19,18 +18,18 @@ from ldm_jax.system import System
 from ldm_jax.types import PyTree
 
 OUTPUTS = ("np", "pil", "latents")
-# What diffusers calls an option of `sample`, for the error that names ours.
+# diffusers' names for options of `sample`, for an error that gives ours.
 ELSEWHERE = dict(
     height="image_shape", width="image_shape", num_inference_steps="num_steps", generator="seeds", image="init_images",
     output_type="output", prompt_embeds="prompt_embeddings", mask_image="fill_masks", callback_on_step_end="callback",
 )  # fmt: skip
-SHOWN = 100  # letters of a prompt that a line in the log shows
+SHOWN = 100  # characters of a prompt shown in the log
 log = logging.getLogger(__name__)
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """settings: of inference.settings.resolve_settings. Raises: ValueError for a number of steps that is not whole, a
-    guidance scale that is not finite, and an eta that is neither None nor a finite number of 0 or more."""
+    """settings: from inference.settings.resolve_settings. Raises: ValueError if the number of steps is not an integer,
+    the guidance scale is not finite, or eta is neither None nor finite and at least 0."""
     try:
         operator.index(settings["num_steps"])
     except TypeError:
@@ -41,7 +40,7 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def check_number(name: str, value: Any, least: float | None = None, most: float | None = None) -> None:
-    """Raises: ValueError unless value is a number that is finite in float32, and within the bounds that are given."""
+    """Raises: ValueError unless value is a number, finite in float32 and within the given bounds."""
     number = np.asarray(value)
     within = number.ndim == 0 and number.dtype.kind in "iuf"
     with np.errstate(over="ignore"):
@@ -59,11 +58,10 @@ def check_number(name: str, value: Any, least: float | None = None, most: float 
 
 
 def without_null(system: System, settings: dict[str, Any], asked: float | None) -> dict[str, Any]:
-    """settings with the guidance scale that is used: 1 where the model has no null condition that guidance could lead
-    away from.
+    """Settings with guidance turned off (scale 1) if the model has no null condition.
 
-    asked: the scale that was asked for, None where it is only what is recommended. Raises: ValueError if it is another
-    one than 1.
+    asked: the scale that the user requested; None if the scale is only the recommended one. Raises: ValueError if the
+    model has no null condition and the requested scale is not 1.
     """
     if system.drops or float(settings["guidance_scale"]) == 1.0:
         return settings
@@ -84,7 +82,7 @@ def without_null(system: System, settings: dict[str, Any], asked: float | None) 
 def say_what_has_no_effect(
     guided: bool, negative_prompts: Sequence[str] | None, strength: float, num_steps: int, num_run: int
 ) -> None:
-    """A line in the log for each. num_run: how many of num_steps the strength leaves."""
+    """Logs settings that have no effect. num_run: the steps that remain of num_steps after strength."""
     if not guided and negative_prompts is not None and any(negative_prompts):
         log.warning("the negative prompt has no effect: guidance is off, its scale is 1")
     if strength > 0 and not num_run:
@@ -97,10 +95,9 @@ def say_what_has_no_effect(
 
 
 def say_unknown_words(prompts: Sequence[str], tokenizer: Any) -> None:
-    """A line in the log for each prompt with words that the tokenizer's vocabulary lacks, all of which it reads as
-    one."""
+    """Logs each prompt that contains words outside the tokenizer's vocabulary; they all become the same token."""
     if not isinstance(tokenizer.model, models.WordLevel | models.WordPiece):
-        return  # others spell what they do not know
+        return  # other tokenizers split unknown words into known pieces
     for prompt in dict.fromkeys(prompts):
         encoding = tokenizer.encode(prompt)
         parts = zip(encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
@@ -112,10 +109,9 @@ def say_unknown_words(prompts: Sequence[str], tokenizer: Any) -> None:
 
 
 def check_drawn(seeds: np.ndarray, settings: Mapping[str, Any], params: PyTree, *drawn: np.ndarray) -> None:
-    """drawn: arrays [N, ...] of what was computed for the seeds [N].
+    """Checks that results are finite. drawn: arrays [N, ...] computed for the seeds [N].
 
-    Raises: ValueError that names the seeds of which something is not finite, and the parameters of the model that are
-    not.
+    Raises: ValueError that names the seeds with results that are not finite, and the parameters that are not, if any.
     """
     wrong = [not all(np.isfinite(array[i]).all() for array in drawn) for i in range(len(seeds))]
     if not any(wrong):
@@ -133,7 +129,7 @@ def check_drawn(seeds: np.ndarray, settings: Mapping[str, Any], params: PyTree, 
 
 
 def check_options(system: System, asked: Mapping, conditions: Mapping) -> None:
-    """Raises: ValueError for an option of `sample` that there is not, as one, and for an unknown output."""
+    """Raises: ValueError for an unknown option or condition of `sample`, and for an unknown output."""
     for name in conditions:
         if name not in system.takes:
             near = (

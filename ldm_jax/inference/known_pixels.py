@@ -1,8 +1,8 @@
-"""Pictures that sampling starts from or keeps: what a user gives, which of it is known, and its bytes in the result.
+"""Initial images and masks: reads them, finds the known pixels and latent cells, and pastes known pixels into results.
 
-Decides what counts as known, which latent cells a mask leaves known, and what the encoder sees in a hole. It knows no
-model and
-no sampler: editing/blended.py keeps the cells while sampling, conditioning/inpaint.py is for networks that take a mask.
+Decides which pixels count as known, which latent cells a mask keeps, and how a hole is filled for the encoder. It uses
+no model or sampler: editing/blended.py keeps the cells during sampling, conditioning/inpaint.py serves networks that
+take a mask.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from ldm_jax.data.transforms import to_bytes
 
 
 class Known(NamedTuple):
-    """What stays of N pictures. pixels: [N, H, W, 3] uint8. holes: [N, H, W] bool, True where something else is drawn.
+    """The kept part of N pictures. pixels: [N, H, W, 3] uint8. holes: [N, H, W] bool, True where pixels are drawn anew.
 
-    Either may have N = 1, for all.
+    Either can have N = 1, which applies to all pictures.
     """
 
     pixels: np.ndarray
     holes: np.ndarray
 
     def of(self, places: np.ndarray) -> "Known":
-        """What stays of the pictures `places` [n]."""
+        """Known of the pictures with indices `places` [n]."""
         return Known(*(a if len(a) == 1 else a[places] for a in self))
 
     def paste(self, drawn: np.ndarray) -> np.ndarray:
@@ -32,19 +32,17 @@ class Known(NamedTuple):
         return np.where(self.holes[..., None], drawn, self.pixels)
 
     def kept_cells(self, factor: int) -> np.ndarray:
-        """[N, H / factor, W / factor, 1] float32, 1 for the latent cells of which every pixel is known, 0 for
-        others."""
+        """[N, H / factor, W / factor, 1] float32: 1 for latent cells with known pixels only, 0 for the others."""
         number, height, width = self.holes.shape
         cells = self.holes.reshape(number, height // factor, factor, width // factor, factor)
         return 1.0 - cells.any((2, 4))[..., None].astype(np.float32)
 
 
 def read_known(images: Sequence, masks: Sequence, image_shape: tuple[int, int], what: str) -> Known:
-    """images: N of [H, W, 3], uint8 or floats in [-1, 1]. masks: as many of [H, W], bool or numbers in [0, 1], of which
-    0.5 and
-    more is a hole. image_shape: (H, W). what: the name of the masks in errors.
+    """images: N of [H, W, 3], uint8 or floats in [-1, 1]. masks: N of [H, W], bool or numbers in [0, 1]; values of 0.5
+    and more are a hole. image_shape: (H, W). what: the name of the masks in errors.
 
-    Raises: ValueError for another size or range, for a mask without a hole, and for one that is nothing but a hole.
+    Raises: ValueError for another size or range, and for a mask with no hole or no known pixel.
     """
     holes = []
     for i, mask in enumerate(masks):
@@ -75,12 +73,11 @@ def read_known(images: Sequence, masks: Sequence, image_shape: tuple[int, int], 
 def read_start(
     init_images: Sequence | None, strength: float, fill_masks: Sequence | None, image_shape: tuple[int, int]
 ) -> tuple[np.ndarray | None, Known | None]:
-    """(images [N, H, W, 3] float32 in [-1, 1] to be encoded, None if sampling needs none; what is known of them or
-    None).
+    """(images [N, H, W, 3] float32 in [-1, 1] to be encoded, None if sampling needs none; their Known, or None).
 
-    init_images, fill_masks: as of `read_known`. strength: at 1 only what is kept counts, and holes are filled from
-    around them.
-    Raises: ValueError for a strength that is not in [0, 1], for one or masks without images, and as `read_known`.
+    init_images, fill_masks: see `read_known`. strength: at 1 only known pixels matter, and holes are filled with their
+    nearest known pixels.
+    Raises: ValueError for a strength outside [0, 1], for a strength or masks without images, and like `read_known`.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength: got {strength}, expected a number from 0 to 1")
@@ -102,9 +99,10 @@ def read_start(
 def fill_with_nearest(images: np.ndarray, known: Known) -> np.ndarray:
     """images [N, H, W, C] with every pixel of a hole replaced by its nearest known one.
 
-    An encoder sees far: what lies in a hole would otherwise color the latents of the pixels around it that are kept.
+    The encoder's receptive field is large: the content of a hole would otherwise change the latents of kept pixels
+    around it.
     """
-    # Imported here: most pictures are drawn from nothing, and it takes long.
+    # Imported here because it is slow to import and most calls do not need it.
     from scipy import ndimage
 
     number = max(len(images), len(known.holes))

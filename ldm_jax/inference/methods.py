@@ -1,10 +1,9 @@
-"""Which guidance and editing methods a call uses: from what a user says to what is compiled and to what are arguments
-of it.
+"""Turns the guidance and editing methods of a call into static choices and arguments of the compiled program.
 
-Decides that a method's name and static options are part of the recipe of the compiled program, that its numbers, maps,
-masks and token indices are arguments and compile nothing anew, and that a method at its neutral setting is left out, so
-that it is no method to the bit. What is wrong with a choice is said here, before anything is compiled. It knows no
-method: a new one is a new file.
+A method's name and static options are part of the program's recipe. Its numbers, maps, masks and token indices are
+arguments, so that changing them does not recompile. A method at its neutral setting is left out, so the result is
+bit-identical to no method. Wrong choices are reported here, before anything is compiled. No method is named in this
+file: a new one is a new file.
 """
 
 import inspect
@@ -19,17 +18,16 @@ from ldm_jax.find import did_you_mean, find
 from ldm_jax.samplers.base import Edit, chain_edits
 from ldm_jax.types import EpsFn, PyTree
 
-# What of a module makes a room's method.
+# The function of a method's module that builds it, by room.
 MAKES = {"guidance": "guide", "editing": "edit"}
 Asked = str | Mapping[str, Any] | Sequence | None
 
 
 class Call(NamedTuple):
-    """What a method's `prepare` may ask about the call that it is part of.
+    """The properties of a call that a method's `prepare` can use.
 
-    prompts: of each picture, or None. visited: [S] timesteps. latent_shape: (h, w, c). num_pictures: N. tokenizer: or
-    None.
-    guidance_scale: a number.
+    num_pictures: N. visited: [S] timesteps. latent_shape: (h, w, c). prompts: one per picture, or None. tokenizer: the
+    model's, or None. guidance_scale: a number.
     """
 
     num_pictures: int
@@ -50,7 +48,7 @@ class Call(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A method in a recipe. static: its options that are compiled in, sorted."""
+    """A method in a recipe. static: its compiled-in options, sorted."""
 
     room: str
     name: str
@@ -66,9 +64,9 @@ class Method(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What `choose` gives. methods: for the recipe. shared: arrays of each. each: those with one entry per picture, [N,
-    ...].
-    branches: prompts of the branches that come before what is drawn, each a list of N."""
+    """The result of `choose`. methods: for the recipe. shared: arrays of each method that all pictures share. each:
+    arrays of each method with one entry per picture, [N, ...]. branches: prompts of the source branches, which come
+    before the pictures that are drawn; a list of N for each branch."""
 
     methods: tuple[Method, ...] = ()
     shared: tuple[dict[str, np.ndarray], ...] = ()
@@ -86,8 +84,8 @@ class Choice(NamedTuple):
 def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
     """guidance, edit: a name, {name: {option: value}}, or a list of names and (name, options).
 
-    Raises: ValueError for an unknown method or option (with those there are and the nearest), for a method that needs
-    what the model does not have, and for two that cannot be combined.
+    Raises: ValueError for an unknown method or option (listing the known ones and the nearest), for a method that the
+    model does not support, and for two methods that cannot be combined.
     """
     methods, shared, each, branches, names, owner = [], [], [], (), (), None
     for room, asked in (("guidance", guidance), ("editing", edit)):
@@ -113,7 +111,7 @@ def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
 
 
 def options_of(room: str, name: str) -> dict[str, inspect.Parameter]:
-    """The options of a method that a user may set: those of its `prepare`, or of what makes it."""
+    """The options of a method that a user can set: those of its `prepare` or, without one, of `guide` or `edit`."""
     module = find(room, name)
     made = inspect.signature(getattr(module, "prepare", getattr(module, MAKES[room]))).parameters.values()
     return {p.name: p for p in made if p.kind is p.KEYWORD_ONLY and not p.name.endswith("_fn")}
@@ -125,12 +123,12 @@ def needs(methods: Sequence[Method], what: str) -> bool:
 
 
 def replaces_guidance(methods: Sequence[Method]) -> bool:
-    """Whether one of the methods stands in the place of classifier-free guidance with one scale."""
+    """Whether one of the methods replaces classifier-free guidance with a single scale."""
     return any(getattr(method.module, "REPLACES_CLASSIFIER_FREE", False) for method in methods)
 
 
 def touches_network(methods: Sequence[Method]) -> bool:
-    """Whether one of the methods hands the network a Control."""
+    """Whether one of the methods passes a Control to the network."""
     return any(getattr(method.module, "CONTROLS", False) for method in methods)
 
 
@@ -172,7 +170,7 @@ def _listed(asked: Asked, room: str) -> list[tuple[str, dict]]:
 
 
 def _checked(room: str, name: str, module: Any, options: dict, call: Call) -> dict | None:
-    """The options that `guide` or `edit` is given, out of those that a user says; None if they are neutral."""
+    """Turns a user's options into those of `guide` or `edit`; None if they are neutral."""
     branches = getattr(module, "BRANCHES", ())
     known = {option: p for option, p in options_of(room, name).items() if option not in branches}
     for option in options:
@@ -205,7 +203,7 @@ def _is_neutral(module: Any, options: Mapping[str, Any]) -> bool:
 
 
 def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, dict[str, np.ndarray]]:
-    """(static options, arrays) of what `guide` or `edit` is given: an option annotated as Array is an array."""
+    """Splits the options of `guide` or `edit` into (static options, arrays): those annotated as Array are arrays."""
     signature = inspect.signature(getattr(module, MAKES[room])).parameters
     defaults = {
         n: p.default
@@ -213,7 +211,7 @@ def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, d
         if "Array" in str(p.annotation) and p.default is not p.empty
     }
     static, arrays = {}, {}
-    for name, value in {**defaults, **options}.items():  # one structure, whether an option is given or not
+    for name, value in {**defaults, **options}.items():  # the same structure with and without defaults
         if "Array" not in str(signature[name].annotation):
             static[name] = value
             continue

@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
-    """What a `callback` is handed at every step, of the pictures that are drawn together.
+    """The argument of a `callback`, called at every step for each batch of pictures.
 
-    seeds: [B] uint32, those of the pictures. index: of the step, from 0. t: its timestep. x_start: [B, h, w, c] float32 scaled
-    latents, the clean picture as the network sees it at this step: LatentDiffusion.decode shows it.
+    seeds: [B] uint32, those of the pictures. index: of the step, from 0. t: its timestep. x_start: [B, h, w, c] float32
+    scaled latents, the network's prediction of the clean picture at this step; LatentDiffusion.decode turns it into pixels.
     """
 
     seeds: np.ndarray
@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
 
 class Edited(NamedTuple):
-    """What `edit` gives. images: [N, H, W, 3] uint8. sources: the same of each source that the method looked at, by name."""
+    """The result of `edit`. images: [N, H, W, 3] uint8. sources: the images of each source branch, by name."""
 
     images: np.ndarray
     sources: dict[str, np.ndarray]
@@ -64,12 +64,12 @@ class Edited(NamedTuple):
 class LatentDiffusion:
     """system: the parts. params: {'first_stage', 'unet', 'conditioner'}. scale_factor: latents = encoded * scale_factor.
 
-    config: what the bundle says of itself; `sampling` holds the defaults that its makers recommend.
-    programs: jitted functions that need not be traced any more: a Recipe's make_program, and 'decode', make_decoder.
-    executables: where compiled programs are kept from one process to the next; None: nowhere but in jax's own cache.
-    devices: of this host, among which the pictures of a batch are shared; None: all of them.
-    apply: calls the network, as models.unet.apply_unet does.
-    Threads may call one model's methods at once; each draws what it would draw alone.
+    config: the bundle's config; `sampling` holds the recommended defaults.
+    programs: jitted functions that need no tracing: make_program's by Recipe, and make_decoder's under 'decode'.
+    executables: keeps compiled programs across processes; None: only jax's own cache is used.
+    devices: local devices that share the pictures of a batch; None: all of them.
+    apply: calls the network, like models.unet.apply_unet.
+    Methods can be called from several threads at once; results do not depend on other threads.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class LatentDiffusion:
             )
 
     def place(self, params: PyTree) -> None:
-        """Samples with these parameters, of the same structure, from now on."""
+        """Replaces the parameters by others of the same structure."""
         self.params = self.devices.place(params)
 
     @property
     def num_compiled(self) -> int:
-        """How many programs have been compiled, or read from a cache, so far: what a service watches."""
+        """Number of programs compiled or read from a cache so far, for monitoring a service."""
         return sum(program._cache_size() for program in self._programs.values())
 
     def sample(
@@ -140,43 +140,43 @@ class LatentDiffusion:
     ) -> Any:
         """Draws one picture per seed.
 
-        prompts | class_labels | conditions: one each, or a single one for all, of each name that the model takes (system.takes;
-        what they are says TAKES of the files of conditioning/). negative_prompts: what guidance leads away from, in the place of
-        the empty prompt. num_images_per_prompt: each condition so many times in a row.
-        seeds: integers in [0, 2**32), by default 0, 1, 2, …. The same seed gives the same picture whatever stands beside it.
-        num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha, clip_denoised: None takes what the model's makers recommend
-        (`resolve`). eta: 0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral). spacing: a key of
-        SPACINGS or SIGMA_SPACINGS of diffusion/timesteps.py. final_alpha: where the last step leads, 'first' (the original's) or 'one' (the clean image).
-        clip_denoised: a size to which ddim, ddpm and heun clip predicted clean latents (diffusers' clip_sample).
-        sampler_options: any other option of the sampler's, by name.
-        guidance, edit: methods of guidance/ and editing/ on top: a name, {name: {option: value}} or a list (inference/methods.py).
-        image_shape: (H, W) in pixels, multiples of system.size_multiple. None: the size of the spatial conditions, or else
-        init_images, or else what the model was trained at.
-        init_images: [H, W, 3] each, uint8 or floats in [-1, 1]. Sampling starts from them, noised with the seed's noise to the
-        first timestep that is visited, and runs the last round(strength * num_steps) steps. strength: 0 gives their
-        reconstruction, 1 what is drawn without them. (Meng et al. 2022, SDEdit, arXiv:2108.01073. The original, scripts/img2img.py,
-        noises to one level above the first that it visits, and fails at 1.)
-        fill_masks: [H, W] each, bool or in [0, 1]. Where it is below 0.5 the picture is known: latent cells of known pixels alone
-        are kept at every step (editing/blended.py), for models that take no mask. There, and in models that take images and masks,
-        known pixels of the result are the given bytes (floats: the nearest ones).
-        latents: x_T [N, h, w, c] float32 in the place of the seeds' own noise. prompt_embeddings: [N, L, D] in the place of prompts.
-        tile: side in pixels, a multiple of system.size_multiple, of the overlapping tiles of larger pictures: encoded,
-        denoised and decoded (inference/tiles.py, inference/tiled_first_stage.py); None: in one piece.
-        batch_size: at most so many pictures are computed at once on each device. output: 'np' [N, H, W, 3] uint8, 'pil', a list, or
-        'latents' [N, h, w, c] float32, scaled. progress: called with (pictures done, of how many). callback: called with a Step at
-        every step; another one compiles nothing.
+        prompts | class_labels | conditions: one value per picture, or a single one for all, for each name in system.takes
+        (TAKES in the files of conditioning/ describes them). negative_prompts: prompts that guidance leads away from,
+        instead of the empty prompt. num_images_per_prompt: each condition is repeated this many times in a row.
+        seeds: integers in [0, 2**32), by default 0, 1, 2, …. A picture depends on its seed and conditions, not on the others.
+        num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha, clip_denoised: None means the model's
+        recommended value (`resolve`). eta: 0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral). spacing: a key of
+        SPACINGS or SIGMA_SPACINGS in diffusion/timesteps.py. final_alpha: the end of the last step, 'first' (the original's)
+        or 'one' (the clean image). clip_denoised: bound to which ddim, ddpm and heun clip predicted clean latents (diffusers'
+        clip_sample). sampler_options: further options of the sampler, by name.
+        guidance, edit: methods of guidance/ and editing/ to add: a name, {name: {option: value}} or a list (inference/methods.py).
+        image_shape: (H, W) in pixels, multiples of system.size_multiple. None: the size of the spatial conditions, else of
+        init_images, else the size trained on.
+        init_images: [H, W, 3] each, uint8 or floats in [-1, 1]. They are noised with the seed's noise to the first timestep
+        visited, and the last round(strength * num_steps) steps are run. strength: 0 reconstructs them, 1 ignores them. (Meng et
+        al. 2022, SDEdit, arXiv:2108.01073. The original, scripts/img2img.py, noises to one level above the first that it
+        visits, and fails at 1.)
+        fill_masks: [H, W] each, bool or in [0, 1]; pixels below 0.5 are known. For models that take no mask, latent cells with
+        known pixels only are kept at every step (editing/blended.py). For these and for models that take images and masks,
+        known pixels of the result are the given bytes (for floats, the nearest).
+        latents: x_T [N, h, w, c] float32, instead of noise from the seeds. prompt_embeddings: [N, L, D], instead of prompts.
+        tile: side in pixels, a multiple of system.size_multiple. Larger pictures are encoded, denoised and decoded in
+        overlapping tiles (inference/tiles.py, inference/tiled_first_stage.py). None: in one piece.
+        batch_size: most pictures computed at once on each device. output: 'np' [N, H, W, 3] uint8, 'pil' a list, or 'latents'
+        [N, h, w, c] float32, scaled. progress: called with (pictures done, their total). callback: called with a Step at every
+        step; changing it does not recompile.
 
-        Returns: as output says. Raises: ValueError for a value that is out of range or not known, and for pictures that are not
-        finite, whose seeds it names. What has no effect, and words that the model does not know, are lines in the log.
+        Returns: see output. Raises: ValueError for an unknown or out-of-range value, and for results that are not finite, naming
+        their seeds. Options without effect and words that the model does not know are logged.
         """
         asked = {name: value for name, value in locals().items() if name not in ("self", "conditions")}
         drawn = np.concatenate([drawn for _, drawn in self._draw(asked, conditions)])
         return [grid.to_pil(image) for image in drawn] if output == "pil" else drawn
 
     def stream(self, *args, **options) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """As `sample`, with the same arguments: (places [n] of seeds, pictures [n, H, W, 3] uint8) batch by batch, as they are drawn.
+        """Takes the arguments of `sample` and yields each batch when it is drawn: (indices [n] into seeds, [n, H, W, 3] uint8).
 
-        However many seeds there are, one batch of pictures is in memory.
+        Only one batch of pictures is in memory, for any number of seeds.
         """
         bound = inspect.signature(self.sample).bind(*args, **options)
         bound.apply_defaults()

@@ -33,12 +33,12 @@ PREVIEW = "guidance/x_start"  # among the taps: the clean latents that the step'
 
 
 class Recipe(NamedTuple):
-    """What a program is compiled for, besides the shapes of its arguments.
+    """The static choices of a compiled program, besides the shapes of its arguments.
 
-    sampler: its name. latent_shape: (h, w, c). sampler_options: those of the sampler's options that are no numbers, sorted, such as
-    final_alpha. methods: guidance and editing methods, in the order in which they act. from_image: it starts from noised latents of a
-    picture. from_latents: it starts from x_T itself. keeps: it keeps known latent cells. tiling: the tiles that are denoised one by
-    one, or None. previews: it hands out every step.
+    sampler: its name. latent_shape: (h, w, c). sampler_options: the sampler's options that are not numbers, sorted, such as
+    final_alpha. methods: guidance and editing methods, in the order in which they act. from_image: start from the noised
+    latents of a picture. from_latents: start from x_T itself. keeps: keep known latent cells. tiling: the tiles to denoise
+    one by one, or None. previews: call the preview at every step.
     """
 
     sampler: str
@@ -53,19 +53,19 @@ class Recipe(NamedTuple):
 
     @property
     def is_guided(self) -> bool:
-        """Whether it conditions the network on nothing, too."""
+        """Whether it also runs the network without condition."""
         return methods.needs(self.methods, "uncond")
 
 
 class Arguments(NamedTuple):
-    """What a program is called with, for B pictures of n branches; n is 1 without an editing method that looks at a source.
+    """Arguments of a program, for B pictures of n branches; n is 1 unless an editing method has source branches.
 
-    params: {'first_stage', 'unet', 'conditioner'}. inputs: per branch, those of System.inputs, [B, ...]; with a tiling their images
-    are latents already. null: of System.null_inputs, [B, ...], {} where not guided. seeds: [B] uint32. visited: [S] timesteps.
-    start: [] int32 in [0, S), how many leading timesteps are skipped; used only if recipe.from_image. sampler: the numbers among the
-    sampler's options, [] float32 each. known: 'x_start' [B, h, w, c] scaled latents, if from_image or keeps; 'keep' [B, h, w, 1]
-    float32, if keeps; 'x_T' [B, h, w, c], if from_latents. shared, each: arrays of recipe.methods, in order; those of `each` have one
-    entry per picture.
+    params: {'first_stage', 'unet', 'conditioner'}. inputs: System.inputs of each branch, [B, ...]; with a tiling their images
+    are already latents. null: System.null_inputs, [B, ...]; {} without guidance. seeds: [B] uint32. visited: [S] timesteps.
+    start: [] int32 in [0, S), number of leading timesteps to skip; used only if recipe.from_image. sampler: the sampler's
+    numeric options, [] float32 each. known: 'x_start' [B, h, w, c] scaled latents, if from_image or keeps; 'keep' [B, h, w, 1]
+    float32, if keeps; 'x_T' [B, h, w, c], if from_latents. shared, each: arrays of recipe.methods, in order; those of `each`
+    have one entry per picture.
     """
 
     params: PyTree
@@ -80,7 +80,7 @@ class Arguments(NamedTuple):
     each: tuple[dict[str, Array], ...] = ()
 
 
-# Which of them have one entry per picture, and are split among devices.
+# Whether a field has one entry per picture and is split among devices.
 PER_PICTURE = Arguments(
     params=False, inputs=True, null=True, seeds=True, visited=False, start=False, sampler=False, known=True, shared=False, each=True
 )  # fmt: skip
@@ -93,11 +93,11 @@ def make_program(
     preview: Callable | None = None,
     apply: Callable = apply_unet,
 ) -> Callable:
-    """Arguments -> scaled latents [B, h, w, c] float32, or [B, n, h, w, c] of the branches where there are several.
+    """Arguments -> scaled latents [B, h, w, c] float32; [B, n, h, w, c] if there are several branches.
 
-    preview: (rows' seeds [B] uint32, index [], t [], x_start [B, h, w, c]) -> None, called on the host at every step if
-    recipe.previews; of the last branch.
-    apply: calls the network, as models.unet.apply_unet does.
+    preview: (seeds [B] uint32, index [], t [], x_start [B, h, w, c] of the last branch) -> None, called on the host at
+    every step if recipe.previews.
+    apply: calls the network, like models.unet.apply_unet.
     """
     make_sampler = find("samplers", recipe.sampler).sampler
 

@@ -1,7 +1,7 @@
-"""One sampling run, prepared: the recipe of its program, and the arguments for all of its pictures, checked.
+"""Prepares one sampling run: checks the call, and builds the recipe of its program and the arguments of all pictures.
 
-Decides what of a call becomes which argument, and says what is wrong with it before anything is compiled. It loops over no batches and
-calls no program (inference/pipeline.py does).
+Decides which option of a call becomes which argument, and reports errors before anything is compiled. Batches are
+looped over, and programs called, in inference/pipeline.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,9 @@ from ldm_jax.types import PyTree
 
 
 class Run(NamedTuple):
-    """arguments: of the program, for all pictures, without the parameters. number: of the pictures. branches: names of the branches
-    before the picture itself. num_steps: how many are run; with none, x_start is the result."""
+    """arguments: those of the program for all pictures, without the parameters. number: of pictures. branches: names of
+    the source branches, which come before the picture itself. num_steps: number of steps run; with 0, x_start is the
+    result."""
 
     recipe: Recipe
     arguments: Arguments
@@ -66,11 +67,11 @@ def make_run(
     edit: methods.Asked = None,
     previews: bool = False,
 ) -> Run:
-    """given: the conditions by name, one or one each. seeds: [N] uint32. settings: of `resolve_settings`. x_T, x_start: [N, h, w, c]
-    float32 scaled latents to start from, as they are or noised. keep: [N, h, w, 1] float32, 1 where x_start is kept. Others: as of
-    LatentDiffusion.sample.
+    """given: the conditions by name, one for all pictures or one each. seeds: [N] uint32. settings: from
+    `resolve_settings`. x_T: [N, h, w, c] float32 scaled latents to start from as they are. x_start: the same, to be
+    noised. keep: [N, h, w, 1] float32, 1 where x_start is kept. The others are those of LatentDiffusion.sample.
 
-    Raises: ValueError for what the model, the sampler or a method cannot do.
+    Raises: ValueError for a request that the model, the sampler or a method does not support.
     """
     shape = system.image_shape if image_shape is None else image_shape
     number, latent_shape = len(seeds), system.latent_shape_of(shape)
@@ -78,12 +79,12 @@ def make_run(
         settings["spacing"], system.schedule.num_timesteps, settings["num_steps"], system.schedule.sigmas
     )
 
-    # Methods: what the user chose, on top of classifier-free guidance.
+    # 1. Choose the methods: those of the user, on top of classifier-free guidance.
     choice = _choose(system, given, number, settings, visited, latent_shape, guidance, edit)
     tiling = sizes.tiling(system, tile, shape)
     _check_methods(system, choice, tiling, prompt_embeddings)
 
-    # Conditions, of every branch.
+    # 2. Prepare the conditions of every branch.
     inputs, null = condition_inputs(system, given, negative_prompts, seeds, shape)
     is_guided = methods.needs(choice.methods, "uncond")
     branches = tuple(
@@ -93,7 +94,7 @@ def make_run(
     if prompt_embeddings is not None:
         inputs = inputs | {EMBEDDED: _embeddings(system, prompt_embeddings, number)}
 
-    # Where it starts.
+    # 3. Find where sampling starts, and assemble the recipe and the arguments.
     num_run = len(visited) if x_start is None else round(strength * len(visited))
     checks.say_what_has_no_effect(is_guided, negative_prompts, strength, len(visited), num_run)
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
@@ -136,7 +137,7 @@ def _choose(
     guidance,
     edit,
 ) -> methods.Choice:
-    """The methods of a run: those chosen, around classifier-free guidance where its scale is not 1 and none replaces it."""
+    """The methods of a run: those chosen, around classifier-free guidance unless its scale is 1 or one replaces it."""
     prompts = list(one_each(given["prompts"], number, "prompts")) if "prompts" in given else None
     scale, num_timesteps = float(settings["guidance_scale"]), system.schedule.num_timesteps
     call = methods.Call(number, visited, num_timesteps, latent_shape, prompts, system.tokenizer, scale)
@@ -147,9 +148,9 @@ def _choose(
 
 
 def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) -> tuple[dict, dict]:
-    """(inputs, those that guidance puts in the place of the dropped ones), each with one entry per seed.
+    """(inputs, null inputs that guidance substitutes for the dropped ones), each with one entry per seed.
 
-    Raises: ValueError as System.inputs, and for negative prompts of a model that takes none.
+    Raises: ValueError like System.inputs, and for negative prompts if the model takes no prompts.
     """
     number = len(seeds)
     system.check_names(given)
@@ -172,7 +173,7 @@ def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) 
 
 
 def _embeddings(system: System, given: Any, number: int) -> np.ndarray:
-    """[N, L, D] float32. Raises: ValueError for another shape, or a model that is conditioned on more than such embeddings."""
+    """[N, L, D] float32. Raises: ValueError for another shape, or if the model has other conditions than one text."""
     if [part.name for part in system.parts] not in (["text"], ["clip"]):
         kinds = ", ".join(part.name for part in system.parts) or "nothing"
         raise ValueError(
@@ -187,7 +188,7 @@ def _embeddings(system: System, given: Any, number: int) -> np.ndarray:
 def _check_methods(
     system: System, choice: methods.Choice, tiling: sizes.Tiling | None, prompt_embeddings: Any
 ) -> None:
-    """Raises: ValueError for a network that cannot be sampled, and for a method that this call cannot have."""
+    """Raises: ValueError for a network that cannot be sampled, and for a method that this call does not support."""
     codes, channels = system.unet.n_embed, system.first_stage.channels
     if codes not in (None, channels):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""The settings that a model is sampled with: those asked for, those that its makers recommend, and the library's own.
+"""Resolves the settings of sampling from the user's options, the model's recommendations and the library's defaults.
 
-Decides which of them counts, what a value may be, and how many pictures are computed at once. It knows no model.
+Decides which of them takes precedence, which values are valid, and how many pictures are computed at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,18 +14,18 @@ from ldm_jax.find import find
 from ldm_jax.inference import checks
 from ldm_jax.types import MAX_SEED
 
-# Settings of a model whose makers recommend none.
+# Defaults for models without recommendations.
 FALLBACK = dict(
     num_steps=50, guidance_scale=1.0, sampler="ddim", eta=None, spacing="uniform", final_alpha=None, clip_denoised=None
 )  # fmt: skip
 
 
 def resolve_settings(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
-    """FALLBACK's settings: those asked for, and for None the makers' recommendation, a config's `sampling`.
+    """The settings named in FALLBACK: the requested value or, if that is None, the recommended one (`sampling` of the
+    model's config), else FALLBACK's.
 
-    The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler: they are not taken
-    for another one.
-    Raises: ValueError for a number that is not finite, or none that can be.
+    The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler and are ignored for
+    any other. Raises: ValueError for a number that is invalid or not finite.
     """
     own = recommended.get("sampler", FALLBACK["sampler"])
     kept = asked.get("sampler") in (None, own)
@@ -37,8 +37,8 @@ def resolve_settings(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
 
 
 def check_sampling(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
-    """A config's `sampling` section. Raises: ValueError for what would otherwise stop a training run at its first
-    preview."""
+    """Checks the `sampling` section of a config. Raises: ValueError for errors that would otherwise stop a training run
+    at its first preview."""
     known = (*FALLBACK, "batch_size")
     for name in options:
         if name not in known:
@@ -50,7 +50,7 @@ def check_sampling(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
 
 
 def check_seeds(seeds: Sequence[int]) -> np.ndarray:
-    """[N] uint32. Raises: ValueError for none, or for what is no integer in [0, 2**32)."""
+    """[N] uint32. Raises: ValueError if there are no seeds, or if one is not an integer in [0, 2**32)."""
     seeds = np.atleast_1d(np.asarray(seeds))
     if not seeds.size:
         raise ValueError("seeds: got none, expected at least one")
@@ -60,8 +60,8 @@ def check_seeds(seeds: Sequence[int]) -> np.ndarray:
 
 
 def one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequence:
-    """values, one per picture: a single one stands for all, and is repeated if spread. Raises: ValueError for another
-    number."""
+    """One value per picture; a single value applies to all, and is repeated if spread. Raises: ValueError for any other
+    number of values."""
     values = [values] if isinstance(values, str | int | Mapping) else values
     if len(values) == 1:
         return [values[0]] * number if spread else values
@@ -73,8 +73,8 @@ def one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequen
 
 
 def bucket(number: int, batch_size: int, num_devices: int = 1) -> int:
-    """How many pictures are computed at once for `number` of them: 1, 2, 4, 8, … or batch_size on each device, the
-    least that holds as many as there may be at once. What a batch has too many are copies of its last picture.
+    """The batch size for `number` pictures: on each device 1, 2, 4, 8, … or batch_size, the smallest that is enough. An
+    incomplete batch is padded with copies of its last picture.
 
     Raises: ValueError for a batch_size below 1.
     """

@@ -13,7 +13,7 @@ from ldm_jax.system import System
 
 
 class Tiling(NamedTuple):
-    """Of inference/tiles.py: the side of a tile, and how far neighbors overlap, in latent cells."""
+    """The tiles of inference/tiles.py: side of a tile and overlap of neighbors, in latent cells."""
 
     tile: int
     overlap: int
@@ -22,10 +22,10 @@ class Tiling(NamedTuple):
 def choose_shape(
     system: System, given: Mapping[str, Sequence], asked: Sequence[int] | None, images: Sequence | None
 ) -> tuple[int, int]:
-    """(H, W) in pixels: asked, or what the conditions `given` ask for, or that of the first of images, or that of
-    training.
+    """(H, W) in pixels: `asked`, else the size of the conditions `given`, else that of the first image, else the size
+    trained on.
 
-    Raises: ValueError for a size that the model cannot make.
+    Raises: ValueError for a size that the model cannot generate.
     """
     if asked is not None:
         return system.check_shape(asked)
@@ -36,11 +36,11 @@ def choose_shape(
 
 
 def tiling(system: System, tile: int | None, image_shape: tuple[int, int]) -> Tiling | None:
-    """tile: side in pixels. None where it is, or where one tile holds the whole (H, W). The overlap is a quarter, at
-    least once what the UNet's downsampling needs.
+    """tile: side in pixels. Returns None if tile is None or covers the whole (H, W). The overlap is a quarter of the
+    tile, and at least one unit of the UNet's downsampling.
 
-    Raises: ValueError for a side that is no multiple of system.size_multiple; at others the UNet differs in and out of
-    tiles.
+    Raises: ValueError for a side that is not a multiple of system.size_multiple, at which the UNet would give different
+    results with and without tiles.
     """
     if tile is None:
         return None

@@ -61,8 +61,8 @@ def run(
     """Trains from step `start` to config.total_steps, or until calls.stop returns True. Returns the last state, which
     has been saved, and the number of steps done.
 
-    state: from placement.place; its buffers are donated. Raises: RuntimeError if a metric is NaN or infinite; ValueError
-    if steps_per_dispatch does not divide start; an error of job.batches, after a single process has saved its steps."""
+    state: from placement.place; its buffers are donated. Raises: RuntimeError if a metric is NaN or infinite;
+    ValueError if steps_per_dispatch does not divide start; errors of job.batches (a lone process saves first)."""
     # 1. Place the frozen parameters and compile the step.
     frozen, at_once = placement.place(job.frozen), config.get("steps_per_dispatch") or 1
     if start % at_once:
