@@ -1,5 +1,4 @@
-"""What a model is asked for when many samples of it are measured: prompts, classes, and the drawing of them in batches
-of one size.
+"""Prompts and classes for the samples of an evaluation, and drawing them in batches of one size.
 
 It knows no metric.
 """
@@ -43,10 +42,10 @@ def draws_shapes(model: LatentDiffusion) -> bool:
 
 
 def conditions(model: LatentDiffusion, count: int, prompts: str | Path | None = None) -> dict[str, list]:
-    """What `count` samples are told, by names of system.takes: prompts out of a file, one in a line, in turn; classes
-    in turn; held-out prompts of the shapes world, of all kinds in turn, where the model knows its words.
+    """The conditions of `count` samples, by names of system.takes: the prompts of a file, one per line, in turn;
+    classes in turn; or, if the model knows their words, held-out prompts of the shapes world, all kinds in turn.
 
-    Raises: ValueError for a model that takes something else, or prompts that are not there.
+    Raises: ValueError if the model takes other conditions, or if there are no prompts.
     """
     takes = [name for name in model.system.takes if name not in model.system.optional]
     if prompts is not None and "prompts" not in takes:

@@ -86,9 +86,8 @@ def settings(args: argparse.Namespace) -> table.Settings:
 class ImageSet(NamedTuple):
     """Images to measure.
 
-    piece: (start, stop) -> the images in between. count: of all. prompts: one per image, or None. about: what makes
-    these
-    images these (Store). recipe: what FeatureRecipe says of them: image_size, crop, color, rounding.
+    piece: (start, stop) -> the images in between. count: of all. prompts: one per image, or None. about: identifies
+    these images (Store). recipe: their fields of FeatureRecipe: image_size, crop, color, rounding.
     """
 
     piece: Callable[[int, int], Images]
@@ -200,9 +199,9 @@ class Against(NamedTuple):
 def open_reference(
     where: str | None, names: Sequence[str], source: ImageSet, nets: Networks, crop: int | None, color: str
 ) -> Against:
-    """Opens what the metrics compare with, and refuses what cannot be compared before anything is drawn.
+    """Opens the reference of the metrics, and rejects one that cannot be compared before anything is drawn.
 
-    where: a folder or .npz of images, or a file of statistics; None is what is shipped for shapes_fid.
+    where: a folder or .npz of images, or a file of statistics; None is the shipped reference of shapes_fid.
     """
     needed = [name for name in names if table.METRICS[name].reference]
     images = stats = None

@@ -17,12 +17,11 @@ PROGRESS = "progress.json"
 
 
 class Store:
-    """Arrays of `count` rows under `folder`. about: plain data that says what they are of; rows of anything else are
+    """Arrays of `count` rows under `folder`. about: plain data that identifies their origin; rows of another origin are
     never mixed with them.
 
-    done: rows that are whole. first: {array: how many images have a row in it}, of those that hold the first images
-    alone.
-    Raises: ValueError if the folder holds rows of something else, or none of ours.
+    done: number of complete rows. first: {array: number of images with a row}, for arrays of the first images only.
+    Raises: ValueError if the folder holds rows of another origin, or other files.
     """
 
     def __init__(

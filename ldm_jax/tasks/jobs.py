@@ -1,7 +1,7 @@
-"""What a user asks for, one picture at a time: jobs of flags, of folders of files, of a JSON-lines file.
+"""Jobs, one per requested picture, from flags, folders of files or a JSON-lines file.
 
-Decides which files belong together, what a picture is called, and what a line may say. It opens no picture and knows no
-model; what becomes of a job is tasks/run.py's to say.
+Decides which files belong together, how pictures are named, and which fields a line may have. It opens no picture and
+uses no model; tasks/run.py runs the jobs.
 """
 
 import json
@@ -14,7 +14,7 @@ from ldm_jax.data import pictures
 from ldm_jax.data.pictures import EXTENSIONS
 from ldm_jax.types import MAX_SEED
 
-# What a job may say. Those of FILES are paths, or in python the arrays themselves (and a layout also its dict).
+# The fields of a job. Those of FILES are paths or, from Python, the arrays themselves (a layout can also be a dict).
 FILES = {
     "image": EXTENSIONS,
     "map": (*EXTENSIONS, ".npy"),

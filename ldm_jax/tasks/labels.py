@@ -101,9 +101,9 @@ def _conditioner(system: Any) -> Any:
 
 
 def told(system: Any, value: Any, names: Sequence[str] | None) -> dict[str, Any]:
-    """The layout that a model is told of by `value`, as a dict: no object that there is no room for, tokens read back.
+    """The layout that a model sees for `value`, as a dict: without objects beyond its capacity, and tokens decoded.
 
-    Raises: ValueError as `layout`; for tokens that no layout has, or whose crop is empty.
+    Raises: ValueError like `layout`, and for tokens that encode no layout or an empty crop.
     """
     value = within_room(system, layout(value, names), names, where=None)
     if isinstance(value, Mapping):

@@ -1,10 +1,8 @@
-"""The tasks of a model: what a job gives becomes the arguments of LatentDiffusion.sample, and jobs are drawn in
-batches.
+"""Runs tasks: turns the fields of jobs into arguments of LatentDiffusion.sample and draws the jobs in batches.
 
-Decides which task a model can do, what each needs, which size its pictures get, and that a job that cannot be drawn
-stops none of the others. Where jobs come from is tasks/jobs.py's to say, what a file means data/pictures.py's, how a
-class or a layout
-is read tasks/labels.py's. Sources of the tasks: Rombach et al. 2022 (arXiv:2112.10752) section 4; image-to-image:
+Decides which tasks a model supports, which fields each needs, the size of the pictures, and that a failing job does not
+stop the others. tasks/jobs.py collects the jobs, data/pictures.py reads their files, tasks/labels.py reads classes and
+layouts. Sources of the tasks: Rombach et al. 2022 (arXiv:2112.10752) section 4; image-to-image:
 SDEdit (Meng et al. 2022, arXiv:2108.01073) as in CompVis/stable-diffusion scripts/img2img.py, with its default
 strength.
 """
@@ -24,7 +22,7 @@ from ldm_jax.tasks import labels
 from ldm_jax.tasks.jobs import Job
 
 STRENGTH = 0.75
-# The condition that each field of a job becomes; an image's is the task's to say.
+# The condition for each field of a job; that of an image depends on the task.
 CONDITIONS = {
     "prompt": "prompts",
     "class_label": "class_labels",
@@ -34,13 +32,13 @@ CONDITIONS = {
     "embeddings": "embeddings",
     "noise_level": "noise_levels",
 }
-_OF_IMAGES = ("images", "masks", "low_res_images")  # conditions that are made of a job's image and mask
-_WAITING = 8  # batches that wait, decoded, for more jobs of their shape
+_OF_IMAGES = ("images", "masks", "low_res_images")  # conditions made from a job's image and mask
+_WAITING = 8  # decoded batches that may wait for more jobs of the same shape
 
 
 class Task(NamedTuple):
-    """needs, may: fields of a job. takes: the condition that only models of this task have. image: what the job's image
-    becomes, a condition or the picture that is started from."""
+    """needs, may: required and optional fields of a job. takes: the condition that only models of this task have.
+    image: the use of the job's image, a condition or the initial picture."""
 
     needs: tuple[str, ...] = ()
     may: tuple[str, ...] = ()
@@ -64,7 +62,8 @@ TASKS = {
 
 
 def can(system: Any, name: str) -> bool:
-    """Whether a model does the task. Any whose conditions are no images does img2img, and inpaint by blending."""
+    """Whether a model supports the task. Every model without image conditions supports img2img, and inpaint by
+    blending."""
     needed = {n for n in system.takes if n not in system.optional and n != "seeds"}
     if name == "unconditional":
         return not needed
@@ -75,9 +74,9 @@ def can(system: Any, name: str) -> bool:
 
 
 def find_task(system: Any, given: Iterable[str] = ()) -> str:
-    """The task that a model is for; one that can do several does what the job's fields `given` ask for.
+    """The task of a model; if it supports several, the fields `given` by the job decide.
 
-    Raises: ValueError for a model of which no task is known.
+    Raises: ValueError if the model supports none of TASKS.
     """
     given = set(given)
     own = ("inpaint",) if "masks" in system.takes else ()
@@ -92,7 +91,7 @@ def find_task(system: Any, given: Iterable[str] = ()) -> str:
 
 
 def check_task(system: Any, name: str) -> None:
-    """Raises: ValueError for an unknown task, or one that the model cannot do, which says those that it can."""
+    """Raises: ValueError for an unknown task, or for one that the model does not support, listing those it does."""
     if name not in TASKS:
         raise ValueError(f"task {name!r} not found; there are: {', '.join(TASKS)}")
     if not can(system, name):
@@ -137,19 +136,19 @@ def run(
     tile: int | None = None,
     **settings: Any,
 ) -> Iterator[tuple[Job, np.ndarray | ValueError]]:
-    """Draws jobs, and yields each with its picture [H, W, 3] uint8, or with the error that says why there is none.
+    """Draws jobs, and yields each with its picture [H, W, 3] uint8, or with the error that prevented it.
 
-    model: a LatentDiffusion. jobs: of tasks/jobs.py, or mappings of its FIELDS: paths, or the arrays themselves
-    (pictures uint8 [H, W, 3] or of PIL, masks, maps and depths [H, W], embeddings [L, D], layouts dicts, class mixtures
+    model: a LatentDiffusion. jobs: from tasks/jobs.py, or mappings of its FIELDS to paths or values (pictures uint8
+    [H, W, 3] or PIL images; masks, maps and depths [H, W]; embeddings [L, D]; layouts as dicts; class mixtures
     {label: weight}).
-    task: one of TASKS; None finds the one that the model does with the fields a job has.
-    fit: one of pictures.FITS, what happens to images, masks and maps of another size than asked for: the job's `size`,
-    or the model's own. 'none' draws pictures of the image's size. tile, settings: as LatentDiffusion.sample.
-    Jobs of equal shape and strength are drawn together, batch_size at once, in the order in which their batches are
-    full. Files are read job by job as pictures are asked for; fewer than _WAITING batches' jobs wait, read, for others
-    like them.
-    Raises: ValueError at once for an unknown task or fit, one that the model cannot do, and a batch size below 1; while
-    drawing, what LatentDiffusion.sample says of the settings.
+    task: one of TASKS; None chooses by the model and the fields of each job.
+    fit: one of pictures.FITS, how images, masks and maps are brought to the requested size: the job's `size`, or the
+    model's own. 'none' draws pictures of the image's size. tile, settings: see LatentDiffusion.sample.
+    Jobs of equal shape and strength are drawn together, batch_size at a time, in the order in which their batches fill
+    up. Files are read lazily, job by job; the jobs read ahead and waiting for others of their shape make up fewer than
+    _WAITING batches.
+    Raises: ValueError at once for an unknown task or fit, for a task that the model does not support, and for a batch
+    size below 1; while drawing, the errors of LatentDiffusion.sample about the settings.
     """
     if task is not None:
         check_task(model.system, task)
@@ -224,7 +223,7 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
 
 
 def _error_alone(system: Any, ready: Ready) -> ValueError | None:
-    """What is wrong with the conditions of one job, or with its negative prompt."""
+    """An error in the conditions of one job, or in its negative prompt."""
     given = {name: [value] for name, value in ready.conditions.items() if name in system.takes}
     try:
         system.inputs(given, ready.image_shape)
@@ -351,8 +350,8 @@ def _array(value: Any, read: Any, check: Any = np.asarray) -> np.ndarray:
 def _fitted(
     system: Any, name: str, arrays: dict, size: tuple[int, int] | None, fit: str
 ) -> tuple[tuple[int, int] | None, dict]:
-    """(H, W) of the picture that is drawn, None for the model's own; the arrays, the image and what lies on it
-    fitted."""
+    """((H, W) of the picture to draw, None for the model's own; the arrays, with the image and those aligned with it
+    resized to fit)."""
     times = system.first_stage.factor if name == "superres" else 1
     leading = next((field for field in ("image", "map") if field in arrays), None)
     if leading is None:

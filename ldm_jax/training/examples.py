@@ -1,6 +1,6 @@
-"""From a training example to what the network is shown of it, and to what a user would give for that picture.
+"""Turns a training example into the network's inputs, and into the conditions that a user would give for it.
 
-It brings together a source's fields and the names that conditioning takes; it knows neither tokens nor networks.
+It maps the fields of a source to the names of the conditioning; it knows neither tokens nor networks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive")  # keys of 
 def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
     """The data source that config.data names, with its own options. Raises: ValueError as pipeline.open_source.
 
-    known: what an earlier run's source said in `unreadable_files`, for sources that have that.
+    known: `unreadable_files` of an earlier run's source, for sources that have it.
     """
     options = {key: value for key, value in config["data"].items() if key not in NOT_THE_SOURCES}
     if known:
@@ -36,9 +36,9 @@ def has_token_masks(config: Mapping[str, Any]) -> bool:
 def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> Callable:
     """(example, rng) -> (its image or moments, {name: what a user would give for this picture}).
 
-    With the moments come the outputs of the text encoder where they are stored, and the mirror image's where the source
-    picks them. What is given comes from the fields of the example, from those that data.derive makes of its image, from
-    `seed`, a new number each time, and from the source's random captions where it has them.
+    Moments come with stored outputs of the text encoder, if there are any, and are those of the mirror image if the
+    source picks them. Conditions come from the fields of the example, from those that data.derive makes from its image,
+    from `seed`, a new number each time, and from random captions of the source, if it has them.
     """
     derived, can = derive.derivation(config["data"].get("derive") or {}), pipeline.abilities(source)
     masked = has_token_masks(config)

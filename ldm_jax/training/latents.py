@@ -1,7 +1,7 @@
-"""What the first stage makes of a data set: the factor that scales its latents, and a file of all of them.
+"""The latents of a data set: the factor that scales them, and a file of all their moments.
 
-The statistics are over all examples, gathered in float64, so that they depend on neither batch nor host. A file of
-moments says which first stage and which data made it.
+Statistics are over all examples, accumulated in float64, so that they depend on neither batch nor host. A file of
+moments records the first stage and the data that it was made from.
 """
 
 import logging
@@ -92,10 +92,10 @@ def precompute(
 
 
 class MomentsSource:
-    """A source whose examples hold `moments` [h,w,2c] float32, and of what `source` gives the fields in `fields` only.
+    """A source of examples with `moments` [h,w,2c] float32 and the given `fields` of the examples of `source`.
 
-    Random captions and the fingerprint are the source's own. An example is read only if one of its fields is asked for
-    that a random caption does not stand for.
+    Random captions and the fingerprint come from `source`. Its examples are read only if a field is needed that random
+    captions do not replace.
     """
 
     def __init__(self, source, moments: np.ndarray, fields: Iterable[str] = ()):

@@ -31,8 +31,8 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
 
     params: {'unet', 'conditioner'}, and 'logvar' [T] if it is learned. frozen: {'first_stage': parameters,
     'scale_factor': [] float32}.
-    batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32. Whatever is
-    random comes from each example's own key, or it would differ with the number of devices.
+    batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32. All
+    randomness comes from each example's own key, so that it does not depend on the number of devices.
     Raises: ValueError for an unknown option of config.loss.
     """
     null, schedule, prediction_type = system.null_inputs(1), system.schedule, system.prediction_type
@@ -185,12 +185,11 @@ def condition(
     deterministic: bool = True,
     key: Array | None = None,
 ) -> Cond:
-    """System.condition of `inputs`, or what a text encoder gave for their captions ahead of training
-    (docs/latents.md), in place of the encoder.
+    """System.condition of `inputs`, or stored outputs of the text encoder for their captions (docs/latents.md).
 
-    Stored are `text_context` [B, L, D] and, of an encoder that gives a vector as well, `text_vector` [B, P], and
-    `text_vector_null` without the caption. They know nothing of dropped conditions: an example whose inputs equal
-    null, system.null_inputs(1), gets what the encoder gives for that, all that it is then asked.
+    Stored are `text_context` [B, L, D] and, if the encoder also returns a vector, `text_vector` [B, P], and
+    `text_vector_null`, the vector without the caption. They do not account for dropped conditions: an example with
+    inputs equal to null, system.null_inputs(1), gets the encoder's output for null. The encoder runs only for null.
     """
     context, vector, vector_null = (inputs.get(name) for name in TEXT)
     if context is None:

@@ -1,8 +1,8 @@
-"""Stores what the first stage of a config makes of its data, so that training need not encode them again.
+"""Encodes the data of a config with its first stage and stores the result, so that training need not encode them again.
 
-Decides what is computed, by which host, and in which order; what lies in the folder is data/latents.py's, the command
-commands/ precompute_latents.py. Pictures are cut as in training, each in one way for good. An Apache Beam pipeline
-instead: training/precompute_beam.py.
+Decides what is computed, by which host, and in which order. data/latents.py defines the folder's contents,
+commands/precompute_latents.py is the command, and training/precompute_beam.py does the same as an Apache Beam pipeline.
+Pictures are cropped as in training, but each only once.
 """
 
 import itertools
@@ -33,7 +33,7 @@ ALWAYS = ("caption", "class_label")  # fields that are stored wherever the data 
 
 
 class PrecomputeOptions(NamedTuple):
-    """Of the command; batch_size is that of each device, fields None what conditioning needs."""
+    """Options of the command. batch_size: per device. fields: None stores those that the conditioning needs."""
 
     dtype: str = "float32"
     flip: bool = False
@@ -46,7 +46,7 @@ class PrecomputeOptions(NamedTuple):
 
 
 class Precomputation(NamedTuple):
-    """What is to be written, ready to be computed.
+    """A prepared computation: the data and functions that produce the stored examples.
 
     transform: (example, rng) -> {'image' [H, W, 3] float32 in [-1, 1], and the fields}. encode: images [n, H, W, 3] ->
     moments [n, h, w, 2c] float32, any n. say: examples -> {'text_context' [n, L, D], …} float32, see data/latents.py,

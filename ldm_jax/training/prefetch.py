@@ -1,7 +1,7 @@
-"""Batches made ready ahead of the steps that take them, by a thread: drawn and placed while the devices work on others.
+"""Prefetches batches in a thread: the next ones are drawn and placed while the devices work.
 
-It decides how many wait. What a batch is, and where it is placed, is the caller's. Nothing of it is saved: a run that
-goes on from a step draws again what was made ready for it and not taken.
+Decides how many are ready ahead. The caller draws and places a batch. Prefetched batches are not saved: a resumed
+run draws the unused ones anew.
 """
 
 import queue

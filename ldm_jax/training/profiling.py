@@ -103,12 +103,10 @@ def _newest(workdir: Path) -> Path:
 def on_demand(
     workdir: Path, at: int | None = None, steps: int = STEPS, look_every: float = LOOK_EVERY
 ) -> Iterator[Tracer]:
-    """Yields what is to be asked before and after every step. It traces `steps` of them into `workdir`, after step `at`
-    or when
-    somebody asks: by a file WORKDIR/profile, which it takes away, or by SIGUSR1.
+    """Yields a Tracer to call before and after every step. It traces `steps` steps into `workdir`, after step `at` or
+    on request: by a file WORKDIR/profile, which it removes, or by SIGUSR1.
 
-    The first step is never traced: it compiles. On other processes than the first nothing is traced, and SIGUSR1 does
-    no harm.
+    The first step is never traced, because it compiles. Only the first process traces; the others ignore SIGUSR1.
     """
     tracer = Tracer(workdir, at, steps, look_every, active=hosts.is_first())
     try:

@@ -1,10 +1,9 @@
-"""Cross-attention taught by masks: where a picture shows what a word speaks of, that word's attention is to lie there.
+"""Supervises cross-attention with masks: the attention of a word should lie where the picture shows its object.
 
-Decides what a caption's masks are, token by token, which attention maps are read, and the loss between the two; it
-knows neither the
-network nor the data set. Source: Wang et al. 2024, TokenCompose (arXiv:2312.03626), section 3.2, its token loss. Its
-second term, of every pixel, asks that each of a phrase's tokens has all of a pixel's attention, which one alone can
-have, and is left out.
+Decides the mask of each token of a caption, which attention maps are read, and the loss between them; independent of
+network and data set. Source: Wang et al. 2024, TokenCompose (arXiv:2312.03626), section 3.2, the token loss. The second
+term, the pixel loss, is left out: it asks every token of a phrase for all of a pixel's attention, which only one can
+have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,8 +52,8 @@ def of_caption(
     """[L, h, w] float32 in [0, 1]: for each of the tokenizer's L tokens the part of each cell that its phrase covers,
     and zeros for a token of no phrase.
 
-    phrases: (start, end, mask), caption[start:end] speaks of what covers mask [H, W], numbers in [0, 1]. shape: (h, w),
-    which divides (H, W). Raises: ValueError if it does not.
+    phrases: (start, end, mask): caption[start:end] names the object that covers mask [H, W], numbers in [0, 1]. shape:
+    (h, w). Raises: ValueError if it does not divide (H, W).
     """
     h, w = shape
     offsets = tokenizer.encode(caption).offsets

@@ -1,7 +1,7 @@
-"""What a run is watched by: where its time goes, what its state looks like, and losses by timestep over many steps.
+"""Monitoring of a run: where its time goes, norms of its state, and losses by timestep over many steps.
 
-The hot loop pays for none of it with a wait for the devices: times are the host's, sums stay on the devices until they
-are logged, and what has to read the whole state is computed only then. It knows nothing of where figures are written.
+None of it makes the training loop wait for the devices: times are taken on the host, sums stay on the devices until
+they are logged, and metrics of the whole state are computed only then. Figures are written elsewhere.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from ldm_jax.distributed import parallel
 from ldm_jax.training.state import TrainState, global_norm
 from ldm_jax.types import Array, PyTree
 
-APART = ("compile", "pictures", "evaluation", "profile")  # what a rate of training leaves out
+APART = ("compile", "pictures", "evaluation", "profile")  # not counted in the speed of training
 GIB = 2**30
 SHOWN = ("loss", "total_loss", "rec_loss")  # of the metrics, on the console
 SLOW_DATA = 0.1  # the share of time above which waiting for data is worth a word
@@ -76,7 +76,7 @@ class Stopwatch:
             self._seconds[what] = self._seconds.get(what, 0.0) + self._now() - start
 
     def lap(self, steps: int) -> Times:
-        """What there was since the last lap, in which `steps` were done; what no block took is 'other'."""
+        """The times since the last lap, during which `steps` were done; time outside all blocks is 'other'."""
         now = self._now()
         seconds, whole = self._seconds, now - self._since
         self._since, self._seconds = now, {}

@@ -109,8 +109,8 @@ def has_checkpoints(workdir: Path) -> bool:
 
 
 def check_workdir(workdir: Path, config: dict) -> None:
-    """Compares the config with that of the checkpoints in the workdir, if there are any. How long a run is, how chatty
-    it is, how fast it learns and how it is spread over devices may change from one start to the next.
+    """Compares the config with that of the checkpoints in the workdir, if there are any. Its length, logging, learning
+    rate and distribution over devices may change when a run is resumed.
 
     Raises: ValueError that names the first key that differs.
     """
@@ -149,10 +149,10 @@ def check_workdir(workdir: Path, config: dict) -> None:
 
 
 def check_room(workdir: Path, state: PyTree) -> None:
-    """Makes the workdir and writes a file in it, which is gone again, before anything is computed.
+    """Creates the workdir and writes a temporary file to it, before anything is computed.
 
-    state: of arrays, what a checkpoint holds. Raises: OSError that says on which host the workdir cannot be written, or
-    that a checkpoint does not fit on its disk.
+    state: the arrays of a checkpoint. Raises: OSError, naming the host, if the workdir cannot be written or a
+    checkpoint does not fit on its disk.
     """
     here = f"workdir {workdir} on {socket.gethostname()}, process {jax.process_index()},"
     try:
@@ -172,10 +172,9 @@ def check_room(workdir: Path, state: PyTree) -> None:
 
 
 def check_data(workdir: Path, fingerprint: str) -> None:
-    """Compares the data with those that the checkpoints in the workdir were trained on, and keeps it where there are
-    none yet.
+    """Compares the fingerprint of the data with that of the checkpoints in the workdir; stores it if there are none.
 
-    fingerprint: of a data source. Raises: ValueError if they are others.
+    fingerprint: of a data source. Raises: ValueError if the two differ.
     """
     path = workdir / DATA
     before = json.loads(path.read_text())["fingerprint"] if path.exists() else None

@@ -32,9 +32,9 @@ class Outcome(NamedTuple):
 
 
 class Model:
-    """The model of --checkpoint, told and drawn from as the arguments say.
+    """The model of --checkpoint, sampled with the settings of the arguments.
 
-    Raises: ValueError where it was trained at another size than the scenes have, unless any_size.
+    Raises: ValueError if it was trained at another size than that of the scenes, unless any_size.
     """
 
     def __init__(self, args: argparse.Namespace, any_size: bool = False):
@@ -69,9 +69,9 @@ class Model:
         )  # fmt: skip
 
     def told(self, scenes: Sequence[world.Scene]) -> dict[str, list]:
-        """What says what the scenes hold, of the conditions that the model insists on: prompts or class labels.
+        """Conditions that describe the scenes, for those that the model requires: prompts or class labels.
 
-        Raises: ValueError for a model that insists on others.
+        Raises: ValueError if the model requires others.
         """
         known = {"prompts": world.caption, "class_labels": main_class}
         needed = [name for name in self.system.takes if name not in self.system.optional]
@@ -79,7 +79,7 @@ class Model:
         return {name: [known[name](scene) for scene in scenes] for name in needed}
 
     def settings(self) -> dict[str, Any]:
-        """What every task that draws says of itself."""
+        """The settings that every drawing task reports."""
         args = self.args
         return dict(
             num_samples=args.num_samples, steps=args.steps, sampler=args.sampler, checkpoint=args.checkpoint
