@@ -5,6 +5,7 @@ does. It knows nothing of what conditions a network, or of samplers.
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_jax.control import rows
 from ldm_jax.diffusion.denoiser import Denoiser
@@ -13,6 +14,14 @@ from ldm_jax.types import Array, EpsFn
 
 NEUTRAL = dict(scale=1.0)
 NEEDS = ("uncond",)
+REPLACES_CLASSIFIER_FREE = True
+
+
+def prepare(call, *, scale=None) -> dict | None:
+    """scale: a number; None is the call's guidance_scale, which is guided by without this method as well."""
+    if scale is None or (np.ndim(scale) == 0 and scale == call.guidance_scale):
+        return None
+    return dict(scale=scale)
 
 
 def guide(eps_fn: EpsFn, denoiser: Denoiser, *, scale: Array = 1.0) -> EpsFn:

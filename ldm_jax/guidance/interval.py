@@ -30,7 +30,7 @@ def prepare(call, *, scale=None, start: float = 0.0, stop: float = 1.0, rescale:
         raise ValueError(f"interval: scale is {scale!r}, expected a number or one for each step") from None
     if scales.shape not in ((), (num_steps,)) or not np.isfinite(scales).all():
         raise ValueError(
-            f"interval: scale has shape {scales.shape}, expected a finite number, or {num_steps}, one for each step"
+            f"interval: scale is {scale!r}, expected a finite number, or {num_steps}, one for each step"
         )
     if not 0 <= start <= stop <= 1:
         raise ValueError(f"interval: start is {start} and stop is {stop}, expected 0 <= start <= stop <= 1")

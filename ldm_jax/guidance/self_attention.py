@@ -21,6 +21,13 @@ CONTROLS = True
 KERNEL = 9  # cells of the Gaussian's side
 
 
+def prepare(call, *, scale: float = 0.75, sigma: float = 1.0) -> dict | None:
+    """scale, sigma: as of `guide`. Raises: ValueError for a sigma that is not above 0."""
+    if sigma <= 0:
+        raise ValueError(f"self_attention: sigma is {sigma}, expected a number above 0, in latent cells")
+    return None if scale == 0 else dict(scale=scale, sigma=sigma)
+
+
 class MiddleMap(Control):
     """Reads how much each cell is attended to in the middle: the first self-attention there, [B, N], mean 1."""
 

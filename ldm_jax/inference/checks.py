@@ -4,6 +4,7 @@ Decides which problems are errors and which are only logged. It compiles nothing
 """
 
 import logging
+import numbers
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,6 +38,10 @@ def check(settings: Mapping[str, Any]) -> None:
     check_number("guidance_scale", settings["guidance_scale"])
     if settings["eta"] is not None:
         check_number("eta", settings["eta"], least=0)
+    if isinstance(settings["clip_denoised"], str | bool):
+        raise ValueError(f"clip_denoised is {settings['clip_denoised']!r}, expected a number above 0")
+    if not isinstance(settings["spacing"], str):
+        raise ValueError(f"spacing: got {settings['spacing']!r}, expected a name")
 
 
 def check_number(name: str, value: Any, least: float | None = None, most: float | None = None) -> None:
@@ -141,6 +146,15 @@ def check_options(system: System, asked: Mapping, conditions: Mapping) -> None:
                 raise ValueError(f"sample has no option {name!r}{near}")
             takes = ", ".join(n for n in system.takes if n != "seeds") or "no conditions"
             raise ValueError(f"this model takes {takes}, got {name}")
+    for name in ("batch_size", "tile"):
+        whole = isinstance(asked[name], numbers.Integral) and not isinstance(asked[name], bool)
+        if not whole and (name, asked[name]) != ("tile", None):
+            raise ValueError(f"{name}: got {asked[name]!r}, expected a whole number")
+    for name in ("progress", "callback"):
+        if asked[name] is not None and not callable(asked[name]):
+            raise ValueError(f"{name}: got {asked[name]!r}, expected a function")
+    if not isinstance(asked["sampler_options"], Mapping | None):
+        raise ValueError(f"sampler_options: got {asked['sampler_options']!r}, expected {{option: value}}")
     known = (*OUTPUTS, "branches")
     if asked["output"] not in known:
         raise ValueError(f"output {asked['output']!r} not found; there are: {', '.join(OUTPUTS)}")

@@ -82,7 +82,9 @@ class Choice(NamedTuple):
 
 
 def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
-    """guidance, edit: a name, {name: {option: value}}, or a list of names and (name, options).
+    """guidance, edit: a name, {name: {option: value}}, or a list of these and of (name, options). The first method is
+    the innermost, but for one that combines the conditional prediction with the unconditional: it calls the network
+    itself, and the others stand around it whatever their order.
 
     Raises: ValueError for an unknown method or option (listing the known ones and the nearest), for a method that the
     model does not support, and for two methods that cannot be combined.
@@ -103,11 +105,16 @@ def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
                 branches = tuple(_one_each(options.pop(s), call, f"{name}: {s}") for s in sources)
             static, arrays = _split(module, room, options)
             own = getattr(module, "EACH", ())
+            if any(method.name == name for method in methods) and room == "guidance":
+                raise ValueError(f"guidance: got {name} twice, expected it once")
+            _check_one_each(name, {k: arrays[k] for k in own if k in arrays}, call)
             methods.append(Method(room, name, static))
             shared.append({k: v for k, v in arrays.items() if k not in own})
             each.append({k: v for k, v in arrays.items() if k in own})
     _check_replacing(methods)
-    return Choice(tuple(methods), tuple(shared), tuple(each), branches, names)
+    order = sorted(range(len(methods)), key=lambda i: not replaces_guidance([methods[i]]))
+    methods, shared, each = (tuple(values[i] for i in order) for values in (methods, shared, each))
+    return Choice(methods, shared, each, branches, names)
 
 
 def options_of(room: str, name: str) -> dict[str, inspect.Parameter]:
@@ -160,13 +167,27 @@ def _listed(asked: Asked, room: str) -> list[tuple[str, dict]]:
     if isinstance(asked, str):
         return [(name.strip(), {}) for name in asked.split(",")]
     if isinstance(asked, Mapping):
+        for name, options in asked.items():
+            if not isinstance(options, Mapping | None):
+                raise ValueError(f"{room}: got {options!r} for {name}, expected {{option: value}}")
         return [(name, dict(options or {})) for name, options in asked.items()]
-    try:
-        return [(one, {}) if isinstance(one, str) else (one[0], dict(one[1])) for one in asked]
-    except (TypeError, ValueError, IndexError):
-        raise ValueError(
-            f"{room}: got {asked!r}, expected a name, {{name: {{option: value}}}}, or a list of names"
-        ) from None
+    if not isinstance(asked, Sequence):
+        raise _not_a_choice(asked, room)
+    listed = []
+    for one in asked:
+        if isinstance(one, str | Mapping):
+            listed += _listed(one, room)
+        elif isinstance(one, Sequence) and len(one) == 2 and isinstance(one[0], str):
+            listed += _listed({one[0]: one[1]}, room)
+        else:
+            raise _not_a_choice(asked, room)
+    return listed
+
+
+def _not_a_choice(asked: Any, room: str) -> ValueError:
+    return ValueError(
+        f"{room}: got {asked!r}, expected a name, {{name: {{option: value}}}}, or a list of names"
+    )
 
 
 def _checked(room: str, name: str, module: Any, options: dict, call: Call) -> dict | None:
@@ -184,6 +205,9 @@ def _checked(room: str, name: str, module: Any, options: dict, call: Call) -> di
         raise ValueError(
             f"{name}: {missing[0]} is missing, expected options {', '.join([*branches, *known])}"
         )
+    for option, value in options.items():
+        if option in known and isinstance(known[option].default, float) and not _is_number(value):
+            raise ValueError(f"{name}: {option} is {value!r}, expected a finite number")
     if branches and call.prompts is None:
         raise ValueError(f"{name} works on prompts, and this model takes none")
     prepare: Callable | None = getattr(module, "prepare", None)
@@ -192,6 +216,21 @@ def _checked(room: str, name: str, module: Any, options: dict, call: Call) -> di
     sources = {option: _one_each(options[option], call, f"{name}: {option}") for option in branches}
     prepared = prepare(call, **sources, **{k: v for k, v in options.items() if k not in sources})
     return None if prepared is None else sources | prepared
+
+
+def _is_number(value: Any) -> bool:
+    """Whether value is one number, and finite."""
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "fiu" and bool(np.isfinite(array))
+
+
+def _check_one_each(name: str, arrays: Mapping[str, np.ndarray], call: Call) -> None:
+    for option, array in arrays.items():
+        if np.shape(array)[:1] != (call.num_pictures,):
+            raise ValueError(
+                f"{name}: {option} has shape {np.shape(array)}, expected one entry for each of "
+                f"{call.num_pictures} pictures"
+            )
 
 
 def _is_neutral(module: Any, options: Mapping[str, Any]) -> bool:
@@ -220,12 +259,20 @@ def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, d
             raise ValueError(
                 f"{module.__name__.rpartition('.')[2]}: {name} is {value!r}, expected finite numbers"
             )
+        if isinstance(signature[name].default, float) and array.ndim:
+            raise ValueError(
+                f"{module.__name__.rpartition('.')[2]}: {name} has shape {array.shape}, expected a number"
+            )
         arrays[name] = array.astype(np.float32) if array.dtype.kind == "f" or np.ndim(array) == 0 else array
     return tuple(sorted(static.items())), arrays
 
 
 def _one_each(values: Any, call: Call, name: str) -> list[str]:
-    values = [values] if isinstance(values, str) else list(values)
+    values = (
+        list(values)
+        if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
+        else [values]
+    )
     if len(values) not in (1, call.num_pictures) or not all(isinstance(value, str) for value in values):
         raise ValueError(
             f"{name}: got {values!r}, expected one prompt, or one for each of {call.num_pictures} pictures"

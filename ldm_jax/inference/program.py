@@ -209,7 +209,7 @@ def sampler_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     An eta of 0 where the sampler takes none is no option; its own eta is given, so that another one compiles nothing.
     """
     takes = inspect.signature(find("samplers", settings["sampler"]).sampler).parameters
-    options = dict(settings.get("sampler_options") or {})
+    options: dict[str, Any] = {}
     clip = settings.get("clip_denoised")
     if clip is not None and not 0 < clip < float("inf"):
         raise ValueError(f"clip_denoised is {clip}, expected a number above 0")
@@ -220,7 +220,7 @@ def sampler_options(settings: Mapping[str, Any]) -> dict[str, Any]:
         options["eta"] = settings["eta"]
     elif "eta" in takes:
         options["eta"] = takes["eta"].default if settings.get("eta") is None else 0.0
-    return options
+    return options | dict(settings.get("sampler_options") or {})
 
 
 def arguments(

@@ -95,6 +95,7 @@ def make_run(
         inputs = inputs | {EMBEDDED: _embeddings(system, prompt_embeddings, number)}
 
     # 3. Find where sampling starts, and assemble the recipe and the arguments.
+    _check_latents(x_T, number, latent_shape)
     num_run = len(visited) if x_start is None else round(strength * len(visited))
     checks.say_what_has_no_effect(is_guided, negative_prompts, strength, len(visited), num_run)
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
@@ -155,6 +156,10 @@ def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) 
     number = len(seeds)
     system.check_names(given)
     given = {name: one_each(values, number, name) for name, values in given.items()}
+    for name, values in (*given.items(), ("negative_prompts", negative_prompts or ())):
+        strange = [v for v in values if not isinstance(v, str)] if name.endswith("prompts") else []
+        if strange and not isinstance(values, str):
+            raise ValueError(f"{name}: got {strange[0]!r}, expected strings")
     if "seeds" in system.takes:
         given.setdefault("seeds", seeds)
     inputs = system.inputs(given, shape)
@@ -183,6 +188,17 @@ def _embeddings(system: System, given: Any, number: int) -> np.ndarray:
     if given.ndim != 3 or len(given) not in (1, number) or given.shape[2] != width:
         raise ValueError(f"prompt_embeddings: got shape {given.shape}, expected ({number}, L, {width})")
     return np.broadcast_to(given, (number, *given.shape[1:]))
+
+
+def _check_latents(x_T: Any, number: int, latent_shape: tuple[int, ...]) -> None:
+    """Raises: ValueError for another shape than one latent for each picture, and for what is not finite."""
+    if x_T is None:
+        return
+    expected, given = (number, *latent_shape), np.asarray(x_T)
+    if given.shape != expected or given.dtype.kind not in "fiu":
+        raise ValueError(f"latents: got shape {given.shape}, expected numbers of shape {expected}")
+    if not np.isfinite(given).all():
+        raise ValueError("latents: expected finite numbers, got some that are not")
 
 
 def _check_methods(

@@ -52,6 +52,8 @@ def check_sampling(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
 def check_seeds(seeds: Sequence[int]) -> np.ndarray:
     """[N] uint32. Raises: ValueError if there are no seeds, or if one is not an integer in [0, 2**32)."""
     seeds = np.atleast_1d(np.asarray(seeds))
+    if seeds.ndim > 1:
+        raise ValueError(f"seeds: got shape {seeds.shape}, expected one integer for each picture")
     if not seeds.size:
         raise ValueError("seeds: got none, expected at least one")
     if not np.issubdtype(seeds.dtype, np.integer) or seeds.min() < 0 or seeds.max() > MAX_SEED:

@@ -61,7 +61,7 @@ def test_rescaled_to_the_brightness_of_the_condition():
 @pytest.mark.parametrize(
     "options, said",
     [
-        (dict(scale=[1.0, 2.0]), "scale has shape .2,., expected a finite number, or 4"),
+        (dict(scale=[1.0, 2.0]), "scale is .1.0, 2.0., expected a finite number, or 4"),
         (dict(scale="x"), "expected a number or one for each step"),
         (dict(start=0.8, stop=0.2), "start is 0.8 and stop is 0.2"),
         (dict(rescale=2), "rescale is 2, expected a number from 0 to 1"),

@@ -111,3 +111,81 @@ def test_what_cannot_be_chosen_is_said_before_anything_is_compiled(model, asked,
     with pytest.raises(ValueError, match=said):
         model.sample(["a red circle"], [0], num_steps=3, **asked)
     assert model.num_compiled == before
+
+
+def test_classifier_free_guidance_by_name_is_that_of_the_call(model):
+    named = draw(model, "guidance", "classifier_free", {}, guidance_scale=3.0)
+    np.testing.assert_array_equal(named, draw(model, None, None, {}))
+
+
+def test_a_method_that_calls_the_network_itself_drops_none_before_it(model):
+    """Interval asks the network anew: what stood inside of it would not be called."""
+    own, around = {"interval": dict(rescale=0.3)}, {"self_attention": dict(scale=2.0)}
+    spellings = [
+        own | around,
+        around | own,
+        [around, own],
+        [("self_attention", around["self_attention"]), own],
+    ]
+    asked = dict(num_steps=3, guidance_scale=3.0, output="latents")
+    drawn = [model.sample("a red circle", guidance=spelling, **asked) for spelling in spellings]
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(other, drawn[0])
+    assert np.abs(drawn[0] - model.sample("a red circle", guidance=own, **asked)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (dict(guidance={"interval": 3}), "guidance: got 3 for interval, expected {option: value}"),
+        (dict(guidance=["interval", 1]), "guidance: got .*, expected a name"),
+        (dict(guidance={"interval": dict(start="a")}), "interval: start is 'a', expected a finite number"),
+        (
+            dict(guidance={"interval": dict(rescale=[0.1])}),
+            r"interval: rescale is \[0.1\], expected a finite",
+        ),
+        (dict(guidance={"interval": dict(scale=np.inf)}), "interval: scale is inf, expected a finite number"),
+        (
+            dict(guidance={"self_attention": dict(scale=[1, 2])}),
+            "self_attention: scale is .*expected a finite",
+        ),
+        (dict(guidance={"self_attention": dict(sigma=-1)}), "sigma is -1, expected a number above 0"),
+        (
+            dict(guidance={"classifier_free": dict(scale=[1, 2])}),
+            r"scale has shape \(2,\), expected a number",
+        ),
+        (
+            dict(guidance={"classifier_free": dict(scale=7), "interval": dict(rescale=0.3)}),
+            "classifier_free and interval cannot be combined",
+        ),
+        (dict(guidance=[{"interval": dict(rescale=1)}] * 2), "got interval twice, expected it once"),
+        (
+            dict(edit={"blended": dict(x_start=0, mask=1)}),
+            r"x_start has shape \(\), expected one entry for each",
+        ),
+        (dict(edit={"prompt_to_prompt": dict(source=3)}), r"source: got \[3\], expected one prompt"),
+        (
+            dict(latents=np.zeros((1, 4, 4, 3))),
+            r"latents: got shape .*, expected numbers of shape \(1, 4, 4, 2\)",
+        ),
+        (dict(latents=np.full((1, 4, 4, 2), np.nan)), "latents: expected finite numbers"),
+        (dict(batch_size=2.5), "batch_size: got 2.5, expected a whole number"),
+        (dict(tile="x"), "tile: got 'x', expected a whole number"),
+        (dict(callback=3), "callback: got 3, expected a function"),
+        (dict(negative_prompts=[3]), "negative_prompts: got 3, expected strings"),
+        (dict(spacing=3), "spacing: got 3, expected a name"),
+        (dict(clip_denoised="x"), "clip_denoised is 'x', expected a number above 0"),
+        (dict(sampler_options=3), "sampler_options: got 3, expected {option: value}"),
+    ],
+)
+def test_values_of_another_kind_are_one_sentence(model, asked, said):
+    before = model.num_compiled
+    with pytest.raises(ValueError, match=said):
+        model.sample(["a red circle"], [0], **(dict(num_steps=3) | asked))
+    assert model.num_compiled == before
+
+
+def test_an_option_of_the_sampler_by_its_name_counts(model):
+    asked = dict(num_steps=3, sampler="ddim", output="latents")
+    named = model.sample("a red circle", sampler_options={"eta": 1.0}, **asked)
+    np.testing.assert_array_equal(named, model.sample("a red circle", eta=1.0, **asked))
