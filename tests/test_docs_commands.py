@@ -1,7 +1,7 @@
 """Every `python …` of the documents names a script or module that there is, flags that it defines, and keys that its
 config has.
 
-The definitions are read from the source: nothing is run but the config files.
+The definitions are read from the source: nothing is run but the config files and the documents' imports.
 """
 
 import ast
@@ -181,3 +181,15 @@ def test_commands_are_found_wherever_they_stand():
 )
 def test_what_is_wrong_is_said(name, rest, said):
     assert complaints(name, rest) == said
+
+
+def test_what_the_documents_import_is_there():
+    lines = {
+        line
+        for document in DOCUMENTS
+        for line in document.read_text().splitlines()
+        if line.startswith(("import ldm_jax", "from ldm_jax"))
+    }
+    assert lines
+    for line in sorted(lines):
+        exec(line, {})  # an ImportError names what is not there
