@@ -21,8 +21,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.checkpoints import write
+from ldm_jax.checkpoints import compvis, write
+from ldm_jax.checkpoints.base import Checkpoint
 from ldm_jax.convert import files, published
 from ldm_jax.convert.tensor import Tensor
 from ldm_jax.params import flatten, unflatten
@@ -34,7 +34,7 @@ CLIP_L = dict(
 KL_F8 = dict(name="kl", channels=128, channel_mult=[1, 2, 4, 4], num_res_blocks=2, z_channels=4, embed_dim=4)
 
 
-def stable_diffusion_1() -> checkpoints.Checkpoint:
+def stable_diffusion_1() -> Checkpoint:
     """The model with random parameters that are drawn when they are read."""
     release = published.RELEASES["sd1"]
     fields = {k: v for k, v in release.match.items() if v is not None}
@@ -49,7 +49,7 @@ def stable_diffusion_1() -> checkpoints.Checkpoint:
         return Tensor(shape, np.dtype("float32"), lambda: np.resize(block, shape))
 
     flat = {path: drawn(tuple(leaf.shape)) for path, leaf in flatten(template).items()}
-    return checkpoints.Checkpoint(config, unflatten(flat), None, "bundle")
+    return Checkpoint(config, unflatten(flat), None, "bundle")
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         source = Path(folder) / "sd1.ckpt"
-        (tensors,) = write.compvis_parts(stable_diffusion_1()).values()
+        (tensors,) = compvis.parts(stable_diffusion_1()).values()
         files.write_ckpt(source, tensors)
         destination = Path(folder) / ("out.safetensors" if args.to == "compvis" else "out")
         command = [sys.executable, "-m", "ldm_jax.convert", str(source), str(destination), "--to", args.to]

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base as config_base
-from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.checkpoints import write as export
+from ldm_jax.checkpoints.base import Checkpoint
 from ldm_jax.config import conditioning_kinds, conditioning_section, load_config
 from ldm_jax.models.layers import timestep_embedding
 from ldm_jax.models.unet import UNet, apply_unet
@@ -157,7 +157,7 @@ def write(folder: Path, name: str) -> None:
     if (folder / "diffusers").is_dir():
         return
     params = draw(system_of(config).param_shapes())
-    whole = checkpoints.Checkpoint(config, params, None, "bundle")
+    whole = Checkpoint(config, params, None, "bundle")
     for target in ("bundle", "diffusers"):
         export.write(whole, folder / target, target, overwrite=True)
 

@@ -52,7 +52,7 @@ def _cache() -> Path | None:
 def add_checkpoint_arguments(add: Callable) -> None:
     """The flags that say what a checkpoint does not say of itself; add: an ArgumentParser's add_argument.
 
-    They are the fields of checkpoints.Options, but for --raw, which is `ema` turned round.
+    They are the fields of checkpoints.base.Options, but for --raw, which is `ema` turned round.
     """
     add("--raw", action="store_true", help="the raw weights, not their running averages")
     add("--config", help="a config of ours (a name, .py or .json), for what shapes do not tell")

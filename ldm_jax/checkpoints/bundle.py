@@ -1,35 +1,25 @@
-"""A model on disk: config.json, model.safetensors and, for a text model, tokenizer.json in one folder; save and read.
+"""Our own layouts: a bundle, which is config.json, model.safetensors and, for a text model, tokenizer.json in a folder,
+and the workdir of a training run. Reads both, and writes bundles.
 
 Parameters lie in the file by their path, 'unet/conv_in/kernel'. It knows no network: what the arrays mean is the
 config's business, and the config is system.py's.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+import jax
 
 from ldm_jax import text_files
 from ldm_jax.checkpoints import earlier
+from ldm_jax.checkpoints.base import Bundle, Checkpoint, FirstStage, Options, find_tokenizer, with_arrays
 from ldm_jax.convert import files
-from ldm_jax.convert.tensor import is_floating
-from ldm_jax.params import flatten, from_names, named_leaves, unflatten
-from ldm_jax.types import PyTree
+from ldm_jax.convert.tensor import Tensor, as_tensor
+from ldm_jax.params import flatten, from_names, named_leaves
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 WEIGHTS = "model.safetensors"
-
-
-class Bundle(NamedTuple):
-    """config: plain data. params: nested dicts of arrays, {'first_stage', 'unet', 'conditioner': {kind: tree}} or the
-    first alone.
-    tokenizer: a tokenizers.Tokenizer, or None."""
-
-    config: dict
-    params: PyTree
-    tokenizer: Any = None
 
 
 def save(directory: str | Path, bundle: Bundle, dtype: str = "float32") -> None:
@@ -41,14 +31,7 @@ def save(directory: str | Path, bundle: Bundle, dtype: str = "float32") -> None:
     with files.replacing(directory, overwrite=True) as partial:
         partial.mkdir()
         files.write_safetensors(partial / WEIGHTS, named_leaves(bundle.params), dtype)
-        write_texts(partial, bundle.config, bundle.tokenizer)
-
-
-def write_texts(directory: Path, config: Mapping[str, Any], tokenizer: Any) -> None:
-    """What a bundle holds beside its weights: config.json, and tokenizer.json of a text model."""
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    if tokenizer is not None:
-        tokenizer.save(str(directory / "tokenizer.json"))
+        write_texts(partial, bundle)
 
 
 def is_bundle(directory: Path) -> bool:
@@ -81,11 +64,6 @@ def read_tokenizer(directory: Path) -> Any:
     return load_tokenizer(directory / "tokenizer.json")
 
 
-def as_float32(array: np.ndarray) -> np.ndarray:
-    """Parameters are float32 in memory, whatever they are stored in; other dtypes pass."""
-    return array.astype(np.float32, copy=False) if is_floating(array.dtype) else array
-
-
 def open_unread(directory: str | Path) -> Bundle:
     """A bundle with each parameter as a convert.tensor.Tensor, none of them read.
 
@@ -99,12 +77,6 @@ def open_unread(directory: str | Path) -> Bundle:
     params.setdefault("first_stage", {})  # that of an identity has no parameters
     params = earlier.with_kinds(params, config.get("conditioning"))
     return Bundle(config, params, read_tokenizer(directory))
-
-
-def with_arrays(unread: Bundle) -> Bundle:
-    """`unread`, whose parameters are Tensors, with every one of them read, in float32."""
-    flat = {path: as_float32(tensor.read()) for path, tensor in flatten(unread.params).items()}
-    return unread._replace(params={name: {} for name in unread.params} | unflatten(flat))
 
 
 def read(directory: str | Path) -> Bundle:
@@ -141,3 +113,49 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
     params = earlier.with_kinds(params, config.get("conditioning"))
     config = dict(config, first_stage=base.config["first_stage"], scale_factor=measured["scale_factor"])
     return Bundle(config, params | {"first_stage": base.params["first_stage"]}, read_tokenizer(workdir))
+
+
+def open_bundle(path: Path, options: Options, given: FirstStage | None = None) -> Checkpoint:
+    """A bundle, with the tokenizer that the user names, and `given`, the first stage of options.first_stage.
+
+    Raises: ValueError as `open_unread`, and for options that are for other layouts.
+    """
+    return _as_told(Checkpoint(*open_unread(path), layout="bundle"), options, given)
+
+
+def open_workdir(path: Path, options: Options, given: FirstStage | None = None) -> Checkpoint:
+    """The folder of a training run; the rest as open_bundle."""
+    run = read_workdir(path, ema=options.ema)
+    params = jax.tree.map(as_tensor, run.params)
+    return _as_told(Checkpoint(run.config, params, run.tokenizer, "workdir"), options, given)
+
+
+def _as_told(checkpoint: Checkpoint, options: Options, given: FirstStage | None) -> Checkpoint:
+    """With the tokenizer and the first stage that the user names; a model of ours says everything else itself."""
+    for name in ("config", "original_config", "prediction_type", "variant"):
+        if getattr(options, name):
+            raise ValueError(
+                f"--{name}: a {checkpoint.layout} has its own config, which says all that there is to say"
+            )
+    notes: list[str] = []
+    if options.tokenizer:
+        checkpoint = checkpoint._replace(tokenizer=find_tokenizer(checkpoint.config, Path(), options, notes))
+    if given:
+        section, first_stage = given
+        config = dict(checkpoint.config, first_stage=section)
+        params = dict(checkpoint.params, first_stage=first_stage)
+        checkpoint = checkpoint._replace(config=config, params=params)
+    return checkpoint
+
+
+def parts(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
+    """{file: {name: array}} of a bundle."""
+    flat = flatten(checkpoint.params)
+    return {WEIGHTS: {"/".join(path): tensor for path, tensor in flat.items()}}
+
+
+def write_texts(directory: Path, model: Bundle | Checkpoint) -> None:
+    """What a bundle holds beside its weights: config.json, and tokenizer.json of a text model."""
+    (directory / "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
+    if model.tokenizer is not None:
+        model.tokenizer.save(str(directory / "tokenizer.json"))

@@ -5,7 +5,7 @@ shapes are read by convert/detect.py, YAML by convert/original_config.py, releas
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ GUIDANCE = {"clip": 7.5, "sdxl": 5.0, "text": 5.0, "class_label": 1.5}
 def diffusion_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> tuple[dict, list[str]]:
     """(config, sentences on where it comes from) of a file with these names and shapes.
 
-    options: checkpoints.Options. The config may lack a first_stage, where the file holds none.
+    options: base.Options. The config may lack a first_stage, where the file holds none.
     Raises: ValueError for what is not known, or not said.
     """
     fields = detect.unet_fields(_inner(shapes, UNET))
@@ -93,11 +93,17 @@ def _marked(config: dict, shapes: Mapping[str, tuple], path: Path) -> list[str]:
     return notes
 
 
+def has_diffusers_names(names: Iterable[str]) -> bool:
+    """Whether these are the names that diffusers gives an autoencoder's parameters."""
+    return any(name.startswith("encoder.down_blocks.") for name in names)
+
+
 def first_stage_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> tuple[dict, list[str]]:
     """The same of an autoencoder alone. The scale of its latents is nowhere in such a file: kl-f8 is taken for Stable
     Diffusion's."""
-    is_diffusers = any(name.startswith("encoder.down_blocks.") for name in shapes)
-    section = (detect.diffusers_first_stage_section if is_diffusers else detect.first_stage_section)(shapes)
+    section = (
+        detect.diffusers_first_stage_section if has_diffusers_names(shapes) else detect.first_stage_section
+    )(shapes)
     given, source, _ = _given(path, options)
     config = dict(task="first_stage", image_size=256, first_stage=section)
     notes = [source] if given else []
@@ -172,6 +178,6 @@ def _given(path: Path, options: Any) -> tuple[dict | None, str, bool]:
 
 
 def _read_yaml(path: str | Path, source: str) -> tuple[dict, str, bool]:
-    """(config, source, whether it is one of ours), which export.py leaves beside the original's."""
+    """(config, source, whether it is one of ours), which write.py leaves beside the original's."""
     ours = original_config.content(path).get(CONFIG_KEY)
     return (original_config.read(path), source, False) if ours is None else (ours, source, True)

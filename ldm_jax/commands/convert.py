@@ -51,15 +51,16 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("--ema and --raw: name one of them")
     if args.inspect == bool(args.destination):
         raise ValueError("name DST, or --inspect without it")
-    from ldm_jax.checkpoints import open as checkpoints
     from ldm_jax.checkpoints import write
+    from ldm_jax.checkpoints.base import options_from
+    from ldm_jax.checkpoints.open import open_checkpoint
 
     if args.destination:
         source, destination = Path(args.source).resolve(), Path(args.destination).resolve()
         if destination == source or destination in source.parents:
             raise ValueError(f"DST {args.destination} holds SRC {args.source}: name a place beside it")
     start = time.time()
-    checkpoint = checkpoints.open_checkpoint(args.source, checkpoints.options_from(args))
+    checkpoint = open_checkpoint(args.source, options_from(args))
     print("\n".join(summary(checkpoint, args.source)), flush=True)
     if args.inspect:
         return

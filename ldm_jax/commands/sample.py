@@ -128,11 +128,11 @@ def main(argv: list[str] | None = None) -> None:
 
     # Model.
     start = time.time()
-    from ldm_jax.checkpoints import open as checkpoints
+    from ldm_jax.checkpoints.base import options_from
     from ldm_jax.inference import pipeline
     from ldm_jax.tasks import run
 
-    options = checkpoints.options_from(args)._asdict()
+    options = options_from(args)._asdict()
     model = pipeline.load(args.checkpoint, cli.executables(), args.adapter, **options)
     for name in ("prompt", "negative_prompt"):
         if name in given and "prompts" not in model.system.takes:
@@ -200,17 +200,18 @@ def asked(args: argparse.Namespace) -> dict:
 def dry_run(args: argparse.Namespace) -> None:
     """Prints what sampling with the model of --config, or else of --checkpoint, takes: of the slice, if one is
     named."""
-    from ldm_jax.checkpoints import open as checkpoints
+    from ldm_jax.checkpoints.base import options_from
+    from ldm_jax.checkpoints.open import open_checkpoint
     from ldm_jax.commands import dry_run as dry_runs
     from ldm_jax.config import load_config
     from ldm_jax.diffusion.schedule import make_schedule
     from ldm_jax.inference import settings as sampling_settings
 
-    options = checkpoints.options_from(args)
+    options = options_from(args)
     if args.config:
         config = load_config(args.config)
     else:
-        config = checkpoints.open_checkpoint(args.checkpoint, options).config
+        config = open_checkpoint(args.checkpoint, options).config
     if config["task"] != "diffusion":
         raise ValueError(
             f"{args.config or args.checkpoint} is a first stage alone, expected a model that samples"

@@ -21,6 +21,7 @@ import numpy as np
 from ldm_jax import atomic, cli, grid
 from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints.base import options_from
 from ldm_jax.evaluation import networks as metric_networks
 from ldm_jax.evaluation import prompts, report
 from ldm_jax.evaluation.store import Store
@@ -72,7 +73,7 @@ def weights(args: argparse.Namespace) -> Weights:
 
 def open_bundle(args: argparse.Namespace, name: str) -> bundle.Bundle:
     """Any checkpoint, read. Raises: ValueError in one sentence for what is none."""
-    options = checkpoints.options_from(args)._replace(first_stage=None)  # --first_stage is what is measured
+    options = options_from(args)._replace(first_stage=None)  # --first_stage is what is measured
     return checkpoints.open_checkpoint(name, options).bundle()
 
 

@@ -31,7 +31,8 @@ from jax import export
 
 from ldm_jax import __version__, atomic, cli, grid
 from ldm_jax.checkpoints import bundle as bundle_files
-from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints.base import options_from
+from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.inference.pipeline import MODEL, LatentDiffusion, from_bundle
 from ldm_jax.inference.program import (
     CLASSIFIER_FREE,
@@ -299,7 +300,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     start = time.time()
-    bundle = checkpoints.open_checkpoint(args.checkpoint, checkpoints.options_from(args)).bundle()
+    bundle = open_checkpoint(args.checkpoint, options_from(args)).bundle()
     if args.draw:
         drawn = _draw(args, load(args.draw, bundle))
         print(f"{drawn} pictures and grid.png in {args.out}, {time.time() - start:.1f} s")

@@ -21,7 +21,8 @@ import numpy as np
 from ldm_jax import grid
 from ldm_jax.checkpoints import adapters as adapter_files
 from ldm_jax.checkpoints import bundle as bundle_files
-from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints.base import Options
+from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.inference import checks, known_pixels, sizes
 from ldm_jax.inference import devices as device_sets
 from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_program
@@ -426,10 +427,10 @@ def load(
     """A shipped model by name, a bundle, a training workdir, a file of the original's, or a diffusers folder.
 
     executables: as of `from_bundle`. adapters: folders or workdirs of adapters, each with its weight: 'runs/lora', 'runs/lora:0.7' or
-    ('runs/lora', 0.7). options: fields of checkpoints.Options, such as ema=False or original_config="v1-inference.yaml".
+    ('runs/lora', 0.7). options: fields of checkpoints.base.Options, such as ema=False or original_config="v1-inference.yaml".
     Raises: ValueError if there is no such thing, it is damaged, or it is a first stage alone.
     """
-    checkpoint = checkpoints.open_checkpoint(name, checkpoints.Options(**options))
+    checkpoint = open_checkpoint(name, Options(**options))
     for note in checkpoint.notes:
         log.info("%s", note)
     bundle = checkpoint.bundle()

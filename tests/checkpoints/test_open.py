@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from ldm_jax.checkpoints import bundle as bundle_files
-from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints import compvis, write
 from ldm_jax.checkpoints import recognize as recognize
-from ldm_jax.checkpoints import write
-from ldm_jax.checkpoints.open import Options, open_checkpoint
+from ldm_jax.checkpoints.base import Options
+from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.commands import convert
 from ldm_jax.convert import files
 from ldm_jax.params import flatten
@@ -106,7 +106,7 @@ def test_the_original_file_is_what_torch_and_the_original_expect(folder):
     np.testing.assert_allclose(
         state["alphas_cumprod"][[0, 500, 999]].numpy(), [0.99915, 0.276332684, 4.66009851e-3], rtol=2e-6
     )
-    assert set(checkpoints.BUFFERS) <= set(state)
+    assert set(compvis.BUFFERS) <= set(state)
     signal = state["alphas_cumprod"].double()
     for name, expected in {
         "log_one_minus_alphas_cumprod": torch.log(1 - signal),

@@ -8,8 +8,9 @@ import importlib
 import numpy as np
 import pytest
 
-from ldm_jax.checkpoints import open as checkpoints
-from ldm_jax.checkpoints import write
+from ldm_jax.checkpoints import compvis
+from ldm_jax.checkpoints.base import Checkpoint, Options
+from ldm_jax.checkpoints.open import open_file
 from ldm_jax.convert.tensor import Tensor
 from ldm_jax.params import flatten, unflatten
 from ldm_jax.system import make_system
@@ -27,7 +28,7 @@ CONFIGS = [
 QUICK = ("semantic_256", "inpainting_big", "sd2")
 
 
-def unread(config: dict) -> checkpoints.Checkpoint:
+def unread(config: dict) -> Checkpoint:
     """The model of a config with parameters that nobody reads."""
     shapes = make_system(config).param_shapes()
 
@@ -35,7 +36,7 @@ def unread(config: dict) -> checkpoints.Checkpoint:
         return Tensor(tuple(leaf.shape), np.dtype("float32"), lambda: np.zeros(leaf.shape, np.float32))
 
     flat = {path: tensor(leaf) for path, leaf in flatten(shapes).items()}
-    return checkpoints.Checkpoint(config, unflatten(flat), None, "bundle")
+    return Checkpoint(config, unflatten(flat), None, "bundle")
 
 
 def network(unet):
@@ -72,20 +73,20 @@ def test_released_models_are_recognized(name, tmp_path):
     config["scale_factor"] = (
         config.get("scale_factor") or 0.22
     )  # None is measured in training, and then lies in the file
-    (tensors,) = write.compvis_parts(unread(config)).values()
+    (tensors,) = compvis.parts(unread(config)).values()
     tensors = {
         k: t if isinstance(t, Tensor) else Tensor(t.shape, t.dtype, lambda t=t: t) for k, t in tensors.items()
     }
     if name == "inpainting_big":  # the published file has its first stage twice
         twice = {k: t for k, t in tensors.items() if k.startswith("first_stage_model.")}
         tensors |= {k.replace("first_stage_model.", "cond_stage_model."): t for k, t in twice.items()}
-    options = checkpoints.Options(prediction_type=SAID.get(name))
+    options = Options(prediction_type=SAID.get(name))
     if name in SAID:
         with pytest.raises(
             ValueError, match="512-base predicts eps and 768-v predicts v: say --prediction_type"
         ):
-            checkpoints._open_file(tensors, tmp_path / "model.ckpt", checkpoints.Options())
-    opened = checkpoints._open_file(tensors, tmp_path / "model.ckpt", options)
+            open_file(tensors, tmp_path / "model.ckpt", Options())
+    opened = open_file(tensors, tmp_path / "model.ckpt", options)
     assert f"recognized as {NAMES.get(name, name)}" in opened.notes
     for entry in ("image_size", "prediction_type"):
         assert opened.config[entry] == config.get(entry, "eps"), entry

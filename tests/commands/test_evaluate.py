@@ -15,6 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints.base import Options
 from ldm_jax.commands import evaluate
 from ldm_jax.evaluation import networks, store
 from ldm_jax.evaluation import prompts as evaluation_prompts
@@ -338,7 +339,7 @@ def test_what_a_checkpoint_does_not_say_can_be_said(monkeypatch):
     flags = ["--raw", "--variant", "fp16", "--prediction_type", "v", "--tokenizer", "words.json"]
     args = evaluate.parser().parse_args(["--first_stage", "vae", "--images", "photos", *flags])
     evaluation_run.open_bundle(args, args.first_stage)
-    options = checkpoints.Options(ema=False, variant="fp16", prediction_type="v", tokenizer="words.json")
+    options = Options(ema=False, variant="fp16", prediction_type="v", tokenizer="words.json")
     assert evaluation_prompts == [("vae", options)]
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldm_jax import cli, grid
-from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints.base import options_from
 from ldm_jax.inference import pipeline
 from ldm_jax.shapes_world import scenes as world
 
@@ -39,7 +39,7 @@ class Model:
 
     def __init__(self, args: argparse.Namespace, any_size: bool = False):
         self.args = args
-        self.model = pipeline.load(args.checkpoint, **checkpoints.options_from(args)._asdict())
+        self.model = pipeline.load(args.checkpoint, **options_from(args)._asdict())
         self.system = self.model.system
         if self.system.image_size != world.SIZE and not any_size:
             side = self.system.image_size

@@ -5,7 +5,8 @@ import argparse
 import numpy as np
 
 from ldm_jax import cli
-from ldm_jax.checkpoints import open as checkpoints
+from ldm_jax.checkpoints.base import options_from
+from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.evaluation import first_stage
 from ldm_jax.evaluation.shapes.base import Outcome, mean_finite, scenes_and_images
 from ldm_jax.metrics.psnr import psnr
@@ -14,7 +15,7 @@ from ldm_jax.shapes_world import prompts as shapes
 
 def score(args: argparse.Namespace) -> Outcome:
     """What the autoencoder loses of rendered scenes: PSNR, and how many the oracle still reads right."""
-    opened = checkpoints.open_checkpoint(args.checkpoint, checkpoints.options_from(args)).bundle()
+    opened = open_checkpoint(args.checkpoint, options_from(args)).bundle()
     _, images = scenes_and_images(args.num_samples)
     reconstruct = first_stage.reconstruction_fn(
         opened.config["first_stage"], opened.params["first_stage"], images.shape[1:3], args.batch_size
