@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 class Step(NamedTuple):
     """The argument of a `callback`, called at every step for each batch of pictures.
 
-    seeds: [B] uint32, those of the pictures. index: of the step, from 0. t: its timestep. x_start: [B, h, w, c] float32
+    seeds: [B] uint32, those of the pictures; where a batch is filled up, the last one again. Of several devices each calls
+    with its share. index: of the step, from 0. t: its timestep. x_start: [B, h, w, c] float32
     scaled latents, the network's prediction of the clean picture at this step; LatentDiffusion.decode turns it into pixels.
     """
 
@@ -199,6 +200,11 @@ class LatentDiffusion:
         method: a file of editing/ that looks at a source. options: of the method. sampling: options of `sample`.
         Returns: Edited. Raises: ValueError as `sample`, and for a method that looks at no source.
         """
+        for name in ("edit", "output"):
+            if name in sampling:
+                raise ValueError(
+                    f"edit has no option {name!r}: it gives Edited(images, sources), uint8 arrays"
+                )
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         edits = [(method, {"source": source, **(options or {})})]
         drawn = self.sample(prompts, seeds, edit=edits, output="branches", **sampling)
@@ -255,7 +261,8 @@ class LatentDiffusion:
             checks.check_drawn(seeds[places], settings, self.params, latents, *pictures)
             drawn = np.stack([grid.to_uint8(images) for images in pictures], axis=1)
             if known is not None:
-                drawn[:, -1] = known.of(places).paste(drawn[:, -1])
+                kept = known.of(places)
+                drawn = np.stack([kept.paste(images) for images in drawn.swapaxes(0, 1)], axis=1)
             yield places, drawn if output == "branches" else drawn[:, -1]
 
     def sample_latents(

@@ -209,8 +209,10 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
     arguments |= {name: value for name, value in optional.items() if value is not None}
     try:
         images = model.sample(seeds=[job.seed for job, _ in padded], **arguments)
-    except ValueError:
+    except ValueError as error:
         wrong = [_error_alone(model.system, ready) for _, ready in batch]
+        if not any(wrong) and first.methods:  # that these jobs ask for themselves
+            wrong = [error] * len(batch)
         if not any(wrong):  # it is no job's fault, but that of the settings
             raise
         yield from ((job, error) for (job, _), error in zip(batch, wrong, strict=True) if error)

@@ -276,6 +276,19 @@ def test_methods_by_flags_and_in_jobs(loaded, tmp_path):
     assert (a != b).any() and (c != b).any()
 
 
+def test_a_job_with_a_method_that_cannot_be_stops_no_other(loaded, tmp_path, capsys):
+    jobs = tmp_path / "jobs.jsonl"
+    lines = [
+        dict(name="a", prompt="red circle", seed=3, guidance="intervall"),
+        dict(name="b", prompt="red circle", seed=3),
+    ]
+    jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match="1 of 2 jobs failed"):
+        sample.main(["--jobs", str(jobs), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "b.png").is_file() and not (tmp_path / "out" / "a.png").exists()
+    assert "did you mean 'interval'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "asked, said",
     [
