@@ -68,6 +68,12 @@ def test_word_level_splits_lowers_pads_and_marks():
     np.testing.assert_array_equal(text.null_inputs(2, setting(None, tokenizer))["tokens"], tokens[[1, 1]])
 
 
+@pytest.fixture(autouse=True)
+def nothing_cut_so_far(monkeypatch):
+    """The process counts cut captions: those of other tests are none of these."""
+    monkeypatch.setattr(text, "_CUT", text._Cut())
+
+
 def test_a_cut_caption_is_warned_of_and_only_that(caplog):
     tokenizer = text.word_level_tokenizer(["a", "b"], 4)
     with caplog.at_level(logging.WARNING):
@@ -76,8 +82,7 @@ def test_a_cut_caption_is_warned_of_and_only_that(caplog):
     np.testing.assert_array_equal(tokens, [[2, 4, 5, 3], [2, 4, 5, 3]])
 
 
-def test_each_cut_caption_is_told_once_and_many_are_counted(caplog, monkeypatch):
-    monkeypatch.setattr(text, "_CUT", text._Cut())
+def test_each_cut_caption_is_told_once_and_many_are_counted(caplog):
     tokenizer = text.word_level_tokenizer(["a"], 4)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
