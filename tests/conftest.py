@@ -95,3 +95,11 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("memory")
     for line in LINES or [said("this process", peak(), config.stash.get(REPORT, {}))]:
         terminalreporter.line(line)
+
+
+@pytest.fixture(autouse=True)
+def nothing_cut_so_far():
+    """A process counts the captions that it cut, and names the first ten: those of other tests are none of a test's."""
+    text = sys.modules.get("ldm_jax.conditioning.text")
+    if text is not None:
+        text.CUT.told.clear()

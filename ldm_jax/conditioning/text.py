@@ -64,7 +64,7 @@ class _Cut:
             )
 
 
-_CUT = _Cut()
+CUT = _Cut()
 
 
 def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndar
     encodings = tokenizer.encode_batch(expanded(captions, tokenizer))
     for caption, encoding in zip(captions, encodings, strict=True):
         if encoding.overflowing:
-            _CUT.tell(caption, len(encoding.ids))
+            CUT.tell(caption, len(encoding.ids))
     ids = [e.ids for e in encodings]
     return {"tokens": np.asarray(ids, np.int32).reshape(len(ids), tokenizer.truncation["max_length"])}
 

@@ -68,12 +68,6 @@ def test_word_level_splits_lowers_pads_and_marks():
     np.testing.assert_array_equal(text.null_inputs(2, setting(None, tokenizer))["tokens"], tokens[[1, 1]])
 
 
-@pytest.fixture(autouse=True)
-def nothing_cut_so_far(monkeypatch):
-    """The process counts cut captions: those of other tests are none of these."""
-    monkeypatch.setattr(text, "_CUT", text._Cut())
-
-
 def test_a_cut_caption_is_warned_of_and_only_that(caplog):
     tokenizer = text.word_level_tokenizer(["a", "b"], 4)
     with caplog.at_level(logging.WARNING):
