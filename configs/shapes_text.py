@@ -13,10 +13,10 @@ Source:  Rombach et al. 2022, section 4.3 (cross-attention to a transformer trai
 Result:  The shipped model is the one before, base.SHAPES_UNET, after 256,000 images
          (ldm_jax/shipped/shapes/training.json). This network, begun with that one's text transformer, without masks and
          with a cosine of 2,300 steps, drew as well after 68,000: of 204 held-out prompts, 50 DDIM steps, guidance 3,
-         one object right 74 %, two 24 %, relations 15 %. Trained on from there for 8,300 images with masks, a word's attention came
-         to lie on its object and the pictures were no better, seen by trials alone and never by the command that
-         measures. Whether by the masks or by the new start of the optimizer is not known: masks are off here until
-         runs with and without them have been compared.
+         one object right 74 %, two 24 %, relations 15 %. Trained on from there for 8,300 images with masks, a word's
+         attention came to lie on its object and the pictures were no better, seen by trials alone and never by the
+         command that measures. Whether by the masks or by the new start of the optimizer is not known: masks are off
+         here until runs with and without them have been compared.
 """
 
 from ml_collections import ConfigDict, config_dict
