@@ -1,8 +1,7 @@
 """How often a text model draws what it was told, by kind of prompt, as the oracle of the shapes world reads it.
 
 Prompts are captions of held-out scenes. A picture counts as right if every clause of its prompt holds and there is
-nothing
-else in it. It knows no network: pictures come from a function.
+nothing else in it; failures.py says what is wrong with the others. It knows no network: pictures come from a function.
 """
 
 import itertools
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ldm_jax.shapes_world import scenes as world
-from ldm_jax.shapes_world.oracle import parse, score
+from ldm_jax.shapes_world.oracle import Score, parse, score
 
 # In the order in which they are measured and printed; `kind_of` says what each is.
 KINDS = ("one", "two", "relation", "unseen", "count", "three")
@@ -60,14 +59,14 @@ def _scenes(kind: str, seed: int) -> Iterator[tuple[world.Scene, str]]:
             yield scene, caption
 
 
-def accuracies(
+def scores(
     draw: Callable[[list[str], list[int]], np.ndarray],
     num_samples: int,
     *,
     first_seed: int = 1_000_000,
     kinds=KINDS,
-) -> dict[str, float]:
-    """The share of pictures that are right, by kind of prompt.
+) -> dict[str, list[tuple[str, Score]]]:
+    """{kind: [(prompt, the score of its picture), …]}.
 
     draw: (prompts, seeds) -> [N, 64, 64, 3] uint8. num_samples: in all, shared evenly among the kinds (rounded down, at
     least one each). first_seed: seeds count up from it. Raises: ValueError for num_samples < 1.
@@ -79,9 +78,7 @@ def accuracies(
     for i, kind in enumerate(kinds):
         said = prompts(kind, each)
         images = draw(said, [first_seed + i * each + j for j in range(each)])
-        found[kind] = float(
-            np.mean([score(image, caption).right for image, caption in zip(images, said, strict=True)])
-        )
+        found[kind] = [(caption, score(image, caption)) for image, caption in zip(images, said, strict=True)]
     return found
 
 

@@ -29,8 +29,10 @@ def test_the_obedient_painter_is_right_and_the_stubborn_one_wrong(kind):
     def stubborn(prompts, seeds):
         return np.stack([world.render(world.Scene((), known[p].background)) for p in prompts])
 
-    assert shapes_prompts.accuracies(obedient, 12, kinds=(kind,)) == {kind: 1.0}
-    assert shapes_prompts.accuracies(stubborn, 12, kinds=(kind,)) == {kind: 0.0}
+    for painter, right in ((obedient, True), (stubborn, False)):
+        scores = shapes_prompts.scores(painter, 12, kinds=(kind,))[kind]
+        assert [caption for caption, _ in scores] == shapes_prompts.prompts(kind, 12)
+        assert [score.right for _, score in scores] == [right] * 12
 
 
 def test_prompts_are_of_their_kind_and_the_same_every_time():
@@ -66,4 +68,4 @@ def test_the_background_is_farther_from_every_color_than_they_are_from_each_othe
 
 def test_no_samples_is_an_error():
     with pytest.raises(ValueError, match="num_samples is 0"):
-        shapes_prompts.accuracies(lambda p, s: None, 0)
+        shapes_prompts.scores(lambda p, s: None, 0)

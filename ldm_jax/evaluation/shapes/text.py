@@ -11,12 +11,14 @@ from ldm_jax.metrics import features
 from ldm_jax.metrics.fid import fid
 from ldm_jax.metrics.images import ArrayImages
 from ldm_jax.shapes_world import prompts as shapes
+from ldm_jax.shapes_world.failures import shares, wilson
+from ldm_jax.shapes_world.oracle import Score
 
 TASK = "shapes"
 
 
 def score(args: argparse.Namespace) -> Outcome:
-    """How often the text model draws what it is told, by kind of prompt, and the Fréchet distance of what it draws."""
+    """How often the text model draws what it is told, by kind of prompt, how it fails, and the Fréchet distance."""
     model = Model(args)
     model.check_takes("prompts")
     total = max(1, args.num_samples // len(shapes.KINDS)) * len(shapes.KINDS)
@@ -31,10 +33,22 @@ def score(args: argparse.Namespace) -> Outcome:
         drawn.append(images)
         return images
 
-    found = shapes.accuracies(draw, args.num_samples, first_seed=FIRST_SEED)
+    scores = shapes.scores(draw, args.num_samples, first_seed=FIRST_SEED)
     images = np.concatenate(drawn)
-    figures = found | _shapes_fid(images) | model.settings() | dict(num_samples=total)
+    figures = _rates(scores) | _shapes_fid(images) | model.settings() | dict(num_samples=total)
     return Outcome(figures, {"shapes": [images[:: max(1, total // SHOWN)]]})
+
+
+def _rates(scores: dict[str, list[tuple[str, Score]]]) -> dict:
+    """{kind: the share that is right, …} and, by kind, `interval`: its Wilson interval; `failures`: shares of all."""
+    right = {kind: [score.right for _, score in of_kind] for kind, of_kind in scores.items()}
+    intervals = {kind: wilson(sum(of_kind), len(of_kind)) for kind, of_kind in right.items()}
+    failed = {
+        kind: shares([score for _, score in of_kind], [caption for caption, _ in of_kind])
+        for kind, of_kind in scores.items()
+    }
+    rates = {kind: float(np.mean(of_kind)) for kind, of_kind in right.items()}
+    return rates | {"interval": intervals, "failures": failed}
 
 
 def _shapes_fid(images: np.ndarray) -> dict:

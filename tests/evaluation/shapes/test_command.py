@@ -285,6 +285,9 @@ def test_shapes(run, tmp_path):
     painter = Painter(("prompts",), lambda index, told: world.render(known[told["prompts"]]))
     found = run(painter, "shapes", "--num_samples", "13")
     assert [found[kind] for kind in ("one", "two", "relation", "unseen", "count", "three")] == [1.0] * 6
+    assert {kind: set(shares.values()) for kind, shares in found["failures"].items()} == {
+        kind: {0.0} for kind in found["interval"]
+    }
     assert found["num_samples"] == 12 and found["shapes_fid"] is None  # too few for it
     grid_of(tmp_path, "shapes", 4, 3)
 
