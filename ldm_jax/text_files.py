@@ -11,6 +11,7 @@ str.splitlines takes for ends of lines, may stand inside the strings of JSON (RF
 import codecs
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,16 @@ def read_json(path: str | Path, what: str) -> Any:
         return json.loads(read(path, what))
     except json.JSONDecodeError as error:
         raise ValueError(f"{what} {path} is no JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{what} {path} is no JSON that can be read: it is nested too deep") from None
 
 
-def read_object(path: str | Path, what: str) -> dict[str, Any]:
-    """The JSON object that a file holds. Raises: ValueError that names the file, also where it is not there, or holds
-    something else."""
+def read_object(
+    path: str | Path, what: str, fields: Mapping[str, type | tuple[type, ...]] | None = None
+) -> dict[str, Any]:
+    """The JSON object that a file holds. fields: types that its values have to have; it may have other fields.
+
+    Raises: ValueError that names the file, also where it is not there, or holds something else."""
     if not Path(path).is_file():
         raise ValueError(f"{what} {path} is not there")
     try:
@@ -65,6 +71,15 @@ def read_object(path: str | Path, what: str) -> dict[str, Any]:
         raise ValueError(f"{what} {path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{what} {path} holds {type(value).__name__}, expected an object")
+    for name, expected in (fields or {}).items():
+        if name not in value:
+            raise ValueError(f"{what} {path} has no {name!r}: it was damaged, or is of something else")
+        if not isinstance(value[name], expected) or isinstance(value[name], bool):
+            got = type(value[name]).__name__
+            kinds = expected if isinstance(expected, tuple) else (expected,)
+            raise ValueError(
+                f"{what} {path}: {name} is {got}, expected {' or '.join(kind.__name__ for kind in kinds)}"
+            )
     return value
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ldm_jax import text_files
 from ldm_jax.convert import files
 from ldm_jax.params import flatten, from_names, named_leaves, unflatten
 from ldm_jax.personalization import base
@@ -41,8 +42,8 @@ def read(path: str | Path, ema: bool = True) -> Adapter:
     """The adapter of a folder, or of a run's newest checkpoint. Raises: ValueError for what is neither."""
     path = Path(path).expanduser()
     if (path / SECTION).is_file():
-        about = json.loads((path / SECTION).read_text())
-        if not isinstance(about, dict) or not isinstance(about.get("personalization"), Mapping):
+        about = text_files.read_object(path / SECTION, "adapter")
+        if not isinstance(about.get("personalization"), Mapping):
             raise ValueError(
                 f"{path / SECTION} does not say how the adapter is merged, expected a section 'personalization'"
             )
@@ -50,7 +51,7 @@ def read(path: str | Path, ema: bool = True) -> Adapter:
         delta = unflatten({name: tensor.read() for name, tensor in flatten(tensors).items()})
         return Adapter(dict(about["personalization"]), delta, str(about.get("base", "")))
     if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
-        config = json.loads((path / "config.json").read_text())
+        config = text_files.read_object(path / "config.json", "the workdir's config")
         if config.get("personalization"):
             return of_run(config, _trained(path, ema))
     raise ValueError(

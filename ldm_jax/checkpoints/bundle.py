@@ -46,13 +46,7 @@ def read_config(directory: Path) -> dict:
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is no bundle: config.json is not there")
-    try:
-        config = json.loads(text_files.read(path, "config"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return config
+    return text_files.read_object(path, "config")
 
 
 def read_tokenizer(directory: Path) -> Any:
@@ -92,7 +86,7 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
     from ldm_jax.checkpoints import train_state
 
     workdir = Path(workdir)
-    config = json.loads((workdir / "config.json").read_text())
+    config = text_files.read_object(workdir / "config.json", "the workdir's config", {"task": str})
     checkpoints = train_state.manager(workdir, only_reading=True)
     restored = train_state.restore(checkpoints)
     checkpoints.close()
@@ -108,7 +102,9 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
         params = {"first_stage": trained.get("autoencoder", trained)}
         return Bundle(config, params)
     base = read(workdir / "first_stage")
-    measured = json.loads((workdir / "latents.json").read_text())
+    measured = text_files.read_object(
+        workdir / "latents.json", "record of latents", {"scale_factor": (int, float)}
+    )
     params = {name: trained[name] for name in ("unet", "conditioner") if name in trained}
     params = earlier.with_kinds(params, config.get("conditioning"))
     config = dict(config, first_stage=base.config["first_stage"], scale_factor=measured["scale_factor"])

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ldm_jax import cli
+from ldm_jax import atomic, cli
 from ldm_jax.convert import files
 from ldm_jax.metrics import features, shapes_features, statistics
 from ldm_jax.metrics.images import ArrayImages
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         "minutes": round((time.time() - start) / 60, 1),
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
-    (out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+    atomic.write_text(out / "classifier.json", json.dumps(about, indent=2) + "\n")
     print(json.dumps(about | {"labels": len(shapes_features.LABELS)}))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ldm_jax import atomic
 from ldm_jax.convert import safetensors_file, torch_file
 from ldm_jax.convert.tensor import Tensor
 
@@ -191,7 +192,7 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     block ends.
 
     If the block raises, what it wrote is removed and what was at `path` is as it was. Folders on the way are
-    made.
+    made. What is renamed has reached the disk before, as atomic.py says.
     Raises: ValueError if something is there and overwrite is False, or if it is a folder that is not empty
     and holds no model, which is never overwritten; and if the block wrote nothing.
     """
@@ -205,23 +206,22 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
                 f"{path} is a folder that holds anything beside one model written here, so it is not overwritten"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
-    _remove(partial)
+    partial, old = (atomic.beside(path.with_name(f".{path.name}"), what) for what in ("partial", "old"))
     try:
         yield partial
         if not os.path.lexists(partial):
             raise ValueError(f"nothing was written for {path}")
         if path.is_dir() or (partial.is_dir() and os.path.lexists(path)):  # a folder cannot be renamed onto
-            _remove(old)
+            atomic.sync(partial)
             path.rename(old)
             try:
-                partial.rename(path)
+                atomic.put(partial, path)
             except BaseException:
                 old.rename(path)
                 raise
             _remove(old)
         else:
-            partial.replace(path)
+            atomic.put(partial, path)
     finally:
         _remove(partial)
 

@@ -128,6 +128,7 @@ def write(
 ) -> None:
     """Writes `tensors`, one in memory at a time; the widest dtypes first, so that all lie aligned.
 
+    path: where nothing is, not even a link.
     dtype: what floating point tensors are cast to. metadata: strings; None means {'format': 'pt'}, which
     transformers asks for. progress: called with each tensor's name, the bytes written so far and those of
     all.
@@ -151,7 +152,7 @@ def write(
         total += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in list(header)[1:]:
             array = to_write(name, tensors[name], stored[name])

@@ -200,7 +200,8 @@ def write_zip(
     """Writes what torch.load(path, weights_only=True) reads: {'state_dict': tensors}, or `tensors` alone if
     not wrapped.
 
-    One tensor is in memory at a time. dtype: what floating point tensors are cast to; progress: called with
+    path: where nothing is, not even a link. One tensor is in memory at a time.
+    dtype: what floating point tensors are cast to; progress: called with
     each tensor's name, the bytes written so far and the bytes of all.
     Raises: ValueError for a dtype that torch has no typed storage for.
     """
@@ -211,7 +212,7 @@ def write_zip(
         root = b"}(" + _text("state_dict") + root + b"u"
     total = sum(_size(tensors[name].shape) * stored[name].itemsize for name in tensors)
     done = 0
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "x") as archive:
         for name, content in (
             ("data.pkl", b"\x80\x02" + root + b"."),
             ("byteorder", b"little"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import atomic
+from ldm_jax import atomic, text_files
 from ldm_jax.data.latents import (
     MOMENTS,
     NAME,
@@ -27,6 +27,7 @@ from ldm_jax.data.latents import (
 )
 
 DTYPES = ("float32", "float16")
+SHARD = {"number": int, "num_bytes": int}  # what the record of a shard says beside what its writer was told
 FILE_FORMATS = ("array_record", "tfrecord")
 
 
@@ -149,7 +150,7 @@ def _in_dtype(made: MadeOf, index: int, example: Mapping[str, Any]) -> dict[str,
 def done(root: Path, made: MadeOf) -> list[dict]:
     """What is known of each shard: number, num_bytes, and what `write_shard` was told. All must be there."""
     paths = (made.done_path(root, shard) for shard in range(made.num_shards))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [text_files.read_object(path, "record of a shard", SHARD) for path in paths]
 
 
 def finish(root: Path, made: MadeOf, example: Mapping[str, Any], statistics: Mapping[str, Any]) -> None:
@@ -182,7 +183,7 @@ def finish(root: Path, made: MadeOf, example: Mapping[str, Any], statistics: Map
     with tempfile.TemporaryDirectory(dir=root, prefix=".info") as partial:
         info.write_to_directory(partial)
         for file in Path(partial).iterdir():
-            file.replace(root / file.name)
+            atomic.put(file, root / file.name)
     for litter in root.glob(f"{NAME}-*.partial"):  # of runs that were killed
         litter.unlink(missing_ok=True)
     _write_json(root / RECORD, dict(made._asdict(), **statistics))

@@ -6,7 +6,6 @@ shipped, for shapes_fid) and batch_size; samples are drawn as its `sampling` say
 step.
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import jax
 
+from ldm_jax import text_files
 from ldm_jax.checkpoints import bundle
 from ldm_jax.distributed import parallel
 from ldm_jax.evaluation import prompts, run
@@ -23,6 +23,7 @@ from ldm_jax.inference.pipeline import LatentDiffusion
 from ldm_jax.metrics import table
 from ldm_jax.metrics.table import Settings
 from ldm_jax.system import make_system
+from ldm_jax.training import latents
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 
@@ -85,7 +86,8 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
         return None
     first = bundle.read(workdir / "first_stage")
     config = dict(config, first_stage=first.config["first_stage"])
-    scale_factor = json.loads((workdir / "latents.json").read_text())["scale_factor"]
+    measured = text_files.read_object(workdir / "latents.json", "record of latents", latents.RECORD)
+    scale_factor = measured["scale_factor"]
     params = {"first_stage": first.params["first_stage"]}
     base = LatentDiffusion(make_system(config), params, scale_factor, config)
     names, count = options["metrics"], options["num_images"]

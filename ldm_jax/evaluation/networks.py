@@ -4,7 +4,6 @@ Decides where each network's files are looked for and what is said when none is 
 networks are and how images reach them is evaluation/'s and models/', the names in the files convert/'s.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax import text_files
 from ldm_jax.checkpoints.bundle import SHIPPED
 from ldm_jax.conditioning import clip as clip_conditioning
 from ldm_jax.convert import cached_weights, clip_vision, files
@@ -86,7 +86,7 @@ def clip(folder: str | Path | None = None, batch_size: int = 64) -> Clip:
     path = cached_weights.find_cached(
         "CLIP (a folder)", [f"{name}/config.json" for name in CLIPS], given
     ).parent
-    config = json.loads((path / "config.json").read_text())
+    config = text_files.read_object(path / "config.json", "config")
     if "vision_config" not in config or "text_config" not in config:
         raise ValueError(
             f"{path} is no folder of transformers' CLIPModel: its config.json has no vision_config and text_config"

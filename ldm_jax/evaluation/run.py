@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ldm_jax import atomic, cli, grid
+from ldm_jax import atomic, cli, grid, text_files
 from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.checkpoints.base import options_from
@@ -356,7 +356,8 @@ def _finished(out: Path, said: Mapping[str, Any]) -> "Evaluation | None":
     """The result that is in the folder, if it is of the same run; the command line and the machine do not count."""
     if not (out / "result.json").is_file() or not (out / "index.html").is_file():
         return None
-    kept = json.loads((out / "result.json").read_text())
+    fields = {"values": dict, "warnings": list, "repeat": dict}
+    kept = text_files.read_object(out / "result.json", "the result of an evaluation", fields)
     asked = json.loads(json.dumps(said, default=str))
     apart = {"command", *surroundings()}
     same = {k: v for k, v in kept["repeat"].items() if k not in apart} == {

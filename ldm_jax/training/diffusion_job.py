@@ -1,7 +1,6 @@
 """What a second stage's run consists of (loop.TrainingJob): its first stage, its latents, its step, its
 pictures."""
 
-import json
 import logging
 import operator
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldm_jax import grid
+from ldm_jax import atomic, grid, text_files
 from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints.open import open_checkpoint
@@ -80,7 +79,8 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
         config["class_names"] = list(can.class_names) or None
     with hosts.first_alone("the latents"):
         if system.tokenizer is not None and hosts.is_first():
-            system.tokenizer.save(str(workdir / "tokenizer.json"))
+            with atomic.writing(workdir / "tokenizer.json") as partial:
+                system.tokenizer.save(str(partial))
         source, scale_factor = measure_latents(config, workdir, system, frozen, source, crop)
     frozen["scale_factor"] = np.float32(scale_factor)
 
@@ -145,7 +145,7 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
     can.check(first_stage=made_of["first_stage"], image_size=config["image_size"])
     path, record = workdir / "latents.npy", workdir / "latents.json"
     precompute = config["data"].get("precompute_latents", False)
-    before = json.loads(record.read_text()) if record.exists() else {}
+    before = text_files.read_object(record, "record of latents", latents.RECORD) if record.exists() else {}
     differing = [k for k in made_of if before.get(k) != made_of[k]]
     if differing and has_checkpoints(workdir):
         raise ValueError(

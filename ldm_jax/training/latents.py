@@ -13,10 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ldm_jax import atomic
 from ldm_jax.atomic import write_json
 from ldm_jax.data import pipeline
 
 log = logging.getLogger(__name__)
+
+
+# What a workdir's latents.json says, by which it is told from a damaged one.
+RECORD = {"first_stage": str, "data": str, "mean": list, "std": list, "scale_factor": (int, float)}
 
 
 class LatentStatistics(NamedTuple):
@@ -68,24 +73,23 @@ def precompute(
 ) -> LatentStatistics:
     """Writes what `encode` gives for `number` images, in order, as float32 to path (.npy) and `made_of` and the
     statistics to path with .json. Both are renamed into place when they are whole."""
-    sums, done, start, partial = _Sums(), 0, time.time(), path.with_suffix(".partial.npy")
-    stored = None
-    for i, batch in enumerate(batches):
-        encoded = np.asarray(encode(batch["image"]))[batch["valid"]]
-        if stored is None:
-            needed, free = number * encoded[0].nbytes, shutil.disk_usage(path.parent).free
-            if needed > free:
-                raise OSError(
-                    f"no space left: {path} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-                )
-            stored = np.lib.format.open_memmap(partial, "w+", np.float32, (number, *encoded.shape[1:]))
-        stored[done : done + len(encoded)] = encoded
-        sums.add(encoded, has_variance)
-        done += len(encoded)
-        if i % 50 == 0:
-            log.info("encoded %d of %d images, %.0f images/s", done, number, done / (time.time() - start))
-    stored.flush()
-    partial.rename(path)
+    sums, done, start, stored = _Sums(), 0, time.time(), None
+    with atomic.writing(path) as partial:
+        for i, batch in enumerate(batches):
+            encoded = np.asarray(encode(batch["image"]))[batch["valid"]]
+            if stored is None:
+                needed, free = number * encoded[0].nbytes, shutil.disk_usage(path.parent).free
+                if needed > free:
+                    raise OSError(
+                        f"no space left: {path} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+                    )
+                stored = np.lib.format.open_memmap(partial, "w+", np.float32, (number, *encoded.shape[1:]))
+            stored[done : done + len(encoded)] = encoded
+            sums.add(encoded, has_variance)
+            done += len(encoded)
+            if i % 50 == 0:
+                log.info("encoded %d of %d images, %.0f images/s", done, number, done / (time.time() - start))
+        stored.flush()
     statistics = sums.statistics()
     write_json(path.with_suffix(".json"), dict(made_of, **statistics._asdict()))
     return statistics

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from ldm_jax import atomic
+from ldm_jax import atomic, text_files
 from ldm_jax.distributed import parallel
 from ldm_jax.distributed.hosts import is_first
 from ldm_jax.training.optimizer import with_defaults
@@ -137,7 +137,8 @@ def check_workdir(workdir: Path, config: dict) -> None:
     path = workdir / "config.json"
     if not path.exists() or not has_checkpoints(workdir):
         return
-    before, now = fixed(json.loads(path.read_text())), fixed(config)
+    kept = text_files.read_object(path, "the workdir's config", {"optimizer": dict, "data": dict})
+    before, now = fixed(kept), fixed(config)
     differing = sorted(k for k in set(before) | set(now) if before.get(k) != now.get(k))
     if differing:
         key = differing[0]
@@ -177,7 +178,10 @@ def check_data(workdir: Path, fingerprint: str) -> None:
     fingerprint: of a data source. Raises: ValueError if the two differ.
     """
     path = workdir / DATA
-    before = json.loads(path.read_text())["fingerprint"] if path.exists() else None
+    before = None
+    if path.exists():
+        kept = text_files.read_object(path, "the workdir's record of its data", {"fingerprint": str})
+        before = kept["fingerprint"]
     if before not in (None, fingerprint) and has_checkpoints(workdir):
         raise ValueError(
             f"workdir {workdir} was trained on other data than it would go on with: their fingerprint is "
@@ -189,9 +193,17 @@ def check_data(workdir: Path, fingerprint: str) -> None:
 
 
 def read_unreadable(workdir: Path) -> list:
-    """What `keep_unreadable` kept of all processes, each entry once."""
-    found = [json.loads(path.read_text())["files"] for path in sorted(workdir.glob(UNREADABLE.format("*")))]
-    return list({entry[0]: entry for entries in found for entry in entries}.values())
+    """What `keep_unreadable` kept of all processes, each entry once. Raises: ValueError for a file that is damaged."""
+    found = {}
+    for path in sorted(workdir.glob(UNREADABLE.format("*"))):
+        what = "the workdir's list of unreadable files"
+        for entry in text_files.read_object(path, what, {"files": list})["files"]:
+            if not isinstance(entry, list) or not entry:
+                raise ValueError(
+                    f"{what} {path} holds {entry!r}, expected lists that begin with a file's name"
+                )
+            found[str(entry[0])] = entry
+    return list(found.values())
 
 
 def keep_unreadable(workdir: Path, entries: list) -> None:

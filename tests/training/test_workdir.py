@@ -3,11 +3,13 @@ was."""
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 from ldm_jax.atomic import write_json
+from ldm_jax.checkpoints import bundle, train_state
 from ldm_jax.training import workdir
 
 
@@ -94,3 +96,50 @@ def test_an_optimizer_s_defaults_may_be_said_or_left_out(tmp_path):
         workdir.check_workdir(tmp_path, {"optimizer": now, "data": {}})
         with pytest.raises(ValueError, match="belongs to another config: optimizer"):
             workdir.check_workdir(tmp_path, {"optimizer": dict(now, accumulate=2), "data": {}})
+
+
+DAMAGED = {  # what a power cut or a careless hand leaves
+    "": "is no JSON",
+    '{"optimizer": {"na': "is no JSON",
+    "[]": "holds list, expected an object",
+    "{}": "has no '",
+    "[" * 100_000: "is no JSON",
+    '{"optimizer": 3, "data": 3, "fingerprint": 3, "files": 3}': "is int, expected ",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=lambda text: text[:12] or "empty")
+@pytest.mark.parametrize("name", ["config.json", "data.json", "unreadable.0.json"])
+def test_a_damaged_file_of_a_workdir_is_named(tmp_path, name, text):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / name).write_text(text)
+    call = {
+        "config.json": lambda: workdir.check_workdir(tmp_path, {"optimizer": {"name": "adam"}, "data": {}}),
+        "data.json": lambda: workdir.check_data(tmp_path, "a" * 64),
+        "unreadable.0.json": lambda: workdir.read_unreadable(tmp_path),
+    }[name]
+    with pytest.raises(ValueError, match=f"{tmp_path / name}.* {DAMAGED[text]}") as said:
+        call()
+    assert len(str(said.value)) < 300
+    assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize("name", ["config.json", "latents.json"])
+@pytest.mark.parametrize("text", DAMAGED, ids=lambda text: text[:12] or "empty")
+def test_a_damaged_file_of_a_model_is_named(tmp_path, name, text, monkeypatch):
+    """Of a workdir that is opened for sampling; a bundle's config.json is read in the same way."""
+    config = {"task": "diffusion", "optimizer": {}, "data": {}}
+    write_json(tmp_path / "config.json", config)
+    (tmp_path / name).write_text(text)
+    (tmp_path / "checkpoints").mkdir()
+    nothing = types.SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(train_state, "manager", lambda *args, **kwargs: nothing)
+    monkeypatch.setattr(train_state, "restore", lambda checkpoints: ({"ema_params": {}, "params": {}}, 3))
+    monkeypatch.setattr(
+        bundle, "read", lambda folder: bundle.Bundle({"first_stage": {}}, {"first_stage": {}})
+    )
+    with pytest.raises(ValueError, match=f"{tmp_path / name}"):
+        bundle.read_workdir(tmp_path)
+    if name == "config.json" and not text.startswith("{"):
+        with pytest.raises(ValueError, match=f"{tmp_path / name}"):
+            bundle.read_config(tmp_path)
