@@ -13,7 +13,7 @@ import re
 import pytest
 
 from ldm_jax.config import load_config
-from ldm_jax.find import find
+from ldm_jax.find import find, names
 from ldm_jax.inference import methods
 
 ROOMS = {"guidance": "guidance", "edit": "editing"}
@@ -77,6 +77,8 @@ def flags_of(path: pathlib.Path) -> frozenset[str]:
         ]
     if "cli.add_checkpoint_arguments(" in text:
         mains.append("ldm_jax.cli")
+    for room in re.findall(r'^ROOM = "([\w/]+)"$', text, flags=re.MULTILINE):  # whose entries have flags of their own
+        mains += [f"ldm_jax.{room.replace('/', '.')}.{entry}" for entry in names(room)]
     if "config_flag.read_config(" in text:
         found |= {"config", "config.*"}
     for node in ast.walk(tree):
