@@ -77,7 +77,10 @@ def flags_of(path: pathlib.Path) -> frozenset[str]:
         ]
     if "cli.add_checkpoint_arguments(" in text:
         mains.append("ldm_jax.cli")
-    for room in re.findall(r'^ROOM = "([\w/]+)"$', text, flags=re.MULTILINE):  # whose entries have flags of their own
+    rooms = re.findall(
+        r'^ROOM = "([\w/]+)"$', text, flags=re.MULTILINE
+    )  # their entries have flags of their own
+    for room in rooms:
         mains += [f"ldm_jax.{room.replace('/', '.')}.{entry}" for entry in names(room)]
     if "config_flag.read_config(" in text:
         found |= {"config", "config.*"}
