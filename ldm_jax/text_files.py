@@ -11,6 +11,8 @@ str.splitlines takes for ends of lines, may stand inside the strings of JSON (RF
 import codecs
 import json
 import math
+import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,33 @@ from typing import Any
 import numpy as np
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SHOWN = 100  # characters of a value, or of another library's error, that messages show
+LARGEST = 16 * 2**20  # bytes of a JSON file: 20 times CLIP's vocabulary
+DEEPEST = 64  # lists and objects inside each other: no config has ten
+
+_repr = reprlib.Repr()
+_repr.maxlevel = 4
+_repr.maxstring = _repr.maxlong = _repr.maxother = 2 * SHOWN
+
+
+def cut(text: Any) -> str:
+    """Text for a message: in one line, of at most SHOWN characters."""
+    line = " ".join(str(text)[: 4 * SHOWN].split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+
+
+def cut_path(path: str | Path) -> str:
+    """A path for a message: its end, where it is too long for any file."""
+    text = str(path).replace("\0", "\\0")
+    return text if len(text) <= 4096 else f"…{text[-SHOWN:]}"
+
+
+def shown(value: Any) -> str:
+    """The repr of a value for a message, as `cut`, which for one that is large or deep is not made in full."""
+    try:
+        return cut(_repr.repr(value))
+    except ValueError:  # whole numbers of more than 4300 digits
+        return f"{type(value).__name__} that is too large to show"
 
 
 def read(path: str | Path, what: str) -> str:
@@ -47,14 +76,47 @@ def lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(all_lines(path, what), 1) if line.strip()]
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """What a JSON file holds. Raises: FileNotFoundError; ValueError that names the file, for no text or no JSON."""
+def parse_json(text: str) -> Any:
+    """What a JSON text says. Raises: ValueError, without its place, for no JSON, and for one nested deeper than
+    DEEPEST."""
     try:
-        return json.loads(read(path, what))
+        value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{what} {path} is no JSON: {error}") from None
+        at = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise ValueError(f"no JSON: {error.msg} at {at}") from None
     except RecursionError:
-        raise ValueError(f"{what} {path} is no JSON that can be read: it is nested too deep") from None
+        raise ValueError(
+            f"no JSON that is read here: it is nested deeper than {DEEPEST} lists and objects"
+        ) from None
+    except ValueError as error:  # of a number of thousands of digits
+        raise ValueError(f"no JSON: {cut(error)}") from None
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inside = [
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)
+        ]
+        level = [child for children in inside for child in children]
+        if not level:
+            return value
+    raise ValueError(f"no JSON that is read here: it is nested deeper than {DEEPEST} lists and objects")
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """What a JSON file holds. Raises: FileNotFoundError; ValueError that names the file, for one larger than LARGEST,
+    for no text and as `parse_json`."""
+    check_size(path, what, LARGEST)
+    try:
+        return parse_json(read(path, what))
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(what) else f"{what} {path} is {said}") from None
+
+
+def check_size(path: str | Path, what: str, largest: int) -> None:
+    """Raises: FileNotFoundError; ValueError for a file of more bytes."""
+    size = os.stat(path).st_size
+    if size > largest:
+        raise ValueError(f"{what} {path} has {size} bytes, expected at most {largest}")
 
 
 def read_object(
@@ -63,12 +125,12 @@ def read_object(
     """The JSON object that a file holds. fields: types that its values have to have; it may have other fields.
 
     Raises: ValueError that names the file, also where it is not there, or holds something else."""
-    if not Path(path).is_file():
-        raise ValueError(f"{what} {path} is not there")
     try:
+        if not Path(path).is_file():
+            raise ValueError(f"{what} {cut_path(path)} is not there")
         value = read_json(path, what)
     except OSError as error:
-        raise ValueError(f"{what} {path} cannot be read: {error}") from None
+        raise ValueError(f"{what} {cut_path(path)} cannot be read: {error.strerror or error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{what} {path} holds {type(value).__name__}, expected an object")
     for name, expected in (fields or {}).items():
@@ -101,7 +163,7 @@ def caption(value: Any) -> str | None:
         except UnicodeDecodeError:
             raise ValueError(f"a caption is {value[:40]!r}, expected UTF-8") from None
     if not isinstance(value, str):
-        said = str(value)[:40]
+        said = shown(value)[:40]
         raise ValueError(f"a caption is {said}, expected a string, a list of strings, or null for none")
     check_unicode(value, "a caption")
     return " ".join(value.split())
@@ -110,4 +172,4 @@ def caption(value: Any) -> str | None:
 def check_unicode(value: str, what: str) -> None:
     """Raises: ValueError for half of a surrogate pair, which JSON can say and UTF-8 and tokenizers cannot."""
     if value.encode("utf-8", "ignore").decode() != value:
-        raise ValueError(f"{what} is {value!r}, which is no Unicode text: half of a surrogate pair")
+        raise ValueError(f"{what} is {shown(value)}, which is no Unicode text: half of a surrogate pair")

@@ -6,6 +6,7 @@ transforms.to_rgb alone. It knows no model and no task.
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from ldm_jax import text_files
 from ldm_jax.data import transforms
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -22,6 +24,8 @@ OVERVIEW = (
 _OVERVIEWS = ("grid.png", "_boxes.png")  # how the names of such files end
 FITS = ("none", "resize", "crop")
 ARRAYS = (".npy",)
+# Of a picture, as many as it has by its own header, before any of them is decoded: 8192 x 8192, which takes 0.5 GB.
+MAX_PIXELS, PIXELS_VARIABLE = 2**26, "LDM_JAX_MAX_PIXELS"
 # How Pillow spreads the values of gray PNGs of 2 and 4 bits over 0 to 255, by the name of its unpacker.
 _SPREAD = {"L;2": 85, "L;4": 17}
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")  # formats, by Pillow's names, that may change values
@@ -31,8 +35,43 @@ _WHOLE = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 def decode(file: str | Path | BinaryIO) -> np.ndarray:
     """[H, W, 3] uint8 of an encoded picture, as transforms.to_rgb. Raises: what Pillow does for a damaged one, of any
     type."""
-    with Image.open(file) as picture:
+    with opened(file) as picture:
         return transforms.to_rgb(picture)
+
+
+def check_pixels(height: int, width: int, what: str) -> None:
+    """Raises: ValueError for more than MAX_PIXELS pixels, or than $LDM_JAX_MAX_PIXELS says."""
+    if height * width > _most_pixels():
+        raise ValueError(f"{what} is {height} x {width} (height x width), {_too_many()}")
+
+
+def _most_pixels() -> int:
+    said = os.environ.get(PIXELS_VARIABLE, "")
+    if said and not said.isdecimal():
+        raise ValueError(f"{PIXELS_VARIABLE} is {said!r}, expected a whole number of pixels")
+    return int(said or MAX_PIXELS)
+
+
+def _too_many() -> str:
+    return f"expected at most {_most_pixels()} pixels; the environment variable {PIXELS_VARIABLE} sets another limit"
+
+
+def opened(file: str | Path | BinaryIO) -> Image.Image:
+    """The picture, none of whose pixels is decoded yet. Raises: as `check_pixels`, and what Pillow does."""
+    if os.environ.get(PIXELS_VARIABLE):
+        Image.MAX_IMAGE_PIXELS = (
+            _most_pixels()
+        )  # Pillow's own limit, of 179 million, which the user has thought of
+    try:
+        picture = Image.open(file)
+    except Image.DecompressionBombError:
+        raise ValueError(f"it has more pixels than Pillow's own limit, {_too_many()}") from None
+    try:
+        check_pixels(picture.height, picture.width, "it")
+    except ValueError:
+        picture.close()
+        raise
+    return picture
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -192,7 +231,7 @@ def is_overview(file: Path) -> bool:
 def _open(path: str | Path, what: str, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     _check_there(path, what)
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             return convert(picture)
     except Image.UnidentifiedImageError:
         raise ValueError(f"{what} {path} is no image that Pillow knows") from None
@@ -201,19 +240,32 @@ def _open(path: str | Path, what: str, convert: Callable[[Image.Image], np.ndarr
 
 
 def load_array(path: str | Path, what: str) -> np.ndarray:
-    """The array of a .npy file. what: its role, for messages. Raises: ValueError if it is absent or no array of
-    numbers."""
+    """The array of a .npy file. what: its role, for messages. Raises: ValueError if it is absent or no array of real
+    numbers, and for a file that is shorter than it says, of which nothing is read."""
     _check_there(path, what)
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{what} {path} cannot be read as a .npy of numbers: {error}") from None
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(mapped, np.ndarray):
+            raise ValueError("it is an archive of several arrays")
+        if mapped.dtype.kind not in "biuf" or mapped.dtype.hasobject:
+            raise ValueError(f"it holds {text_files.cut(mapped.dtype)}")
+        return np.array(mapped, mapped.dtype.newbyteorder("="))
+    except Exception as error:  # noqa: BLE001 - the header of a damaged file makes numpy raise nearly anything
+        raise ValueError(
+            f"{what} {path} cannot be read as a .npy of numbers: {text_files.cut(error)}"
+        ) from None
 
 
 def _check_there(path: str | Path, what: str) -> None:
-    if not Path(path).is_file():
-        kind = "is a folder, expected a file" if Path(path).is_dir() else "is not there"
-        raise ValueError(f"{what} {path} {kind}")
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return
+        kind = "is a folder, expected a file" if Path(path).is_dir() else "is no file"
+    except FileNotFoundError:
+        kind = "is not there"
+    except (OSError, ValueError) as error:  # a name that is too long, or with a NUL in it
+        kind = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise ValueError(f"{what} {text_files.cut_path(path)} {kind}")
 
 
 def _is_array(path: str | Path) -> bool:

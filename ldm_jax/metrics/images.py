@@ -120,7 +120,7 @@ class FileImages:
         """Raises: ValueError that names the file, if it cannot be read or would need a choice."""
         file = self.files[index]
         try:
-            with Image.open(file) as picture:
+            with pictures.opened(file) as picture:
                 reason = None if self._convert_all else _needs_a_choice(picture)
                 image = None if reason else transforms.to_rgb(picture)
         except Exception as error:  # noqa: BLE001
@@ -141,7 +141,7 @@ class FileImages:
 
 def _upright_size(file: Path) -> tuple[int, int]:
     """Width and height as the picture is shown."""
-    with Image.open(file) as picture:
+    with pictures.opened(file) as picture:
         width, height = picture.size
         # asked for the EXIF data of a PNG that has none in its header, Pillow would read all the pixels
         stated = "exif" in picture.info or picture.format == "TIFF"

@@ -4,7 +4,6 @@ Decides which files belong together, how pictures are named, and which fields a 
 uses no model; tasks/run.py runs the jobs.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from ldm_jax import text_files
 from ldm_jax.data import pictures
 from ldm_jax.data.pictures import EXTENSIONS
+from ldm_jax.text_files import shown
 from ldm_jax.types import MAX_SEED
 
 # The fields of a job. Those of FILES are paths or, from Python, the arrays themselves (a layout can also be a dict).
@@ -29,6 +29,8 @@ WHOLE_NUMBERS = ("seed", "noise_level")
 METHODS = ("guidance", "edit")  # a name, or {name: {option: value}}
 GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size", *METHODS)
 FIELDS = ("name", "seed", *GIVEN)
+# Bytes of a job's name: a file may have 255 in its own, and seeds, numbers and endings come to this one.
+LONGEST_NAME = 200
 
 
 class Job(NamedTuple):
@@ -58,10 +60,10 @@ def make_job(
     of another kind.
     """
     if not isinstance(fields, Mapping):
-        raise ValueError(f"a job is {str(fields)[:60]}, expected an object of {', '.join(FIELDS)}")
+        raise ValueError(f"a job is {shown(fields)}, expected an object of {', '.join(FIELDS)}")
     for field, value in fields.items():
         if field not in FIELDS:
-            raise ValueError(f"a job has no {field!r}; it may have: {', '.join(FIELDS)}")
+            raise ValueError(f"a job has no {shown(field)}; it may have: {', '.join(FIELDS)}")
         _check_kind(field, value)
     fields = {field: value for field, value in fields.items() if value is not None}
     given = {
@@ -70,29 +72,46 @@ def make_job(
         if field in GIVEN
     }
     files = [Path(given[field]).stem for field in FILES if isinstance(given.get(field), str)]
-    return Job(fields.get("name", files[0] if files else name), fields.get("seed", seed), given, where)
+    name = fields.get("name", _short(files[0]) if files else name)
+    return Job(name, fields.get("seed", seed), given, where)
+
+
+def _short(stem: str) -> str:
+    """The stem of a file as the name of a job, of at most LONGEST_NAME bytes."""
+    return stem.encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore")
 
 
 def _check_kind(field: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None:
         return
-    if field == "name" and not (isinstance(value, str) and value and Path(value).name == value):
-        raise ValueError(f"name is {value!r}, expected the name of a file without a folder or an ending")
     if field in TEXTS and not isinstance(value, str):
-        raise ValueError(f"{field} is {value!r}, expected a string")
-    if field in (*TEXTS, "name"):
+        raise ValueError(f"{field} is {shown(value)}, expected a string")
+    if field in (*TEXTS, "name") and isinstance(value, str):
         text_files.check_unicode(value, field)
+    if field == "name":
+        _check_name(value)
     if field in NUMBERS and not number:
-        raise ValueError(f"{field} is {value!r}, expected a number")
+        raise ValueError(f"{field} is {shown(value)}, expected a number")
     if field in WHOLE_NUMBERS and not (number and isinstance(value, int) and 0 <= value <= MAX_SEED):
-        raise ValueError(f"{field} is {value!r}, expected a whole number from 0 to {MAX_SEED}")
+        raise ValueError(f"{field} is {shown(value)}, expected a whole number from 0 to {MAX_SEED}")
     if field in METHODS and not isinstance(value, str | Mapping):
         raise ValueError(
-            f"{field} is {value!r}, expected the name of a method, or {{name: {{option: value}}}}"
+            f"{field} is {shown(value)}, expected the name of a method, or {{name: {{option: value}}}}"
         )
-    if field in FILES and (isinstance(value, bool | int | float) or (isinstance(value, str) and not value)):
-        raise ValueError(f"{field} is {value!r}, expected a file")
+    if field in FILES and (
+        isinstance(value, bool | int | float) or (isinstance(value, str) and (not value or "\0" in value))
+    ):
+        raise ValueError(f"{field} is {shown(value)}, expected a file")
+
+
+def _check_name(value: Any) -> None:
+    if not (isinstance(value, str) and value and Path(value).name == value and value.isprintable()):
+        raise ValueError(f"name is {shown(value)}, expected the name of a file without a folder or an ending")
+    if len(value.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"name is {shown(value)}, of {len(value.encode())} bytes, expected at most {LONGEST_NAME}"
+        )
 
 
 def of_lines(
@@ -112,14 +131,12 @@ def of_lines(
     for number, line in text_files.lines(path, "jobs file"):
         where = f"{path.name} line {number}"
         try:
-            fields = json.loads(line)
+            fields = text_files.parse_json(line)
             both = defaults | fields if isinstance(fields, dict) else fields
             job = make_job(both, where=where, name=str(number), folder=path.parent)
             jobs += _seeded(job, [job.seed] if fields.get("seed") is not None else seeds)
-        except json.JSONDecodeError as error:
-            failures.append(Failure(where, f"no JSON: {error.msg} at column {error.colno}"))
-        except ValueError as error:
-            failures.append(Failure(where, str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a line, the others are drawn
+            failures.append(Failure(where, str(alone(error))))
     if not jobs and not failures:
         raise ValueError(f"jobs file {path} is empty, expected a JSON object on each line")
     return named_apart(jobs), failures
@@ -204,7 +221,7 @@ def of_flags(
         try:
             together = {leader: file} | {n: partners.of(file) for n, partners in others.items()}
             job = make_job(together | rest, where=str(file), name=file.stem)
-            jobs += _seeded(job._replace(name=file.stem), seeds)
+            jobs += _seeded(job._replace(name=_short(file.stem)), seeds)
         except ValueError as error:
             failures.append(Failure(str(file), str(error)))
     return named_apart(jobs), failures
@@ -212,6 +229,13 @@ def of_flags(
 
 def _files(path: Path, field: str) -> list[Path]:
     return pictures.files_in(path, FILES[field]) if path.is_dir() else [path]
+
+
+def alone(error: Exception) -> ValueError:
+    """The one sentence of a job that fails alone, whatever its reader raised."""
+    if isinstance(error, ValueError):
+        return error
+    return ValueError(f"{type(error).__name__}: {text_files.cut(getattr(error, 'strerror', None) or error)}")
 
 
 def _seeded(job: Job, seeds: Sequence[int]) -> list[Job]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -180,12 +181,13 @@ def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, setting
                 job = Job(str(number), 0, {}, f"job {number}")
                 job = job_sources.make_job(given, where=job.where, name=job.name)
             ready = prepare(model, job, task, fit)
-        except ValueError as error:
-            yield job, error
+            group = ready.group
+        except Exception as error:  # noqa: BLE001 - whatever a job's files make their readers raise
+            yield job, job_sources.alone(error)
             continue
-        waiting.setdefault(ready.group, []).append((job, ready))
-        if len(waiting[ready.group]) == batch_size:
-            yield from draw(ready.group)
+        waiting.setdefault(group, []).append((job, ready))
+        if len(waiting[group]) == batch_size:
+            yield from draw(group)
         elif sum(map(len, waiting.values())) >= _WAITING * batch_size:
             yield from draw(max(waiting, key=lambda group: len(waiting[group])))
     for group in list(waiting):
@@ -209,6 +211,9 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
     arguments |= {name: value for name, value in optional.items() if value is not None}
     try:
         images = model.sample(seeds=[job.seed for job, _ in padded], **arguments)
+    except jax.errors.JaxRuntimeError as error:  # pictures for which the memory is too small: others may fit
+        yield from ((job, job_sources.alone(error)) for job, _ in batch)
+        return
     except ValueError as error:
         wrong = [_error_alone(model.system, ready) for _, ready in batch]
         if not any(wrong) and first.methods:  # that these jobs ask for themselves
@@ -231,8 +236,8 @@ def _error_alone(system: Any, ready: Ready) -> ValueError | None:
         system.inputs(given, ready.image_shape)
         if ready.negative_prompt is not None:
             system.null_inputs(1, dict(given, prompts=[ready.negative_prompt]), ready.image_shape)
-    except ValueError as error:
-        return error
+    except Exception as error:  # noqa: BLE001 - as where a job is read
+        return job_sources.alone(error)
     return None
 
 
@@ -247,6 +252,8 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
     chosen, blending = TASKS[name], name == "inpaint" and "masks" not in system.takes
     _check_fields(system, name, given, blending)
     size = None if given.get("size") is None else _size(given["size"])
+    if size is not None:
+        pictures.check_pixels(*size, "size")
     arrays = _read(given)
     shape, arrays = _fitted(system, name, arrays, size, fit)
     if "mask" in arrays:
