@@ -1,17 +1,20 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685): kernels of linear layers plus a product of two thin matrices, W + (alpha
-/ r) A B.
+"""LoRA: kernels W stay, and a product of two thin matrices is learned beside each, W + (alpha / r) A B.
 
-Decides which kernels, how the matrices begin, and how they are added. The delta has {'down': A [in, r], 'up': B [r,
-out]} in the place of each kernel; B begins at zero. Source: section 4.1; the beginning of A is PEFT's, torch's
-kaiming_uniform with a = sqrt(5).
+Decides which kernels are adapted and how their factors begin; their arithmetic is low_rank.py's. down is A, up is B;
+B begins at zero, so the model begins as it was. Merging adds the product to the kernel, in float32.
+Source: Hu et al. 2021 (arXiv:2106.09685) section 4.1; A's law is that of a torch Linear, as in cloneofsimo/lora and
+PEFT, kaiming_uniform with a = sqrt(5). Convolutions: KohakuBlueleaf/LyCORIS, LoCon. dora: Liu et al. 2024
+(arXiv:2402.09353).
 """
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ldm_jax.params import flatten, unflatten
+from ldm_jax.params import ParamPath, flatten, unflatten
+from ldm_jax.personalization import low_rank
 from ldm_jax.types import Array, PyTree
 
 TARGETS = (
@@ -20,33 +23,51 @@ TARGETS = (
     "to_v",
     "to_out",
 )  # the projections of attention, as PEFT and kohya train them by default
+TEXT = (*TARGETS, "qkv", "ff_in", "ff_out")  # of a text encoder, attention and feed-forward, as kohya
+CONVOLUTIONS = ("conv", "conv_1", "conv_2")  # those of residual and resampling blocks, as LoCon
 
 
-def init(key: Array, params: PyTree, *, rank: int = 4, targets: Sequence[str] = TARGETS) -> PyTree:
+def init(
+    key: Array,
+    params: PyTree,
+    *,
+    rank: int = 4,
+    targets: Sequence[str] = TARGETS,
+    conv_rank: int | None = None,
+    text_rank: int | None = None,
+    dora: bool = False,
+) -> PyTree:
     """The delta: down uniform in +-1 / sqrt(in), up zero, float32.
 
-    rank: r >= 1, at most the smaller side of every kernel. targets: names of the layers whose kernels [in, out] are
-    adapted.
+    rank: r >= 1, at most the smaller side of every kernel. targets: names of the network's layers whose kernels [in,
+    out] are adapted. conv_rank: of its convolutions; None leaves them. text_rank: of the text encoder's attention and
+    feed-forward; None leaves it. dora: learn the lengths of the outputs apart.
     Raises: ValueError for a target that the model does not have, or a rank that is too large.
     """
-    kernels = {path: leaf for path, leaf in flatten(params).items() if _is_target(path, leaf, targets)}
-    missing = [name for name in targets if not any(name in path for path in kernels)]
-    if missing:
-        there = sorted(
-            {path[-2] for path, leaf in flatten(params).items() if path[-1] == "kernel" and leaf.ndim == 2}
-        )
-        raise ValueError(f"lora: the model has no linear layer {missing[0]!r}; it has: {', '.join(there)}")
+    adapted = [(rank, low_rank.kernels(params, targets, 2, "unet"))]
+    _check_targets(params, targets, adapted[0][1])
+    if conv_rank is not None:
+        adapted.append((conv_rank, low_rank.kernels(params, CONVOLUTIONS, 4, "unet")))
+    if text_rank is not None:
+        found = low_rank.kernels(params, TEXT, 2, "conditioner")
+        if not found:
+            raise ValueError(f"lora: text_rank is {text_rank}, and the model has no text encoder")
+        adapted.append((text_rank, found))
     delta = {}
-    for i, (path, kernel) in enumerate(kernels.items()):
-        wide, out = kernel.shape
-        if not 1 <= rank <= min(wide, out):
-            raise ValueError(
-                f"lora: rank is {rank}, expected 1 to {min(wide, out)} for {'/'.join(path)} of {wide} x {out}"
-            )
-        bound = wide**-0.5
-        down = jax.random.uniform(jax.random.fold_in(key, i), (wide, rank), jnp.float32, -bound, bound)
-        delta |= {(*path, "down"): down, (*path, "up"): jnp.zeros((rank, out), jnp.float32)}
+    for i, (path, kernel, r) in enumerate((p, k, r) for r, found in adapted for p, k in found.items()):
+        delta |= _factors(jax.random.fold_in(key, i), path, kernel, r, dora)
     return unflatten(delta)
+
+
+def _factors(key: Array, path: ParamPath, kernel: Array, rank: int, dora: bool) -> dict[ParamPath, Array]:
+    low_rank.check_rank("lora", rank, path, kernel)
+    *wide, out = kernel.shape
+    bound = float(np.prod(wide)) ** -0.5
+    factors = {
+        (*path, "down"): jax.random.uniform(key, (*wide, rank), jnp.float32, -bound, bound),
+        (*path, "up"): jnp.zeros((rank, out), jnp.float32),
+    }
+    return factors | ({(*path, "magnitude"): jnp.zeros(out, jnp.float32)} if dora else {})
 
 
 def merge(
@@ -56,21 +77,14 @@ def merge(
 
     Raises: ValueError for a kernel that the model does not have, or has in another shape.
     """
-    merged, parts = dict(flatten(params)), flatten(delta)
-    for path, down in parts.items():
-        if path[-1] != "down":
-            continue
-        kernel, up = path[:-1], parts[(*path[:-1], "up")]
-        shape = (down.shape[0], up.shape[1])
-        if kernel not in merged or merged[kernel].shape != shape:
-            got = "none" if kernel not in merged else merged[kernel].shape
-            raise ValueError(
-                f"lora: the delta is for {'/'.join(kernel)} of {shape}, and the model has {got}: it is of another base"
-            )
-        scale = weight * (1.0 if alpha is None else alpha / down.shape[1])
-        merged[kernel] = (merged[kernel] + scale * (down @ up)).astype(merged[kernel].dtype)
-    return unflatten(merged) | {name: tree for name, tree in params.items() if not tree}
+    return low_rank.merged(params, delta, weight, alpha)
 
 
-def _is_target(path: tuple[str, ...], leaf: Array, targets: Sequence[str]) -> bool:
-    return len(path) > 1 and path[-1] == "kernel" and path[-2] in targets and len(leaf.shape) == 2
+def _check_targets(params: PyTree, targets: Sequence[str], kernels: dict) -> None:
+    missing = [name for name in targets if not any(name in path for path in kernels)]
+    if missing:
+        network = flatten(params["unet"])
+        there = sorted(
+            {path[-2] for path, leaf in network.items() if path[-1] == "kernel" and leaf.ndim == 2}
+        )
+        raise ValueError(f"lora: the model has no linear layer {missing[0]!r}; it has: {', '.join(there)}")

@@ -13,7 +13,9 @@ from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
 
 OPTIONS = {
-    "lora": dict(rank=2),
+    "loha": dict(rank=2),
+    "lokr": dict(rank=2),
+    "lora": dict(rank=2, conv_rank=2, text_rank=2, dora=True),
 }
 every_way = pytest.mark.parametrize("name", names("personalization"))
 

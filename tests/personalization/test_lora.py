@@ -57,7 +57,8 @@ def test_down_is_uniform_as_torchs_linear_layers_and_up_is_zero():
         (dict(rank=0, targets=("to_q",)), "rank is 0, expected 1 to 4"),
         (
             dict(rnk=2),
-            "personalization 'lora' has no option 'rnk'; it has: alpha, rank, targets; did you mean 'rank'",
+            "personalization 'lora' has no option 'rnk'; it has: alpha, conv_rank, dora, rank, targets, text_rank; "
+            "did you mean 'rank'",
         ),
     ],
 )
@@ -74,3 +75,47 @@ def test_a_delta_of_another_base_is_named():
         match=r"for unet/attn/to_q/kernel of \(6, 4\), and the model has \(7, 4\): it is of another base",
     ):
         lora.merge(other, delta)
+
+
+def test_dora_turns_kernels_and_learns_their_lengths_apart():
+    delta = lora.init(jax.random.key(0), PARAMS, rank=2, targets=("to_q",), dora=True)
+    own = delta["unet"]["attn"]["to_q"]["kernel"]
+    own["up"], own["magnitude"] = RNG.normal(size=(2, 4)).astype(np.float32), np.float32([0.5, -0.5, 0, 1])
+    kernel = PARAMS["unet"]["attn"]["to_q"]["kernel"]
+    whole = kernel + own["down"] @ own["up"]
+    lengths = np.linalg.norm(kernel, axis=0) + own["magnitude"]
+    expected = whole / np.linalg.norm(whole, axis=0) * lengths
+    merged = lora.merge(PARAMS, delta)["unet"]["attn"]["to_q"]["kernel"]
+    np.testing.assert_allclose(merged, expected, rtol=1e-5)
+    half = lora.merge(PARAMS, delta, weight=0.5)["unet"]["attn"]["to_q"]["kernel"]
+    np.testing.assert_allclose(half, (kernel + expected) / 2, rtol=1e-5)
+
+
+def test_convolutions_and_text_encoders_are_adapted_on_demand():
+    text = {"clip": {"transformer": {"layer_0": {"qkv": {"kernel": np.ones((4, 12), np.float32)}}}}}
+    conv = {"conv_1": {"kernel": RNG.normal(size=(3, 3, 4, 6)).astype(np.float32)}}
+    params = {"unet": PARAMS["unet"] | conv, "conditioner": text}
+    assert set(lora.init(jax.random.key(0), params, rank=1, targets=("to_q",))) == {"unet"}
+    delta = lora.init(jax.random.key(0), params, rank=1, targets=("to_q",), conv_rank=2, text_rank=3)
+    shapes = {"/".join(path[-4:]): leaf.shape for path, leaf in flatten(delta).items()}
+    assert shapes["unet/conv_1/kernel/down"] == (3, 3, 4, 2) and shapes["unet/conv_1/kernel/up"] == (2, 6)
+    assert shapes["layer_0/qkv/kernel/up"] == (3, 12)
+    with pytest.raises(ValueError, match="text_rank is 2, and the model has no text encoder"):
+        lora.init(jax.random.key(0), PARAMS, rank=1, targets=("to_q",), text_rank=2)
+
+
+def test_applied_on_the_fly_it_gives_what_the_merged_kernel_gives():
+    down, up = (RNG.normal(size=s).astype(np.float32) for s in ((6, 2), (2, 4)))
+    delta = {"unet": {"attn": {"to_q": {"kernel": {"down": down, "up": up}}}}}
+    x, kernel = RNG.normal(size=(5, 6)).astype(np.float32), PARAMS["unet"]["attn"]["to_q"]["kernel"]
+    merged = lora.merge(PARAMS, delta, weight=0.3, alpha=1.0)["unet"]["attn"]["to_q"]["kernel"]
+    aside = x @ kernel + 0.3 * (1 / 2) * (x @ down) @ up
+    assert np.abs(x @ merged - aside).max() / np.abs(aside).max() <= 1e-6
+
+
+def test_a_part_of_a_joined_kernel_is_its_columns():
+    kernel = RNG.normal(size=(4, 12)).astype(np.float32)
+    factors = {"k": {"down": np.ones((4, 1), np.float32), "up": np.ones((1, 4), np.float32)}}
+    merged = lora.merge({"unet": {"qkv": {"kernel": kernel}}}, {"unet": {"qkv": {"kernel": factors}}})
+    step = merged["unet"]["qkv"]["kernel"] - kernel
+    np.testing.assert_allclose(step, np.repeat([[0, 1, 0]], 4, axis=1).repeat(4, axis=0), atol=1e-6)
