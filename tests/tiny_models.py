@@ -58,6 +58,34 @@ def stable_diffusion_1(tmp_path, **changes) -> Bundle:
     return random_bundle(config | changes, clip.clip_tokenizer(tmp_path, 77))
 
 
+def stable_diffusion_xl(tmp_path) -> Bundle:
+    """Text through two of CLIP's towers, three levels of which two attend, 16 x 16 pixels; every parameter random."""
+    tower = dict(width=64, num_layers=2, num_heads=1)
+    changes = dict(
+        scale_factor=0.13025,
+        model=dict(
+            in_channels=4,
+            out_channels=4,
+            channels=32,
+            channel_mult=[1, 2, 2],
+            num_res_blocks=1,
+            attention_levels=[1, 2],
+            head_dim=32,
+            transformer_depth=[1, 1, 2],
+            context_dim=128,
+            vector_dim=64 + 6 * 256,
+            use_linear_projection=True,
+        ),
+        conditioning=dict(
+            name="sdxl",
+            vocab_size=CLIP["vocab_size"],
+            clip_l=dict(tower, activation="quick_gelu"),
+            clip_g=dict(tower, activation="gelu", projection_dim=64),
+        ),
+    )
+    return stable_diffusion_1(tmp_path, **changes)
+
+
 def random_bundle(config: dict, tokenizer=None, seed: int = 0) -> Bundle:
     """The model of `config` with parameters of about the size that trained ones have."""
     return Bundle(config, random_params(make_system(config, tokenizer), seed), tokenizer)

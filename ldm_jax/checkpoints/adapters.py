@@ -2,7 +2,8 @@
 merged onto a base.
 
 A folder with adapter.json (the section, and the base that it was trained on) and adapter.safetensors (the delta by
-its names), or the workdir of the run that trains it. It knows no way of personalization.
+its names), the workdir of the run that trains it, or a file as others exchange it (lora_files.py), which is read for
+the model that it is to be merged onto. It knows no way of personalization.
 """
 
 import json
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm_jax import text_files
-from ldm_jax.convert import files
-from ldm_jax.params import flatten, from_names, named_leaves, unflatten
-from ldm_jax.personalization import base
+from ldm_jax.checkpoints import lora_files
+from ldm_jax.checkpoints.base import Bundle
+from ldm_jax.convert import adapter_names, files
+from ldm_jax.params import check_params, flatten, from_names, named_leaves, unflatten
+from ldm_jax.personalization import base, low_rank
 from ldm_jax.types import PyTree
 
 SECTION, WEIGHTS = "adapter.json", "adapter.safetensors"
@@ -21,25 +24,30 @@ SECTION, WEIGHTS = "adapter.json", "adapter.safetensors"
 
 class Adapter(NamedTuple):
     """section: {'name': …, options} of a config's `personalization`. delta: nested dicts of float32 arrays. base:
-    its name, as text.
+    its name, as text. header: what its file said beside.
     """
 
     section: dict[str, Any]
     delta: PyTree
     base: str
+    header: Mapping[str, str] = {}
 
 
 def save(folder: str | Path, adapter: Adapter) -> None:
     """Writes the adapter beside its place and renames it into it."""
     with files.replacing(folder, overwrite=True) as partial:
         partial.mkdir()
-        files.write_safetensors(partial / WEIGHTS, named_leaves(adapter.delta), "float32")
+        header = {"format": "pt"} | dict(adapter.header)
+        files.write_safetensors(partial / WEIGHTS, named_leaves(adapter.delta), "float32", header)
         about = dict(personalization=adapter.section, base=adapter.base)
         (partial / SECTION).write_text(json.dumps(about, indent=2) + "\n")
 
 
-def read(path: str | Path, ema: bool = True) -> Adapter:
-    """The adapter of a folder, or of a run's newest checkpoint. Raises: ValueError for what is neither."""
+def read(path: str | Path, ema: bool = True, model: Bundle | None = None) -> Adapter:
+    """The adapter of a folder, of a run's newest checkpoint, or of a file that others exchange.
+
+    model: what it is to be merged onto, whose layers such a file is read for. Raises: ValueError for what is neither.
+    """
     path = Path(path).expanduser()
     if (path / SECTION).is_file():
         about = text_files.read_object(path / SECTION, "adapter")
@@ -49,14 +57,55 @@ def read(path: str | Path, ema: bool = True) -> Adapter:
             )
         tensors = from_names(files.open_tensors(path / WEIGHTS))
         delta = unflatten({name: tensor.read() for name, tensor in flatten(tensors).items()})
-        return Adapter(dict(about["personalization"]), delta, str(about.get("base", "")))
+        header = lora_files.read_header(path / WEIGHTS)
+        return Adapter(dict(about["personalization"]), delta, str(about.get("base", "")), header)
     if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
         config = text_files.read_object(path / "config.json", "the workdir's config")
         if config.get("personalization"):
             return of_run(config, _trained(path, ema))
+    if path.is_file() or any((path / name).is_file() for name in lora_files.WEIGHTS):
+        return _read_file(path, model)
     raise ValueError(
-        f"{path} is no adapter: expected a folder with {SECTION}, or the workdir of a run with config.personalization"
+        f"{path} is no adapter: expected a folder with {SECTION}, the workdir of a run with config.personalization, "
+        f"or a file of LoRA or its kin"
     )
+
+
+def _read_file(path: Path, model: Bundle | None) -> Adapter:
+    if model is None:
+        raise ValueError(
+            f"{path} names the layers of a model: it is read together with that, which --base says"
+        )
+    file = lora_files.locate(path)
+    tensors = files.open_tensors(file)
+    if not adapter_names.is_adapter(tensors):
+        raise ValueError(
+            f"{file} is no adapter: got names such as {', '.join(list(tensors)[:2])}, expected lora_…"
+        )
+    header = lora_files.read_header(file)
+    delta = lora_files.read(file, tensors, header, model.config, _adapted(model.params))
+    return Adapter({"name": "lora"}, delta, "", header)
+
+
+def write_file(path: str | Path, adapter: Adapter, layout: str, model: Bundle, dtype: Any = None) -> None:
+    """Writes the adapter as others exchange it: lora_files.write. model: its base."""
+    given = model.config, _adapted(model.params)
+    lora_files.write(Path(path), layout, adapter.section, adapter.delta, adapter.header, *given, dtype)
+
+
+def extract(base: Bundle, tuned: Bundle, rank: int, name: str = "") -> Adapter:
+    """The adapter of this rank that is nearest to what lies between two models of one architecture.
+
+    name: of the base, which the adapter keeps. Raises: ValueError for models of different structure.
+    """
+    before, after = _adapted(base.params), _adapted(tuned.params)
+    check_params(before, after, "the second model", "the first")
+    return Adapter({"name": "lora"}, low_rank.extracted(before, after, rank), name)
+
+
+def _adapted(params: PyTree) -> PyTree:
+    """Of a model's parameters, those that may be adapted."""
+    return {name: params[name] for name in ("unet", "conditioner") if name in params}
 
 
 def of_run(config: Mapping[str, Any], trained: PyTree) -> Adapter:
@@ -81,7 +130,7 @@ def merged(params: PyTree, adapters: Sequence[tuple[Adapter, float]]) -> PyTree:
 
     Raises: ValueError for one that is of another base.
     """
-    whole = {name: params[name] for name in ("unet", "conditioner") if name in params}
+    whole = _adapted(params)
     for adapter, weight in adapters:
         whole = base.merge_delta(adapter.section, whole, adapter.delta, weight)
     return dict(params, **whole)

@@ -3,9 +3,11 @@
     ldm-convert v1-5.ckpt models/sd15 --to bundle
     ldm-convert models/sd15 sd15.safetensors --to compvis --dtype float16
     ldm-convert v1-5.ckpt --inspect
+    ldm-convert style.safetensors style_peft.safetensors --to diffusers --base models/sd15
+    ldm-convert models/tuned tuned_lora.safetensors --to kohya --base models/sd15 --rank 16
 
 SRC: a .ckpt, .pt or .safetensors file of the original's, a diffusers folder, a bundle, a training workdir or a shipped
-model.
+model. With --base it is an adapter of that model, or with --rank a model from which one is extracted.
 """
 
 import argparse
@@ -16,6 +18,8 @@ from pathlib import Path
 from ldm_jax import cli
 from ldm_jax.config import conditioning_kinds
 from ldm_jax.params import flatten
+
+ADAPTERS = ("kohya", "comfy", "adapter")  # layouts of adapters alone
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,9 +33,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("destination", metavar="DST", nargs="?", help="the folder or file to write")
     add(
         "--to",
-        choices=("bundle", "compvis", "diffusers"),
+        choices=("bundle", "compvis", "diffusers", *ADAPTERS),
         default="bundle",
-        help="layout (default %(default)s)",
+        help="layout (default %(default)s); of an adapter: diffusers, kohya, comfy, or adapter, our own",
+    )
+    add("--base", metavar="MODEL", help="SRC is an adapter of this model")
+    add(
+        "--rank",
+        type=int,
+        help="with --base: SRC is a model, from which an adapter of this rank is extracted",
     )
     add("--inspect", action="store_true", help="only say what SRC is")
     add("--ema", action="store_true", help="running averages where there are any (that is the default)")
@@ -59,6 +69,11 @@ def main(argv: list[str] | None = None) -> None:
         source, destination = Path(args.source).resolve(), Path(args.destination).resolve()
         if destination == source or destination in source.parents:
             raise ValueError(f"DST {args.destination} holds SRC {args.source}: name a place beside it")
+    if args.to in ADAPTERS and not args.base:
+        raise ValueError(f"--to {args.to} writes an adapter: say whose with --base MODEL")
+    if args.base or args.rank:
+        convert_adapter(args)
+        return
     start = time.time()
     checkpoint = open_checkpoint(args.source, options_from(args))
     print("\n".join(summary(checkpoint, args.source)), flush=True)
@@ -68,6 +83,34 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint, args.destination, args.to, dtype=args.dtype, overwrite=args.overwrite, progress=bar()
     )
     print(f"{args.destination}: written as {args.to}, {time.time() - start:.1f} s")
+
+
+def convert_adapter(args: argparse.Namespace) -> None:
+    """SRC as an adapter of --base, written at DST."""
+    from ldm_jax.checkpoints import adapters
+    from ldm_jax.checkpoints.base import options_from
+    from ldm_jax.checkpoints.open import open_checkpoint
+
+    if not args.base or not args.destination or args.to in ("bundle", "compvis"):
+        raise ValueError(
+            "--base and --rank write adapters: name DST, the --base, and --to diffusers, kohya, comfy or adapter"
+        )
+    if Path(args.destination).exists() and not args.overwrite:
+        raise ValueError(f"{args.destination} exists: name another destination, or say --overwrite")
+    options = options_from(args)
+    base = open_checkpoint(args.base, options).bundle()
+    if args.rank is None:
+        adapter = adapters.read(args.source, options.ema, base)
+    else:
+        if args.rank < 1:
+            raise ValueError(f"--rank is {args.rank}, expected at least 1")
+        tuned = open_checkpoint(args.source, options).bundle()
+        adapter = adapters.extract(base, tuned, args.rank, args.base)
+    if args.to == "adapter":
+        adapters.save(args.destination, adapter)
+    else:
+        adapters.write_file(args.destination, adapter, args.to, base, args.dtype)
+    print(f"{args.destination}: written as {args.to}, {len(flatten(adapter.delta))} arrays")
 
 
 def summary(checkpoint, source: str) -> list[str]:

@@ -433,7 +433,7 @@ def load(
 ) -> LatentDiffusion:
     """A shipped model by name, a bundle, a training workdir, a file of the original's, or a diffusers folder.
 
-    executables: as of `from_bundle`. adapters: folders or workdirs of adapters, each with its weight: 'runs/lora', 'runs/lora:0.7' or
+    executables: as of `from_bundle`. adapters: folders, workdirs or files of adapters, each with its weight: 'runs/lora', 'style.safetensors:0.7' or
     ('runs/lora', 0.7). options: fields of checkpoints.base.Options, such as ema=False or original_config="v1-inference.yaml".
     Raises: ValueError if there is no such thing, it is damaged, or it is a first stage alone.
     """
@@ -444,7 +444,7 @@ def load(
     if adapters:
         weighed = [adapter_files.parse(a) if isinstance(a, str) else a for a in adapters]
         merged = adapter_files.merged(
-            bundle.params, [(adapter_files.read(path), weight) for path, weight in weighed]
+            bundle.params, [(adapter_files.read(path, model=bundle), weight) for path, weight in weighed]
         )
         bundle = bundle._replace(params=merged)
     return from_bundle(bundle, executables)
