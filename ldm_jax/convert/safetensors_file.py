@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ldm_jax import text_files
 from ldm_jax.convert.tensor import (
     BFLOAT16,
     Tensor,
@@ -37,7 +38,7 @@ _DTYPES = {
     "BOOL": np.dtype("bool"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_LONGEST_HEADER = 100_000_000  # as the format's own reader has it
+_LONGEST_HEADER = text_files.LARGEST  # bytes: of 100,000 tensors
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
@@ -69,8 +70,14 @@ def read(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The header's '__metadata__', {} if it has none. Raises: ValueError as `read`."""
-    return _header(path)[0].get("__metadata__") or {}
+    """The header's '__metadata__', {} if it has none. Raises: ValueError as `read`, and for values that are no
+    strings."""
+    metadata = _header(path)[0].get("__metadata__") or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(
+            f"{path}: its __metadata__ is {text_files.shown(metadata)}, expected strings by name"
+        )
+    return metadata
 
 
 def _header(path: str | Path) -> tuple[dict[str, Any], int, int]:
@@ -88,7 +95,7 @@ def _header(path: str | Path) -> tuple[dict[str, Any], int, int]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} has a damaged safetensors header: {error}") from error
+        raise ValueError(f"{path} has a damaged safetensors header: {text_files.cut(error)}") from error
     if not isinstance(header, dict):
         raise ValueError(
             f"{path} has a damaged safetensors header: got {type(header).__name__}, expected an object"
@@ -104,13 +111,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(path: str | Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], tuple[int, int]]:
-    entry = entry if isinstance(entry, dict) else {}
+    what, entry = f"{path}: {text_files.cut(name)}", entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
     if len(entry) != 3 or not all(type(n) is int and n >= 0 for n in numbers) or len(offsets) != 2:
-        raise ValueError(f"{path}: {name} is {entry}, expected dtype, shape and two data_offsets")
+        raise ValueError(f"{what} is {text_files.shown(entry)}, expected dtype, shape and two data_offsets")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise ValueError(f"{path}: {name} has dtype {dtype}, expected one of {', '.join(_DTYPES)}")
+        raise ValueError(f"{what} has dtype {text_files.shown(dtype)}, expected one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype], tuple(shape), tuple(offsets)
 
 

@@ -7,6 +7,8 @@ Source: the layout that torch/serialization.py (torch 1.6 to 2.13) reads and wri
 """
 
 import io
+import itertools
+import math
 import re
 import struct
 import zipfile
@@ -21,15 +23,19 @@ from ldm_jax.convert.tensor import Tensor, as_bytes, as_tensor, mapped, stored_d
 from ldm_jax.convert.torch_pickle import DTYPES, STORAGES, Storage, Unread, View, load
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before torch 1.6
+_LONGEST_PICKLE = 2**26  # bytes; that of Stable Diffusion with all that its trainer kept has 2**20
+_MOST_REPEATED = 2**28  # numbers of a tensor that has fewer in its file, as torch's `expand` makes them
+_MOST_NAMES = 10**6  # of tensors and dicts, where one that stands in several places counts in each
 _ALIGNMENT = 64  # of what is written, as torch does, so that mapped arrays need no copy
 
 
 class _Span(NamedTuple):
-    """Where a storage lies: bytes of the file from `start` on, or what `unpack` gives if it is compressed."""
+    """Where a storage lies: nbytes of the file from `start` on; or, if it is compressed, what unpack(begin, count)
+    gives."""
 
     start: int
     nbytes: int
-    unpack: Callable[[], bytes] | None = None
+    unpack: Callable[[int, int], bytes] | None = None
 
 
 def read_zip(path: str | Path, ignore_objects: bool = False) -> dict[str, Tensor]:
@@ -51,6 +57,10 @@ def read_zip(path: str | Path, ignore_objects: bool = False) -> dict[str, Tensor
 
             def content(name: str) -> bytes:
                 info = archive.getinfo(name)
+                if info.file_size > _LONGEST_PICKLE:
+                    raise ValueError(
+                        f"{path}: {name} has {info.file_size} bytes, expected at most {_LONGEST_PICKLE}"
+                    )
                 if info.CRC or info.compress_type != zipfile.ZIP_STORED:
                     return archive.read(info)
                 # torch can leave out the checksums, which zipfile would not forgive
@@ -109,7 +119,7 @@ def _span(path: str | Path, file: BinaryIO, info: zipfile.ZipInfo, size: int) ->
     if info.flag_bits & 1:
         raise ValueError(f"{path} is an encrypted zip, expected the file as torch.save wrote it")
     if info.compress_type != zipfile.ZIP_STORED:
-        return _Span(0, info.file_size, lambda: _unpacked(path, info.filename))
+        return _Span(0, info.file_size, lambda begin, count: _unpacked(path, info.filename, begin, count))
     file.seek(info.header_offset)
     header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
@@ -120,12 +130,17 @@ def _span(path: str | Path, file: BinaryIO, info: zipfile.ZipInfo, size: int) ->
     return _within(path, _Span(start, info.file_size), info.filename, size)
 
 
-def _unpacked(path: str | Path, name: str) -> bytes:
+def _unpacked(path: str | Path, name: str, begin: int, count: int) -> bytes:
+    """`count` bytes of a compressed entry, from byte `begin` of it on; no more of it is in memory."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
+        with zipfile.ZipFile(path) as archive, archive.open(name) as entry:
+            entry.seek(begin)
+            found = entry.read(count)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path}: entry {name} cannot be unpacked: {error}") from error
+    if len(found) < count:
+        raise ValueError(f"{path} is truncated or damaged: entry {name} ends at byte {begin + len(found)}")
+    return found
 
 
 def _named(root: Any, path: str | Path) -> dict[str, View | Unread]:
@@ -134,9 +149,12 @@ def _named(root: Any, path: str | Path) -> dict[str, View | Unread]:
     if isinstance(root, dict) and isinstance(root.get("state_dict"), dict):
         root = root["state_dict"]
     found: dict[str, View | Unread] = {}
+    visited = itertools.count(1)
 
     def walk(node: Any, names: tuple[str, ...]) -> None:
         if isinstance(node, dict):
+            if next(visited) > _MOST_NAMES:
+                raise ValueError(f"{path} has more than {_MOST_NAMES} names, expected a state dict")
             for key, value in node.items():
                 walk(value, (*names, str(key)))
         elif isinstance(node, View | Unread):
@@ -169,8 +187,17 @@ def _resolve(path: str | Path, root: Any, spans: Mapping[str, _Span]) -> dict[st
         span = spans.get(view.storage.key)
         if span is None:
             raise ValueError(f"{path} is damaged: storage {view.storage.key} of tensor {name} is not in it")
+        if span.unpack is not None and span.nbytes > view.storage.nbytes:
+            raise ValueError(
+                f"{path} is damaged: storage {view.storage.key} of tensor {name} is compressed and has "
+                f"{span.nbytes} bytes, expected {view.storage.nbytes}"
+            )
         if (view.offset + view.extent) * view.dtype.itemsize > min(span.nbytes, view.storage.nbytes):
             raise ValueError(f"{path} is damaged: tensor {name} {view.shape} reaches beyond its storage")
+        if math.prod(view.shape) > max(view.extent, _MOST_REPEATED):
+            raise ValueError(
+                f"{path} is damaged: tensor {name} {view.shape} has {view.extent} numbers in the file"
+            )
         tensors[name] = Tensor(view.shape, view.dtype, _reads(Path(path), span, view))
     return tensors
 
@@ -180,7 +207,8 @@ def _reads(path: Path, span: _Span, view: View) -> Callable[[], np.ndarray]:
         if span.unpack is None:
             numbers = mapped(path, view.dtype, span.start + view.offset * view.dtype.itemsize, view.extent)
         else:
-            numbers = np.frombuffer(span.unpack(), view.dtype)[view.offset : view.offset + view.extent]
+            size = view.dtype.itemsize
+            numbers = np.frombuffer(span.unpack(view.offset * size, view.extent * size), view.dtype)
         strides = tuple(stride * view.dtype.itemsize for stride in view.strides)
         # over bytes: numpy's own as_strided does not know every dtype of ml_dtypes
         array = np.ndarray(view.shape, view.dtype, numbers.view(np.uint8), strides=strides)

@@ -8,6 +8,7 @@ pickles name.
 """
 
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from ldm_jax import text_files
 from ldm_jax.convert.tensor import BFLOAT16
 
 STORAGES = {  # torch's typed storage -> the dtype of its numbers
@@ -226,13 +228,62 @@ class _Unpickler(pickle.Unpickler):
         return self.storages[str(key)]
 
 
+_FILLING = (
+    "APPEND",
+    "APPENDS",
+    "SETITEM",
+    "SETITEMS",
+    "ADDITEMS",
+    "BUILD",
+)  # an object that is there already
+DEEPEST = 1000  # objects inside each other; state dicts have ten, what trainers keep beside them some dozens
+
+
+def _check(file: BinaryIO) -> None:
+    """Reads a pickle's instructions, and runs none, for what Python's own unpickler takes without a limit: it makes
+    room for as many objects as the number of one says, and hashes tuples inside each other on the stack of C.
+
+    Raises: pickle.UnpicklingError for numbers beyond the number of instructions, and objects nested deeper than
+    DEEPEST; and, as the unpickler itself, anything else for a damaged one. The file is where it was afterwards.
+    """
+    start, depths, memo = file.tell(), [], {}  # depths: of the objects on the stack, None for a mark
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        name, before = opcode.name, list(opcode.stack_before)
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            number = len(memo) if argument is None else argument
+            if not 0 <= number <= count:
+                raise pickle.UnpicklingError(f"it numbers an object {text_files.shown(number)}")
+            memo[number] = depths[-1]
+            continue
+        inside = []
+        if pickletools.markobject in before:
+            while (depth := depths.pop()) is not None:
+                inside.append(depth)
+            before = before[: before.index(pickletools.markobject)]
+        inside += [depths.pop() or 0 for _ in before]
+        if name == "MARK":
+            depths.append(None)
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            depths.append(memo[argument])
+        else:
+            own = inside.pop() if name in _FILLING else 0
+            depth = max(own, 1 + max(inside)) if inside else own
+            if depth > DEEPEST:
+                raise pickle.UnpicklingError(f"its objects are nested deeper than {DEEPEST}")
+            depths += [depth] * len(opcode.stack_after)
+    file.seek(start)
+
+
 def load(file: BinaryIO, path: str | Path, ignore_objects: bool = False) -> tuple[Any, dict[str, Storage]]:
     """What a pickle says, and the storages that it names. Raises: ValueError for all that can be wrong with
     it."""
     unpickler = _Unpickler(file, ignore_objects)
     try:
+        _check(file)
         return unpickler.load(), unpickler.storages
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle can make the unpickler raise anything
-        raise ValueError(f"{path} holds a pickle that is truncated or damaged: {error!r}") from error
+        raise ValueError(
+            f"{path} holds a pickle that is truncated or damaged: {type(error).__name__}: {text_files.cut(error)}"
+        ) from error

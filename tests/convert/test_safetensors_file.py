@@ -132,7 +132,7 @@ def entry(begin, end, dtype="F32", shape=(2,)):
         ({"a": entry(0, 12)}, 12, r"a \(2,\) float32 needs 8 bytes, got 12"),
         ({"a": entry(8, 0)}, 8, "needs 8 bytes, got -8"),
         ({"a": entry(0, 8, shape=(2**40, 2**40))}, 8, "needs"),
-        ({"a": entry(0, 8, "F6")}, 8, "a has dtype F6, expected one of F64"),
+        ({"a": entry(0, 8, "F6")}, 8, "a has dtype 'F6', expected one of F64"),
         ({"a": entry(0, 8, ["F32"])}, 8, "has dtype"),
         ({"a": entry(0, 8, shape=(-2,))}, 8, "expected dtype, shape and two data_offsets"),
         ({"a": entry(0, 8, shape=(2.0,))}, 8, "expected dtype, shape and two data_offsets"),

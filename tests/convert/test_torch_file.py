@@ -425,3 +425,63 @@ def test_other_zips_and_pickles_are_no_checkpoints(tmp_path):
         archive.writestr("a/byteorder", b"big")
     with pytest.raises(ValueError, match="big-endian"):
         open_tensors(tmp_path / "big.pt")
+
+
+def zipped(path, pickled: bytes, storages: dict[str, bytes], how=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", how) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for name, content in storages.items():
+            archive.writestr(f"archive/data/{name}", content)
+
+
+def test_of_a_compressed_storage_no_more_is_unpacked_than_is_declared(tmp_path):
+    torch.save({"a": torch.arange(4.0), "b": torch.ones(6)[2:4]}, tmp_path / "plain.ckpt")
+    with zipfile.ZipFile(tmp_path / "plain.ckpt") as archive:
+        pickled = archive.read("plain/data.pkl")
+        contents = {name: archive.read(f"plain/data/{name}") for name in ("0", "1")}
+    zipped(tmp_path / "packed.ckpt", pickled, contents)
+    same(open_tensors(tmp_path / "packed.ckpt")["b"].read(), torch.ones(2))
+    zipped(tmp_path / "more.ckpt", pickled, contents | {"1": bytes(2**24)})
+    assert (tmp_path / "more.ckpt").stat().st_size < 2**16
+    with pytest.raises(
+        ValueError, match="more.ckpt is damaged: storage 1 of tensor b .*16777216 bytes, expected 24"
+    ):
+        open_tensors(tmp_path / "more.ckpt")
+    unpacked = torch_file._unpacked(tmp_path / "packed.ckpt", "archive/data/0", 4, 8)
+    assert unpacked == np.array([1, 2], np.float32).tobytes()
+    zipped(tmp_path / "pickle.ckpt", pickled + bytes(2**27), contents)
+    with pytest.raises(ValueError, match="pickle.ckpt: archive/data.pkl has .* bytes, expected at most"):
+        open_tensors(tmp_path / "pickle.ckpt")
+
+
+def test_a_tensor_that_repeats_its_few_numbers_is_read_up_to_a_size(tmp_path):
+    torch.save({"a": torch.ones(1).expand(1000, 1000)}, tmp_path / "a.ckpt")
+    assert open_tensors(tmp_path / "a.ckpt")["a"].read().shape == (1000, 1000)
+    torch.save({"a": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "b.ckpt")
+    with pytest.raises(ValueError, match="b.ckpt is damaged: tensor a .* has 1 numbers in the file"):
+        open_tensors(tmp_path / "b.ckpt")
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        (b"}r\xff\xff\xff\x7f.", "numbers an object 2147483647"),
+        (b"}p99999999\n.", "numbers an object 99999999"),
+        (b")" + b"\x85" * 2000 + b".", "nested deeper than 1000"),
+        (b"]" + b"q\0]h\0a" * 2 + b".", "no tensors"),
+    ],
+    ids=["a large number", "a large number in letters", "deep", "not deep"],
+)
+def test_a_pickle_that_would_need_more_than_it_says_is_refused_before_it_is_read(tmp_path, code, said):
+    zipped(tmp_path / "a.ckpt", b"\x80\x02" + code, {})
+    with pytest.raises(ValueError, match=f"a.ckpt.*{said}"):
+        open_tensors(tmp_path / "a.ckpt")
+
+
+def test_dicts_that_stand_in_many_places_are_counted_in_each(tmp_path):
+    many = {"a": 1}
+    for _ in range(30):
+        many = {"a": many, "b": many}
+    zipped(tmp_path / "a.ckpt", pickle.dumps({"x": many}, protocol=2), {})
+    with pytest.raises(ValueError, match="a.ckpt has more than 1000000 names"):
+        open_tensors(tmp_path / "a.ckpt")
