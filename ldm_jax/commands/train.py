@@ -31,6 +31,7 @@ from ldm_jax.training.workdir import (
     check_devices,
     check_room,
     check_workdir,
+    claimed,
     keep_unreadable,
 )
 from ldm_jax.xla import utilization
@@ -123,13 +124,21 @@ def train(
     folder.
 
     profile_at, profile_steps: see training/profiling.py. Returns the last state."""
-    # 1. Check the config, the hosts and the workdir, before anything is built.
+    # 1. Check the config and the hosts, and claim the workdir, before anything is built.
     config = with_base(config)
     check_config(config)
     check_devices(config)
     hosts.agree(
         {f"config.{key}": value for key, value in config.items()} | {"the code": hosts.code_version()}
     )
+    with claimed(workdir) as still_ours:
+        return train_claimed(config, workdir, still_ours, profile_at, profile_steps)
+
+
+def train_claimed(
+    config: dict, workdir: Path, still_ours: Callable[[], None], profile_at: int | None, profile_steps: int
+) -> TrainState:
+    """`train` in a workdir that no other run is in. still_ours: raises if one has taken it over."""
     check_workdir(workdir, config)
     check_room(workdir, {})
     note = optimizer.schedule_note(config["optimizer"].get("schedule"), program.optimizer_steps(config))
@@ -162,6 +171,7 @@ def train(
     ):
 
         def told(*values: Any) -> None:
+            still_ours()
             keep_unreadable(workdir, job.unreadable())
             report(writer, config, mfu, *values)
 

@@ -3,18 +3,20 @@
 It looks at plain data and file names only; it builds nothing and reads no checkpoint.
 """
 
+import contextlib
 import json
 import math
 import shutil
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from ldm_jax import atomic, text_files
-from ldm_jax.distributed import parallel
-from ldm_jax.distributed.hosts import is_first
+from ldm_jax.distributed import mark, parallel
+from ldm_jax.distributed.hosts import barrier, is_first
 from ldm_jax.training.optimizer import with_defaults
 from ldm_jax.types import PyTree
 
@@ -149,26 +151,55 @@ def check_workdir(workdir: Path, config: dict) -> None:
         )
 
 
+@contextlib.contextmanager
+def claimed(workdir: Path) -> Iterator[Callable[[], None]]:
+    """The workdir is this run's while the block runs: its first process holds the mark (distributed/mark.py), and the
+    others wait until it does. What killed runs left half written is removed.
+
+    Yields what mark.held does. Raises: ValueError, before anything is written, if another run is at work there;
+    OSError, naming the host, if the workdir cannot be written.
+    """
+    if not is_first():
+        barrier("the workdir")
+        yield lambda: None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            check = stack.enter_context(mark.held(workdir))
+            for litter in [*workdir.glob("*.partial"), *workdir.glob("images/*.partial")]:
+                shutil.rmtree(litter) if litter.is_dir() and not litter.is_symlink() else litter.unlink()
+        except OSError as error:
+            raise _not_writable(workdir, error) from None
+        barrier("the workdir")
+        yield check
+
+
+def _here(workdir: Path) -> str:
+    return f"workdir {workdir} on {socket.gethostname()}, process {jax.process_index()},"
+
+
+def _not_writable(workdir: Path, error: OSError) -> OSError:
+    return OSError(f"{_here(workdir)} cannot be written: {error.strerror or error}; take another --workdir")
+
+
 def check_room(workdir: Path, state: PyTree) -> None:
     """Creates the workdir and writes a temporary file to it, before anything is computed.
 
     state: the arrays of a checkpoint. Raises: OSError, naming the host, if the workdir cannot be written or a
     checkpoint does not fit on its disk.
     """
-    here = f"workdir {workdir} on {socket.gethostname()}, process {jax.process_index()},"
     try:
         atomic.write_text(workdir / f"writable.{jax.process_index()}", "")
         (workdir / f"writable.{jax.process_index()}").unlink()
     except OSError as error:
-        raise OSError(
-            f"{here} cannot be written: {error.strerror or error}; take another --workdir"
-        ) from None
+        raise _not_writable(workdir, error) from None
     # Several processes write a state together: this one at least its part.
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / jax.process_count()
     free = shutil.disk_usage(workdir).free
     if needed > free:
         raise OSError(
-            f"no space left: {here} has {free / 1e9:.2f} GB free, and a checkpoint needs {needed / 1e9:.2f} GB of it"
+            f"no space left: {_here(workdir)} has {free / 1e9:.2f} GB free, and a checkpoint needs "
+            f"{needed / 1e9:.2f} GB of it"
         )
 
 
