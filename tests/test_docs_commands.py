@@ -16,7 +16,7 @@ from ldm_jax.config import load_config
 from ldm_jax.find import find, names
 from ldm_jax.inference import methods
 
-ROOMS = {"guidance": "guidance", "edit": "editing"}
+ROOMS = {"guidance": "guidance", "edit": "editing", "inversion": "inversion"}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(

@@ -32,8 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--task",
-        help="unconditional, text, class, layout, semantic, superres, inpaint, img2img, colorize, depth or retrieval; "
-        "by default what the model and what is given are for",
+        help="unconditional, text, class, layout, semantic, superres, inpaint, img2img, edit, colorize, depth or "
+        "retrieval; by default what the model and what is given are for",
     )
     add(
         "--prompt",
@@ -81,10 +81,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
     add("--clip_denoised", type=float, help="clip predicted clean latents to this size (ddim, ddpm, heun)")
     add = parser.add_argument_group(
-        "methods on top (docs/methods.md); an option of theirs is --guidance.NAME VALUE or --edit.NAME VALUE"
+        "methods on top (docs/methods.md); an option of theirs is --edit.NAME VALUE"
     ).add_argument
     add("--guidance", help="files of ldm_jax/guidance, such as self_attention, or several: a,b")
-    add("--edit", help="a file of ldm_jax/editing, such as prompt_to_prompt")
+    add("--edit", help="a file of ldm_jax/editing, such as prompt_to_prompt; of --image, if one is given")
+    add("--inversion", help="with --edit and --image: a file of ldm_jax/inversion, such as null_text")
     add = parser.add_argument_group("the model").add_argument
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     add(
@@ -158,11 +159,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments, where guidance and edit are {method: {option: value}}: options are those of the method's own
-    signature."""
+    """The arguments, where guidance, edit and inversion are {method: {option: value}}: options are those of the
+    method's own signature."""
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
-    options: dict[str, dict] = {"guidance": {}, "edit": {}}
+    options: dict[str, dict] = {"guidance": {}, "edit": {}, "inversion": {}}
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
         kind, dot, option = flag.removeprefix("--").partition(".")

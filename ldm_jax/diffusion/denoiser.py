@@ -21,7 +21,8 @@ class Denoiser(NamedTuple):
     cond, uncond: of the rows that are drawn; uncond is None where no method asks for it. prediction_type: 'eps', 'v' or
     'x_start'.
     visited: [S] timesteps of the run, descending. branches: rows per picture, such as source and target; row b * B + i
-    belongs to branch b of picture i (control/rows.py).
+    belongs to branch b of picture i (control/rows.py). uncond_steps: fields of uncond that differ from step to step,
+    [S, R, ...], such as the contexts of null-text inversion; None: none do.
     """
 
     network: Callable
@@ -31,6 +32,7 @@ class Denoiser(NamedTuple):
     prediction_type: str
     visited: Array
     branches: int = 1
+    uncond_steps: dict[str, Array] | None = None
 
     def to_eps(self, x: Array, t: Array, prediction: Array) -> Array:
         """The prediction [B, ...] at x [B, ...], t [B] as eps, float32. Raises: ValueError for an unknown
@@ -50,6 +52,13 @@ class Denoiser(NamedTuple):
     def conditional(self, x: Array, t: Array, control=None) -> tuple[Array, dict]:
         """The EpsFn without guidance: the condition alone, one row per row."""
         return self.eps(x, t, self.cond, control)
+
+    def uncond_at(self, t: Array) -> Cond | None:
+        """uncond of the step at t [B] or []."""
+        if not self.uncond_steps:
+            return self.uncond
+        place = self.step_of(t)
+        return self.uncond.replace(**{name: value[place] for name, value in self.uncond_steps.items()})
 
     def step_of(self, t: Array) -> Array:
         """[] int32, the place of t [B] or [] among the visited timesteps: the nearest, for samplers that look between

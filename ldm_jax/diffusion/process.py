@@ -171,6 +171,15 @@ def posterior_between(
     return coef_start * x_start + coef_t * x_t, ((1 - v) * one_minus_prev / one_minus + v) * beta
 
 
+def ddim_variance(log_bar: Array, log_bar_prev: Array, eta: Array | float = 1.0) -> Array:
+    """sigma^2 of a step's new noise, eta^2 (1 - a_prev) / (1 - a) (1 - a / a_prev) (Song et al. 2021, eq. 16).
+
+    A first timestep of 0 may lead from level 0 to level 0: the merged beta is 0, and so is the variance.
+    """
+    beta = -jnp.expm1(log_bar - log_bar_prev)
+    return eta**2 * jnp.expm1(log_bar_prev) / jnp.expm1(log_bar) * beta
+
+
 def transfer(
     x: Array,
     eps: Array,

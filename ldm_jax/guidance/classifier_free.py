@@ -45,9 +45,10 @@ def combined(denoiser: Denoiser, combine) -> EpsFn:
 
     The halves' own eps are left among the taps for methods around this one (guidance/base.py); unused, they are not computed.
     """
-    conds = rows.join_conds(denoiser.uncond, denoiser.cond)
+    fixed = None if denoiser.uncond_steps else rows.join_conds(denoiser.uncond, denoiser.cond)
 
     def guided(x, t, control=None):
+        conds = rows.join_conds(denoiser.uncond_at(t), denoiser.cond) if fixed is None else fixed
         out, taps = denoiser.network(rows.join_halves(x, x), rows.join_halves(t, t), conds, control)
         uncond, cond = rows.split_halves(out.astype(jnp.float32))
         halves = {UNCOND: denoiser.to_eps(x, t, uncond), COND: denoiser.to_eps(x, t, cond)}

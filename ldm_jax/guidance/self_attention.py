@@ -54,7 +54,7 @@ def guide(eps_fn: EpsFn, denoiser: Denoiser, *, scale: Array = 0.75, sigma: Arra
             raise ValueError(
                 "self_attention: this network has no self-attention in its middle, expected one whose map says where to blur"
             )
-        eps_u, cond = (taps[UNCOND], denoiser.uncond) if UNCOND in taps else (eps, denoiser.cond)
+        eps_u, cond = (taps[UNCOND], denoiser.uncond_at(t)) if UNCOND in taps else (eps, denoiser.cond)
 
         # 2. The clean picture, blurred where it is attended to most; noised again with the same eps.
         mask = attended(maps[0][: x.shape[0]], x.shape)

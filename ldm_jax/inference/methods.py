@@ -19,7 +19,7 @@ from ldm_jax.samplers.base import Edit, chain_edits
 from ldm_jax.types import EpsFn, PyTree
 
 # The function of a method's module that builds it, by room.
-MAKES = {"guidance": "guide", "editing": "edit"}
+MAKES = {"guidance": "guide", "editing": "edit", "inversion": "invert"}
 Asked = str | Mapping[str, Any] | Sequence | None
 
 
@@ -27,7 +27,8 @@ class Call(NamedTuple):
     """The properties of a call that a method's `prepare` can use.
 
     num_pictures: N. visited: [S] timesteps. latent_shape: (h, w, c). prompts: one per picture, or None. tokenizer: the
-    model's, or None. guidance_scale: a number.
+    model's, or None. guidance_scale: a number. inverted: the arrays of inversion/base.py of the pictures that are
+    edited, [N, ...] each; None where pictures are drawn from noise.
     """
 
     num_pictures: int
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     prompts: Sequence[str] | None
     tokenizer: Any
     guidance_scale: float
+    inverted: Mapping[str, np.ndarray] | None = None
 
     def align(self, source: str, target: str) -> np.ndarray:
         """See conditioning.tokens.align."""
@@ -117,6 +119,20 @@ def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
     return Choice(methods, shared, each, branches, names)
 
 
+def choose_inversion(
+    name: str, options: dict[str, Any], call: Call
+) -> tuple[Method, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(the method, its arrays that all pictures share, those with one entry per picture).
+
+    Raises: ValueError as `choose`.
+    """
+    module = find("inversion", name)
+    static, arrays = _split(module, "inversion", _checked("inversion", name, module, options, call) or {})
+    own = getattr(module, "EACH", ())
+    each = {k: v for k, v in arrays.items() if k in own}
+    return Method("inversion", name, static), {k: v for k, v in arrays.items() if k not in own}, each
+
+
 def options_of(room: str, name: str) -> dict[str, inspect.Parameter]:
     """The options of a method that a user can set: those of its `prepare` or, without one, of `guide` or `edit`."""
     module = find(room, name)
@@ -153,12 +169,13 @@ def edits(
     methods: Sequence[Method],
     arrays: Sequence[Mapping[str, PyTree]],
     more: Sequence[Edit],
+    first: Sequence[Edit] = (),
 ) -> Edit:
-    """The editing methods as one Edit, and `more` after them."""
+    """The editing methods as one Edit, `first` before them and `more` after them."""
     made = [
         m.build(denoiser, **values) for m, values in zip(methods, arrays, strict=True) if m.room == "editing"
     ]
-    return chain_edits([*made, *more])
+    return chain_edits([*first, *made, *more])
 
 
 def _listed(asked: Asked, room: str) -> list[tuple[str, dict]]:

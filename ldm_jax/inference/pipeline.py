@@ -23,8 +23,10 @@ from ldm_jax.checkpoints import adapters as adapter_files
 from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints.base import Options
 from ldm_jax.checkpoints.open import open_checkpoint
-from ldm_jax.inference import checks, known_pixels, sizes
+from ldm_jax.inference import checks, edits, inversions, known_pixels, sizes
 from ldm_jax.inference import devices as device_sets
+from ldm_jax.inference.edits import Edited
+from ldm_jax.inference.inversions import Inverted
 from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_program
 from ldm_jax.inference.runs import Run, make_run
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, pictures_of, resolve_settings
@@ -54,13 +56,6 @@ class Step(NamedTuple):
     index: int
     t: float
     x_start: np.ndarray
-
-
-class Edited(NamedTuple):
-    """The result of `edit`. images: [N, H, W, 3] uint8. sources: the images of each source branch, by name."""
-
-    images: np.ndarray
-    sources: dict[str, np.ndarray]
 
 
 class LatentDiffusion:
@@ -134,6 +129,7 @@ class LatentDiffusion:
         latents: Array | None = None,
         prompt_embeddings: Array | None = None,
         tile: int | None = None,
+        inverted: Inverted | None = None,
         batch_size: int = 8,
         output: str = "np",
         progress: Callable[[int, int], Any] | None = None,
@@ -161,7 +157,8 @@ class LatentDiffusion:
         fill_masks: [H, W] each, bool or in [0, 1]; pixels below 0.5 are known. For models that take no mask, latent cells with
         known pixels only are kept at every step (editing/blended.py). For these and for models that take images and masks,
         known pixels of the result are the given bytes (for floats, the nearest).
-        latents: x_T [N, h, w, c] float32, instead of noise from the seeds. prompt_embeddings: [N, L, D], instead of prompts.
+        latents: x_T [N, h, w, c] float32, instead of noise from the seeds. inverted: of `invert`, pictures to draw again with the
+        sampler and steps that they were inverted for; strength: the last round(strength * num_steps) of these steps. prompt_embeddings: [N, L, D], instead of prompts.
         tile: side in pixels, a multiple of system.size_multiple. Larger pictures are encoded, denoised and decoded in
         overlapping tiles (inference/tiles.py, inference/tiled_first_stage.py). None: in one piece.
         batch_size: most pictures computed at once on each device. output: 'np' [N, H, W, 3] uint8, 'pil' a list, or 'latents'
@@ -185,6 +182,26 @@ class LatentDiffusion:
         asked = dict(bound.arguments)
         return self._draw(asked, asked.pop("conditions"))
 
+    def invert(
+        self,
+        image: Sequence | Array,
+        prompts: str | Sequence[str] | None = None,
+        method: Any = "ddim",
+        seeds: Sequence[int] | None = None,
+        *,
+        batch_size: int = 8,
+        **settings,
+    ) -> Inverted:
+        """What draws given pictures again: `sample(prompts, seeds, inverted=…)` reconstructs them, and edits begin with it.
+
+        image: [H, W, 3], uint8 or floats in [-1, 1], or a list of them. prompts: what they show, one for all or one each. method: a
+        file of inversion/, or {name: {option: value}}; the option `prompt` is said in the place of prompts. settings: num_steps,
+        guidance_scale, spacing and final_alpha, as of `sample`; the sampler is DDIM.
+
+        Raises: ValueError for an unknown method, option or setting, and for a model without an encoder.
+        """
+        return inversions.invert(self, image, prompts, method, seeds, batch_size, settings)
+
     def edit(
         self,
         source: str | Sequence[str],
@@ -192,25 +209,19 @@ class LatentDiffusion:
         method: str = "prompt_to_prompt",
         seeds: Sequence[int] | None = None,
         *,
+        image: Sequence | Array | None = None,
+        inversion: Any = None,
         options: Mapping[str, Any] | None = None,
         **sampling,
     ) -> Edited:
         """Draws pictures of `source` and, beside each and from the same noise, what an editing method makes of it for `prompts`.
 
-        method: a file of editing/ that looks at a source. options: of the method. sampling: options of `sample`.
-        Returns: Edited. Raises: ValueError as `sample`, and for a method that looks at no source.
+        method: a file of editing/. image: the pictures of `source` themselves, as of `invert`, in the place of drawn ones. inversion:
+        how they are inverted, as of `invert`; None is what the method asks for, or 'ddim'. options: of the method. sampling: options
+        of `sample`.
+        Returns: Edited. Raises: ValueError as `sample` and `invert`.
         """
-        for name in ("edit", "output"):
-            if name in sampling:
-                raise ValueError(
-                    f"edit has no option {name!r}: it gives Edited(images, sources), uint8 arrays"
-                )
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        edits = [(method, {"source": source, **(options or {})})]
-        drawn = self.sample(prompts, seeds, edit=edits, output="branches", **sampling)
-        if drawn.shape[1] == 1:  # a neutral edit looks at no source
-            return Edited(drawn[:, 0], {"source": self.sample(source, seeds, **sampling)})
-        return Edited(drawn[:, -1], {"source": drawn[:, 0]})
+        return edits.edit(self, source, prompts, method, seeds, image, inversion, options, sampling)
 
     def resolve(self, **asked) -> dict[str, Any]:
         """The settings of `sample` that are used: see settings.resolve_settings.
@@ -229,6 +240,10 @@ class LatentDiffusion:
         named = {name: asked[name] for name in ("prompts", "class_labels")} | dict(conditions)
         given, seeds = pictures_of(named, asked)
         number = len(seeds)
+        inverted = asked["inverted"]
+        if inverted is not None:
+            inversions.check_settings(inverted, asked, number)
+            asked = asked | inverted.settings | {"image_shape": inverted.image_shape}
         shape = sizes.choose_shape(self.system, given, asked["image_shape"], asked["init_images"])
         settings = self.resolve(**{name: asked[name] for name in FALLBACK})
         checks.check_number("strength", asked["strength"], 0, 1)
@@ -237,14 +252,15 @@ class LatentDiffusion:
         def encode(images):
             return self._in_batches(lambda x: self.encode(x, tile), images, batch_size)
 
-        start, known = self._start(asked, number, shape, encode)
+        start, known = ({}, None) if inverted is not None else self._start(asked, number, shape, encode)
         if {"images", "masks"} <= given.keys():
             known = known_pixels.read_known(given["images"], given["masks"], shape, "masks")
 
         run = self._prepare(
             given, seeds, dict(settings, sampler_options=asked["sampler_options"]), image_shape=shape, tile=tile,
             negative_prompts=asked["negative_prompts"], strength=asked["strength"], guidance=asked["guidance"], edit=asked["edit"],
-            x_T=asked["latents"], prompt_embeddings=asked["prompt_embeddings"], previews=asked["callback"] is not None, **start,
+            x_T=asked["latents"], prompt_embeddings=asked["prompt_embeddings"], previews=asked["callback"] is not None,
+            inverted=inverted, **start,
         )  # fmt: skip
 
         # Denoise, decode and hand out, batch by batch.
@@ -398,7 +414,12 @@ class LatentDiffusion:
     def _compiled(self, key: Recipe | str, make: Callable[[], Callable], *per_picture) -> Callable:
         if key not in self._programs:
             jitted = self.devices.jit(make(), *per_picture)
-            keeps = self._executables and self.devices.number == 1 and not getattr(key, "previews", False)
+            keeps = (
+                self._executables
+                and self.devices.number == 1
+                and not getattr(key, "previews", False)
+                and getattr(key, "gives_one", True)
+            )
             made = self._executables.kept(str(key), jitted) if keeps else jitted
             self._programs.setdefault(key, made)  # of two threads that make it, both take the first one's
         return self._programs[key]

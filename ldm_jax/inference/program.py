@@ -20,10 +20,11 @@ from ldm_jax.find import find
 from ldm_jax.inference import methods, tiles
 from ldm_jax.inference.methods import Method
 from ldm_jax.inference.sizes import Tiling
+from ldm_jax.inversion import base as inversion
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.samplers import base
 from ldm_jax.system import System
-from ldm_jax.types import Array, PyTree
+from ldm_jax.types import Array, Cond, PyTree
 
 CLASSIFIER_FREE = Method("guidance", "classifier_free")
 EMBEDDED = (
@@ -38,7 +39,7 @@ class Recipe(NamedTuple):
     sampler: its name. latent_shape: (h, w, c). sampler_options: the sampler's options that are not numbers, sorted, such as
     final_alpha. methods: guidance and editing methods, in the order in which they act. from_image: start from the noised
     latents of a picture. from_latents: start from x_T itself. keeps: keep known latent cells. tiling: the tiles to denoise
-    one by one, or None. previews: call the preview at every step.
+    one by one, or None. previews: call the preview at every step. inverted: what of an inversion is among the known.
     """
 
     sampler: str
@@ -50,6 +51,7 @@ class Recipe(NamedTuple):
     keeps: bool = False
     tiling: Tiling | None = None
     previews: bool = False
+    inverted: tuple[str, ...] = ()
 
     @property
     def is_guided(self) -> bool:
@@ -62,9 +64,10 @@ class Arguments(NamedTuple):
 
     params: {'first_stage', 'unet', 'conditioner'}. inputs: System.inputs of each branch, [B, ...]; with a tiling their images
     are already latents. null: System.null_inputs, [B, ...]; {} without guidance. seeds: [B] uint32. visited: [S] timesteps.
-    start: [] int32 in [0, S), number of leading timesteps to skip; used only if recipe.from_image. sampler: the sampler's
+    start: [] int32 in [0, S), number of leading timesteps to skip; used only if recipe.from_image or recipe.inverted. sampler: the sampler's
     numeric options, [] float32 each. known: 'x_start' [B, h, w, c] scaled latents, if from_image or keeps; 'keep' [B, h, w, 1]
-    float32, if keeps; 'x_T' [B, h, w, c], if from_latents. shared, each: arrays of recipe.methods, in order; those of `each`
+    float32, if keeps; 'x_T' [B, h, w, c], if from_latents; those of recipe.inverted as inversion/base.py says, with the pictures
+    before the steps: 'trajectory', 'noises', 'uncond'. shared, each: arrays of recipe.methods, in order; those of `each`
     have one entry per picture.
     """
 
@@ -114,28 +117,22 @@ def make_program(
 
         if recipe.tiling is not None:
             model_fn = tiles.tile_model_fn(model_fn, **recipe.tiling._asdict())
-        inputs = (
-            {k: jnp.concatenate([one[k] for one in a.inputs]) for k in a.inputs[0]} if n > 1 else a.inputs[0]
-        )
-        null = jax.tree.map(lambda v: jnp.concatenate([v] * n), a.null) if n > 1 else a.null
-        if recipe.tiling is None:
-            inputs = system.encode_inputs(a.params["first_stage"], scale_factor, inputs)
-        embedded = inputs.get(EMBEDDED)
-        inputs = {k: v for k, v in inputs.items() if k != EMBEDDED}
-        cond = system.condition(a.params, inputs)
-        if embedded is not None:
-            cond = cond.replace(context=embedded)
-        uncond = system.condition(a.params, system.unconditional(inputs, null)) if recipe.is_guided else None
+        encodes = recipe.tiling is None
+        cond, uncond = conditions(system, scale_factor, a, recipe.is_guided, encodes)
 
         # Guidance.
         denoiser = Denoiser(model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited, n)
+        if recipe.is_guided and "uncond" in recipe.inverted:
+            steps = {k: jnp.concatenate([v.swapaxes(0, 1)] * n, axis=1) for k, v in a.known["uncond"].items()}
+            denoiser = denoiser._replace(uncond_steps=steps)
         values = [shared | each for shared, each in zip(a.shared, a.each, strict=True)]
         eps_fn = methods.guided(denoiser, recipe.methods, values)
 
         # Where it starts.
         keys = base.keys_of(jnp.concatenate([a.seeds] * n) if n > 1 else a.seeds)
         shape = (keys.shape[0], *recipe.latent_shape)
-        known = {k: jnp.concatenate([v] * n) if n > 1 else v for k, v in a.known.items()}
+        found = {k: a.known[k] for k in recipe.inverted}
+        known = {k: jnp.concatenate([v] * n) if n > 1 else v for k, v in a.known.items() if k not in found}
         x = known["x_T"] if recipe.from_latents else base.step_noise(keys, shape, "x_T")
         if recipe.from_image:
             x = process.q_sample(system.schedule, known["x_start"], a.visited[a.start], x)
@@ -147,12 +144,34 @@ def make_program(
         if recipe.previews:
             eps_fn = with_preview(eps_fn, denoiser)
             more.append(previewing(preview, a.seeds, n))
-        edit = methods.edits(denoiser, recipe.methods, values, more)
-        sampler = make_sampler(system.schedule, **dict(recipe.sampler_options), **a.sampler)
-        out = base.sample(eps_fn, sampler, x, a.visited, keys, edit, a.start if recipe.from_image else 0)[0]
+        first = [inversion.following(denoiser, found["trajectory"])] if "trajectory" in found else []
+        edit = methods.edits(denoiser, recipe.methods, values, more, first)
+        noises = {"noise_fn": inversion.prescribed(denoiser, found["noises"])} if "noises" in found else {}
+        sampler = make_sampler(system.schedule, **dict(recipe.sampler_options), **a.sampler, **noises)
+        out = base.sample(
+            eps_fn, sampler, x, a.visited, keys, edit, a.start if recipe.from_image or recipe.inverted else 0
+        )[0]
         return rows.split_branches(out, n).swapaxes(0, 1) if n > 1 else out
 
     return run
+
+
+def conditions(
+    system: System, scale_factor: float, a: Arguments, is_guided: bool, encodes: bool = True
+) -> tuple[Cond, Cond | None]:
+    """(cond, uncond) of the rows of all branches; uncond is None unless is_guided. encodes: images among the inputs are
+    not latents yet."""
+    n = len(a.inputs)
+    inputs = {k: jnp.concatenate([one[k] for one in a.inputs]) for k in a.inputs[0]} if n > 1 else a.inputs[0]
+    null = jax.tree.map(lambda v: jnp.concatenate([v] * n), a.null) if n > 1 else a.null
+    if encodes:
+        inputs = system.encode_inputs(a.params["first_stage"], scale_factor, inputs)
+    embedded = inputs.get(EMBEDDED)
+    inputs = {k: v for k, v in inputs.items() if k != EMBEDDED}
+    cond = system.condition(a.params, inputs)
+    if embedded is not None:
+        cond = cond.replace(context=embedded)
+    return cond, system.condition(a.params, system.unconditional(inputs, null)) if is_guided else None
 
 
 def with_preview(eps_fn: Callable, denoiser: Denoiser) -> Callable:

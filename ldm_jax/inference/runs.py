@@ -66,10 +66,11 @@ def make_run(
     guidance: methods.Asked = None,
     edit: methods.Asked = None,
     previews: bool = False,
+    inverted: Any = None,
 ) -> Run:
     """given: the conditions by name, one for all pictures or one each. seeds: [N] uint32. settings: from
     `resolve_settings`. x_T: [N, h, w, c] float32 scaled latents to start from as they are. x_start: the same, to be
-    noised. keep: [N, h, w, 1] float32, 1 where x_start is kept. The others are those of LatentDiffusion.sample.
+    noised. keep: [N, h, w, 1] float32, 1 where x_start is kept. inverted: an inversions.Inverted to start from. The others are those of LatentDiffusion.sample.
 
     Raises: ValueError for a request that the model, the sampler or a method does not support.
     """
@@ -80,7 +81,7 @@ def make_run(
     )
 
     # 1. Choose the methods: those of the user, on top of classifier-free guidance.
-    choice = _choose(system, given, number, settings, visited, latent_shape, guidance, edit)
+    choice = _choose(system, given, number, settings, visited, latent_shape, guidance, edit, inverted)
     tiling = sizes.tiling(system, tile, shape)
     _check_methods(system, choice, tiling, prompt_embeddings)
 
@@ -96,12 +97,18 @@ def make_run(
 
     # 3. Find where sampling starts, and assemble the recipe and the arguments.
     _check_latents(x_T, number, latent_shape)
-    num_run = len(visited) if x_start is None else round(strength * len(visited))
+    whole = x_start is None and inverted is None
+    num_run = len(visited) if whole else round(strength * len(visited))
+    if inverted is not None:
+        trajectory = inverted.arrays["trajectory"]
+        x_T, x_start = trajectory[:, len(visited) - num_run], trajectory[:, -1]
     checks.say_what_has_no_effect(is_guided, negative_prompts, strength, len(visited), num_run)
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
-    from_image, keeps, from_latents = x_start is not None and strength < 1, keep is not None, x_T is not None
+    from_latents, keeps = x_T is not None, keep is not None
+    from_image = x_start is not None and strength < 1 and not from_latents
     known = {"x_start": x_start} if from_image or keeps else {}
     known |= ({"keep": keep} if keeps else {}) | ({"x_T": x_T} if from_latents else {})
+    found = {} if inverted is None else inverted.used
     recipe = Recipe(
         settings["sampler"],
         latent_shape,
@@ -112,6 +119,7 @@ def make_run(
         keeps,
         tiling,
         previews,
+        inverted=tuple(found),
     )
     arguments = Arguments(
         params=(),
@@ -121,7 +129,7 @@ def make_run(
         visited=np.asarray(visited),
         start=np.int32(len(visited) - num_run),
         sampler={k: np.float32(v) for k, v in numbers.items()},
-        known=known,
+        known=known | found,
         shared=choice.shared,
         each=choice.each,
     )
@@ -137,11 +145,15 @@ def _choose(
     latent_shape,
     guidance,
     edit,
+    inverted,
 ) -> methods.Choice:
     """The methods of a run: those chosen, around classifier-free guidance unless its scale is 1 or one replaces it."""
     prompts = list(one_each(given["prompts"], number, "prompts")) if "prompts" in given else None
     scale, num_timesteps = float(settings["guidance_scale"]), system.schedule.num_timesteps
-    call = methods.Call(number, visited, num_timesteps, latent_shape, prompts, system.tokenizer, scale)
+    found = None if inverted is None else inverted.arrays
+    call = methods.Call(
+        number, visited, num_timesteps, latent_shape, prompts, system.tokenizer, scale, inverted=found
+    )
     choice = methods.choose(guidance, edit, call)
     if bool(system.drops) and scale != 1.0 and not methods.replaces_guidance(choice.methods):
         choice = choice.with_first(CLASSIFIER_FREE, {"scale": np.float32(scale)})

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ldm_jax.diffusion.process import log_alpha_bar, transfer
+from ldm_jax.diffusion.process import ddim_variance, log_alpha_bar, transfer
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.samplers.base import Sampler, StepInfo, batch_t, drawn_noise
 from ldm_jax.types import Array, EpsFn
@@ -64,10 +64,7 @@ def sampler(
 
     def step(eps_fn, state, x, info):
         eps, log_bar, log_bar_prev, taps = eps_and_levels(eps_fn, schedule, x, info, end)
-        # A first timestep of 0 leads, under 'first', from level 0 to level 0: the merged beta is 0, as it
-        # should be.
-        beta = -jnp.expm1(log_bar - log_bar_prev)
-        variance = eta**2 * jnp.expm1(log_bar_prev) / jnp.expm1(log_bar) * beta
+        variance = ddim_variance(log_bar, log_bar_prev, eta)
         x = transfer(x, eps, log_bar, log_bar_prev, variance, clip_denoised)
         return state, x + jnp.sqrt(variance) * temperature * noise_fn(info, x), taps
 

@@ -56,6 +56,7 @@ TASKS = {
     "superres": Task(("image",), takes="low_res_images", image="low_res_images"),
     "inpaint": Task(("image", "mask"), ("strength",), image="images"),
     "img2img": Task(("image",), ("strength",), image="init_images"),
+    "edit": Task(("edit",), ("image", "strength"), takes="prompts", image="edited"),
     "colorize": Task(("image",), takes="images", image="images"),
     "depth": Task(("depth",), ("image", "strength"), takes="depths", image="init_images"),
     "retrieval": Task(("embeddings",), takes="embeddings"),
@@ -83,7 +84,7 @@ def find_task(system: Any, given: Iterable[str] = ()) -> str:
     own = ("inpaint",) if "masks" in system.takes else ()
     own += ("superres", "colorize", "semantic", "layout", "depth", "retrieval")
     asked = [name for name in ("inpaint", "img2img") if set(TASKS[name].needs) <= given]
-    asked = ["inpaint"] if "mask" in given else asked
+    asked = ["inpaint"] if "mask" in given else ["edit"] if "inversion" in given else asked
     first = [n for n in own if can(system, n) and (n != "inpaint" or "masks" in system.takes)]
     for name in (*first, *asked, "text", "class", "unconditional"):
         if can(system, name):
@@ -210,7 +211,7 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
         optional["negative_prompts"] = [ready.negative_prompt for _, ready in padded]
     arguments |= {name: value for name, value in optional.items() if value is not None}
     try:
-        images = model.sample(seeds=[job.seed for job, _ in padded], **arguments)
+        images = _pictures(model, [job.seed for job, _ in padded], arguments)
     except jax.errors.JaxRuntimeError as error:  # pictures for which the memory is too small: others may fit
         yield from ((job, job_sources.alone(error)) for job, _ in batch)
         return
@@ -227,6 +228,22 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
         return
     for (job, _), image in zip(batch, images, strict=False):
         yield job, image
+
+
+def _pictures(model: Any, seeds: Sequence[int], arguments: dict) -> np.ndarray:
+    """[N, H, W, 3] uint8: what is drawn, or, of pictures that are given to be edited, what they become."""
+    if "edited" not in arguments:
+        arguments.pop("inversion", None)
+        return model.sample(seeds=seeds, **arguments)
+    images, edit = arguments.pop("edited"), arguments.pop("edit")
+    asked = {edit: {}} if isinstance(edit, str) else edit
+    if len(asked) != 1:
+        raise ValueError(f"edit: got {', '.join(asked)}, expected one method for a given image")
+    ((method, options),) = asked.items()
+    options, prompts = dict(options or {}), arguments.pop("prompts")
+    arguments.pop("image_shape", None)
+    source = options.pop("source", "")
+    return model.edit(source, prompts, method, seeds, image=images, options=options, **arguments).images
 
 
 def _error_alone(system: Any, ready: Ready) -> ValueError | None:
@@ -280,6 +297,8 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
     strength = given.get("strength", STRENGTH if "init_images" in conditions and not blending else None)
     if strength is not None and not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength}, expected a number from 0 to 1")
+    if "inversion" in given and "edited" not in conditions:
+        raise ValueError(f"inversion {given['inversion']!r}: there is no image to edit that it could be of")
     methods = {field: given[field] for field in job_sources.METHODS if field in given}
     return Ready(conditions, given.get("negative_prompt"), shape, strength, methods)
 

@@ -1,0 +1,65 @@
+"""Edits pictures, drawn or given: chooses how a given picture is inverted, and draws it and its edit side by side.
+
+Decides what an editing method is told of the source. What a method does is its own file's in editing/.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldm_jax import grid
+from ldm_jax.find import find
+from ldm_jax.inference import inversions, methods
+from ldm_jax.types import Array
+
+BATCH_SIZE = 8  # as of LatentDiffusion.sample
+
+
+class Edited(NamedTuple):
+    """The result of `edit`. images: [N, H, W, 3] uint8. sources: the images of each source branch, by name."""
+
+    images: np.ndarray
+    sources: dict[str, np.ndarray]
+
+
+def edit(
+    model: Any,
+    source: str | Sequence[str],
+    prompts: str | Sequence[str],
+    method: str,
+    seeds: Sequence[int] | None,
+    image: Sequence | Array | None,
+    inversion: Any,
+    options: Mapping[str, Any] | None,
+    sampling: dict[str, Any],
+) -> Edited:
+    """See LatentDiffusion.edit."""
+    for name in ("edit", "output", "inverted"):
+        if name in sampling:
+            raise ValueError(f"edit has no option {name!r}: it gives Edited(images, sources), uint8 arrays")
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    module = find("editing", method)
+
+    # A given picture: what draws it again.
+    if image is not None:
+        names = ("batch_size", "guidance_scale", *inversions.SHARED)
+        shared = {name: sampling[name] for name in names if name in sampling}
+        asked = inversion or getattr(module, "INVERSION", inversions.SAMPLER)
+        sampling["inverted"] = model.invert(image, source, asked, seeds, **shared)
+        if seeds is None:
+            seeds = range(len(sampling["inverted"].arrays["trajectory"]))
+    elif inversion is not None:
+        raise ValueError(f"inversion {inversion!r}: there is no image that it could be of")
+
+    # The source, where the method looks at it, and the picture beside it.
+    looks = "source" in (*getattr(module, "BRANCHES", ()), *methods.options_of("editing", method))
+    edits = [(method, ({"source": source} if looks else {}) | dict(options or {}))]
+    drawn = model.sample(prompts, seeds, edit=edits, output="branches", **sampling)
+    if drawn.shape[1] > 1:
+        return Edited(drawn[:, -1], {"source": drawn[:, 0]})
+    if image is None:  # of a method, or a neutral setting, that looks at no other branch
+        return Edited(drawn[:, 0], {"source": model.sample(source, seeds, **sampling)})
+    clean = sampling["inverted"].arrays["trajectory"][:, -1]
+    rebuilt = model._in_batches(model.decode, clean, sampling.get("batch_size", BATCH_SIZE))
+    return Edited(drawn[:, 0], {"source": grid.to_uint8(rebuilt)})
