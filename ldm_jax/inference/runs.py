@@ -110,17 +110,9 @@ def make_run(
     known |= ({"keep": keep} if keeps else {}) | ({"x_T": x_T} if from_latents else {})
     found = {} if inverted is None else inverted.used
     recipe = Recipe(
-        settings["sampler"],
-        latent_shape,
-        static,
-        choice.methods,
-        from_image,
-        from_latents,
-        keeps,
-        tiling,
-        previews,
+        settings["sampler"], latent_shape, static, choice.methods, from_image, from_latents, keeps, tiling, previews,
         inverted=tuple(found),
-    )
+    )  # fmt: skip
     arguments = Arguments(
         params=(),
         inputs=(*branches, inputs),
