@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
         init_from=None,
     )
     c.loss.token_masks = dict(weight=0.0)
+    c.loss.alignment = dict(weight=0.0, sites=[], classes=dict(shape=4, color=6, size=2))
     c.optimizer.base_lr = 6e-4
     c.optimizer.schedule = dict(
         name="warmup_stable_decay",

@@ -49,6 +49,8 @@ class Abilities(NamedTuple):
     caption(index, rng) -> str: one of many captions of an example, another each time, in the place of its `caption`.
     described(index, rng) -> (caption, phrases), where phrases are (start, end, mask): caption[start:end] speaks of
         what covers mask [H, W] float32 in [0, 1].
+    segments(index) -> [({name: label}, mask), …]: the classes of what covers mask [H, W] float32 in [0, 1], of each
+        object in the picture. Labels of a name count from 0; masks together cover no pixel more than once.
     class_names: of the labels of `class_label` or of layouts, in order.
     unreadable_files() -> entries of the files that could not be read so far, which `source` takes as `known`.
     Of latents that were stored ahead of training (latents.py):
@@ -62,6 +64,7 @@ class Abilities(NamedTuple):
     cut: Callable[[Example, int, np.random.Generator], Example] | None = None
     caption: Callable[[int, np.random.Generator], str] | None = None
     described: Callable[[int, np.random.Generator], tuple[str, list]] | None = None
+    segments: Callable[[int], list] | None = None
     class_names: Sequence[str] = ()
     unreadable_files: Callable[[], list] = list
     statistics: Mapping[str, Any] | None = None

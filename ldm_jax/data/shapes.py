@@ -69,6 +69,17 @@ class ShapesSource:
         caption, phrases = world.described(scene, rng)
         return caption, [(p.start, p.end, world.objects_mask(scene, p.objects)) for p in phrases]
 
+    def segments(self, index: int) -> list[tuple[dict[str, int], np.ndarray]]:
+        """Of each object its labels and the part of each pixel that it covers, [64, 64] float32 in [0, 1]; labels:
+        'shape', 'color' and 'size', places in SHAPES, COLOR_NAMES and SIZES of shapes_world/scenes.py."""
+        scene = self.scene(index)
+
+        def labels(obj: world.Object) -> dict[str, int]:
+            named = (("shape", world.SHAPES), ("color", world.COLOR_NAMES), ("size", world.SIZES))
+            return {name: known.index(getattr(obj, name)) for name, known in named}
+
+        return [(labels(obj), world.objects_mask(scene, [i])) for i, obj in enumerate(scene.objects)]
+
     def fingerprint(self) -> str:
         """Hex digest of what the split holds: its law (seed, split, length) and the first scenes as they are
         drawn."""

@@ -34,6 +34,7 @@ from ldm_jax.training.examples import (
     open_source,
 )
 from ldm_jax.training.first_stage_job import batches_of, image_transform, init_key
+from ldm_jax.training.objective import init_learned
 from ldm_jax.training.precompute import read_first_stage, text_encoder_fingerprint
 from ldm_jax.training.workdir import (
     has_checkpoints,
@@ -124,7 +125,7 @@ def first_params(config: dict, system: System) -> PyTree:
         opened = open_checkpoint(config["init_from"]).bundle().params
         params, notes = start_from(params, opened, config.get("freeze") or ())
         log.info("init_from %r: %s", config["init_from"], notes)
-    return program.with_logvar(config, system, params)
+    return params | init_learned(config, system, params, jax.random.fold_in(init_key(config), 1))
 
 
 def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):

@@ -11,9 +11,10 @@ import numpy as np
 from ldm_jax.data import derive, pipeline
 from ldm_jax.data.latents import TEXT
 from ldm_jax.system import System
-from ldm_jax.training import token_masks
+from ldm_jax.training import alignment, token_masks
+from ldm_jax.training.alignment import ALIGNMENT
+from ldm_jax.training.token_masks import MASKS
 
-MASKS = "token_masks"  # of an example: [L, h, w] float32 (training/token_masks.py)
 NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive")  # keys of config.data
 
 
@@ -41,7 +42,7 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
     from `seed`, a new number each time, and from random captions of the source, if it has them.
     """
     derived, can = derive.derivation(config["data"].get("derive") or {}), pipeline.abilities(source)
-    masked = has_token_masks(config)
+    masked, classes = has_token_masks(config), alignment.class_counts(config)
 
     def conditions(example: dict, rng: np.random.Generator) -> tuple[dict, dict]:
         fields = can.pick(example, rng)
@@ -50,9 +51,11 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
         elif "image" in example:
             fields["image"] = crop(example["image"], rng)
         shown = ("moments", *TEXT) if "moments" in fields else ("image",)
+        size = system.latent_shape[:2]
+        if classes:
+            fields[ALIGNMENT] = alignment.class_map(can.segments(example["index"]), classes, size)
         if masked:
             fields["caption"], phrases = can.described(example["index"], rng)
-            size = system.latent_shape[:2]
             fields[MASKS] = token_masks.of_caption(system.tokenizer, fields["caption"], phrases, size)
         elif "prompts" in system.takes and can.caption:
             fields["caption"] = can.caption(example["index"], rng)
@@ -60,7 +63,7 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
             fields |= derived(fields["image"], rng)
         if "seeds" in system.takes:
             fields["seed"] = int(rng.integers(2**32))
-        return {name: fields[name] for name in (*shown, MASKS) if name in fields}, {
+        return {name: fields[name] for name in (*shown, MASKS, ALIGNMENT) if name in fields}, {
             name: fields[field] for name, field in system.example.items() if field in fields
         }
 
@@ -104,6 +107,7 @@ def check_example(config: dict, system: System, source: Any) -> None:
     cuts = data.get("recipe", "none") != "none" or data.get("flip")
     if has_token_masks(config):
         _check_masks(system, source, cuts)
+    _check_alignment(config, source, cuts)
     for name, field in system.example.items():
         if name in system.optional or field in fields:
             continue
@@ -134,4 +138,25 @@ def _check_masks(system: System, source: Any, cuts: bool) -> None:
     if cuts:
         raise ValueError(
             "loss.token_masks: data.recipe and flip cut images and not their masks: take recipe 'none', no flip"
+        )
+
+
+def _check_alignment(config: dict, source: Any, cuts: bool) -> None:
+    """Raises: ValueError if there is nothing that config.loss.alignment can be had from."""
+    options, can = config.get("loss", {}).get(ALIGNMENT) or {}, pipeline.abilities(source)
+    if not options.get("weight"):
+        return
+    if options.get("features") and (config["data"].get("precompute_latents") or "image" not in source[0]):
+        raise ValueError(
+            "loss.alignment.features looks at images, and the data give stored latents: take "
+            "data.precompute_latents=False and data that have images"
+        )
+    classes = alignment.class_counts(config)
+    if not classes:
+        return
+    if not can.segments:
+        raise ValueError(f"loss.alignment.classes needs a map of classes, and {source!r} has none")
+    if cuts or can.cut:
+        raise ValueError(
+            "loss.alignment.classes: data.recipe and flip cut images and not their maps: take recipe 'none', no flip"
         )

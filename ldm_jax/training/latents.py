@@ -110,7 +110,7 @@ class MomentsSource:
         self.source, self.moments = source, moments
         self.fields = set(fields)
         can = pipeline.abilities(source)
-        self.caption, self.described = can.caption, can.described
+        self.caption, self.described, self.segments = can.caption, can.described, can.segments
         if can.caption:
             self.fields -= {"caption"}
 

@@ -4,7 +4,7 @@ It knows the config and the parts of the model; where batches come from and what
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,32 +12,35 @@ import jax.numpy as jnp
 
 from ldm_jax.conditioning.base import drop
 from ldm_jax.config import call
+from ldm_jax.control.base import chain, own
 from ldm_jax.data.latents import TEXT
 from ldm_jax.diffusion import loss as diffusion_loss
 from ldm_jax.diffusion.process import q_sample
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.system import System
-from ldm_jax.training import token_masks
-from ldm_jax.training.examples import MASKS
+from ldm_jax.training import alignment, token_masks
 from ldm_jax.training.optimizer import stop_gradients
 from ldm_jax.training.state import example_keys
+from ldm_jax.training.terms import Term
+from ldm_jax.training.token_masks import MASKS
 from ldm_jax.types import Array, Cond, PyTree
 
 BINS = 10  # of timesteps, whose losses are logged apart
 
 
 def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
-    """loss(params, frozen, batch, seed, step) -> (scalar, metrics): those of diffusion_loss, and `loss_by_timestep`.
+    """loss(params, frozen, batch, seed, step) -> (scalar, metrics): those of diffusion_loss, `loss_by_timestep`, and
+    'loss_<name>' of each further term.
 
-    params: {'unet', 'conditioner'}, and 'logvar' [T] if it is learned. frozen: {'first_stage': parameters,
-    'scale_factor': [] float32}.
+    params: {'unet', 'conditioner'}, and what is learned beside them (`init_learned`).
+    frozen: {'first_stage': parameters, 'scale_factor': [] float32}.
     batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32. All
     randomness comes from each example's own key, so that it does not depend on the number of devices.
     Raises: ValueError for an unknown option of config.loss.
     """
     null, schedule, prediction_type = system.null_inputs(1), system.schedule, system.prediction_type
     stratify = config["batch_size"] if config.get("stratified_timesteps") else 0
-    masks, weigh = _terms(config, system)
+    terms, weigh = further_terms(config, system), _weigh(config, system)
 
     def loss(params, frozen, batch, seed, step):
         keys = example_keys(seed, step, batch["position"])
@@ -55,33 +58,52 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
         x_t = q_sample(schedule, x_start, t, noise)
 
         # 3. Drop: some examples get the null condition, for classifier-free guidance (Ho and Salimans 2022).
-        inputs = {k: batch[k] for k in (*null, *TEXT, MASKS) if k in batch}
+        inputs = {k: batch[k] for k in (*null, *TEXT) if k in batch}
+        inputs |= {term.name: term.target(batch) for term in terms}
         inputs = drop_condition(system, inputs, null, config.get("condition_dropout"), drop_key)
 
         # 4. Predict: the noise, x_start or v, as prediction_type says.
         inputs = system.encode_inputs(frozen["first_stage"], frozen["scale_factor"], inputs)
         trained = stop_gradients(params, config.get("freeze") or ())
-        recorder = masks and masks.recorder
-        prediction, attention_loss = predict(system, trained, x_t, t, inputs, null, network_key, recorder)
+        prediction, errors = predict(system, trained, x_t, t, inputs, null, network_key, terms)
 
         # 5. Weigh: the error of each example by its timestep, and what further terms add.
         target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
         logvar = {"logvar": params["logvar"]} if "logvar" in params else {}
         total, per_example, metrics = weigh(prediction, target, t, **logvar)
-        if masks:
-            metrics[f"loss_{MASKS}"] = attention_loss.mean()
-            metrics["loss"] = total = total + masks.weight * metrics[f"loss_{MASKS}"]
+        for term in terms:
+            metrics[f"loss_{term.name}"] = errors[term.name].mean()
+            metrics["loss"] = total = total + term.weight * metrics[f"loss_{term.name}"]
         table = loss_by_timestep(per_example, t, schedule.num_timesteps)
         return total, dict(metrics, loss_by_timestep=table)
 
     return loss
 
 
-def _terms(config: Mapping[str, Any], system: System) -> tuple[token_masks.Term | None, Callable]:
-    """config.loss as (the term of token masks, diffusion_loss of (prediction, target, t)). Raises: ValueError for an
-    unknown option."""
-    options = dict(config.get("loss", {}))
-    masks = call(token_masks.term, options.pop("token_masks", None) or {}, "loss.token_masks")
+def further_terms(config: Mapping[str, Any], system: System) -> tuple[Term, ...]:
+    """Those that config.loss adds to the error of the prediction. Raises: ValueError for a wrong option of theirs."""
+    options = config.get("loss", {})
+    masks = call(token_masks.term, options.get("token_masks") or {}, "loss.token_masks")
+    aligned = call(alignment.term, options.get("alignment") or {}, "loss.alignment", system=system)
+    return tuple(term for term in (masks, aligned) if term)
+
+
+def init_learned(config: Mapping[str, Any], system: System, params: PyTree, key: Array) -> PyTree:
+    """What the loss learns beside params, those of the network and its conditioners: 'logvar' [T] float32, and under
+    their names the parameters of further terms, where the config asks for them."""
+    options, learned = config.get("loss", {}), {}
+    if options.get("learn_logvar"):
+        start = options.get("logvar_init", 0.0)
+        learned["logvar"] = jnp.full(system.schedule.num_timesteps, start, jnp.float32)
+    for i, term in enumerate(further_terms(config, system)):
+        if term.init:
+            learned[term.name] = term.init(jax.random.fold_in(key, i), params)
+    return learned
+
+
+def _weigh(config: Mapping[str, Any], system: System) -> Callable:
+    """config.loss as diffusion_loss of (prediction, target, t). Raises: ValueError for an unknown option."""
+    options = {k: v for k, v in config.get("loss", {}).items() if k not in ("token_masks", "alignment")}
     learned, start = options.pop("learn_logvar", False), options.pop("logvar_init", 0.0)
     given = {
         "schedule": system.schedule,
@@ -95,7 +117,7 @@ def _terms(config: Mapping[str, Any], system: System) -> tuple[token_masks.Term 
     def bound(**options):
         return functools.partial(diffusion_loss.diffusion_loss, **options)
 
-    return masks, call(bound, options, "loss", then=diffusion_loss.diffusion_loss, **given)
+    return call(bound, options, "loss", then=diffusion_loss.diffusion_loss, **given)
 
 
 def encode(system: System, frozen: PyTree, batch: Mapping[str, Array], keys: Array) -> Array:
@@ -148,23 +170,29 @@ def predict(
     inputs: Mapping[str, Array],
     null: Mapping[str, Array],
     keys: Array,
-    recorder: token_masks.Recorder | None = None,
-) -> tuple[Array, Array | None]:
-    """(the prediction [B,h,w,c], with a recorder the loss of token masks [B] float32) of x_t [B,h,w,c] at t [B] under
-    `inputs`.
+    terms: Sequence[Term] = (),
+) -> tuple[Array, dict[str, Array]]:
+    """(the prediction [B,h,w,c], the errors [B] float32 of `terms` by their names) of x_t [B,h,w,c] at t [B] under
+    `inputs`, with the target of each term under its name among them.
 
     null: system.null_inputs(1). keys: [B], of dropout, which is off if no module has any.
     """
 
+    controls = [term.recorder for term in terms]
+
     def network(x_t, t, inputs, key=None):
         inputs = dict(inputs)
-        masks = inputs.pop(MASKS, None)
+        targets = [inputs.pop(term.name) for term in terms]
         network_key, conditioner_key = (None, None) if key is None else jax.random.split(key)
         cond = condition(system, params, inputs, null, key is None, conditioner_key)
-        prediction, maps = apply_unet(
-            system.unet, params["unet"], x_t, t, cond, recorder, dropout_key=network_key
+        prediction, taps = apply_unet(
+            system.unet, params["unet"], x_t, t, cond, chain(controls), dropout_key=network_key
         )
-        return prediction, token_masks.loss(maps, masks) if recorder else None
+        errors = {
+            term.name: term.loss(params, own(taps, controls, i), target)
+            for i, (term, target) in enumerate(zip(terms, targets, strict=True))
+        }
+        return prediction, errors
 
     if not has_dropout(system):
         return network(x_t, t, inputs)

@@ -23,9 +23,11 @@ from ldm_jax.models.lpips import LPIPS
 from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
 from ldm_jax.training import diffusion_step, ema, first_stage_loss, first_stage_step, optimizer
-from ldm_jax.training.examples import MASKS, has_token_masks
-from ldm_jax.training.objective import diffusion_objective
+from ldm_jax.training.alignment import ALIGNMENT, class_counts
+from ldm_jax.training.examples import has_token_masks
+from ldm_jax.training.objective import diffusion_objective, init_learned
 from ldm_jax.training.state import TrainState
+from ldm_jax.training.token_masks import MASKS
 from ldm_jax.types import PyTree
 
 
@@ -69,15 +71,6 @@ def optimizer_steps(config: Mapping[str, Any]) -> int:
 # stage
 
 
-def with_logvar(config: Mapping[str, Any], system: System, params: PyTree) -> PyTree:
-    """params, and what the loss learns beside them: logvar [T] float32, where the config asks for it."""
-    options = config.get("loss", {})
-    if not options.get("learn_logvar"):
-        return params
-    logvar = jnp.full(system.schedule.num_timesteps, options.get("logvar_init", 0.0), jnp.float32)
-    return dict(params, logvar=logvar)
-
-
 def diffusion_parts(
     config: Mapping[str, Any], system: System, placement: parallel.Placement, params: PyTree
 ) -> tuple[Callable, Callable]:
@@ -108,7 +101,8 @@ def of_delta(section: Mapping[str, Any], objective: Callable) -> Callable:
 def diffusion_program(config: Mapping[str, Any], placement: parallel.Placement) -> TrainingProgram:
     """Of the second stage, whose examples are images, or moments with data.precompute_latents."""
     system, key = make_system(config), jax.random.key(0)
-    params = jax.eval_shape(lambda key: with_logvar(config, system, system.init(key)), key)
+    params = jax.eval_shape(system.init, key)
+    params |= jax.eval_shape(lambda key, params: init_learned(config, system, params, key), key, params)
     frozen = {
         "first_stage": jax.eval_shape(system.first_stage.init, key),
         "scale_factor": jax.ShapeDtypeStruct((), jnp.float32),
@@ -131,6 +125,8 @@ def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.
         inputs["image"] = ((*system.image_shape, 3), np.float32)
     if has_token_masks(config):
         inputs[MASKS] = ((inputs["tokens"][0][0], h, w), np.float32)
+    if classes := class_counts(config):
+        inputs[ALIGNMENT] = ((h, w, sum(number + 1 for number in classes.values())), np.float32)
     inputs["position"] = ((), np.int32)
     return {k: jax.ShapeDtypeStruct((number, *shape), dtype) for k, (shape, dtype) in inputs.items()}
 

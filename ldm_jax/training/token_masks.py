@@ -7,14 +7,17 @@ have.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from ldm_jax.control.base import Control, Site
+from ldm_jax.training.terms import Term
 from ldm_jax.types import Array
+
+MASKS = "token_masks"  # of an example: [L, h, w] float32, of `of_caption`
 
 
 class Recorder(Control):
@@ -31,19 +34,16 @@ class Recorder(Control):
         return maps.reshape(len(maps), site.resolution, -1, maps.shape[-1])
 
 
-class Term(NamedTuple):
-    """config.loss.token_masks: the term's weight in the loss, and what reads the maps for it."""
-
-    weight: float
-    recorder: Recorder
-
-
 def term(weight: float = 0.0, resolutions: tuple[int, ...] = ()) -> Term | None:
     """The options of config.loss.token_masks; None for weight 0. resolutions: as of `Recorder`. Raises: ValueError for
     weight < 0."""
     if weight < 0:
         raise ValueError(f"loss.token_masks.weight: got {weight}, expected 0 (off) or more")
-    return Term(weight, Recorder(resolutions)) if weight else None
+    if not weight:
+        return None
+    return Term(
+        MASKS, weight, Recorder(resolutions), lambda batch: batch[MASKS], lambda _, *given: loss(*given)
+    )
 
 
 def of_caption(
@@ -55,18 +55,23 @@ def of_caption(
     phrases: (start, end, mask): caption[start:end] names the object that covers mask [H, W], numbers in [0, 1]. shape:
     (h, w). Raises: ValueError if it does not divide (H, W).
     """
-    h, w = shape
     offsets = tokenizer.encode(caption).offsets
-    masks = np.zeros((len(offsets), h, w), np.float32)
+    masks = np.zeros((len(offsets), *shape), np.float32)
     for start, end, mask in phrases:
-        height, width = mask.shape
-        if height % h or width % w:
-            raise ValueError(f"token masks: a mask of {height} x {width}, expected multiples of {h} x {w}")
-        cells = mask.reshape(h, height // h, w, width // w).mean(axis=(1, 3))
+        cells = cells_of(mask, shape)
         for i, (first, last) in enumerate(offsets):
             if first < end and last > start and last > first:  # a special token stands for no characters
                 masks[i] = np.maximum(masks[i], cells)
     return masks
+
+
+def cells_of(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """[h, w]: the part of each cell that a mask [H, W] covers. shape: (h, w). Raises: ValueError if it does not divide
+    (H, W)."""
+    (h, w), (height, width) = shape, mask.shape
+    if height % h or width % w:
+        raise ValueError(f"a mask of {height} x {width}, expected multiples of {h} x {w}")
+    return mask.reshape(h, height // h, w, width // w).mean(axis=(1, 3))
 
 
 def loss(maps: Mapping[str, Array], masks: Array) -> Array:

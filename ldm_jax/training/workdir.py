@@ -79,6 +79,7 @@ def _check_personalization(config: dict) -> None:
         ("freeze", config.get("freeze")),
         ("evaluate_every", config.get("evaluate_every")),
         ("loss.learn_logvar", (config.get("loss") or {}).get("learn_logvar")),
+        ("loss.alignment.weight", ((config.get("loss") or {}).get("alignment") or {}).get("weight")),
     ):
         if wrong:
             raise ValueError(
@@ -133,6 +134,8 @@ def check_workdir(workdir: Path, config: dict) -> None:
         kept = {k: v for k, v in config.items() if k not in free}
         whole = with_defaults(config["optimizer"])
         kept["optimizer"] = {k: v for k, v in whole.items() if k not in rate}
+        loss = config.get("loss") or {}  # where a term of weight 0 is none
+        kept["loss"] = {k: v for k, v in loss.items() if not (isinstance(v, dict) and not v.get("weight"))}
         kept["data"] = {k: v for k, v in config["data"].items() if v is not None}  # as if not given
         return json.loads(json.dumps(kept))
 

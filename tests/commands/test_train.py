@@ -167,7 +167,7 @@ def leaves(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 LONG = ("--config.total_steps=12", "--config.checkpoint_every=3", "--config.preview_every=100")
 CONFIGS = [
     "tests/tiny_first_stage.py",
-    pytest.param("tests/tiny_diffusion.py", marks=pytest.mark.slow),
+    pytest.param("tests/tiny_aligned.py", marks=pytest.mark.slow),
     pytest.param("configs/shapes_kl_f4.py:runlocal", marks=pytest.mark.slow),
 ]
 

@@ -31,7 +31,10 @@ DIFFUSION = dict(
     schedule=dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195),
     prediction_type="v",
     stratified_timesteps=True,
-    loss=dict(loss_type="l2", learn_logvar=True, original_elbo_weight=1e-3),
+    loss=dict(
+        loss_type="l2", learn_logvar=True, original_elbo_weight=1e-3,
+        alignment=dict(weight=0.5, classes=dict(kind=2), width=8),
+    ),
 )  # fmt: skip
 
 
@@ -46,6 +49,7 @@ def batches(start: int) -> Iterator[dict]:
         whole = {
             "image": rng.uniform(-1, 1, (BATCH, SIZE, SIZE, 3)).astype(np.float32),
             "class_labels": rng.integers(0, 5, BATCH).astype(np.int32),
+            "alignment": rng.dirichlet(np.ones(3), (BATCH, SIZE, SIZE)).astype(np.float32),
         }
         yield {name: values[jax.process_index() :: jax.process_count()] for name, values in whole.items()}
         step += 1
@@ -62,7 +66,7 @@ def job_of(stage: str, placement, rate: float):
     from ldm_jax.models.discriminator import NLayerDiscriminator
     from ldm_jax.system import make_system
     from ldm_jax.training import diffusion_step, ema, first_stage_loss, first_stage_step, loop
-    from ldm_jax.training.objective import diffusion_objective
+    from ldm_jax.training.objective import diffusion_objective, init_learned
     from ldm_jax.training.state import TrainState
 
     key, frozen = jax.random.key(0), {}
@@ -87,7 +91,8 @@ def job_of(stage: str, placement, rate: float):
                 return ({"image": batch["image"]} for batch in batches(start))
         else:
             system, tx = make_system(DIFFUSION), optax.adamw(rate)
-            params = system.init(key) | {"logvar": jnp.zeros(1000)}
+            params = system.init(key)
+            params |= init_learned(DIFFUSION, system, params, key)
             state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
             objective = diffusion_objective(DIFFUSION, system)
             step = diffusion_step.make_step(objective, tx, 0.999, placement.average)
@@ -95,7 +100,8 @@ def job_of(stage: str, placement, rate: float):
 
             def kept(start):
                 for batch in batches(start):
-                    yield {"image": batch["image"]} | system.inputs({"class_labels": batch["class_labels"]})
+                    inputs = system.inputs({"class_labels": batch.pop("class_labels")})
+                    yield batch | inputs
 
     return loop.TrainingJob(state, step, frozen, kept, lambda s: s, lambda s: {}, lambda step: rate, "")
 

@@ -17,13 +17,16 @@ from tests.distributed.test_hosts import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 STEPS = 20
-STAGES = {"kl": ("total_loss", "disc_loss", "d_weight"), "diffusion": ("loss", "loss_vlb", "loss_gamma")}
+STAGES = {
+    "kl": ("total_loss", "disc_loss", "d_weight"),
+    "diffusion": ("loss", "loss_vlb", "loss_gamma", "loss_alignment"),
+}
 MESH = {"data": 4, "replicate_below": 64}
 
 
 def start(task: dict) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    command = [sys.executable, "-m", "tests.training.parallel_runs", json.dumps(task)]
+    command = [sys.executable, "-m", "tests.distributed.parallel_runs", json.dumps(task)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 

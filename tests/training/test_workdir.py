@@ -143,3 +143,16 @@ def test_a_damaged_file_of_a_model_is_named(tmp_path, name, text, monkeypatch):
     if name == "config.json" and not text.startswith("{"):
         with pytest.raises(ValueError, match=f"{tmp_path / name}"):
             bundle.read_config(tmp_path)
+
+
+def test_a_term_of_the_loss_of_weight_0_is_as_one_that_is_not_there(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    config = dict(data={}, optimizer=dict(name="adamw", base_lr=1e-3), loss=dict(loss_type="l2"))
+    write_json(tmp_path / "config.json", config)
+
+    def with_weight(weight):
+        return dict(config, loss=dict(loss_type="l2", alignment=dict(weight=weight, classes=dict(shape=4))))
+
+    workdir.check_workdir(tmp_path, with_weight(0.0))
+    with pytest.raises(ValueError, match="loss is"):
+        workdir.check_workdir(tmp_path, with_weight(0.5))
