@@ -1,16 +1,20 @@
 """What the commands share: one plain sentence instead of a traceback, and a compilation cache that outlives the
 process."""
 
+import itertools
 import logging
+import operator
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from absl import logging as absl_logging
 
 from ldm_jax import private
+from ldm_jax.text_files import shown
+from ldm_jax.types import MAX_SEED
 
 log = logging.getLogger(__name__)
 
@@ -80,17 +84,41 @@ def add_checkpoint_arguments(add: Callable) -> None:
     )
 
 
-def parse_seeds(text: str) -> list[int]:
+class Seeds(Sequence):
+    """Whole numbers of some ranges, one after the other: as many as there are, they take no memory."""
+
+    def __init__(self, ranges: Iterable[range]):
+        self.ranges = tuple(ranges)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.ranges))
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.chain.from_iterable(self.ranges)
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]  # no slices
+        at = operator.index(index)
+        at += len(self) if at < 0 else 0
+        for part in self.ranges:
+            if 0 <= at < len(part):
+                return part[at]
+            at -= len(part)
+        raise IndexError(f"seed {index} of {len(self)}")
+
+
+def parse_seeds(text: str) -> Seeds:
     """'0-7' or '3' or '1,5,9-12' -> the seeds. Raises: ValueError for anything else."""
-    seeds = []
+    ranges = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"--seeds {text!r}: expected numbers and ranges, such as 0-7 or 1,5,9-12")
+        if not all(number.isascii() and number.isdecimal() for number in (first, last if dash else "0")):
+            raise ValueError(f"--seeds {shown(text)}: expected numbers and ranges, such as 0-7 or 1,5,9-12")
+        if max(len(first), len(last)) > len(str(MAX_SEED)) or max(int(first), int(last or 0)) > MAX_SEED:
+            raise ValueError(f"--seeds {shown(text)}: expected numbers from 0 to {MAX_SEED}")
         if dash and int(last) < int(first):
-            raise ValueError(f"--seeds {text!r}: the range {part.strip()!r} runs backwards")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
+            raise ValueError(f"--seeds {shown(text)}: the range {part.strip()!r} runs backwards")
+        ranges.append(range(int(first), int(last or first) + 1))
+    return Seeds(ranges)
 
 
 def set_up_logging() -> None:

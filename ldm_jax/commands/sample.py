@@ -227,7 +227,7 @@ def dry_run(args: argparse.Namespace) -> None:
         print(json.dumps(dry_runs.sampled(config, args.batch_size, settings), indent=2))
 
 
-def find_jobs(args: argparse.Namespace, given: dict, seeds: list[int], model) -> tuple:
+def find_jobs(args: argparse.Namespace, given: dict, seeds: cli.Seeds, model) -> tuple:
     """(the task, or None where each line's own fields say it, the jobs, and what could not be made a job)."""
     from ldm_jax.tasks import jobs, run
 

@@ -28,6 +28,7 @@ TAKES = ("prompts",)
 EXAMPLE = {"prompts": "caption"}
 DROPS = ("tokens",)
 ENCODES = ()
+LONGEST = 100_000  # letters of a caption, of which a tokenizer reads a second's worth
 CLIP_MARKS = BOS, EOS = "<|startoftext|>", "<|endoftext|>"  # around each caption of CLIP's
 
 
@@ -57,10 +58,12 @@ class _Cut:
         if number == before:
             return
         if number <= self.NAMED:
-            log.warning("caption cut to %d tokens: %r", length, caption)
+            log.warning("caption cut to %d tokens: %s", length, text_files.shown(caption))
         elif set(str(number)[1:]) == {"0"} and str(number)[0] == "1":
             log.warning(
-                "%d captions so far were cut to their tokenizer's length, of late: %r", number, caption
+                "%d captions so far were cut to their tokenizer's length, of late: %s",
+                number,
+                text_files.shown(caption),
             )
 
 
@@ -71,17 +74,25 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndar
     """{'tokens': [B, L] int32}: every caption, `expanded`, padded to the tokenizer's length L, or cut to it with
     a warning in the log, once for each caption.
 
-    Raises: ValueError when captions is a single string, or the tokenizer does not pad to a fixed length.
+    Of a caption of more than LONGEST letters the first are read.
+    Raises: ValueError when captions is a single string, one of them is no string or no Unicode text, or the tokenizer
+    does not pad to a fixed length.
     """
     if isinstance(captions, str):
-        raise ValueError(f"text: captions is the string {captions!r}, expected a list of strings")
+        raise ValueError(
+            f"text: captions is the string {text_files.shown(captions)}, expected a list of strings"
+        )
+    for number, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            raise ValueError(f"text: prompt {number} is {text_files.shown(caption)}, expected a string")
+        text_files.check_unicode(caption[:LONGEST], f"text: prompt {number}")
     if tokenizer.padding is None or tokenizer.truncation is None:
         raise ValueError(
             "text: the tokenizer does not pad and cut to a fixed length; load it with text.load_tokenizer"
         )
-    encodings = tokenizer.encode_batch(expanded(captions, tokenizer))
+    encodings = tokenizer.encode_batch(expanded([caption[:LONGEST] for caption in captions], tokenizer))
     for caption, encoding in zip(captions, encodings, strict=True):
-        if encoding.overflowing:
+        if encoding.overflowing or len(caption) > LONGEST:
             CUT.tell(caption, len(encoding.ids))
     ids = [e.ids for e in encodings]
     return {"tokens": np.asarray(ids, np.int32).reshape(len(ids), tokenizer.truncation["max_length"])}

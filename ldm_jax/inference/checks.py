@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import models
 
+from ldm_jax.conditioning.text import LONGEST
 from ldm_jax.find import did_you_mean
 from ldm_jax.params import named_leaves
 from ldm_jax.system import System
@@ -104,7 +105,7 @@ def say_unknown_words(prompts: Sequence[str], tokenizer: Any) -> None:
     if not isinstance(tokenizer.model, models.WordLevel | models.WordPiece):
         return  # other tokenizers split unknown words into known pieces
     for prompt in dict.fromkeys(prompts):
-        encoding = tokenizer.encode(prompt)
+        encoding = tokenizer.encode(prompt[:LONGEST])
         parts = zip(encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
         spans = [span for token, special, span in parts if token == tokenizer.model.unk_token and not special]
         unknown = dict.fromkeys(prompt[start:stop] for start, stop in spans if start < stop)

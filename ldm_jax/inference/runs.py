@@ -22,8 +22,9 @@ from ldm_jax.inference.program import (
     sampler_options,
     split_sampler_options,
 )
-from ldm_jax.inference.settings import one_each
+from ldm_jax.inference.settings import as_list, one_each
 from ldm_jax.system import System
+from ldm_jax.text_files import shown
 from ldm_jax.types import PyTree
 
 
@@ -160,10 +161,11 @@ def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) 
     number = len(seeds)
     system.check_names(given)
     given = {name: one_each(values, number, name) for name, values in given.items()}
-    for name, values in (*given.items(), ("negative_prompts", negative_prompts or ())):
-        strange = [v for v in values if not isinstance(v, str)] if name.endswith("prompts") else []
-        if strange and not isinstance(values, str):
-            raise ValueError(f"{name}: got {strange[0]!r}, expected strings")
+    for name, values in (*given.items(), ("negative_prompts", negative_prompts)):
+        if name.endswith("prompts") and values is not None:
+            strange = [v for v in as_list(values, name) if not isinstance(v, str)]
+            if strange:
+                raise ValueError(f"{name}: got {shown(strange[0])}, expected strings")
     if "seeds" in system.takes:
         given.setdefault("seeds", seeds)
     inputs = system.inputs(given, shape)

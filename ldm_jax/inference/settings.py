@@ -12,6 +12,7 @@ from ldm_jax.diffusion import timesteps
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.find import find
 from ldm_jax.inference import checks
+from ldm_jax.text_files import shown
 from ldm_jax.types import MAX_SEED
 
 # Defaults for models without recommendations.
@@ -57,20 +58,29 @@ def check_seeds(seeds: Sequence[int]) -> np.ndarray:
     if not seeds.size:
         raise ValueError("seeds: got none, expected at least one")
     if not np.issubdtype(seeds.dtype, np.integer) or seeds.min() < 0 or seeds.max() > MAX_SEED:
-        raise ValueError(f"seeds: got {seeds.tolist()}, expected integers in [0, {MAX_SEED}]")
+        raise ValueError(f"seeds: got {shown(seeds.tolist())}, expected integers in [0, {MAX_SEED}]")
     return seeds.astype(np.uint32)
 
 
 def one_each(values: Any, number: int, name: str, spread: bool = True) -> Sequence:
     """One value per picture; a single value applies to all, and is repeated if spread. Raises: ValueError for any other
     number of values."""
-    values = [values] if isinstance(values, str | int | Mapping) else values
+    values = as_list(values, name)
     if len(values) == 1:
         return [values[0]] * number if spread else values
     if len(values) != number:
         raise ValueError(
             f"{name}: got {len(values)} for {number} seeds, expected one for each, or a single one"
         )
+    return values
+
+
+def as_list(values: Any, name: str) -> Sequence:
+    """values as they are, a single one as a list. Raises: ValueError for what is neither."""
+    values = [values] if isinstance(values, str | int | Mapping) else values
+    array = hasattr(values, "shape") and hasattr(values, "__getitem__")
+    if isinstance(values, bytes) or not (isinstance(values, Sequence) or (array and values.shape)):
+        raise ValueError(f"{name}: got {shown(values)}, expected a list with one for each picture")
     return values
 
 
@@ -98,7 +108,7 @@ def pictures_of(named: Mapping[str, Any], asked: Mapping) -> tuple[dict[str, Seq
 
     Raises: ValueError for conditions of several numbers, or of another one than there are seeds.
     """
-    given = {k: [v] if isinstance(v, str | int | Mapping) else v for k, v in named.items() if v is not None}
+    given = {name: as_list(values, name) for name, values in named.items() if values is not None}
     if asked["prompt_embeddings"] is not None:
         if "prompts" in given:
             raise ValueError("prompts and prompt_embeddings: got both, expected one of them")

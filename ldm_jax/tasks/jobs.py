@@ -31,6 +31,7 @@ GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size", *METH
 FIELDS = ("name", "seed", *GIVEN)
 # Bytes of a job's name: a file may have 255 in its own, and seeds, numbers and endings come to this one.
 LONGEST_NAME = 200
+MOST_OF_SEEDS = 100_000  # jobs that one line, or one call without files, makes of its seeds
 
 
 class Job(NamedTuple):
@@ -134,7 +135,7 @@ def of_lines(
             fields = text_files.parse_json(line)
             both = defaults | fields if isinstance(fields, dict) else fields
             job = make_job(both, where=where, name=str(number), folder=path.parent)
-            jobs += _seeded(job, [job.seed] if fields.get("seed") is not None else seeds)
+            jobs += _seeded(job, [job.seed] if fields.get("seed") is not None else seeds, len(jobs))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a line, the others are drawn
             failures.append(Failure(where, str(alone(error))))
     if not jobs and not failures:
@@ -201,8 +202,9 @@ def of_flags(
     files = {name: Path(value).expanduser() for name, value in given.items() if name in FILES}
     rest = {name: value for name, value in given.items() if name not in FILES}
     if not files:
-        jobs = [make_job(rest, where=f"seed {seed}", name=str(seed), seed=seed) for seed in seeds]
-        return jobs, []
+        _check_number(0, seeds)
+        job = make_job(rest, where="", name="")
+        return [job._replace(where=f"seed {seed}", name=str(seed), seed=seed) for seed in seeds], []
     leaders = [n for n in FILES if n in files and n != "mask"] or ["mask"]
     leader = min(leaders, key=lambda name: not files[name].is_dir())
     beside = False
@@ -221,7 +223,7 @@ def of_flags(
         try:
             together = {leader: file} | {n: partners.of(file) for n, partners in others.items()}
             job = make_job(together | rest, where=str(file), name=file.stem)
-            jobs += _seeded(job._replace(name=_short(file.stem)), seeds)
+            jobs += _seeded(job._replace(name=_short(file.stem)), seeds, len(jobs))
         except ValueError as error:
             failures.append(Failure(str(file), str(error)))
     return named_apart(jobs), failures
@@ -238,11 +240,19 @@ def alone(error: Exception) -> ValueError:
     return ValueError(f"{type(error).__name__}: {text_files.cut(getattr(error, 'strerror', None) or error)}")
 
 
-def _seeded(job: Job, seeds: Sequence[int]) -> list[Job]:
-    """The job once for each seed, which its name then ends with if there are several."""
+def _seeded(job: Job, seeds: Sequence[int], before: int) -> list[Job]:
+    """The job once for each seed, which its name then ends with if there are several. before: jobs made already."""
     if len(seeds) == 1:
         return [job._replace(seed=seeds[0])]
+    _check_number(before, seeds)
     return [job._replace(name=f"{job.name}_{seed}", seed=seed) for seed in seeds]
+
+
+def _check_number(before: int, seeds: Sequence[int]) -> None:
+    if before + len(seeds) > MOST_OF_SEEDS:
+        raise ValueError(
+            f"{before + len(seeds)} jobs, of {len(seeds)} seeds, expected at most {MOST_OF_SEEDS} in one call"
+        )
 
 
 def named_apart(jobs: Iterable[Job], taken: Iterable[str] = ("grid",)) -> list[Job]:

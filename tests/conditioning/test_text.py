@@ -109,3 +109,14 @@ def test_a_tokenizer_without_a_length_is_refused():
     tokenizer.no_padding()
     with pytest.raises(ValueError, match="fixed length"):
         text.tokenize(["a"], tokenizer)
+
+
+def test_captions_that_are_no_strings_are_one_sentence():
+    tokenizer = text.word_level_tokenizer(["a"], 4)
+    for captions, said in (
+        (["a", 3], "prompt 1 is 3"),
+        ([None], "prompt 0 is None"),
+        (["\ud800"], "no Unicode text"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            text.tokenize(captions, tokenizer)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from ldm_jax.inference import checks, pipeline, settings
 from ldm_jax.models import unet
 from ldm_jax.params import fingerprint, from_names, named_leaves
 from ldm_jax.system import make_system
+from ldm_jax.tasks import jobs
 from ldm_jax.training import watch
 from tests.tiny_models import random_params
 
@@ -209,15 +211,55 @@ def test_what_cannot_be_drawn_is_said(model, options, said):
         model.sample(**arguments)
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-", "7-3", "1,,2", "-4"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "3-", "7-3", "1,,2", "-4", "²", "4294967296", "0-" + "9" * 5000, "-" * 100_000]
+)
 def test_seeds_that_are_none(text):
-    with pytest.raises(ValueError, match="--seeds"):
+    with pytest.raises(ValueError, match="--seeds") as error:
         sample.parse_seeds(text)
+    assert len(str(error.value)) < 250
 
 
 def test_seeds():
-    assert sample.parse_seeds("0-3") == [0, 1, 2, 3]
-    assert sample.parse_seeds("7, 1-2") == [7, 1, 2]
+    assert list(sample.parse_seeds("0-3")) == [0, 1, 2, 3]
+    assert list(sample.parse_seeds("7, 1-2")) == [7, 1, 2]
+
+
+def test_ranges_of_seeds_are_made_into_no_lists():
+    seeds = sample.parse_seeds("5,0-4294967295")
+    assert len(seeds) == 2**32 + 1 and sys.getsizeof(seeds) < 1000
+    assert (seeds[0], seeds[1], seeds[-1], seeds[2**31]) == (5, 0, 2**32 - 1, 2**31 - 1)
+    with pytest.raises(IndexError):
+        seeds[2**32 + 1]
+    with pytest.raises(ValueError, match="4294967297 jobs, of 4294967297 seeds, expected at most 100000"):
+        jobs.of_flags(dict(prompt="a"), seeds)
+
+
+@pytest.mark.parametrize(
+    "prompts, said",
+    [
+        (["a", 5], "prompts: got 5, expected strings"),
+        ([None, "a"], "prompts: got None, expected strings"),
+        ([b"a", "a"], "prompts: got b'a', expected strings"),
+        (["a", "\udc80"], "prompt 1 is .* no Unicode text"),
+        (3.5, "prompts: got 3.5, expected a list"),
+        (b"ab", "prompts: got b'ab', expected a list"),
+        ({"a", "b"}, "prompts: got {'a', 'b'}|prompts: got {'b', 'a'}"),
+    ],
+)
+def test_prompts_that_are_no_strings(model, prompts, said):
+    with pytest.raises(ValueError, match=said):
+        model.sample(prompts, seeds=[0, 1], num_steps=1)
+
+
+def test_prompts_of_millions_of_letters_are_cut_where_they_are_read_and_said(model, caplog):
+    words = "red circle " * 500_000
+    inputs = model.system.inputs({"prompts": [words]})
+    np.testing.assert_array_equal(
+        inputs["tokens"], model.system.inputs({"prompts": ["red circle " * 20]})["tokens"]
+    )
+    checks.say_unknown_words(["blurb " * 500_000], model.system.tokenizer)
+    assert "caption cut to" in caplog.text and len(caplog.text) < 2000
 
 
 def test_a_bfloat16_model_holds_its_networks_in_bfloat16(text_bundle):
