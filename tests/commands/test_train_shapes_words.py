@@ -1,0 +1,66 @@
+"""The command that trains a text transformer alone: its labels are true, and training begins with what it writes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ldm_jax.checkpoints.open import open_checkpoint
+from ldm_jax.checkpoints.warm_start import start_from
+from ldm_jax.commands import train_shapes_words as words
+from ldm_jax.shapes_world import scenes as world
+from ldm_jax.system import make_system
+from tests import tiny_shapes
+
+
+def test_labels_say_what_the_caption_says():
+    """Put into words again, the labels are the caption."""
+    for index in range(60):
+        caption, found = words.nouns(world.scene(index), np.random.default_rng(index))
+        said, place = [], ""
+        for end, (color, size, count, where) in found.items():
+            noun = caption[:end].split()[-1]
+            article = world.NUMBER_WORDS[count + 1] if count else "a"
+            sized = [world.SIZES[size - 1]] if size else []
+            said.append(" ".join([article, *sized, world.COLOR_NAMES[color], noun]))
+            place = place or words.PLACES[where]
+        last = f" {place} " if place else " and "
+        assert last.join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said) == caption
+
+
+def test_a_noun_has_its_labels_at_its_own_token():
+    system = make_system(tiny_shapes.config())
+    tokens, labels = words.captions(system, "test", 8, seed=1)
+    for i in range(8):
+        caption, found = words.nouns(world.scene(i, "test"), np.random.default_rng([1, i]))
+        at = np.flatnonzero(labels[i, :, 0] != words.NONE)
+        encoded = system.tokenizer.encode(caption)
+        assert encoded.ids == tokens[i].tolist()
+        assert [encoded.tokens[place] for place in at] == [caption[:end].split()[-1] for end in found]
+        np.testing.assert_array_equal(labels[i, at], list(found.values()))
+
+
+def test_the_command_writes_what_training_begins_with(tmp_path, capsys, monkeypatch):
+    config = tiny_shapes.config()
+    monkeypatch.setattr(words, "load_config", lambda name: config)
+    small = ["--steps", "30", "--batch_size", "16", "--num_scenes", "64", "--test_scenes", "32"]
+    words.main(["--out", str(tmp_path / "a"), *small])
+    scored = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert scored.keys() == {*words.HEADS, "place_said", "all", "minutes"}
+    system = make_system(config)
+    opened = open_checkpoint(tmp_path / "a").bundle().params
+    params, note = start_from({"conditioner": words.fresh(system, None)}, opened, ["conditioner"])
+    assert note.startswith(f"{len(jax.tree.leaves(params['conditioner']))} parameters taken")
+    words.main(["--probe", "--init_from", str(tmp_path / "a"), *small])
+    with pytest.raises(ValueError, match="--out and --probe: expected one of them"):
+        words.main(small)
+
+
+def test_a_probe_leaves_the_transformer_as_it_is_and_training_does_not():
+    system = make_system(tiny_shapes.config())
+    given = words.fresh(system, None)
+    for probe in (True, False):
+        made = words.train(system, given, num_scenes=16, num_steps=2, batch_size=4, probe=probe)
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), made["conditioner"], given)
+        assert all(jax.tree.leaves(same)) == probe
