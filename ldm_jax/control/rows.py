@@ -21,17 +21,18 @@ def split_halves(out: Array) -> tuple[Array, Array]:
     return uncond, cond
 
 
-def join_conds(uncond: Cond, cond: Cond) -> Cond:
-    """`join_halves` of every field. Raises: ValueError if the two differ in fields or shapes."""
-    if jax.tree.structure(uncond) != jax.tree.structure(cond):
-        raise ValueError(f"uncond: got {_shapes(uncond)}, expected the fields of cond, {_shapes(cond)}")
-    if _shapes(uncond) != _shapes(cond):
-        raise ValueError(f"uncond: got shapes {_shapes(uncond)}, expected those of cond, {_shapes(cond)}")
+def join_conds(uncond: Cond, *conds: Cond) -> Cond:
+    """`join_halves` of every field, of any number of Conds. Raises: ValueError if they differ in fields or shapes."""
+    for cond in conds:
+        if jax.tree.structure(uncond) != jax.tree.structure(cond):
+            raise ValueError(f"uncond: got {_shapes(uncond)}, expected the fields of cond, {_shapes(cond)}")
+        if _shapes(uncond) != _shapes(cond):
+            raise ValueError(f"uncond: got shapes {_shapes(uncond)}, expected those of cond, {_shapes(cond)}")
 
-    def join(path, u, c):
-        return join_halves(u, c, batch_axis(path, u))
+    def join(path, u, *others):
+        return jnp.concatenate([u, *others], batch_axis(path, u))
 
-    return jax.tree_util.tree_map_with_path(join, uncond, cond)
+    return jax.tree_util.tree_map_with_path(join, uncond, *conds)
 
 
 def batch_axis(path: tuple, leaf: Array) -> int:

@@ -4,8 +4,13 @@ Each other file of this room is one method and has:
     guide(eps_fn, denoiser, *, **options) -> EpsFn    around eps_fn, which is the network under its condition or what the methods
                                   before this one made of it. It may call denoiser.network again. Options annotated `Array` are
                                   arguments of the compiled program: no value of theirs compiles anew. All others are static.
-    NEUTRAL: dict[str, Any]       options with which the method gives what eps_fn gives
+    around(sampler, denoiser, *, **options) -> Sampler     left out by most: what it does around a sampler's step, which is handed the
+                                  guided eps_fn; options are guide's
+    NEUTRAL: dict[str, Any]       options with which the method gives what eps_fn gives; {} where none do
     NEEDS: tuple[str, ...]        fields of the Denoiser that may not be None; left out where nothing is needed
+    EACH: tuple[str, ...]         those of the arrays that have one entry per picture, or may have; left out where there are none
+    CONDITIONS: tuple[str, ...]   options that are prompts; guide takes a tuple of K Conds for each, of the rows that are drawn, and
+                                  prepare the K lists of prompts from call.conditions. Left out by most
     prepare(call, *, **options) -> dict[str, Any]     left out by most: makes guide's options out of what a user says, on the host,
                                   checked; call is an inference.methods.Call. None if they are neutral
 A method that leaves values of its own among the taps names them 'guidance/<what>' (control.base.SHARED_TAPS).
@@ -18,6 +23,11 @@ UNCOND = (
     "guidance/uncond"  # among the taps of classifier-free guidance: eps of the unconditional half [B, ...]
 )
 COND = "guidance/cond"  # the same of the conditional half
+
+
+def dot(a: Array, b: Array) -> Array:
+    """The inner product of each example, [B, 1, ...] of a and b [B, ...]."""
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdims=True)
 
 
 def per_row(scale: Array, x: Array, name: str = "scale") -> Array:

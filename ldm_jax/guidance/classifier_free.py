@@ -10,18 +10,19 @@ import numpy as np
 from ldm_jax.control import rows
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.guidance.base import COND, UNCOND, per_row
-from ldm_jax.types import Array, EpsFn
+from ldm_jax.types import Array, Cond, EpsFn
 
 NEUTRAL = dict(scale=1.0)
 NEEDS = ("uncond",)
+EACH = ("scale",)
 REPLACES_CLASSIFIER_FREE = True
 
 
 def prepare(call, *, scale=None) -> dict | None:
-    """scale: a number; None is the call's guidance_scale, which is guided by without this method as well."""
+    """scale: a number, or one for each picture; None is the call's guidance_scale, which is guided by without this method as well."""
     if scale is None or (np.ndim(scale) == 0 and scale == call.guidance_scale):
         return None
-    return dict(scale=scale)
+    return dict(scale=call.each(scale, "classifier_free: scale"))
 
 
 def guide(eps_fn: EpsFn, denoiser: Denoiser, *, scale: Array = 1.0) -> EpsFn:
@@ -29,10 +30,11 @@ def guide(eps_fn: EpsFn, denoiser: Denoiser, *, scale: Array = 1.0) -> EpsFn:
 
     What the network records, and what control sees, has the doubled batch, the unconditional half first.
     scale: s, [] or one per row [B] float32. 1 is no guidance (to rounding: eps_fn is exactly that, at half the cost), 0 is
-      unconditional. The paper's weight is w = s - 1.
+      unconditional. The paper's weight is w = s - 1. Of several branches, [B] is of the pictures and holds for each.
     Raises: ValueError if denoiser's uncond and cond differ in fields or shapes, or s has another shape.
     """
     scale = jnp.asarray(scale, jnp.float32)
+    scale = jnp.tile(scale, denoiser.branches) if scale.ndim else scale
 
     def combine(uncond, cond, t):
         return uncond + per_row(scale, cond) * (cond - uncond)
@@ -55,3 +57,18 @@ def combined(denoiser: Denoiser, combine) -> EpsFn:
         return denoiser.to_eps(x, t, combine(uncond, cond, t)), taps | halves
 
     return guided
+
+
+def further(
+    denoiser: Denoiser, x: Array, t: Array, taps: dict, conds: tuple[Cond, ...]
+) -> tuple[Array, list[Array]]:
+    """(eps of the unconditional half, eps under each of conds), [B, ...] float32, from one call of the network of all these rows.
+
+    The unconditional half is taken from the taps where classifier-free guidance left it there. Controls do not act in this call.
+    """
+    asked = conds if UNCOND in taps else (denoiser.uncond_at(t), *conds)
+    number = len(asked)
+    many = (jnp.concatenate([value] * number) for value in (x, t))
+    out = denoiser.eps(*many, rows.join_conds(*asked))[0]
+    found = jnp.split(out, number)
+    return (taps[UNCOND], found) if UNCOND in taps else (found[0], found[1:])

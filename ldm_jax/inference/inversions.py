@@ -83,7 +83,7 @@ def make_inverter(
         def model_fn(x, t, cond, control=None):
             return network(a.params["unet"], x, t, cond, control)
 
-        cond, uncond = conditions(system, scale_factor, a, recipe.is_guided)
+        cond, uncond, _ = conditions(system, scale_factor, a, recipe.is_guided)
         denoiser = Denoiser(model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited)
         end = ddim.end_log_alpha_bar(system.schedule, recipe.final_alpha)
         given = a.known["x_start"], base.keys_of(a.seeds), end

@@ -15,8 +15,8 @@ import numpy as np
 from ldm_jax.conditioning import tokens
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.find import did_you_mean, find
-from ldm_jax.samplers.base import Edit, chain_edits
-from ldm_jax.types import EpsFn, PyTree
+from ldm_jax.samplers.base import Edit, Sampler, chain_edits
+from ldm_jax.types import Cond, EpsFn, PyTree
 
 # The function of a method's module that builds it, by room.
 MAKES = {"guidance": "guide", "editing": "edit", "inversion": "invert"}
@@ -44,9 +44,29 @@ class Call(NamedTuple):
         """See conditioning.tokens.align."""
         return tokens.align(self.tokenizer, source, target)
 
+    def each(self, value: Any, name: str) -> np.ndarray:
+        """[N] float32, one number for each picture; one alone is that of all. Raises: ValueError for what is neither;
+        name: the option's, in the message."""
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiu" or not np.all(np.isfinite(array)):
+            raise ValueError(f"{name} is {value!r}, expected finite numbers")
+        if array.shape not in ((), (self.num_pictures,)):
+            raise ValueError(
+                f"{name} has shape {array.shape}, expected one entry for each of {self.num_pictures} pictures"
+            )
+        return np.broadcast_to(array, (self.num_pictures,)).astype(np.float32)
+
     def token_indices(self, prompt: str, word: str) -> list[int]:
         """See conditioning.tokens.indices."""
         return tokens.indices(self.tokenizer, prompt, word)
+
+    def conditions(self, prompts: Any, name: str) -> list[list[str]]:
+        """The prompts of K further conditions, N each. prompts: one, or a list of K, each a prompt for all pictures or
+        a list of one for each. Raises: ValueError for anything else; name: the option's, in the message."""
+        listed = [prompts] if isinstance(prompts, str) else prompts
+        if not isinstance(listed, Sequence) or not listed:
+            raise ValueError(f"{name}: got {prompts!r}, expected a prompt, or a list of them")
+        return [_one_each(one, self, name) for one in listed]
 
 
 class Method(NamedTuple):
@@ -68,18 +88,23 @@ class Method(NamedTuple):
 class Choice(NamedTuple):
     """The result of `choose`. methods: for the recipe. shared: arrays of each method that all pictures share. each:
     arrays of each method with one entry per picture, [N, ...]. branches: prompts of the source branches, which come
-    before the pictures that are drawn; a list of N for each branch."""
+    before the pictures that are drawn; a list of N for each branch. conditions: the prompts of each method's further
+    conditions, by option: K lists of N."""
 
     methods: tuple[Method, ...] = ()
     shared: tuple[dict[str, np.ndarray], ...] = ()
     each: tuple[dict[str, np.ndarray], ...] = ()
     branches: tuple[list[str], ...] = ()
     branch_names: tuple[str, ...] = ()
+    conditions: tuple[dict[str, list[list[str]]], ...] = ()
 
     def with_first(self, method: Method, shared: dict[str, np.ndarray]) -> "Choice":
         """The choice with one more method before all others."""
         return self._replace(
-            methods=(method, *self.methods), shared=(shared, *self.shared), each=({}, *self.each)
+            methods=(method, *self.methods),
+            shared=(shared, *self.shared),
+            each=({}, *self.each),
+            conditions=({}, *self.conditions),
         )
 
 
@@ -91,7 +116,7 @@ def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
     Raises: ValueError for an unknown method or option (listing the known ones and the nearest), for a method that the
     model does not support, and for two methods that cannot be combined.
     """
-    methods, shared, each, branches, names, owner = [], [], [], (), (), None
+    methods, shared, each, conditions, branches, names, owner = [], [], [], [], (), (), None
     for room, asked in (("guidance", guidance), ("editing", edit)):
         for name, options in _listed(asked, room):
             module = find(room, name)
@@ -105,6 +130,7 @@ def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
                     )
                 owner, names = name, tuple(sources)
                 branches = tuple(_one_each(options.pop(s), call, f"{name}: {s}") for s in sources)
+            conditions.append({k: options.pop(k) for k in getattr(module, "CONDITIONS", ()) if k in options})
             static, arrays = _split(module, room, options)
             own = getattr(module, "EACH", ())
             if any(method.name == name for method in methods) and room == "guidance":
@@ -115,8 +141,10 @@ def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
             each.append({k: v for k, v in arrays.items() if k in own})
     _check_replacing(methods)
     order = sorted(range(len(methods)), key=lambda i: not replaces_guidance([methods[i]]))
-    methods, shared, each = (tuple(values[i] for i in order) for values in (methods, shared, each))
-    return Choice(methods, shared, each, branches, names)
+    methods, shared, each, conditions = (
+        tuple(values[i] for i in order) for values in (methods, shared, each, conditions)
+    )
+    return Choice(methods, shared, each, branches, names, conditions)
 
 
 def choose_inversion(
@@ -162,6 +190,27 @@ def guided(denoiser: Denoiser, methods: Sequence[Method], arrays: Sequence[Mappi
         if method.room == "guidance":
             eps_fn = method.build(eps_fn, denoiser, **values)
     return eps_fn
+
+
+def conditioned(
+    methods: Sequence[Method], arrays: Sequence[Mapping[str, PyTree]], condition: Callable[[PyTree], Cond]
+) -> list[dict[str, PyTree]]:
+    """arrays, with the inputs of each method's further conditions turned into the Conds that it takes."""
+    out = []
+    for method, values in zip(methods, arrays, strict=True):
+        further = [k for k in getattr(method.module, "CONDITIONS", ()) if k in values]
+        out.append({**values, **{k: tuple(condition(one) for one in values[k]) for k in further}})
+    return out
+
+
+def around(
+    sampler: Sampler, denoiser: Denoiser, methods: Sequence[Method], arrays: Sequence[Mapping[str, PyTree]]
+) -> Sampler:
+    """The sampler, with what guidance methods do around its step, the first innermost."""
+    for method, values in zip(methods, arrays, strict=True):
+        if method.room == "guidance" and hasattr(method.module, "around"):
+            sampler = method.module.around(sampler, denoiser, **dict(method.static), **values)
+    return sampler
 
 
 def edits(
@@ -222,10 +271,12 @@ def _checked(room: str, name: str, module: Any, options: dict, call: Call) -> di
         raise ValueError(
             f"{name}: {missing[0]} is missing, expected options {', '.join([*branches, *known])}"
         )
+    each = getattr(module, "EACH", ())
     for option, value in options.items():
-        if option in known and isinstance(known[option].default, float) and not _is_number(value):
+        is_one = option in known and isinstance(known[option].default, float) and option not in each
+        if is_one and not _is_number(value):
             raise ValueError(f"{name}: {option} is {value!r}, expected a finite number")
-    if branches and call.prompts is None:
+    if (branches or getattr(module, "CONDITIONS", ())) and call.prompts is None:
         raise ValueError(f"{name} works on prompts, and this model takes none")
     prepare: Callable | None = getattr(module, "prepare", None)
     if prepare is None:
@@ -266,7 +317,7 @@ def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, d
         for n, p in signature.items()
         if "Array" in str(p.annotation) and p.default is not p.empty
     }
-    static, arrays = {}, {}
+    static, arrays, own = {}, {}, getattr(module, "EACH", ())
     for name, value in {**defaults, **options}.items():  # the same structure with and without defaults
         if "Array" not in str(signature[name].annotation):
             static[name] = value
@@ -276,7 +327,7 @@ def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, d
             raise ValueError(
                 f"{module.__name__.rpartition('.')[2]}: {name} is {value!r}, expected finite numbers"
             )
-        if isinstance(signature[name].default, float) and array.ndim:
+        if isinstance(signature[name].default, float) and array.ndim and name not in own:
             raise ValueError(
                 f"{module.__name__.rpartition('.')[2]}: {name} has shape {array.shape}, expected a number"
             )

@@ -118,7 +118,7 @@ def make_program(
         if recipe.tiling is not None:
             model_fn = tiles.tile_model_fn(model_fn, **recipe.tiling._asdict())
         encodes = recipe.tiling is None
-        cond, uncond = conditions(system, scale_factor, a, recipe.is_guided, encodes)
+        cond, uncond, further = conditions(system, scale_factor, a, recipe.is_guided, encodes)
 
         # Guidance.
         denoiser = Denoiser(model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited, n)
@@ -126,13 +126,14 @@ def make_program(
             steps = {k: jnp.concatenate([v.swapaxes(0, 1)] * n, axis=1) for k, v in a.known["uncond"].items()}
             denoiser = denoiser._replace(uncond_steps=steps)
         values = [shared | each for shared, each in zip(a.shared, a.each, strict=True)]
+        values = methods.conditioned(recipe.methods, values, further)
         eps_fn = methods.guided(denoiser, recipe.methods, values)
 
         # Where it starts.
         keys = base.keys_of(jnp.concatenate([a.seeds] * n) if n > 1 else a.seeds)
         shape = (keys.shape[0], *recipe.latent_shape)
         found = {k: a.known[k] for k in recipe.inverted}
-        known = {k: jnp.concatenate([v] * n) if n > 1 else v for k, v in a.known.items() if k not in found}
+        known = repeated({k: v for k, v in a.known.items() if k not in found}, n)
         x = known["x_T"] if recipe.from_latents else base.step_noise(keys, shape, "x_T")
         if recipe.from_image:
             x = process.q_sample(system.schedule, known["x_start"], a.visited[a.start], x)
@@ -148,6 +149,7 @@ def make_program(
         edit = methods.edits(denoiser, recipe.methods, values, more, first)
         noises = {"noise_fn": inversion.prescribed(denoiser, found["noises"])} if "noises" in found else {}
         sampler = make_sampler(system.schedule, **dict(recipe.sampler_options), **a.sampler, **noises)
+        sampler = methods.around(sampler, denoiser, recipe.methods, values)
         out = base.sample(
             eps_fn, sampler, x, a.visited, keys, edit, a.start if recipe.from_image or recipe.inverted else 0
         )[0]
@@ -158,12 +160,11 @@ def make_program(
 
 def conditions(
     system: System, scale_factor: float, a: Arguments, is_guided: bool, encodes: bool = True
-) -> tuple[Cond, Cond | None]:
-    """(cond, uncond) of the rows of all branches; uncond is None unless is_guided. encodes: images among the inputs are
-    not latents yet."""
+) -> tuple[Cond, Cond | None, Callable]:
+    """(cond, uncond, further) of the rows of all branches. uncond is None unless is_guided. further: what of the inputs
+    is another, [B, ...] -> the Cond that it makes. encodes: images among the inputs are not latents yet."""
     n = len(a.inputs)
     inputs = {k: jnp.concatenate([one[k] for one in a.inputs]) for k in a.inputs[0]} if n > 1 else a.inputs[0]
-    null = jax.tree.map(lambda v: jnp.concatenate([v] * n), a.null) if n > 1 else a.null
     if encodes:
         inputs = system.encode_inputs(a.params["first_stage"], scale_factor, inputs)
     embedded = inputs.get(EMBEDDED)
@@ -171,7 +172,16 @@ def conditions(
     cond = system.condition(a.params, inputs)
     if embedded is not None:
         cond = cond.replace(context=embedded)
-    return cond, system.condition(a.params, system.unconditional(inputs, null)) if is_guided else None
+
+    def further(other):
+        return system.condition(a.params, system.unconditional(inputs, repeated(other, n)))
+
+    return cond, further(a.null) if is_guided else None, further
+
+
+def repeated(values: PyTree, branches: int) -> PyTree:
+    """values, whose leaves have an entry per picture, [B, ...], with one for each row of all branches."""
+    return jax.tree.map(lambda v: jnp.concatenate([v] * branches), values) if branches > 1 else values
 
 
 def with_preview(eps_fn: Callable, denoiser: Denoiser) -> Callable:

@@ -93,6 +93,10 @@ def make_run(
         condition_inputs(system, dict(given, prompts=source), None, seeds, shape)[0]
         for source in choice.branches
     )
+    each = tuple(
+        own | _further(system, given, asked, seeds, shape)
+        for own, asked in zip(choice.each, choice.conditions, strict=True)
+    )
     if prompt_embeddings is not None:
         inputs = inputs | {EMBEDDED: _embeddings(system, prompt_embeddings, number)}
 
@@ -124,7 +128,7 @@ def make_run(
         sampler={k: np.float32(v) for k, v in numbers.items()},
         known=known | found,
         shared=choice.shared,
-        each=choice.each,
+        each=each,
     )
     return Run(recipe, arguments, number, choice.branch_names, num_run, x_start)
 
@@ -181,6 +185,16 @@ def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) 
         checks.say_unknown_words(said, system.tokenizer)
     null = system.null_inputs(number, negative, shape) if system.drops else {}
     return inputs, {key: null[key] for key in system.drops}
+
+
+def _further(system: System, given: Mapping, asked: Mapping, seeds: np.ndarray, shape) -> dict[str, tuple]:
+    """The inputs of a method's further conditions, by option: what differs from those of the pictures, for each."""
+
+    def inputs(prompts: list[str]) -> dict[str, np.ndarray]:
+        found = condition_inputs(system, dict(given, prompts=prompts), None, seeds, shape)[0]
+        return {key: found[key] for key in system.drops}
+
+    return {option: tuple(inputs(prompts) for prompts in lists) for option, lists in asked.items()}
 
 
 def _embeddings(system: System, given: Any, number: int) -> np.ndarray:
