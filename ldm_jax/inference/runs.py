@@ -5,6 +5,7 @@ looped over, and programs called, in inference/pipeline.py.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -86,17 +87,15 @@ def make_run(
     tiling = sizes.tiling(system, tile, shape)
     _check_methods(system, choice, tiling, prompt_embeddings)
 
-    # 2. Prepare the conditions of every branch.
+    # 2. Prepare the conditions of every branch, and the further ones of methods.
+    further = partial(_further, system, given, seeds, shape)
     inputs, null = condition_inputs(system, given, negative_prompts, seeds, shape)
     is_guided = methods.needs(choice.methods, "uncond")
     branches = tuple(
         condition_inputs(system, dict(given, prompts=source), None, seeds, shape)[0]
         for source in choice.branches
     )
-    each = tuple(
-        own | _further(system, given, asked, seeds, shape)
-        for own, asked in zip(choice.each, choice.conditions, strict=True)
-    )
+    each = tuple(own | further(more) for own, more in zip(choice.each, choice.conditions, strict=True))
     if prompt_embeddings is not None:
         inputs = inputs | {EMBEDDED: _embeddings(system, prompt_embeddings, number)}
 
@@ -187,7 +186,7 @@ def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) 
     return inputs, {key: null[key] for key in system.drops}
 
 
-def _further(system: System, given: Mapping, asked: Mapping, seeds: np.ndarray, shape) -> dict[str, tuple]:
+def _further(system: System, given: Mapping, seeds: np.ndarray, shape, asked: Mapping) -> dict[str, tuple]:
     """The inputs of a method's further conditions, by option: what differs from those of the pictures, for each."""
 
     def inputs(prompts: list[str]) -> dict[str, np.ndarray]:
