@@ -5,7 +5,9 @@ r"""Trains the text transformer of a config alone, to say what captions of the s
 
 From what the transformer makes of the noun of each phrase one linear head each reads its color, its size, how many
 there are, and which way it lies from the other noun. Captions are of the split `train`; those that it is scored on are
-of `test`, and its score is the share of nouns that a head is right on. --probe leaves the transformer of --init_from as
+of `test`, and its score is the share of nouns that a head is right on. With --init_from, a trained model, its
+transformer learns this on, held near what its UNet has learned to read by --anchor, and all of the model is written
+down. --probe leaves the transformer of --init_from as
 it is, trains the heads alone and writes no model: what the words of a trained model hold already.
 """
 
@@ -70,12 +72,14 @@ def captions(system: System, split: str, number: int, seed: int) -> tuple[np.nda
     return tokens, labels
 
 
-def logits_of(system: System, params: PyTree, tokens: Array) -> dict[str, Array]:
-    """{head: [B, L, classes] float32}. params: {'conditioner', 'heads'}."""
-    context = system.condition(params, {"tokens": tokens}).context
-    return {
-        name: Linear(size).apply({"params": params["heads"][name]}, context) for name, size in HEADS.items()
-    }
+def context_of(system: System, params: PyTree, tokens: Array) -> Array:
+    """[B, L, D] float32 of tokens [B, L]. params: {'conditioner', …}."""
+    return system.condition(params, {"tokens": tokens}).context
+
+
+def logits_of(heads: PyTree, context: Array) -> dict[str, Array]:
+    """{head: [B, L, classes] float32} of context [B, L, D]."""
+    return {name: Linear(size).apply({"params": heads[name]}, context) for name, size in HEADS.items()}
 
 
 def train(
@@ -86,9 +90,13 @@ def train(
     num_steps: int,
     batch_size: int,
     probe: bool,
+    anchor: float = 0.0,
     seed: int = 0,
 ) -> PyTree:
-    """{'conditioner', 'heads'} after num_steps of AdamW at a cosine; with `probe` the conditioner stays as given."""
+    """{'conditioner', 'heads'} after num_steps of AdamW at a cosine; with `probe` the conditioner stays as given.
+
+    anchor: the weight of the mean square by which contexts differ from those of the conditioner as given.
+    """
     tokens, labels = captions(system, "train", num_scenes, seed)
     key = jax.random.key(seed, impl=KEY_IMPL)
     width = jax.eval_shape(
@@ -105,12 +113,17 @@ def train(
     def step(trained, opt_state, tokens, labels):
         def loss(trained):
             given = {"conditioner": conditioner} | trained
+            context = context_of(system, given, tokens)
             is_noun = labels[..., 0] != NONE
             errors = [
                 optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels[..., i], 0))
-                for i, logits in enumerate(logits_of(system, given, tokens).values())
+                for i, logits in enumerate(logits_of(given["heads"], context).values())
             ]
-            return (sum(errors) * is_noun).sum() / is_noun.sum()
+            total = (sum(errors) * is_noun).sum() / is_noun.sum()
+            if anchor:
+                moved = context - context_of(system, {"conditioner": conditioner}, tokens)
+                total = total + anchor * jnp.square(moved).mean()
+            return total
 
         value, gradient = jax.value_and_grad(loss)(trained)
         updates, opt_state = tx.update(gradient, opt_state, trained)
@@ -130,7 +143,7 @@ def accuracy(system: System, params: PyTree, number: int, seed: int = 1) -> dict
     """{head: the share of nouns of held-out captions that it is right on}, and of 'place' also among those that have
     one."""
     tokens, labels = captions(system, "test", number, seed)
-    found = jax.jit(lambda params, tokens: logits_of(system, params, tokens))(params, tokens)
+    found = jax.jit(lambda p, tokens: logits_of(p["heads"], context_of(system, p, tokens)))(params, tokens)
     right = np.stack([np.asarray(found[name].argmax(-1)) for name in HEADS], axis=-1) == labels
     is_noun = labels[..., 0] != NONE
     shares = {name: float(right[is_noun][:, i].mean()) for i, name in enumerate(HEADS)}
@@ -141,13 +154,13 @@ def accuracy(system: System, params: PyTree, number: int, seed: int = 1) -> dict
     }
 
 
-def fresh(system: System, init_from: str | None) -> PyTree:
-    """params['conditioner'] before the first step. Raises: ValueError if nothing of init_from fits."""
+def fresh(system: System, given: bundle.Bundle | None) -> PyTree:
+    """params['conditioner'] before the first step. Raises: ValueError if nothing of the given model fits."""
     init = jax.jit(lambda key: {"conditioner": system.init(key)["conditioner"]})  # the network's is left out
     params: Mapping = init(jax.random.key(0, impl=KEY_IMPL))
-    if init_from:
-        params, note = start_from(params, open_checkpoint(init_from).bundle().params, ["conditioner"])
-        print(f"init_from {init_from}: {note}")
+    if given:
+        params, note = start_from(params, given.params, ["conditioner"])
+        print(f"init_from: {note}")
     return params["conditioner"]
 
 
@@ -159,6 +172,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--out", help="the folder to write, which config.init_from takes")
     add("--config", default="shapes_text", help="of the model (default %(default)s)")
     add("--init_from", help="a model whose transformer it begins with; by default a fresh one")
+    add(
+        "--anchor",
+        type=float,
+        default=0.0,
+        help="how strongly it is held to what it was (default %(default)s)",
+    )
     add("--probe", action="store_true", help="leave the transformer as it is and train the heads alone")
     add("--steps", type=int, default=1500, help="default %(default)s")
     add("--batch_size", type=int, default=128, help="default %(default)s")
@@ -174,18 +193,23 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(
             f"--config {args.config}: expected a model that takes prompts, got {', '.join(system.takes)}"
         )
+    given = open_checkpoint(args.init_from).bundle() if args.init_from else None
     params = train(
         system,
-        fresh(system, args.init_from),
+        fresh(system, given),
         num_scenes=args.num_scenes,
         num_steps=args.steps,
         batch_size=args.batch_size,
         probe=args.probe,
+        anchor=args.anchor,
     )
     scored = accuracy(system, params, args.test_scenes)
     if args.out:
         made = {"conditioner": jax.tree.map(np.asarray, params["conditioner"])}
-        bundle.save(args.out, bundle.Bundle(config, made, system.tokenizer))
+        if given:
+            bundle.save(args.out, given._replace(params={**given.params, **made}))
+        else:
+            bundle.save(args.out, bundle.Bundle(config, made, system.tokenizer))
     print(json.dumps(scored | {"minutes": round((time.time() - start) / 60, 1)}))
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from ldm_jax.checkpoints import bundle
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.checkpoints.warm_start import start_from
 from ldm_jax.commands import train_shapes_words as words
@@ -64,3 +65,33 @@ def test_a_probe_leaves_the_transformer_as_it_is_and_training_does_not():
         made = words.train(system, given, num_scenes=16, num_steps=2, batch_size=4, probe=probe)
         same = jax.tree.map(lambda a, b: bool((a == b).all()), made["conditioner"], given)
         assert all(jax.tree.leaves(same)) == probe
+
+
+def test_an_anchor_holds_the_contexts_where_they_were():
+    system = make_system(tiny_shapes.config())
+    given = words.fresh(system, None)
+    tokens, _ = words.captions(system, "test", 4, seed=1)
+    before = words.context_of(system, {"conditioner": given}, tokens)
+
+    def moved(anchor):
+        made = words.train(
+            system, given, num_scenes=16, num_steps=20, batch_size=4, probe=False, anchor=anchor
+        )
+        return float(np.square(words.context_of(system, made, tokens) - before).mean())
+
+    assert 0 < moved(1000.0) < 0.2 * moved(0.0)
+
+
+def test_of_a_whole_model_the_transformer_alone_changes(tmp_path, monkeypatch):
+    config = tiny_shapes.config()
+    monkeypatch.setattr(words, "load_config", lambda name: config)
+    system = make_system(config)
+    params = jax.tree.map(np.asarray, system.init(jax.random.key(0)))
+    bundle.save(tmp_path / "a", bundle.Bundle(dict(config), params, system.tokenizer))
+    asked = ["--steps", "2", "--batch_size", "4", "--num_scenes", "8", "--test_scenes", "8", "--anchor", "1"]
+    words.main(["--init_from", str(tmp_path / "a"), "--out", str(tmp_path / "b"), *asked])
+    before, after = (open_checkpoint(tmp_path / name).bundle().params for name in "ab")
+    assert before.keys() == after.keys()
+    for part in before:
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), before[part], after[part])
+        assert all(jax.tree.leaves(same)) == (part != "conditioner"), part
