@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ldm_jax import cli
 from ldm_jax.cli import parse_seeds
+from ldm_jax.commands import edit
 from ldm_jax.data.pictures import OVERVIEW
 from ldm_jax.diffusion.timesteps import SIGMA_SPACINGS, SPACINGS
 
@@ -53,6 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     ).add_argument
     add("--image", help="pictures to start from, enlarge, color or fill in")
     add("--mask", help="white where the image is to be filled in; by default x_mask.png beside x.png")
+    add(
+        "--extend",
+        help="left,top,right,bottom: pixels around the image that are filled in as well, such as 16,0,16,0",
+    )
     add("--map", help="label maps: a pixel's value (palette: index) is its class; PNG or .npy")
     add(
         "--layout", help='.json of {"boxes": [[x0, y0, w, h], ...], "labels": [...]}, relative to the picture'
@@ -80,12 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--spacing", help=f"which timesteps are visited: {', '.join((*SPACINGS, *SIGMA_SPACINGS))}")
     add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
     add("--clip_denoised", type=float, help="clip predicted clean latents to this size (ddim, ddpm, heun)")
-    add = parser.add_argument_group(
-        "methods on top (docs/methods.md); an option of theirs is --edit.NAME VALUE"
-    ).add_argument
-    add("--guidance", help="files of ldm_jax/guidance, such as self_attention, or several: a,b")
-    add("--edit", help="a file of ldm_jax/editing, such as prompt_to_prompt; of --image, if one is given")
-    add("--inversion", help="with --edit and --image: a file of ldm_jax/inversion, such as null_text")
+    add_methods(parser)
     add = parser.add_argument_group("the model").add_argument
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     add(
@@ -105,6 +105,16 @@ def make_parser() -> argparse.ArgumentParser:
         "and say what it costs",
     )
     return parser
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group(
+        "methods on top (docs/methods.md); an option of theirs is --edit.NAME VALUE"
+    ).add_argument
+    add("--guidance", help="files of ldm_jax/guidance, such as self_attention, or several: a,b")
+    add("--edit", help="a file of ldm_jax/editing, such as prompt_to_prompt; of --image, if one is given")
+    add("--inversion", help="with --edit and --image: a file of ldm_jax/inversion, such as null_text")
+    edit.add_arguments(parser)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -140,6 +150,11 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
     settings = model.resolve(**asked(args))
 
+    if args.task == "edit" and args.method:
+        drawn = edit.run(args, model, seeds, settings)
+        print(f"{drawn} edited pictures and their sheets in {args.out}, {time.time() - start:.1f} s")
+        return
+
     # Data: one job for each picture.
     task, jobs, failures = find_jobs(args, given, seeds, model)
     for failure in failures:
@@ -170,6 +185,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if not flag.startswith("--") or kind not in options or not dot or not (equals or rest):
             parser.error(f"unrecognized arguments: {flag}")
         options[kind][option] = as_value(value if equals else rest.pop(0))
+    if args.method:
+        args.edit = args.method if args.edit is None else args.edit
     for kind, given in options.items():
         names = (getattr(args, kind) or "").split(",")
         if given and (len(names) > 1 or not names[0]):
@@ -238,7 +255,7 @@ def find_jobs(args: argparse.Namespace, given: dict, seeds: cli.Seeds, model) ->
     task = args.task or run.find_task(model.system, given)
     if task == "text":
         given = dict(prompt=PROMPT) | given
-    return task, *jobs.of_flags(given, seeds, with_masks=task == "inpaint")
+    return task, *jobs.of_flags(given, seeds, with_masks=task == "inpaint" and "extend" not in given)
 
 
 def check_out(out: str, jobs: list) -> None:

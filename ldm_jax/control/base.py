@@ -39,6 +39,11 @@ class Control(struct.PyTreeNode):
         """Whether anything happens at `site`; decided at trace time. False keeps the fused attention there."""
         return True
 
+    def needs_probs(self, site: Site) -> bool:
+        """Whether the logits or probabilities at `site` are changed or read; else the fused attention stays there."""
+        plain = (Control.logits, Control.probs, Control.record)
+        return (type(self).logits, type(self).probs, type(self).record) != plain
+
     def hidden(self, site: Site, h: Array) -> Array:
         """h [B, N, C]: the hidden states before the query, key and value projections."""
         return h
@@ -81,6 +86,9 @@ class Chain(Control):
 
     def touches(self, site: Site) -> bool:
         return any(control.touches(site) for control in self.controls)
+
+    def needs_probs(self, site: Site) -> bool:
+        return any(control.needs_probs(site) for control in self._at(site))
 
     def _at(self, site: Site) -> list[Control]:
         return [control for control in self.controls if control.touches(site)]

@@ -55,6 +55,24 @@ def join_branches(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])
 
 
+def length_of(cond: Cond) -> int:
+    """Tokens L of a Cond's context, of which there may be one per site, or one for keys and one for values."""
+    return jax.tree.leaves(cond.context)[0].shape[-2]
+
+
+def pictures(cond: Cond, branches: int) -> int:
+    """B of a Cond of n B rows."""
+    path, leaf = jax.tree_util.tree_leaves_with_path(cond)[0]
+    return leaf.shape[batch_axis(path, leaf)] // branches
+
+
+def from_source(calls: Array, branches: int, batch: int, gate: Array) -> Array:
+    """The rows of a network call, the last branch's of both halves replaced by the first one's where gate, [] bool, is
+    true."""
+    apart = calls.reshape(-1, branches, batch, *calls.shape[1:])  # [halves, branches, B, ...]
+    return apart.at[:, -1].set(jnp.where(gate, apart[:, 0], apart[:, -1])).reshape(calls.shape)
+
+
 def split_calls(value: Array, guided: bool, branches: int) -> Array:
     """[rows, ...] of a network call -> [halves, branches, B, ...], with 2 halves under guidance, else 1."""
     return value.reshape(2 if guided else 1, branches, -1, *value.shape[1:])

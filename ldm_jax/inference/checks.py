@@ -156,6 +156,6 @@ def check_options(system: System, asked: Mapping, conditions: Mapping) -> None:
             raise ValueError(f"{name}: got {asked[name]!r}, expected a function")
     if not isinstance(asked["sampler_options"], Mapping | None):
         raise ValueError(f"sampler_options: got {asked['sampler_options']!r}, expected {{option: value}}")
-    known = (*OUTPUTS, "branches")
+    known = (*OUTPUTS, "branches", "edited")
     if asked["output"] not in known:
         raise ValueError(f"output {asked['output']!r} not found; there are: {', '.join(OUTPUTS)}")

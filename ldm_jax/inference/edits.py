@@ -4,23 +4,32 @@ Decides what an editing method is told of the source. What a method does is its 
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldm_jax import grid
 from ldm_jax.find import find
-from ldm_jax.inference import inversions, methods
+from ldm_jax.inference import inversions, methods, words
 from ldm_jax.types import Array
 
 BATCH_SIZE = 8  # as of LatentDiffusion.sample
 
 
 class Edited(NamedTuple):
-    """The result of `edit`. images: [N, H, W, 3] uint8. sources: the images of each source branch, by name."""
+    """The result of `edit`.
+
+    images: [N, H, W, 3] uint8. sources: the images of each source branch, by name. masks: what the method shows
+    of its work, such as 'mask' [N, h, w] float32, latent cells in [0, 1]. maps: of each branch, and of 'edited',
+    for each picture [(word, [h, w] float32)], where the word's tokens are looked at, the mean over steps, sites
+    and heads; {} for a network without cross-attention.
+    """
 
     images: np.ndarray
     sources: dict[str, np.ndarray]
+    masks: Mapping[str, np.ndarray] = MappingProxyType({})
+    maps: Mapping[str, list[words.WordMaps]] = MappingProxyType({})
 
 
 def edit(
@@ -54,12 +63,25 @@ def edit(
 
     # The source, where the method looks at it, and the picture beside it.
     looks = "source" in (*getattr(module, "BRANCHES", ()), *methods.options_of("editing", method))
-    edits = [(method, ({"source": source} if looks else {}) | dict(options or {}))]
-    drawn = model.sample(prompts, seeds, edit=edits, output="branches", **sampling)
-    if drawn.shape[1] > 1:
-        return Edited(drawn[:, -1], {"source": drawn[:, 0]})
-    if image is None:  # of a method, or a neutral setting, that looks at no other branch
-        return Edited(drawn[:, 0], {"source": model.sample(source, seeds, **sampling)})
-    clean = sampling["inverted"].arrays["trajectory"][:, -1]
-    rebuilt = model._in_batches(model.decode, clean, sampling.get("batch_size", BATCH_SIZE))
-    return Edited(drawn[:, 0], {"source": grid.to_uint8(rebuilt)})
+    said = ({"source": source} if looks else {}) | dict(options or {})
+    drawn, shown = _drawn(model, prompts, seeds, edit=[(method, said)], **sampling)
+    told = {name: said[name] for name in getattr(module, "BRANCHES", ())} if drawn.shape[1] > 1 else {}
+    sources = {name: drawn[:, i] for i, name in enumerate(told)}
+    maps = {}
+    if "maps" in shown:
+        read = np.concatenate([shown["maps"][:, : len(told)], shown.pop("maps")[:, -1:]], axis=1)
+        maps = words.of_maps(model.system.tokenizer, read, told | {"edited": prompts})
+    if not sources and image is None:  # of a method, or a neutral setting, that looks at no other branch
+        sources = {"source": model.sample(source, seeds, **sampling)}
+    elif not sources:
+        clean = sampling["inverted"].arrays["trajectory"][:, -1]
+        rebuilt = model._in_batches(model.decode, clean, sampling.get("batch_size", BATCH_SIZE))
+        sources = {"source": grid.to_uint8(rebuilt)}
+    return Edited(drawn[:, -1], sources, shown, maps)
+
+
+def _drawn(model: Any, *args, **options) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(pictures of all branches [N, n, H, W, 3] uint8, what the edits show) of LatentDiffusion.sample's arguments."""
+    batches = [batch for _, batch in model.stream(*args, output="edited", **options)]
+    shown = {name: np.concatenate([one[name] for _, one in batches]) for name in batches[0][1]}
+    return np.concatenate([drawn for drawn, _ in batches]), shown

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm_jax.conditioning import tokens
+from ldm_jax.conditioning import phrases, tokens
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.find import did_you_mean, find
 from ldm_jax.samplers.base import Edit, Sampler, chain_edits
@@ -29,6 +29,7 @@ class Call(NamedTuple):
     num_pictures: N. visited: [S] timesteps. latent_shape: (h, w, c). prompts: one per picture, or None. tokenizer: the
     model's, or None. guidance_scale: a number. inverted: the arrays of inversion/base.py of the pictures that are
     edited, [N, ...] each; None where pictures are drawn from noise.
+    decoder: names of the residual blocks on the network's way up, in order.
     """
 
     num_pictures: int
@@ -39,6 +40,7 @@ class Call(NamedTuple):
     tokenizer: Any
     guidance_scale: float
     inverted: Mapping[str, np.ndarray] | None = None
+    decoder: tuple[str, ...] = ()
 
     def align(self, source: str, target: str) -> np.ndarray:
         """See conditioning.tokens.align."""
@@ -68,6 +70,14 @@ class Call(NamedTuple):
             raise ValueError(f"{name}: got {prompts!r}, expected a prompt, or a list of them")
         return [_one_each(one, self, name) for one in listed]
 
+    def text_tokens(self, prompt: str) -> np.ndarray:
+        """[L] bool: which tokens stand for characters of the prompt, and not for its begin, its end or padding."""
+        return np.asarray([end > start for start, end in tokens.encode(self.tokenizer, prompt)[1]])
+
+    def clauses(self, prompt: str) -> list[phrases.Clause]:
+        """See conditioning.phrases.clauses."""
+        return phrases.clauses(prompt)
+
 
 class Method(NamedTuple):
     """A method in a recipe. static: its compiled-in options, sorted."""
@@ -82,7 +92,18 @@ class Method(NamedTuple):
 
     def build(self, *before: Any, **arrays) -> Any:
         """guide(*before, …) or edit(*before, …) with the static options and these arrays."""
-        return getattr(self.module, MAKES[self.room])(*before, **dict(self.static), **arrays)
+        return self._call(MAKES[self.room], *before, **arrays)
+
+    def recondition(self, denoiser: Denoiser, **arrays) -> Denoiser:
+        """recondition(denoiser, …) likewise; the denoiser itself if the method has none."""
+        return (
+            self._call("recondition", denoiser, **arrays) if hasattr(self.module, "recondition") else denoiser
+        )
+
+    def _call(self, function: str, *before: Any, **arrays) -> Any:
+        takes = inspect.signature(getattr(self.module, function)).parameters
+        options = {name: value for name, value in (dict(self.static) | arrays).items() if name in takes}
+        return getattr(self.module, function)(*before, **options)
 
 
 class Choice(NamedTuple):
@@ -124,12 +145,14 @@ def choose(guidance: Asked, edit: Asked, call: Call) -> Choice:
             if options is None:
                 continue
             if sources := getattr(module, "BRANCHES", ()):
-                if owner is not None:
-                    raise ValueError(
-                        f"{owner} and {name} cannot be combined: each draws a branch of its own beside the picture"
-                    )
+                _check_only_owner(owner, name)
                 owner, names = name, tuple(sources)
                 branches = tuple(_one_each(options.pop(s), call, f"{name}: {s}") for s in sources)
+            if drawn := options.pop(getattr(module, "DRAWS", ""), None):
+                if not sources:
+                    _check_only_owner(owner, name)
+                owner, names = name, (*names, *drawn)
+                branches = (*branches, *(list(prompts) for prompts in drawn.values()))
             conditions.append({k: options.pop(k) for k in getattr(module, "CONDITIONS", ()) if k in options})
             static, arrays = _split(module, room, options)
             own = getattr(module, "EACH", ())
@@ -168,6 +191,22 @@ def options_of(room: str, name: str) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in made if p.kind is p.KEYWORD_ONLY and not p.name.endswith("_fn")}
 
 
+def at_strength(room: str, name: str, options: Mapping[str, Any], strength: float) -> dict[str, Any]:
+    """The options of a method between its neutral setting, at strength 0, and those given, at 1.
+
+    Raises: ValueError for a method that is not there, and an option that is no number.
+    """
+    known, found = options_of(room, name), dict(options)
+    for option, neutral in getattr(find(room, name), "NEUTRAL", {}).items():
+        given = options.get(option, known[option].default)
+        if not isinstance(neutral, float):
+            continue
+        if not _is_number(given):
+            raise ValueError(f"{name}: {option} is {given!r}, expected a finite number")
+        found[option] = neutral + strength * (given - neutral)
+    return found
+
+
 def needs(methods: Sequence[Method], what: str) -> bool:
     """Whether one of the methods needs this field of the Denoiser, such as 'uncond'."""
     return any(what in getattr(method.module, "NEEDS", ()) for method in methods)
@@ -178,9 +217,23 @@ def replaces_guidance(methods: Sequence[Method]) -> bool:
     return any(getattr(method.module, "REPLACES_CLASSIFIER_FREE", False) for method in methods)
 
 
+def differentiates(methods: Sequence[Method]) -> bool:
+    """Whether one of the methods asks for gradients through the network."""
+    return any(getattr(method.module, "GRADIENTS", False) for method in methods)
+
+
 def touches_network(methods: Sequence[Method]) -> bool:
     """Whether one of the methods passes a Control to the network."""
     return any(getattr(method.module, "CONTROLS", False) for method in methods)
+
+
+def reconditioned(
+    denoiser: Denoiser, methods: Sequence[Method], arrays: Sequence[Mapping[str, PyTree]]
+) -> Denoiser:
+    """The denoiser with what the methods tell the network in the place of its own conditions, in order."""
+    for method, values in zip(methods, arrays, strict=True):
+        denoiser = method.recondition(denoiser, **values)
+    return denoiser
 
 
 def guided(denoiser: Denoiser, methods: Sequence[Method], arrays: Sequence[Mapping[str, PyTree]]) -> EpsFn:
@@ -286,6 +339,13 @@ def _checked(room: str, name: str, module: Any, options: dict, call: Call) -> di
     return None if prepared is None else sources | prepared
 
 
+def _check_only_owner(owner: str | None, name: str) -> None:
+    if owner is not None:
+        raise ValueError(
+            f"{owner} and {name} cannot be combined: each draws a branch of its own beside the picture"
+        )
+
+
 def _is_number(value: Any) -> bool:
     """Whether value is one number, and finite."""
     array = np.asarray(value)
@@ -311,7 +371,8 @@ def _is_neutral(module: Any, options: Mapping[str, Any]) -> bool:
 
 def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, dict[str, np.ndarray]]:
     """Splits the options of `guide` or `edit` into (static options, arrays): those annotated as Array are arrays."""
-    signature = inspect.signature(getattr(module, MAKES[room])).parameters
+    functions = [getattr(module, name, None) for name in ("recondition", MAKES[room])]
+    signature = {n: p for f in functions if f is not None for n, p in inspect.signature(f).parameters.items()}
     defaults = {
         n: p.default
         for n, p in signature.items()

@@ -216,7 +216,7 @@ class LatentDiffusion:
     ) -> Edited:
         """Draws pictures of `source` and, beside each and from the same noise, what an editing method makes of it for `prompts`.
 
-        method: a file of editing/. image: the pictures of `source` themselves, as of `invert`, in the place of drawn ones. inversion:
+        method: a file of editing/; beside one that looks at no source, `source` is drawn by itself. image: the pictures of `source` themselves, as of `invert`, in the place of drawn ones. inversion:
         how they are inverted, as of `invert`; None is what the method asks for, or 'ddim'. options: of the method. sampling: options
         of `sample`.
         Returns: Edited. Raises: ValueError as `sample` and `invert`.
@@ -260,17 +260,17 @@ class LatentDiffusion:
             given, seeds, dict(settings, sampler_options=asked["sampler_options"]), image_shape=shape, tile=tile,
             negative_prompts=asked["negative_prompts"], strength=asked["strength"], guidance=asked["guidance"], edit=asked["edit"],
             x_T=asked["latents"], prompt_embeddings=asked["prompt_embeddings"], previews=asked["callback"] is not None,
-            inverted=inverted, **start,
+            inverted=inverted, records=output == "edited", **start,
         )  # fmt: skip
 
         # Denoise, decode and hand out, batch by batch.
-        for places, latents in self._run(run, batch_size, asked["progress"], asked["callback"]):
+        for places, latents, record in self._run(run, batch_size, asked["progress"], asked["callback"]):
             branches = latents if run.branches else latents[:, None]
             if output == "latents":
                 checks.check_drawn(seeds[places], settings, self.params, latents)
                 yield places, branches[:, -1]
                 continue
-            shown = branches if output == "branches" else branches[:, -1:]
+            shown = branches if output in ("branches", "edited") else branches[:, -1:]
             pictures = [
                 self._in_batches(lambda z: self.decode(z, tile), z, batch_size) for z in shown.swapaxes(0, 1)
             ]
@@ -279,7 +279,8 @@ class LatentDiffusion:
             if known is not None:
                 kept = known.of(places)
                 drawn = np.stack([kept.paste(images) for images in drawn.swapaxes(0, 1)], axis=1)
-            yield places, drawn if output == "branches" else drawn[:, -1]
+            given = {"branches": drawn, "edited": (drawn, record)}
+            yield places, given.get(output, drawn[:, -1])
 
     def sample_latents(
         self,
@@ -302,7 +303,7 @@ class LatentDiffusion:
             clip_denoised=clip_denoised,
         )  # fmt: skip
         run = self._prepare(given, check_seeds(seeds), settings, **options)
-        return np.concatenate([latents for _, latents in self._run(run, batch_size)])
+        return np.concatenate([latents for _, latents, _ in self._run(run, batch_size)])
 
     def _prepare(
         self, given, seeds: np.ndarray, settings: Mapping[str, Any], tile: int | None = None, **options
@@ -317,19 +318,21 @@ class LatentDiffusion:
 
     def _run(
         self, run: Run, batch_size: int, progress: Callable | None = None, callback: Callable | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(places, scaled latents [n, h, w, c] of the picture itself, or [n, branches, h, w, c]) batch by batch."""
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+        """(places, scaled latents [n, h, w, c] of the picture itself, or [n, branches, h, w, c], what edits show) batch by batch."""
         program, done = self._program(run.recipe) if run.num_steps else None, 0
         for index, number in batches(run.number, batch_size, self.devices.number):
+            shown: dict[str, np.ndarray] = {}
             if program is None:
                 x = run.x_start[index]
             else:
                 with self._calls_back(callback):
-                    x = np.asarray(program(run.batch(self.params, index)))
+                    out = jax.tree.map(np.asarray, program(run.batch(self.params, index)))
+                x, shown = out if run.recipe.records else (out, shown)
             done += number
             if progress:
                 progress(done, run.number)
-            yield index[:number], x[:number]
+            yield index[:number], x[:number], {name: value[:number] for name, value in shown.items()}
 
     @contextlib.contextmanager
     def _calls_back(self, callback: Callable | None) -> Iterator[None]:

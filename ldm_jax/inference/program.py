@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import io_callback
 
-from ldm_jax.control import rows
+from ldm_jax.control import maps, rows
 from ldm_jax.diffusion import process, timesteps
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.editing import blended
@@ -40,6 +40,7 @@ class Recipe(NamedTuple):
     final_alpha. methods: guidance and editing methods, in the order in which they act. from_image: start from the noised
     latents of a picture. from_latents: start from x_T itself. keeps: keep known latent cells. tiling: the tiles to denoise
     one by one, or None. previews: call the preview at every step. inverted: what of an inversion is among the known.
+    records: give, beside the latents, what the edits show and the cross-attention maps.
     """
 
     sampler: str
@@ -52,6 +53,12 @@ class Recipe(NamedTuple):
     tiling: Tiling | None = None
     previews: bool = False
     inverted: tuple[str, ...] = ()
+    records: bool = False
+
+    @property
+    def gives_one(self) -> bool:
+        """Whether the program gives one array."""
+        return not self.records
 
     @property
     def is_guided(self) -> bool:
@@ -96,17 +103,21 @@ def make_program(
     preview: Callable | None = None,
     apply: Callable = apply_unet,
 ) -> Callable:
-    """Arguments -> scaled latents [B, h, w, c] float32; [B, n, h, w, c] if there are several branches.
+    """Arguments -> scaled latents [B, h, w, c] float32; [B, n, h, w, c] if there are several branches. With recipe.records:
+    (these, {what: [B, ...]}), what the edits show, and 'maps' [B, n, h, w, L] float32, the cross-attention of each branch,
+    the mean over steps and heads.
 
     preview: (seeds [B] uint32, index [], t [], x_start [B, h, w, c] of the last branch) -> None, called on the host at
     every step if recipe.previews.
     apply: calls the network, like models.unet.apply_unet.
     """
     make_sampler = find("samplers", recipe.sampler).sampler
+    # With gradients, what a block computes is not kept for them: it is the same, and costs a second forward pass.
+    unet = system.unet.clone(remat="full") if methods.differentiates(recipe.methods) else system.unet
 
     @jax.jit  # some samplers call the network in two places: it is traced and lowered once for both
     def network(params, x, t, cond, control):
-        return apply(system.unet, params, x, t, cond, control)
+        return apply(unet, params, x, t, cond, control)
 
     def run(arguments: Arguments) -> Array:
         a, n = arguments, len(arguments.inputs)
@@ -127,6 +138,7 @@ def make_program(
             denoiser = denoiser._replace(uncond_steps=steps)
         values = [shared | each for shared, each in zip(a.shared, a.each, strict=True)]
         values = methods.conditioned(recipe.methods, values, further)
+        denoiser = methods.reconditioned(denoiser, recipe.methods, values)
         eps_fn = methods.guided(denoiser, recipe.methods, values)
 
         # Where it starts.
@@ -145,15 +157,17 @@ def make_program(
         if recipe.previews:
             eps_fn = with_preview(eps_fn, denoiser)
             more.append(previewing(preview, a.seeds, n))
+        if recipe.records and cond.context is not None:
+            more.append(recording(rows.length_of(cond), n))
         first = [inversion.following(denoiser, found["trajectory"])] if "trajectory" in found else []
         edit = methods.edits(denoiser, recipe.methods, values, more, first)
         noises = {"noise_fn": inversion.prescribed(denoiser, found["noises"])} if "noises" in found else {}
         sampler = make_sampler(system.schedule, **dict(recipe.sampler_options), **a.sampler, **noises)
         sampler = methods.around(sampler, denoiser, recipe.methods, values)
-        out = base.sample(
-            eps_fn, sampler, x, a.visited, keys, edit, a.start if recipe.from_image or recipe.inverted else 0
-        )[0]
-        return rows.split_branches(out, n).swapaxes(0, 1) if n > 1 else out
+        start = a.start if recipe.from_image or recipe.inverted else 0
+        out, _, edited = base.sample(eps_fn, sampler, x, a.visited, keys, edit, start)
+        out = rows.split_branches(out, n).swapaxes(0, 1) if n > 1 else out
+        return (out, edit.shows(edited)) if recipe.records else out
 
     return run
 
@@ -203,6 +217,25 @@ def previewing(preview: Callable, seeds: Array, branches: int) -> base.Edit:
         return edited, x
 
     return base.Edit(after=after)
+
+
+def recording(length: int, branches: int) -> base.Edit:
+    """An Edit that changes nothing and shows 'maps' [B, n, h, w, length]: see `make_program`."""
+
+    def init(x_T):
+        return jnp.zeros((*x_T.shape[:3], length), jnp.float32)
+
+    def control(edited, info):
+        return maps.CrossMaps(maps.most_rows(edited.shape[1]))
+
+    def after(edited, x, taps, info):
+        found = maps.finest(taps, x.shape)[-x.shape[0] :]
+        return edited + maps.resize(found, x.shape) / info.num_steps, x
+
+    def shows(edited):
+        return {"maps": rows.split_branches(edited, branches).swapaxes(0, 1)}
+
+    return base.Edit(init=init, control=control, after=after, shows=shows)
 
 
 def split_sampler_options(

@@ -69,6 +69,7 @@ def make_run(
     edit: methods.Asked = None,
     previews: bool = False,
     inverted: Any = None,
+    records: bool = False,
 ) -> Run:
     """given: the conditions by name, one for all pictures or one each. seeds: [N] uint32. settings: from
     `resolve_settings`. x_T: [N, h, w, c] float32 scaled latents to start from as they are. x_start: the same, to be
@@ -115,7 +116,7 @@ def make_run(
     found = {} if inverted is None else inverted.used
     recipe = Recipe(
         settings["sampler"], latent_shape, static, choice.methods, from_image, from_latents, keeps, tiling, previews,
-        inverted=tuple(found),
+        inverted=tuple(found), records=records and tiling is None,
     )  # fmt: skip
     arguments = Arguments(
         params=(),
@@ -148,7 +149,15 @@ def _choose(
     scale, num_timesteps = float(settings["guidance_scale"]), system.schedule.num_timesteps
     found = None if inverted is None else inverted.arrays
     call = methods.Call(
-        number, visited, num_timesteps, latent_shape, prompts, system.tokenizer, scale, inverted=found
+        number,
+        visited,
+        num_timesteps,
+        latent_shape,
+        prompts,
+        system.tokenizer,
+        scale,
+        found,
+        system.unet.decoder,
     )
     choice = methods.choose(guidance, edit, call)
     if bool(system.drops) and scale != 1.0 and not methods.replaces_guidance(choice.methods):

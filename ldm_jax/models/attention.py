@@ -35,7 +35,9 @@ def attend(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
         return attend_plainly(q, k, v, causal)
     if k.shape[1] == 1:  # the probability of a single key is 1
         return jnp.broadcast_to(v, (*q.shape[:-1], v.shape[-1]))
-    rows = {row.platform: row.attend for row in reversed(KERNELS) if row.takes(q, k)}
+    rows = {}
+    if v.shape[-1] == q.shape[-1]:  # a Control may have widened q and k
+        rows = {row.platform: row.attend for row in reversed(KERNELS) if row.takes(q, k)}
     default = _in_slices if logits_bytes(q, k) > MOST_LOGITS else attend_plainly
     return jax.lax.platform_dependent(q, k, v, **rows, default=default)
 
@@ -183,6 +185,8 @@ def attend_at(module: nn.Module, site: Site, control: Control | None, h: Array, 
     h = control.hidden(site, h)
     q, k, v = control.qkv(site, *project(h))
     tap_projections(module, control, site, h, q, k)
+    if not control.needs_probs(site):
+        return attend(q, k, v)
     s = control.logits(site, attention_logits(q, k))
     p = control.probs(site, jax.nn.softmax(s, axis=-1))
     tap(module, control, site, p)

@@ -183,6 +183,16 @@ class UNet(nn.Module):
         _check_site_contexts(cond.context, sites.counts["cross"])
         return self._head(h).astype(x.dtype)
 
+    @property
+    def decoder(self) -> tuple[str, ...]:
+        """The names of the residual blocks on the way up, in the order of the forward pass."""
+        levels = reversed(range(len(self.channel_mult)))
+        return tuple(
+            f"up_{i}.res_{j}"
+            for i, level in enumerate(levels)
+            for j in range(_at(self.num_res_blocks, level) + 1)
+        )
+
     def _embed(self, t: Array, vector: Array | None) -> Array:
         """The embedding [B, 4 channels] of the timestep, plus that of cond.vector."""
         width = 4 * self.channels

@@ -60,18 +60,25 @@ def _leave_after(edited: PyTree, x: Array, taps: dict, info: StepInfo) -> tuple[
     return edited, x
 
 
+def _shows_nothing(edited: PyTree) -> dict[str, Array]:
+    return {}
+
+
 class Edit(NamedTuple):
     """What an editing method does around each step. Each part is the identity unless given.
 
     init: x_T -> edited, a pytree of fixed structure. control: (edited, info) -> the Control handed to the
       network.
     before: (edited, x, info, eps_fn) -> (edited, x). after: (edited, x, taps, info) -> (edited, x).
+    shows: edited, as the last step left it -> {what: array with one entry per picture}, such as a 'mask' [B, h, w], for a
+      user to look at.
     """
 
     init: Callable[[Array], PyTree] = _no_state
     control: Callable[[PyTree, StepInfo], Any] = _no_control
     before: Callable[..., tuple[PyTree, Array]] = _leave_before
     after: Callable[..., tuple[PyTree, Array]] = _leave_after
+    shows: Callable[[PyTree], dict[str, Array]] = _shows_nothing
 
 
 def chain_edits(edits: Sequence[Edit]) -> Edit:
@@ -96,11 +103,18 @@ def chain_edits(edits: Sequence[Edit]) -> Edit:
             states.append(state)
         return tuple(states), x
 
+    def shows(edited):
+        found: dict[str, Array] = {}
+        for edit, state in zip(edits, edited, strict=True):
+            found |= edit.shows(state)
+        return found
+
     return Edit(
         init=lambda x_T: tuple(edit.init(x_T) for edit in edits),
         control=lambda edited, info: chain(controls(edited, info)),
         before=before,
         after=after,
+        shows=shows,
     )
 
 

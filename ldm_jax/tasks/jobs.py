@@ -27,7 +27,7 @@ TEXTS = ("prompt", "negative_prompt")
 NUMBERS = ("strength",)
 WHOLE_NUMBERS = ("seed", "noise_level")
 METHODS = ("guidance", "edit", "inversion")  # a name, or {name: {option: value}}
-GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size", *METHODS)
+GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size", "extend", *METHODS)
 FIELDS = ("name", "seed", *GIVEN)
 # Bytes of a job's name: a file may have 255 in its own, and seeds, numbers and endings come to this one.
 LONGEST_NAME = 200

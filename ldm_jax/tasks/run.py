@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from ldm_jax.data import pictures, transforms
+from ldm_jax.tasks import extend, labels
 from ldm_jax.tasks import jobs as job_sources
-from ldm_jax.tasks import labels
 from ldm_jax.tasks.jobs import Job
 
 STRENGTH = 0.75
@@ -54,7 +54,7 @@ TASKS = {
     "layout": Task(("layout",), takes="layouts"),
     "semantic": Task(("map",), takes="segmentations"),
     "superres": Task(("image",), takes="low_res_images", image="low_res_images"),
-    "inpaint": Task(("image", "mask"), ("strength",), image="images"),
+    "inpaint": Task(("image", "mask"), ("strength", "extend"), image="images"),
     "img2img": Task(("image",), ("strength",), image="init_images"),
     "edit": Task(("edit",), ("image", "strength"), takes="prompts", image="edited"),
     "colorize": Task(("image",), takes="images", image="images"),
@@ -84,7 +84,7 @@ def find_task(system: Any, given: Iterable[str] = ()) -> str:
     own = ("inpaint",) if "masks" in system.takes else ()
     own += ("superres", "colorize", "semantic", "layout", "depth", "retrieval")
     asked = [name for name in ("inpaint", "img2img") if set(TASKS[name].needs) <= given]
-    asked = ["inpaint"] if "mask" in given else ["edit"] if "inversion" in given else asked
+    asked = ["inpaint"] if given & {"mask", "extend"} else ["edit"] if "inversion" in given else asked
     first = [n for n in own if can(system, n) and (n != "inpaint" or "masks" in system.takes)]
     for name in (*first, *asked, "text", "class", "unconditional"):
         if can(system, name):
@@ -272,6 +272,10 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
     if size is not None:
         pictures.check_pixels(*size, "size")
     arrays = _read(given)
+    if "extend" in given and "image" in arrays:
+        arrays["image"], arrays["mask"] = extend.extended(
+            arrays["image"], arrays.get("mask"), given["extend"]
+        )
     shape, arrays = _fitted(system, name, arrays, size, fit)
     if "mask" in arrays:
         _check_mask(arrays["mask"], fit)
@@ -317,7 +321,10 @@ def _check_fields(system: Any, name: str, given: Mapping[str, Any], blending: bo
         for field, condition in CONDITIONS.items()
         if field != "prompt" and condition in system.takes and condition not in system.optional
     ]
-    missing = [field for field in dict.fromkeys([*TASKS[name].needs, *needed]) if field not in given]
+    made = {"mask"} if "extend" in given else set()
+    missing = [
+        field for field in dict.fromkeys([*TASKS[name].needs, *needed]) if field not in {*given, *made}
+    ]
     if missing:
         got = ", ".join(given) or "nothing"
         raise ValueError(f"task {name!r} of this model needs {' and '.join(missing)}, got {got}")

@@ -1,5 +1,7 @@
 """What every file of guidance/ and editing/ must do. A new one is tested by being there, with a row of OPTIONS."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,32 @@ OPTIONS = {
     ("editing", "prompt_to_prompt"): (
         dict(source="a blue circle"),
         dict(source="a red circle", cross_steps=0.4),
+    ),
+    ("editing", "masactrl"): (
+        dict(source="a blue circle", words="circle"),
+        dict(source="a red circle", words="a", source_words="circle", start=0.4),
+    ),
+    ("editing", "plug_and_play"): (
+        dict(source="a blue circle"),
+        dict(source="a red circle", features=0.4, attention=1.0),
+    ),
+    ("editing", "cross_image"): (
+        dict(source="a red circle", appearance="a blue circle"),
+        dict(source="a blue circle", appearance="a circle", scale=1.0, contrast=1.2, words="circle"),
+    ),
+    ("editing", "eye_for_an_eye"): (
+        dict(source="a red circle", appearance="a blue circle"),
+        dict(source="a blue circle", appearance="a circle", until=0.5, words="circle"),
+    ),
+    ("editing", "llm_grounded"): (
+        dict(),
+        dict(scale=5.0, compose=0.2, layout=dict(objects=[dict(phrase="circle", box=[0, 0, 0.5, 0.5])])),
+    ),
+    ("editing", "attend_and_excite"): (dict(words="circle"), dict(words=["a", "circle"], scale=5.0)),
+    ("editing", "structured"): (dict(phrases="circle"), dict(phrases=["a"], weight=0.5)),
+    ("editing", "dense_diffusion"): (
+        dict(regions=[dict(phrase="circle", box=[0, 0, 0.5, 0.5])], cross=3.0, until=1.0),
+        dict(regions=[dict(phrase="a", mask=LEFT[0, :, :, 0]), dict(phrase="circle", box=[0.5, 0, 0.5, 1])]),
     ),
     ("editing", "blended"): (dict(x_start=CLEAN, mask=LEFT), dict(x_start=-CLEAN, mask=1 - LEFT)),
 }
@@ -74,12 +102,40 @@ def test_a_method_at_its_neutral_setting_is_no_method_to_the_bit(model, room, na
     np.testing.assert_array_equal(draw(model, room, name, neutral), plain)
 
 
+def taken_by(module, room):
+    """The parameters of the functions that build a method."""
+    made = [getattr(module, name, None) for name in ("recondition", methods.MAKES[room])]
+    return [name for f in made if f is not None for name in inspect.signature(f).parameters]
+
+
+@pytest.mark.parametrize("name", [n for room, n in METHODS if hasattr(find(room, n), "BRANCHES")])
+def test_the_sources_of_an_edit_are_the_same_to_the_bit_whatever_its_numbers(model, name):
+    first, second = OPTIONS["editing", name]
+    second = second | {source: first[source] for source in find("editing", name).BRANCHES}
+    drawn = [
+        model.sample(
+            ["a red circle"] * N,
+            [3, 4],
+            edit={name: options},
+            output="branches",
+            num_steps=3,
+            guidance_scale=3.0,
+        )
+        for options in (first, second)
+    ]
+    sources = len(find("editing", name).BRANCHES)
+    np.testing.assert_array_equal(drawn[0][:, :sources], drawn[1][:, :sources])
+    assert (drawn[0][:, -1] != drawn[1][:, -1]).any()
+
+
 @every_method
 def test_what_a_method_says_of_itself(room, name):
     module = find(room, name)
     assert module.__doc__ and set(getattr(module, "NEEDS", ())) <= {"uncond", "context"}
     options = set(methods.options_of(room, name)) | set(getattr(module, "BRANCHES", ()))
-    assert set(module.NEUTRAL) <= options
+    assert set(module.NEUTRAL) <= options and set(getattr(module, "CONDITIONS", ())) <= set(
+        taken_by(module, room)
+    )
 
 
 def test_methods_chain_in_one_scan(model):

@@ -144,7 +144,9 @@ def test_inpainting_by_a_model_of_masks_and_by_blending():
     np.testing.assert_array_equal(blended["init_images"], [PHOTO])
     np.testing.assert_array_equal(blended["fill_masks"], [HOLE])
     assert blended["prompts"] == ["a"] and "strength" not in blended
-    with pytest.raises(ValueError, match="'inpaint' of this model takes image, mask, size, got strength"):
+    with pytest.raises(
+        ValueError, match="'inpaint' of this model takes image, mask, extend, size, got strength"
+    ):
         done(FakeModel("images", "masks"), dict(given, strength=0.5))
 
 
@@ -628,3 +630,25 @@ def test_the_docs_and_the_help_name_every_task():
     )
     for name in run.TASKS:
         assert f"\n| `{name}` |" in table and name in help_text
+
+
+def test_a_picture_is_extended_and_the_room_is_filled_in():
+    """Both by a model of masks and by blending; known pixels stay where they are, a hole of the image stays one."""
+    model = FakeModel("images", "masks")
+    job = dict(image=PHOTO, extend="8,0,0,16")
+    ((_, image),) = run.run(model, [job], "inpaint")
+    (call,) = model.calls
+    assert image.shape == (32, 24, 3) and call["image_shape"] == (32, 24)
+    given, mask = call["images"][0], np.asarray(call["masks"][0])
+    np.testing.assert_array_equal(given[:16, 8:], PHOTO)
+    assert mask.shape == (32, 24) and not mask[:16, 8:].any() and mask.sum() == 32 * 24 - 16 * 16
+    blending = FakeModel("prompts")
+    list(run.run(blending, [dict(job, mask=HOLE, prompt="a")]))  # extend alone says that it is inpainting
+    (call,) = blending.calls
+    assert np.asarray(call["fill_masks"][0])[:16, 8:].sum() == HOLE.sum() and len(call["init_images"]) == 1
+
+
+@pytest.mark.parametrize("extend", ["8", "a,b,c,d", "-8,0,0,8", "0,0,0,0", [8, 0, 0.5, 0], 3])
+def test_no_room_is_refused(extend):
+    ((_, error),) = run.run(FakeModel("images", "masks"), [dict(image=PHOTO, extend=extend)], "inpaint")
+    assert re.match("extend is .*, expected left,top,right,bottom in pixels", str(error))

@@ -1,0 +1,130 @@
+"""Prompts of two things, drawn plainly and under editing methods: are both there, and where they were asked for?
+
+Methods that take boxes are given those of the scene that the prompt describes; all draw the same prompts from the same
+seeds.
+"""
+
+import argparse
+import json
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from ldm_jax.evaluation.shapes.base import SHOWN, Model, Outcome
+from ldm_jax.evaluation.shapes.edits import mcnemar
+from ldm_jax.find import did_you_mean, names
+from ldm_jax.shapes_world import prompts, scores
+from ldm_jax.shapes_world import scenes as world
+from ldm_jax.shapes_world.oracle import parse, score_objects
+
+PLAIN = "plain"
+KINDS = ("two", "relation")
+METHODS = "attend_and_excite,structured,dense_diffusion,llm_grounded"
+OPTIONS = {
+    "--methods": dict(default=METHODS, help="composition: files of ldm_jax/editing, a,b (default %(default)s)"),
+    "--method_options": dict(default="{}", help="composition: of the methods, JSON of {method: {option: value}}"),
+}  # fmt: skip
+
+
+class Read(NamedTuple):
+    """Of one picture. right: as told, and nothing else. neglected: a thing is missing. shapes: both shapes are there.
+    iou: of the boxes, the mean over things."""
+
+    right: bool
+    neglected: bool
+    shapes: bool
+    iou: float
+
+
+def score(args: argparse.Namespace) -> Outcome:
+    """How often two things are both drawn, and in their boxes, plainly and under editing methods."""
+    methods, options = _asked(args)
+    model = Model(args)
+    model.check_takes("prompts")
+    told = [
+        pair
+        for kind in KINDS
+        for pair in prompts.scenes_and_prompts(kind, max(1, args.num_samples // len(KINDS)))
+    ]
+    said, layouts = [prompt for _, prompt in told], [layout(scene, prompt) for scene, prompt in told]
+    found, shown = {}, []
+    for name in (PLAIN, *methods):
+        started = time.time()
+        edit = None if name == PLAIN else {name: _given(name, layouts) | options.get(name, {})}
+        images = model.draw(name, len(said), prompts=said, edit=edit)
+        each = (time.time() - started) / len(said)
+        reads = [read(image, *one) for image, one in zip(images, told, strict=True)]
+        found[name] = figures(reads, found.get(PLAIN, {}).get("reads", reads)) | {"seconds": round(each, 3)}
+        found[name]["reads"] = reads
+        shown.append(images[:SHOWN])
+    for one in found.values():
+        del one["reads"]
+    return Outcome(found | model.settings() | dict(num_samples=len(said)), {"composition": shown})
+
+
+def _asked(args: argparse.Namespace) -> tuple[list[str], dict[str, dict]]:
+    """(methods, {method: its options}). Raises: ValueError for unknown ones."""
+    methods, known = args.methods.split(","), names("editing")
+    for one in methods:
+        if one not in known:
+            raise ValueError(
+                f"--methods: {one!r} not found; there are: {', '.join(known)}{did_you_mean(one, known)}"
+            )
+    try:
+        options = json.loads(args.method_options)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--method_options is no JSON: {error}") from None
+    if not isinstance(options, dict) or not {*options} <= {*methods}:
+        raise ValueError(
+            f"--method_options is {args.method_options}, expected {{method: {{option: value}}}} of {args.methods}"
+        )
+    return methods, options
+
+
+def layout(scene: world.Scene, prompt: str) -> list[dict[str, Any]]:
+    """[{'phrase': words of the prompt, 'box': [x0, y0, w, h], fractions}] of the scene's things."""
+    found = []
+    for thing in scene.objects:
+        said = (world.noun_phrase(thing), world.noun_phrase(thing, with_size=False))
+        phrase = next(one for one in said if one in prompt)
+        x0, y0, x1, y1 = np.clip(np.asarray(thing.box) / world.SIZE, 0, 1).tolist()
+        found.append({"phrase": phrase, "box": [x0, y0, x1 - x0, y1 - y0]})
+    return found
+
+
+def _given(name: str, layouts: list) -> dict[str, Any]:
+    """The options of a method that say where things go."""
+    if name == "dense_diffusion":
+        return {"regions": layouts}
+    return {"layout": [{"objects": one} for one in layouts]} if name == "llm_grounded" else {}
+
+
+def read(image: np.ndarray, scene: world.Scene, prompt: str) -> Read:
+    """What the oracle reads in a picture [64, 64, 3] uint8 that was asked to show a scene."""
+    seen = parse(image)
+    there = [(o.shape, o.color) for o in seen]
+    shapes = [o.shape for o in seen]
+    asked = [(o.shape, o.color) for o in scene.objects]
+    return Read(
+        right=score_objects(seen, prompt).right,
+        neglected=any(there.count(one) < asked.count(one) for one in asked),
+        shapes=all(
+            shapes.count(o.shape) >= sum(p.shape == o.shape for p in scene.objects) for o in scene.objects
+        ),
+        iou=float(scores.layout_score(image, scene).iou.mean()),
+    )
+
+
+def figures(reads: list[Read], plain: list[Read]) -> dict[str, Any]:
+    """right with its Wilson interval of 95 %; neglect; bound: nothing neglected, of those with both shapes; iou; p of
+    McNemar's exact test against the plain pictures."""
+    right, neglected, shapes, iou = (np.asarray(values) for values in zip(*reads, strict=True))
+    interval = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return dict(
+        right=float(right.mean()), interval=[round(float(end), 3) for end in interval], neglect=float(neglected.mean()),
+        bound=float((~neglected)[shapes].mean()) if shapes.any() else None, iou=float(iou.mean()),
+        p_right=mcnemar(right, [one.right for one in plain]),
+        p_neglect=mcnemar(neglected, [one.neglected for one in plain]),
+    )  # fmt: skip

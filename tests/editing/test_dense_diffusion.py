@@ -1,0 +1,120 @@
+"""DenseDiffusion: where attention goes, and what stays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.control.base import Site
+from ldm_jax.editing import phrases
+from ldm_jax.editing.dense_diffusion import Modulation
+from ldm_jax.inference import pipeline
+from ldm_jax.system import make_system
+from tests.inference.test_pipeline import CONFIG
+from tests.tiny_models import random_params
+
+B, HEADS, ROWS, L = 2, 3, 4, 6
+N = ROWS**2
+CROSS, SELF = (Site("mid.attn", "mid", kind, ROWS, 0) for kind in ("cross", "self"))
+MASKS = np.zeros((B, 4, 8, 8), np.float32)
+MASKS[:, 0, :4, :4] = MASKS[:, 1, 4:, 4:] = 1
+TOKENS = np.zeros((B, 4, L), np.float32)
+TOKENS[:, 0, 1] = TOKENS[:, 1, 3] = 1
+RNG = np.random.default_rng(0)
+
+
+def control(cross=1.0, self_=1.0, others=1.0, masks=MASKS, branches=1):
+    values = (jnp.asarray(v, jnp.float32) for v in (masks, TOKENS, cross, self_, others))
+    return Modulation(*values, branches)
+
+
+def logits(rows, keys):
+    return jnp.asarray(RNG.normal(size=(rows, HEADS, N, keys)), jnp.float32)
+
+
+def at_site(masks=MASKS):
+    return np.asarray(phrases.at_site(jnp.asarray(masks), ROWS, N))
+
+
+def test_a_phrases_tokens_are_looked_at_inside_of_its_region_and_not_outside():
+    s = logits(B, L)
+    before, after = (np.asarray(jax.nn.softmax(z)) for z in (s, control().logits(CROSS, s)))
+    for k, token in ((0, 1), (1, 3)):
+        inside = at_site()[:, k].astype(bool)[:, None].repeat(HEADS, 1)
+        assert (after[..., token][inside] > before[..., token][inside]).all()
+        assert after[..., token][~inside].mean() < before[..., token][~inside].mean()
+
+
+def test_cells_of_one_region_look_at_each_other_more():
+    s = logits(B, N)
+    before, after = (np.asarray(jax.nn.softmax(z)) for z in (s, control().logits(SELF, s)))
+    mine = at_site()[:, 0]
+    mass = [np.einsum("bq,bhqp,bp->b", mine, p, mine) for p in (before, after)]
+    assert (mass[1] > mass[0]).all()
+
+
+def test_the_change_is_the_papers():
+    """One query of region 0 by hand: (max - z) of its token, (z - min) of others, times 1 less the region's share."""
+    s = logits(B, L)
+    out = np.asarray(control(cross=0.5).logits(CROSS, s))
+    z, share = np.asarray(s)[0, 0, 0], at_site()[0, 0].mean()
+    expected = z - 0.5 * (1 - share) * (z - z.min())
+    expected[1] = z[1] + 0.5 * (1 - share) * (z.max() - z[1])
+    np.testing.assert_allclose(out[0, 0, 0], expected, rtol=1e-5)
+    alone = np.asarray(control(cross=0.5, others=0.0).logits(CROSS, s))[0, 0, 0]
+    np.testing.assert_allclose(alone[[0, 2, 4, 5]], z[[0, 2, 4, 5]], rtol=1e-6)  # tokens of no phrase
+
+
+@pytest.mark.parametrize("site, keys", [(CROSS, L), (SELF, N)])
+def test_what_stays(site, keys):
+    s = logits(4 * B, keys)
+    out = control(branches=2).logits(site, s)
+    np.testing.assert_array_equal(out[: 3 * B], s[: 3 * B])  # the unconditional half, and the source
+    assert np.abs(out[3 * B :] - s[3 * B :]).max() > 0.1
+    np.testing.assert_array_equal(control(0.0, 0.0, branches=2).logits(site, s), s)
+    everywhere = np.ones_like(MASKS[:, :1])
+    whole = Modulation(jnp.asarray(everywhere), jnp.asarray(TOKENS[:, :1]), *[jnp.float32(1)] * 3)
+    np.testing.assert_allclose(whole.logits(site, s[:B]), s[:B], atol=1e-6)  # a region of the whole picture
+
+
+def test_large_self_attention_keeps_its_fused_kernel():
+    assert control().touches(SELF._replace(resolution=16))
+    assert not control().touches(SELF._replace(resolution=32))
+    assert control().touches(CROSS._replace(resolution=64))
+
+
+@pytest.mark.parametrize(
+    "regions, said",
+    [
+        ([], r"dense_diffusion: regions is \[\], expected"),
+        ([dict(phrase="circle", box=[0.5, 0, 0.6, 1])], r"the box of 'circle' is \[0.5, 0, 0.6, 1\], expected"),
+        ([dict(phrase="circle", box=[0, 0, 0, 1])], "expected .* fractions inside of the picture"),
+        ([dict(phrase="circle", box="a")], "the box of 'circle' is 'a', expected"),
+        ([dict(phrase="circle")], "a region has phrase, expected phrase, and box or mask"),
+        ([dict(phrase="square", box=[0, 0, 1, 1])], "the prompt 'a red circle' has no word 'square'"),
+        ([dict(phrase="circle", mask=np.zeros((4, 4)))], "the region of 'circle' has no cell"),
+        ([dict(phrase="circle", mask=np.zeros(4))], r"the mask of 'circle' has shape \(4,\), expected \[H, W\]"),
+        ([[], []], "regions are of 2 pictures, expected 1"),
+    ],
+)  # fmt: skip
+def test_errors(model, regions, said):
+    with pytest.raises(ValueError, match=said):
+        model.sample("a red circle", [0], edit={"dense_diffusion": dict(regions=regions)}, num_steps=2)
+
+
+def test_numbers_out_of_range(model):
+    one = [dict(phrase="circle", box=[0, 0, 1, 1])]
+    for options, said in (
+        (dict(until=2), "until is 2, expected"),
+        (dict(cross=-1), "cross is -1 and self_ is 0.3"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            model.sample(
+                "a red circle", [0], edit={"dense_diffusion": dict(options, regions=one)}, num_steps=2
+            )
+
+
+@pytest.fixture(scope="module")
+def model():
+    system = make_system(CONFIG)
+    return pipeline.LatentDiffusion(system, random_params(system), 1.5, CONFIG)
