@@ -6,6 +6,7 @@ import logging
 import operator
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from ldm_jax.text_files import shown
 from ldm_jax.types import MAX_SEED
 
 log = logging.getLogger(__name__)
+
+GRACE = 5.0  # seconds that a process has to end in, once it has said its error
 
 
 def use_compilation_cache() -> None:
@@ -132,6 +135,31 @@ def set_up_logging() -> None:
     absl_logging.get_absl_handler().setFormatter(
         logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
     )
+    absl_logging.get_absl_logger().addFilter(_is_news)
+    for handler in (*logging.getLogger().handlers, absl_logging.get_absl_handler()):
+        handler.addFilter(_after_the_bar)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not the tracebacks, four of them for one save that fails, that orbax logs from its threads before the error is
+    raised where it becomes a sentence."""
+    from_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
+    return bool(os.environ.get("LDM_JAX_TRACEBACK")) or not (record.exc_info and from_orbax)
+
+
+_bars = {"open": False}  # whether the line that standard error ends with is a bar of `progress`
+
+
+def _end_the_bar() -> None:
+    if _bars["open"]:
+        _bars["open"] = False
+        print(file=sys.stderr, flush=True)
+
+
+def _after_the_bar(record: logging.LogRecord) -> bool:
+    """A line of the log begins on a line of its own; the bar is drawn anew below."""
+    _end_the_bar()
+    return True
 
 
 def show_warnings_only() -> None:
@@ -150,6 +178,7 @@ def progress(label: str, total: int, before: int = 0) -> Callable[[int], None]:
         end = "\n" if done >= total else ""
         bar = f"\r[{'#' * filled}{'.' * (30 - filled)}] {label}: {done}/{total}, {left:.0f} s left   "
         print(bar, end=end, file=sys.stderr, flush=True)
+        _bars["open"] = not end
 
     return report
 
@@ -158,9 +187,11 @@ def run(main: Callable, *args) -> None:
     """main(*args); an error is printed as one sentence, exit code 1. LDM_JAX_TRACEBACK=1 shows where it came from."""
     try:
         main(*args)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    except KeyboardInterrupt as error:
+        _end_the_bar()
+        sys.exit(str(error) or "interrupted")
     except Exception as error:
+        _end_the_bar()
         if os.environ.get("LDM_JAX_TRACEBACK"):
             raise
         # What ml_collections says of an error in a config file ends with that error's own line.
@@ -178,4 +209,22 @@ def console(main: Callable) -> None:
     """What every console command does around its main(): logging, the compilation cache, errors in one sentence."""
     set_up_logging()
     use_compilation_cache()
-    run(main)
+    try:
+        run(main)
+    except SystemExit as left:
+        if isinstance(left.code, str):  # an error, which is the last that is said
+            _leave(left.code)
+        raise
+
+
+def _leave(said: str) -> None:
+    """Says it, and ends the process within GRACE, also where threads that nobody waits for any more hang, as those of a
+    save on a disk that is gone. Several processes end each other (distributed/hosts.py)."""
+    import jax
+
+    print(said, file=sys.stderr, flush=True)
+    if not jax.distributed.is_initialized():
+        ended = threading.Timer(GRACE, os._exit, (1,))
+        ended.daemon = True
+        ended.start()
+    sys.exit(1)

@@ -1,5 +1,5 @@
-"""Trains next to nothing beside other processes, with a fault of its own: a process of
-tests/commands/test_train_faults.py.
+"""Trains next to nothing, alone or beside other processes, with a fault of its own: a process of
+tests/commands/test_train_faults.py and tests/test_faults.py.
 
 python -m tests.faulty_process data --config tests/tiny_first_stage.py --workdir /tmp/x --coordinator … --process_id 1
 """
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import cli
+from ldm_jax.checkpoints import train_state
 from ldm_jax.commands import train
 from ldm_jax.data import shapes
 from ldm_jax.training import first_stage_job, loop
@@ -25,6 +26,10 @@ from ldm_jax.training.state import TrainState
 
 EXAMPLES = 40  # that are read before data or the machine fail
 BYTES = 100_000  # of the largest file that a full disk has room for
+PACE = 0.05  # seconds that a batch takes, where somebody watches
+SAVING = 3.0  # seconds that a slow save takes
+
+pace = {"seconds": 0.0}
 
 
 def job(config, workdir, placement) -> loop.TrainingJob:
@@ -40,12 +45,38 @@ def job(config, workdir, placement) -> loop.TrainingJob:
         state=TrainState(jnp.zeros((), jnp.int32), {"x": jnp.asarray(x)}, None, None),
         step=step,
         frozen={},
-        batches=first_stage_job.batches_of(config, source, lambda e, rng: {"image": crop(e["image"], rng)}),
+        batches=paced(
+            first_stage_job.batches_of(config, source, lambda e, rng: {"image": crop(e["image"], rng)})
+        ),
         drawn=lambda state: state.params,
         preview=lambda params: {},
         learning_rate=lambda step: 1.0,
         fingerprint=source.fingerprint(),
     )
+
+
+def paced(batches):
+    def given(start):
+        for batch in batches(start):
+            time.sleep(pace["seconds"])
+            yield batch
+
+    return given
+
+
+def watched() -> None:
+    pace["seconds"] = PACE
+
+
+def slow_saves() -> None:
+    watched()
+    result = train_state._Told.result
+
+    def slowly(self, timeout=None):
+        time.sleep(SAVING)
+        return result(self, timeout)
+
+    train_state._Told.result = slowly
 
 
 def when_read(fail) -> None:
@@ -66,6 +97,8 @@ def disk_on_fire() -> None:
 
 FAULTS = {
     "none": lambda: None,
+    "watched": watched,
+    "slow saves": slow_saves,
     "data": lambda: when_read(disk_on_fire),
     "disk": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, BYTES)),
     "killed": lambda: when_read(lambda: os.kill(os.getpid(), signal.SIGKILL)),
@@ -84,8 +117,7 @@ def main() -> None:
     nothing = SimpleNamespace(write_scalars=lambda *_: None, write_images=lambda *_: None, flush=lambda: None)
     train.metric_writer = lambda workdir: nothing
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    cli.set_up_logging()
-    cli.run(train.main)
+    cli.console(train.main)
 
 
 if __name__ == "__main__":

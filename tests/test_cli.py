@@ -1,7 +1,12 @@
 """Where commands keep what they compiled, and that they go on where they cannot."""
 
+import logging
 import pwd
+import subprocess
+import sys
+import time
 
+import absl.logging
 import jax
 import pytest
 
@@ -50,3 +55,59 @@ def test_the_default_cache_is_made_private_and_another_s_is_passed_over(plain, m
     monkeypatch.setenv("HOME", "/dev/null")  # nothing can be made there
     cli.use_compilation_cache()
     assert "jax_compilation_cache_dir" not in plain and "Not a directory" in caplog.text
+
+
+def test_a_line_of_the_log_begins_on_a_line_of_its_own(capfd):
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    cli.set_up_logging()
+    try:
+        report = cli.progress("drawn", 4)
+        report(1)
+        logging.getLogger("ldm_jax").info("something")
+        logging.getLogger("ldm_jax").info("else")
+        report(2)
+        absl.logging.warning("another's")
+        report(4)
+        logging.getLogger("ldm_jax").info("the end")
+    finally:
+        logging.basicConfig(handlers=before[0], level=before[1], force=True)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(" ", 1)[-1] for line in lines if line[:2].isdigit()] == [
+        "something",
+        "else",
+        "another's",
+        "the end",
+    ]
+
+
+def test_what_orbax_logs_of_an_error_that_is_raised_is_not_said(monkeypatch):
+    def record(path, raised):
+        return logging.LogRecord("absl", logging.ERROR, path, 1, "failed", (), raised)
+
+    raised = (ValueError, ValueError("x"), None)
+    monkeypatch.delenv("LDM_JAX_TRACEBACK", raising=False)
+    assert not cli._is_news(record("/site-packages/orbax/checkpoint/future.py", raised))
+    assert cli._is_news(record("/site-packages/orbax/checkpoint/future.py", None))
+    assert cli._is_news(record("/site-packages/grain/loader.py", raised))
+    monkeypatch.setenv("LDM_JAX_TRACEBACK", "1")
+    assert cli._is_news(record("/site-packages/orbax/checkpoint/future.py", raised))
+
+
+HANGS = """
+import sys, threading, time
+from ldm_jax import cli
+cli.GRACE = 0.5
+
+def main():
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    raise ValueError("this\\n is why")
+
+cli.console(main)
+"""
+
+
+def test_a_command_that_failed_ends_though_a_thread_hangs():
+    since = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "error: this is why")
+    assert time.monotonic() - since < 50

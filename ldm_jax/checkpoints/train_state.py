@@ -1,10 +1,14 @@
 """Saves and restores training states through orbax: asynchronously, keeping the newest few, skipping damaged ones."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import re
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,6 +19,9 @@ from ldm_jax.distributed import hosts
 from ldm_jax.types import PyTree
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 60.0  # seconds that a save under way is waited for where an error ends the run
+SHORT = 5.0  # where another process is gone, which the save may be waiting for
 
 
 class _Handler(ocp.StandardCheckpointHandler):
@@ -82,6 +89,12 @@ def manager(
     )
 
 
+def check(checkpoints: ocp.CheckpointManager) -> None:
+    """Raises: OSError of a save in the background that has failed. It waits for none."""
+    if not checkpoints.is_saving_in_progress():
+        checkpoints.wait_until_finished()  # where orbax keeps the error; its check_for_errors has lost it by then
+
+
 def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: bool = False) -> None:
     """Saves `state` as step `step`, replacing an unreadable save of the same step.
 
@@ -89,8 +102,7 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: 
 
     wait: return only when the checkpoint is on disk. Raises: OSError if it cannot be written.
     """
-    # A background save that failed reports its error here, when the next one begins.
-    checkpoints.check_for_errors()
+    check(checkpoints)
     if step in checkpoints.all_steps():
         checkpoints.delete(step)
     # Without force, orbax skips any step below its newest, which may be a damaged one that restore passed over.
@@ -98,6 +110,42 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, *, wait: 
         raise OSError(f"checkpoint {step} was not written to {checkpoints.directory}")
     if wait:
         checkpoints.wait_until_finished()
+
+
+@contextlib.contextmanager
+def closing(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
+    """Closes the manager when the block ends. Where an error ends it, Ctrl-C among them, the save under way is waited
+    for before, PATIENCE seconds at most: leaving at once would throw it away.
+
+    Raises: what the block raises; otherwise OSError of a save that failed.
+    """
+    try:
+        yield
+    except BaseException as error:
+        _wait_after(error, checkpoints)
+        raise
+    checkpoints.close()
+
+
+def _wait_after(error: BaseException, checkpoints: ocp.CheckpointManager) -> None:
+    failed: list[Exception] = []
+
+    def close() -> None:
+        try:
+            checkpoints.close()
+        except Exception as another:  # noqa: BLE001 - the first error is the one that is raised
+            failed.append(another)
+
+    lost = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+    end = time.monotonic() + (SHORT if lost else PATIENCE)
+    thread = threading.Thread(target=close, daemon=True, name="the last save")
+    thread.start()
+    while thread.is_alive() and time.monotonic() < end and not hosts.have_stopped():
+        thread.join(0.1)
+    if thread.is_alive():
+        log.error("the save under way in %s did not end, and is left unfinished", checkpoints.directory)
+    elif failed and str(failed[0]) not in str(error):
+        log.error("the save under way failed too: %s", " ".join(str(failed[0]).split())[:300])
 
 
 def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> tuple[PyTree, int] | None:

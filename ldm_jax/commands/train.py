@@ -7,6 +7,7 @@ prints the resolved config, shapes and parameter counts, and exits.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from ldm_jax.training.first_stage_job import first_stage_job
 from ldm_jax.training.state import TrainState
 from ldm_jax.training.workdir import (
     check_config,
+    check_counter,
     check_data,
     check_devices,
     check_room,
@@ -157,39 +159,44 @@ def train_claimed(
 
     # 3. Resume from the newest readable checkpoint in the workdir, or start from the fresh state.
     checkpoints = train_state.manager(workdir, config["keep"])
-    restored = train_state.restore(checkpoints, placement.abstract(job.state))
-    state, start = restored if restored else (placement.place(job.state), 0)
-    hosts.agree({"the step of the newest checkpoint": start})
-    log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])
+    with train_state.closing(checkpoints):
+        restored = train_state.restore(checkpoints, placement.abstract(job.state))
+        state, start = restored if restored else (placement.place(job.state), 0)
+        check_counter(state, start, checkpoints.directory)
+        hosts.agree({"the step of the newest checkpoint": start})
+        log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])
+        # 4. Run the loop with logging, pictures, evaluation and profiling attached.
+        writer, evaluate = metric_writer(workdir), monitor.every(config, workdir)
+        mfu = utilization.Utilization(lambda: step_flops(config, workdir))
+        with (
+            preemption.watching(checkpoints) as stop,
+            profiling.on_demand(workdir, profile_at, profile_steps) as tracer,
+        ):
 
-    # 4. Run the loop with logging, pictures, evaluation and profiling attached.
-    writer, evaluate = metric_writer(workdir), monitor.every(config, workdir)
-    mfu = utilization.Utilization(lambda: step_flops(config, workdir))
-    with (
-        preemption.watching(checkpoints) as stop,
-        profiling.on_demand(workdir, profile_at, profile_steps) as tracer,
-    ):
+            def told(*values: Any) -> None:
+                still_ours()
+                keep_unreadable(workdir, job.unreadable())
+                report(writer, config, mfu, *values)
 
-        def told(*values: Any) -> None:
-            still_ours()
-            keep_unreadable(workdir, job.unreadable())
-            report(writer, config, mfu, *values)
+            def asked(iterations: int) -> bool:
+                train_state.check(checkpoints)  # or a failed save would be known when the next one begins
+                return stop(iterations)
 
-        calls = loop.Calls(
-            report=told,
-            show=lambda done, state: show(workdir, writer, job, done, state),
-            evaluate=lambda done, state: together("the evaluation", evaluate(writer, done, state)),
-            stop=stop,
-            before_step=tracer.before_step,
-            after_step=tracer.after_step,
-        )
-        try:
-            state, _ = loop.run(config, job, placement, checkpoints, state, start, calls)
-        finally:
-            keep_unreadable(workdir, job.unreadable())
-    # 5. Close the logs and checkpoints; no process leaves before the others are done.
-    writer.flush()
-    checkpoints.close()
+            calls = loop.Calls(
+                report=told,
+                show=lambda done, state: show(workdir, writer, job, done, state),
+                evaluate=lambda done, state: together("the evaluation", evaluate(writer, done, state)),
+                stop=asked,
+                before_step=tracer.before_step,
+                after_step=tracer.after_step,
+            )
+            try:
+                state, _ = loop.run(config, job, placement, checkpoints, state, start, calls)
+            finally:
+                with contextlib.suppress(OSError):  # of a full disk, which says more where it is met first
+                    keep_unreadable(workdir, job.unreadable())
+        writer.flush()
+    # 5. The logs and checkpoints are closed; no process leaves before the others are done.
     hosts.barrier("the end")
     return state
 

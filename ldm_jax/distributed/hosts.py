@@ -183,6 +183,16 @@ def _check_the_others() -> None:
             raise RuntimeError(f"{_named(other)} stopped: {reason}")
 
 
+def have_stopped() -> bool:
+    """Whether another process has said that it stopped."""
+    try:
+        if global_state.client is not None:
+            _check_the_others()
+    except RuntimeError:  # its reason, or the coordinator is gone
+        return True
+    return False
+
+
 def tell(error: BaseException) -> None:
     """Tells all processes, this one too, that it cannot go on; may be called from any thread. The first reason stays:
     what comes after it follows from it."""

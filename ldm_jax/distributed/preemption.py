@@ -12,6 +12,10 @@ from typing import Any
 import jax
 
 
+class ToldTwice(KeyboardInterrupt):
+    """A second SIGTERM, where the first one's step has not ended yet."""
+
+
 @contextlib.contextmanager
 def watching(checkpoints: Any) -> Iterator[Callable[[int], bool]]:
     """Inside, SIGTERM ends nothing. Yields (a number) -> whether to save and stop now, to be asked after every
@@ -19,7 +23,8 @@ def watching(checkpoints: Any) -> Iterator[Callable[[int], bool]]:
 
     checkpoints: orbax's CheckpointManager. Where jax.distributed is initialized, its service takes SIGTERM on any
     host and chooses a step that all hosts have yet to reach; orbax asks it. Where it is not, a second
-    SIGTERM ends the process at once, as it would have without this.
+    SIGTERM raises ToldTwice, as Ctrl-C raises KeyboardInterrupt, and a third is taken as it would have been without
+    this.
     """
     if jax.distributed.is_initialized():
         yield checkpoints.reached_preemption
@@ -28,7 +33,9 @@ def watching(checkpoints: Any) -> Iterator[Callable[[int], bool]]:
 
     def take(number: int, frame: Any) -> None:
         told.append(number)
-        signal.signal(signal.SIGTERM, before)
+        if len(told) > 1:
+            signal.signal(signal.SIGTERM, before)
+            raise ToldTwice("interrupted: told to stop twice")
 
     try:
         before = signal.signal(signal.SIGTERM, take)

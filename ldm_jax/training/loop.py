@@ -84,8 +84,7 @@ def run(
             except Exception:
                 if done > saved and jax.process_count() == 1:  # several processes would have to save together
                     _check_finite(gathered.take(running, state), (logged + 1, done), saved, checkpoints)
-                    train_state.save(checkpoints, done, state, wait=True)
-                    log.error("no batch for step %d: saved after step %d", done + 1, done)
+                    _save_what_was_done(checkpoints, done, state)
                 raise
             # 3. Dispatch the step and wait for the one before: at most one step is queued when a save is requested.
             with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
@@ -129,6 +128,15 @@ def run(
             with clock("evaluation"):
                 calls.evaluate(done, state)
     return state, done
+
+
+def _save_what_was_done(checkpoints: Any, done: int, state: TrainState) -> None:
+    """Where the data failed, whose error is raised afterwards, also if this fails."""
+    try:
+        train_state.save(checkpoints, done, state, wait=True)
+        log.error("no batch for step %d: saved after step %d", done + 1, done)
+    except OSError as error:
+        log.error("no batch for step %d, and step %d cannot be saved: %s", done + 1, done, error)
 
 
 def _drawing(

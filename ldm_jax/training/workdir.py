@@ -18,6 +18,7 @@ from ldm_jax import atomic, text_files
 from ldm_jax.distributed import mark, parallel
 from ldm_jax.distributed.hosts import barrier, is_first
 from ldm_jax.training.optimizer import with_defaults
+from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 
 DATA = "data.json"  # what the checkpoints in a workdir were trained on
@@ -224,6 +225,17 @@ def check_data(workdir: Path, fingerprint: str) -> None:
         )
     if is_first():
         atomic.write_text(path, json.dumps({"fingerprint": fingerprint}) + "\n")
+
+
+def check_counter(state: TrainState, step: int, folder: Any) -> None:
+    """Raises: ValueError if a state that is resumed from is not of the step that its checkpoint in `folder` is named
+    after: batches and the keys of noise would be those of one step, the warm-up of the running average, which counts
+    with the state, of another."""
+    if int(state.step) != step:
+        raise ValueError(
+            f"checkpoint {step} in {folder} holds the state after step {int(state.step)}, expected {step}: its folder "
+            f"was renamed; give it its name back, or move it away"
+        )
 
 
 def read_unreadable(workdir: Path) -> list:

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -150,3 +151,93 @@ def test_processes_read_each_on_its_own(saved, tmp_path):
     first, second = (json.loads((tmp_path / "run" / f"read_{i}.json").read_text()) for i in range(2))
     assert first[0][0] == 6 and abs(first[0][1] - 6) < 0.1
     assert second == first * 2
+
+
+@pytest.fixture
+def slow_then(monkeypatch):
+    """(seconds, error or None): what writing the arrays of a save takes, and what it ends in."""
+    how = {"seconds": 0.0, "error": None}
+    result = train_state._Told.result
+
+    def slowly(self, timeout=None):
+        time.sleep(how["seconds"])
+        if how["error"] is not None:
+            raise how["error"]
+        return result(self, timeout)
+
+    monkeypatch.setattr(train_state._Told, "result", slowly)
+    return how
+
+
+def names(folder: pathlib.Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def begun(folder: pathlib.Path, *steps: int, keep: int = 3):
+    """A manager with `steps` saved, the last of which is under way."""
+    checkpoints, state = train_state.manager(folder, keep), parallel.make().place({"x": np.arange(3.0)})
+    for step in steps:
+        train_state.save(checkpoints, step, state, wait=step != steps[-1])
+    return checkpoints
+
+
+@pytest.mark.parametrize("error", [ValueError("elsewhere"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_an_error_elsewhere_waits_for_the_save_under_way(tmp_path, slow_then, error):
+    slow_then["seconds"] = 1.0
+    checkpoints = begun(tmp_path, 3)
+    with pytest.raises(type(error)), train_state.closing(checkpoints):
+        assert names(tmp_path) != ["3"]
+        raise error
+    assert names(tmp_path) == ["3"]
+
+
+def test_a_save_that_does_not_end_is_not_waited_for_for_ever(tmp_path, slow_then, caplog, monkeypatch):
+    monkeypatch.setattr(train_state, "PATIENCE", 0.5)
+    slow_then["seconds"] = 3.0
+    checkpoints, since = begun(tmp_path, 3), time.monotonic()
+    with pytest.raises(ValueError, match="elsewhere"), train_state.closing(checkpoints):
+        raise ValueError("elsewhere")
+    assert time.monotonic() - since < 2.5
+    assert f"the save under way in {tmp_path}/checkpoints did not end" in caplog.text
+
+
+def test_a_save_that_fails_at_the_end_is_said_in_one_sentence(tmp_path, slow_then, caplog):
+    slow_then["error"] = OSError("disk on fire")
+    with pytest.raises(OSError, match="disk on fire"), train_state.closing(begun(tmp_path, 3)):
+        pass
+    with pytest.raises(ValueError, match="elsewhere"), train_state.closing(begun(tmp_path, 6)):
+        raise ValueError("elsewhere")
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("ldm_jax")]
+    assert said == ["the save under way failed too: disk on fire"]
+
+
+def test_a_save_that_failed_is_known_before_the_next(tmp_path, slow_then):
+    slow_then["seconds"] = 0.5
+    checkpoints = begun(tmp_path, 3)
+    slow_then["error"], since = OSError("disk on fire"), time.monotonic()
+    train_state.check(checkpoints)
+    assert time.monotonic() - since < 0.4, "waited for"
+    with pytest.raises(OSError, match="disk on fire"), train_state.closing(checkpoints):
+        while time.monotonic() - since < 20:
+            train_state.check(checkpoints)
+
+
+def test_a_save_that_fails_takes_no_earlier_checkpoint_with_it(tmp_path, slow_then):
+    """Whatever orbax's own list says of them: it drops, before a save has ended, those that go when it has."""
+    checkpoints = begun(tmp_path, 3, 6, 9, keep=2)
+    checkpoints.wait_until_finished()
+    before = [name for name in names(tmp_path) if name.isdigit()]
+    assert before == ["6", "9"]
+    slow_then["error"] = OSError("disk on fire")
+    train_state.save(checkpoints, 12, parallel.make().place({"x": np.arange(3.0)}))
+    with pytest.raises(OSError, match="disk on fire"):
+        checkpoints.wait_until_finished()
+    assert [name for name in names(tmp_path) if name.isdigit()] == before
+    slow_then["error"] = None
+    again = train_state.manager(tmp_path, 2)
+    assert list(again.all_steps()) == [6, 9]
+    state, step = train_state.restore(again, parallel.make().abstract({"x": np.zeros(3)}))
+    assert step == 9 and list(state["x"]) == [0, 1, 2]
+    train_state.save(again, 12, state, wait=True)
+    assert names(tmp_path) == ["12", "9"]
+    again.close()

@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 
+import pytest
+
 from ldm_jax.distributed import preemption
 
 
@@ -15,7 +17,10 @@ def test_sigterm_is_a_notice_once_and_only_inside():
             assert not stop(1)
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop(2) and stop(3) and not taken
-            os.kill(os.getpid(), signal.SIGTERM)  # whoever sends it twice means it
+            with pytest.raises(preemption.ToldTwice, match="interrupted: told to stop twice"):
+                os.kill(os.getpid(), signal.SIGTERM)  # whoever sends it twice means it
+            assert not taken
+            os.kill(os.getpid(), signal.SIGTERM)
             assert taken == ["outside"]
         os.kill(os.getpid(), signal.SIGTERM)
         assert taken == ["outside"] * 2

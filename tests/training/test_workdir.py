@@ -11,6 +11,7 @@ import pytest
 from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import bundle, train_state
 from ldm_jax.training import workdir
+from ldm_jax.training.state import TrainState
 
 
 def test_a_workdir_is_made_and_nothing_stays_in_it(tmp_path):
@@ -156,3 +157,12 @@ def test_a_term_of_the_loss_of_weight_0_is_as_one_that_is_not_there(tmp_path):
     workdir.check_workdir(tmp_path, with_weight(0.0))
     with pytest.raises(ValueError, match="loss is"):
         workdir.check_workdir(tmp_path, with_weight(0.5))
+
+
+def test_a_state_of_another_step_than_its_folder_is_named_after(tmp_path):
+    state = TrainState(np.int32(6), {}, None, {})
+    workdir.check_counter(state, 6, tmp_path)
+    with pytest.raises(
+        ValueError, match=f"^checkpoint 9 in {tmp_path} holds the state after step 6, expected 9: "
+    ):
+        workdir.check_counter(state, 9, tmp_path)
