@@ -35,7 +35,7 @@ ROOMS = {  # room: what it may import, besides itself and EVERYONE
     "data": {"shapes_world"},
     # parts
     "samplers": {"diffusion", "control"},
-    "guidance": {"diffusion", "control"},
+    "guidance": {"diffusion", "samplers", "control"},
     "inversion": {"diffusion", "samplers", "guidance", "control"},
     "editing": {"diffusion", "samplers", "guidance", "control"},
     "recognition": {"diffusion", "control"},

@@ -24,7 +24,7 @@ from ldm_jax.commands.config_flag import read_config
 from ldm_jax.config import config_names, load_config
 assert os.getcwd() not in ldm_jax.__file__ and importlib.util.find_spec("configs") is None
 for name in config_names():
-    assert load_config(name)["task"] in ("diffusion", "first_stage"), name
+    assert load_config(name)["task"] in ("diffusion", "first_stage", "classifier"), name
 assert read_config(["--config", "shapes_text:runlocal", "--config.model.channel_mult=1,2"])["total_steps"] == 2
 print(len(config_names()), ldm_jax.load.__module__, ldm_jax.LatentDiffusion.__name__)
 """

@@ -101,6 +101,8 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
     if config["task"] == "first_stage":
         params = {"first_stage": trained.get("autoencoder", trained)}
         return Bundle(config, params)
+    if config["task"] == "classifier":
+        return Bundle(config, {"classifier": trained["classifier"]})
     base = read(workdir / "first_stage")
     measured = text_files.read_object(
         workdir / "latents.json", "record of latents", {"scale_factor": (int, float)}

@@ -18,6 +18,7 @@ from ldm_jax.first_stage import make_first_stage
 from ldm_jax.inference import program as sampling_program
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.system import System, make_system
+from ldm_jax.training import classifier_loss
 from ldm_jax.training import program as training_program
 from ldm_jax.types import PyTree
 from ldm_jax.xla import flops, topology
@@ -26,7 +27,7 @@ from ldm_jax.xla.tpu_slices import GIB, Slice
 
 def with_first_stage(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """config with the section of its first stage, read from the checkpoint that it names if it has none of its own."""
-    if config["task"] == "diffusion" and not config.get("first_stage"):
+    if config["task"] != "first_stage" and not config.get("first_stage"):
         opened = open_checkpoint(config["first_stage_from"])
         return dict(config, first_stage=opened.config["first_stage"])
     return config
@@ -111,6 +112,8 @@ def training_flops(config: Mapping[str, Any]) -> int:
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
         return flops.count(step, program.state, program.frozen, program.batch, seed)
     system = make_system(with_first_stage(config))
+    if config["task"] == "classifier":
+        return _classifier_flops(config, system)
     parts = forward_flops(system, config["batch_size"])
     frozen = set(config.get("freeze") or ())
     total = 3 * parts["unet"]
@@ -119,6 +122,24 @@ def training_flops(config: Mapping[str, Any]) -> int:
         total += parts[part.name] * (3 if trained else 1)
     stored = config["data"].get("precompute_latents", False)
     return total + (0 if stored else parts["encode"])
+
+
+def _classifier_flops(config: Mapping[str, Any], system: System) -> int:
+    """Three times those of a forward pass, and those of encoding the images unless latents are stored."""
+    network, number = classifier_loss.make_network(config), config["batch_size"]
+    params = jax.eval_shape(lambda: classifier_loss.init(config, system, jax.random.key(0)))
+    x, t = (
+        jax.ShapeDtypeStruct((number, *system.latent_shape), jnp.float32),
+        jax.ShapeDtypeStruct((number,), jnp.int32),
+    )
+    total = 3 * flops.count(lambda p, x, t: network.apply({"params": p}, x, t), params["classifier"], x, t)
+    if config["data"].get("precompute_latents"):
+        return total
+    first_stage = system.first_stage
+    images = jax.ShapeDtypeStruct((number, *system.image_shape, 3), jnp.float32)
+    return total + flops.count(
+        first_stage.encode, jax.eval_shape(first_stage.init, jax.random.key(0)), images
+    )
 
 
 def _without_remat(config: Mapping[str, Any], section: str) -> dict[str, Any]:

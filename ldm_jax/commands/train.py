@@ -23,6 +23,7 @@ from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
 from ldm_jax.training import loop, optimizer, profiling, program, watch
 from ldm_jax.training.base_model import with_base
+from ldm_jax.training.classifier_job import classifier_job
 from ldm_jax.training.diffusion_job import diffusion_job
 from ldm_jax.training.first_stage_job import first_stage_job
 from ldm_jax.training.state import TrainState
@@ -38,6 +39,7 @@ from ldm_jax.training.workdir import (
 )
 from ldm_jax.xla import utilization
 
+JOBS = dict(first_stage=first_stage_job, diffusion=diffusion_job, classifier=classifier_job)
 log = logging.getLogger(__name__)
 
 
@@ -148,7 +150,7 @@ def train_claimed(
         log.warning("%s", note)
     # 2. Build the job of this stage and check its data and disk space.
     placement = parallel.make(config.get("parallelism", "pmap"), config.get("mesh"))
-    job = (first_stage_job if config["task"] == "first_stage" else diffusion_job)(config, workdir, placement)
+    job = JOBS[config["task"]](config, workdir, placement)
     check_room(workdir, job.state)
     hosts.agree({"the data": job.fingerprint})
     check_data(workdir, job.fingerprint)
@@ -211,8 +213,9 @@ def report(
 
 
 def step_flops(config: dict, workdir: Path) -> int:
-    """dry_run.training_flops of the run in `workdir`; a diffusion run reads its first stage's config from there."""
-    if config["task"] == "diffusion":
+    """dry_run.training_flops of the run in `workdir`; other runs than a first stage's read that of theirs from
+    there."""
+    if config["task"] != "first_stage":
         config = dict(config, first_stage=bundle.read_config(workdir / "first_stage")["first_stage"])
     return dry_run.training_flops(config)
 

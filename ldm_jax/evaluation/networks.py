@@ -19,13 +19,13 @@ from ldm_jax.convert import cached_weights, clip_vision, files
 from ldm_jax.convert import clip as clip_names
 from ldm_jax.convert import inception as inception_names
 from ldm_jax.convert.lpips import load_lpips
+from ldm_jax.inference import classifiers
 from ldm_jax.metrics import features, shapes_features, statistics
 from ldm_jax.metrics.clip_score import clip_extractor
 from ldm_jax.metrics.features import Extractor
 from ldm_jax.models.clip_text import CLIPTextTransformer
 from ldm_jax.models.clip_vision import CLIPVisionTransformer
 from ldm_jax.models.inception import SIZE, InceptionV3
-from ldm_jax.params import from_names
 from ldm_jax.types import PyTree
 
 CLASSIFIER = SHIPPED / "shapes_classifier"
@@ -59,9 +59,7 @@ def lpips(vgg: str | Path | None = None, heads: str | Path | None = None) -> PyT
 
 def shapes(folder: Path = CLASSIFIER) -> Extractor:
     """The shipped classifier of the shapes world. Raises: ValueError if it is not there or damaged."""
-    tensors = files.open_tensors(folder / "weights.safetensors")
-    params = from_names({name: np.asarray(t.read(), np.float32) for name, t in tensors.items()})
-    return shapes_features.shapes_extractor(params)
+    return shapes_features.shapes_extractor(classifiers.of_pictures(str(folder)).params)
 
 
 def shapes_reference(folder: Path = CLASSIFIER) -> statistics.Statistics:

@@ -2,8 +2,9 @@
 
 Each other file of this room is one method and has:
     guide(eps_fn, denoiser, *, **options) -> EpsFn    around eps_fn, which is the network under its condition or what the methods
-                                  before this one made of it. It may call denoiser.network again. Options annotated `Array` are
-                                  arguments of the compiled program: no value of theirs compiles anew. All others are static.
+                                  before this one made of it. It may call denoiser.network again. Options annotated `Array` or
+                                  `PyTree` (trees of arrays) are arguments of the compiled program: no value of theirs compiles anew.
+                                  All others are static, and hashable.
     around(sampler, denoiser, *, **options) -> Sampler     left out by most: what it does around a sampler's step, which is handed the
                                   guided eps_fn; options are guide's
     NEUTRAL: dict[str, Any]       options with which the method gives what eps_fn gives; {} where none do

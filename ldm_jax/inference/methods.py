@@ -8,13 +8,18 @@ file: a new one is a new file.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ldm_jax.conditioning import phrases, tokens
+from ldm_jax.data import pictures, transforms
 from ldm_jax.diffusion.denoiser import Denoiser
+from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.find import did_you_mean, find
+from ldm_jax.inference import classifiers
 from ldm_jax.samplers.base import Edit, Sampler, chain_edits
 from ldm_jax.types import Cond, EpsFn, PyTree
 
@@ -28,8 +33,8 @@ class Call(NamedTuple):
 
     num_pictures: N. visited: [S] timesteps. latent_shape: (h, w, c). prompts: one per picture, or None. tokenizer: the
     model's, or None. guidance_scale: a number. inverted: the arrays of inversion/base.py of the pictures that are
-    edited, [N, ...] each; None where pictures are drawn from noise.
-    decoder: names of the residual blocks on the network's way up, in order.
+    edited, [N, ...] each; None where pictures are drawn from noise. decoder: names of the residual blocks on the
+    network's way up, in order. sampler: its name. image_shape: (H, W). schedule: the model's.
     """
 
     num_pictures: int
@@ -41,6 +46,9 @@ class Call(NamedTuple):
     guidance_scale: float
     inverted: Mapping[str, np.ndarray] | None = None
     decoder: tuple[str, ...] = ()
+    sampler: str = "ddim"
+    image_shape: tuple[int, int] = (0, 0)
+    schedule: NoiseSchedule | None = None
 
     def align(self, source: str, target: str) -> np.ndarray:
         """See conditioning.tokens.align."""
@@ -61,6 +69,48 @@ class Call(NamedTuple):
     def token_indices(self, prompt: str, word: str) -> list[int]:
         """See conditioning.tokens.indices."""
         return tokens.indices(self.tokenizer, prompt, word)
+
+    def picture(self, given: Any) -> np.ndarray:
+        """[H, W, 3] float32 in [-1, 1] of a file, or of a picture as LatentDiffusion.sample takes one. Raises:
+        ValueError for anything else."""
+        image = pictures.read_picture(given) if isinstance(given, str | Path) else np.asarray(given)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype.kind not in "uf":
+            raise ValueError(
+                f"a picture is {image.dtype} of shape {image.shape}, expected uint8 or floats (height, width, 3)"
+            )
+        return transforms.to_float(image) if image.dtype == np.uint8 else image.astype(np.float32)
+
+    def classifier(self, name: str) -> classifiers.Classifier:
+        """See classifiers.of_pictures."""
+        return classifiers.of_pictures(_a_name(name, "classifier"))
+
+    def noisy_classifier(self, path: str) -> classifiers.Classifier:
+        """See classifiers.of_noised_latents: that takes this model's latents and noise levels."""
+        return classifiers.of_noised_latents(_a_name(path, "classifier"), self.latent_shape, self.schedule)
+
+    def labels(self, given: Any, known: Sequence[str], name: str) -> np.ndarray:
+        """[N] int32, the number of a label among `known` for each picture. given: one, by its name or number, or one
+        for each. Raises: ValueError for an unknown one; name: the option's, in the message."""
+        many = (
+            list(given)
+            if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
+            else [given]
+        )
+        if len(many) not in (1, self.num_pictures):
+            raise ValueError(
+                f"{name}: got {len(many)}, expected one, or one for each of {self.num_pictures} pictures"
+            )
+        for one in many:
+            is_number = (
+                isinstance(one, int | np.integer) and not isinstance(one, bool) and 0 <= one < len(known)
+            )
+            if not is_number and one not in known:
+                raise ValueError(
+                    f"{name}: {one!r} not found; there are: {', '.join(known)}, or their numbers from 0"
+                    f"{did_you_mean(one, known)}"
+                )
+        numbers = [known.index(one) if isinstance(one, str) else one for one in many]
+        return np.broadcast_to(np.asarray(numbers, np.int32), (self.num_pictures,))
 
     def conditions(self, prompts: Any, name: str) -> list[list[str]]:
         """The prompts of K further conditions, N each. prompts: one, or a list of K, each a prompt for all pictures or
@@ -346,6 +396,12 @@ def _check_only_owner(owner: str | None, name: str) -> None:
         )
 
 
+def _a_name(value: Any, what: str) -> str:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError(f"{what}: got {value!r}, expected a name or a path")
+    return str(value)
+
+
 def _is_number(value: Any) -> bool:
     """Whether value is one number, and finite."""
     array = np.asarray(value)
@@ -353,12 +409,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_one_each(name: str, arrays: Mapping[str, np.ndarray], call: Call) -> None:
-    for option, array in arrays.items():
-        if np.shape(array)[:1] != (call.num_pictures,):
-            raise ValueError(
-                f"{name}: {option} has shape {np.shape(array)}, expected one entry for each of "
-                f"{call.num_pictures} pictures"
-            )
+    for option, tree in arrays.items():
+        for array in jax.tree.leaves(tree):
+            if np.shape(array)[:1] != (call.num_pictures,):
+                raise ValueError(
+                    f"{name}: {option} has shape {np.shape(array)}, expected one entry for each of "
+                    f"{call.num_pictures} pictures"
+                )
 
 
 def _is_neutral(module: Any, options: Mapping[str, Any]) -> bool:
@@ -370,7 +427,8 @@ def _is_neutral(module: Any, options: Mapping[str, Any]) -> bool:
 
 
 def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, dict[str, np.ndarray]]:
-    """Splits the options of `guide` or `edit` into (static options, arrays): those annotated as Array are arrays."""
+    """Splits the options of `guide` or `edit` into (static options, arrays): those annotated as Array are arrays, those
+    annotated as PyTree trees of them."""
     functions = [getattr(module, name, None) for name in ("recondition", MAKES[room])]
     signature = {n: p for f in functions if f is not None for n, p in inspect.signature(f).parameters.items()}
     defaults = {
@@ -380,6 +438,9 @@ def _split(module: Any, room: str, options: Mapping[str, Any]) -> tuple[tuple, d
     }
     static, arrays, own = {}, {}, getattr(module, "EACH", ())
     for name, value in {**defaults, **options}.items():  # the same structure with and without defaults
+        if signature[name].annotation is PyTree:
+            arrays[name] = jax.tree.map(np.asarray, value)
+            continue
         if "Array" not in str(signature[name].annotation):
             static[name] = value
             continue

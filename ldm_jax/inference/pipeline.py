@@ -422,6 +422,7 @@ class LatentDiffusion:
                 and self.devices.number == 1
                 and not getattr(key, "previews", False)
                 and getattr(key, "gives_one", True)
+                and " at 0x" not in str(key)  # a function of the user's, which has no lasting name
             )
             made = self._executables.kept(str(key), jitted) if keeps else jitted
             self._programs.setdefault(key, made)  # of two threads that make it, both take the first one's
@@ -435,8 +436,12 @@ def from_bundle(
 ) -> LatentDiffusion:
     """executables: a folder of one's own in which compiled programs are kept, see xla/executables.py. devices: as of LatentDiffusion.
 
-    Raises: ValueError for a first stage alone, or parameters that do not fit the config.
+    Raises: ValueError for a first stage or a classifier alone, or parameters that do not fit the config.
     """
+    if "classifier" in bundle.params:
+        raise ValueError(
+            "this checkpoint is a classifier of noised latents; name a model that samples, and this one in its guidance"
+        )
     if "unet" not in bundle.params:
         raise ValueError("this checkpoint is a first stage alone; sampling needs a second stage")
     system = make_system(bundle.config, bundle.tokenizer)

@@ -4,6 +4,7 @@ Decides what of a call is compiled in (Recipe) and what is an argument (Argument
 user gives (inference/pipeline.py does).
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -132,7 +133,10 @@ def make_program(
         cond, uncond, further = conditions(system, scale_factor, a, recipe.is_guided, encodes)
 
         # Guidance.
-        denoiser = Denoiser(model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited, n)
+        decode = functools.partial(make_decoder(system, scale_factor), a.params["first_stage"])
+        denoiser = Denoiser(
+            model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited, n, decode=decode
+        )
         if recipe.is_guided and "uncond" in recipe.inverted:
             steps = {k: jnp.concatenate([v.swapaxes(0, 1)] * n, axis=1) for k, v in a.known["uncond"].items()}
             denoiser = denoiser._replace(uncond_steps=steps)

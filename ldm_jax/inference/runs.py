@@ -148,17 +148,12 @@ def _choose(
     prompts = list(one_each(given["prompts"], number, "prompts")) if "prompts" in given else None
     scale, num_timesteps = float(settings["guidance_scale"]), system.schedule.num_timesteps
     found = None if inverted is None else inverted.arrays
+    factor = system.first_stage.factor
     call = methods.Call(
-        number,
-        visited,
-        num_timesteps,
-        latent_shape,
-        prompts,
-        system.tokenizer,
-        scale,
-        found,
-        system.unet.decoder,
-    )
+        number, visited, num_timesteps, latent_shape, prompts, system.tokenizer, scale, inverted=found, decoder=system.unet.decoder,
+        sampler=settings["sampler"], image_shape=(latent_shape[0] * factor, latent_shape[1] * factor),
+        schedule=system.schedule,
+    )  # fmt: skip
     choice = methods.choose(guidance, edit, call)
     if bool(system.drops) and scale != 1.0 and not methods.replaces_guidance(choice.methods):
         choice = choice.with_first(CLASSIFIER_FREE, {"scale": np.float32(scale)})

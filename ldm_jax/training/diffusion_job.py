@@ -128,11 +128,20 @@ def first_params(config: dict, system: System) -> PyTree:
     return params | init_learned(config, system, params, jax.random.fold_in(init_key(config), 1))
 
 
-def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree, source: Any, crop: Callable):
+def measure_latents(
+    config: dict,
+    workdir: Path,
+    system: System,
+    frozen: PyTree,
+    source: Any,
+    crop: Callable,
+    fields: set[str] | None = None,
+):
     """(source, scale factor): the factor that the config gives, or else 1 / std of the latents of the whole data set.
 
     Latents that were stored ahead of training have theirs with them. With data.precompute_latents the source then gives
-    moments, and what the conditioning needs beside them. Both are kept in the workdir.
+    moments, and beside them `fields` of the examples, by default what the conditioning needs. Both are kept in the
+    workdir.
     """
 
     def plain(example, rng):
@@ -172,7 +181,7 @@ def measure_latents(config: dict, workdir: Path, system: System, frozen: PyTree,
         before["scale_factor"],
     )
     if precompute:
-        fields = needed_beside_moments(config, system)
+        fields = needed_beside_moments(config, system) if fields is None else fields
         source = latents.MomentsSource(source, np.load(path, mmap_mode="r"), fields)
     return source, before["scale_factor"]
 

@@ -22,7 +22,14 @@ from ldm_jax.models.discriminator import NLayerDiscriminator
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
-from ldm_jax.training import diffusion_step, ema, first_stage_loss, first_stage_step, optimizer
+from ldm_jax.training import (
+    classifier_loss,
+    diffusion_step,
+    ema,
+    first_stage_loss,
+    first_stage_step,
+    optimizer,
+)
 from ldm_jax.training.alignment import ALIGNMENT, class_counts
 from ldm_jax.training.examples import has_token_masks
 from ldm_jax.training.objective import diffusion_objective, init_learned
@@ -42,9 +49,11 @@ class TrainingProgram(NamedTuple):
 
 
 def make_training_program(config: Mapping[str, Any], placement: parallel.Placement) -> TrainingProgram:
-    """config: with its first stage's section, of either task. Raises: ValueError as the makers of its parts."""
-    make = first_stage_program if config["task"] == "first_stage" else diffusion_program
-    return make(config, placement)
+    """config: with its first stage's section, of any task. Raises: ValueError as the makers of its parts."""
+    programs = dict(
+        first_stage=first_stage_program, diffusion=diffusion_program, classifier=classifier_program
+    )
+    return programs[config["task"]](config, placement)
 
 
 def make_optimizer(config: Mapping[str, Any], num_devices: int) -> tuple[Any, Callable]:
@@ -129,6 +138,49 @@ def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.
         inputs[ALIGNMENT] = ((h, w, sum(number + 1 for number in classes.values())), np.float32)
     inputs["position"] = ((), np.int32)
     return {k: jax.ShapeDtypeStruct((number, *shape), dtype) for k, (shape, dtype) in inputs.items()}
+
+
+# ---------------------------------------------------------------------------------------- a classifier for guidance
+
+
+def classifier_parts(
+    config: Mapping[str, Any], system: System, placement: parallel.Placement
+) -> tuple[Callable, Callable]:
+    """(step, params -> state before the first step)."""
+    tx, _ = make_optimizer(config, placement.mesh.size)
+    accumulate = config["optimizer"].get("accumulate", 1)
+    step = diffusion_step.make_step(
+        classifier_loss.classifier_loss(config, system),
+        tx,
+        config.get("ema_decay", 0.9999),
+        placement.average,
+        accumulate,
+    )
+
+    def begin(params: PyTree) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
+
+    return step, begin
+
+
+def classifier_program(config: Mapping[str, Any], placement: parallel.Placement) -> TrainingProgram:
+    """As program.diffusion_program."""
+    system, key = make_system(config), jax.random.key(0)
+    step, begin = classifier_parts(config, system, placement)
+    params = jax.eval_shape(lambda key: classifier_loss.init(config, system, key), key)
+    frozen = {
+        "first_stage": jax.eval_shape(system.first_stage.init, key),
+        "scale_factor": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    number, (h, w, _) = config["batch_size"], system.latent_shape
+    batch = {name: jax.ShapeDtypeStruct((number,), jnp.int32) for name in (classifier_loss.LABEL, "position")}
+    if config["data"].get("precompute_latents"):
+        batch["moments"] = jax.ShapeDtypeStruct(
+            (number, h, w, system.first_stage.encoded_channels), jnp.float32
+        )
+    else:
+        batch["image"] = jax.ShapeDtypeStruct((number, *system.image_shape, 3), jnp.float32)
+    return TrainingProgram(step, jax.eval_shape(begin, params), frozen, batch)
 
 
 # ------------------------------------------------------------------------------------------------------- the first

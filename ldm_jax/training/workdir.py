@@ -32,9 +32,10 @@ KEYS = {
     "keep",
     "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps",
     "sampling",
-    "base", "personalization",
+    "base", "personalization", "classifier",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
+TASKS = ("first_stage", "diffusion", "classifier")
 LPIPS = ("vgg_path", "heads_path", "dropout")
 POSITIVE = ("total_steps", "log_every", "checkpoint_every", "preview_every", "keep")
 
@@ -48,8 +49,12 @@ def check_config(config: dict) -> None:
     missing = [key for key in needed if key not in config]
     if missing:
         raise ValueError(f"config has no {missing[0]!r}; it needs: {', '.join(needed)}")
-    if config["task"] not in ("first_stage", "diffusion"):
-        raise ValueError(f"config.task {config['task']!r} not found; there are: first_stage, diffusion")
+    if config["task"] not in TASKS:
+        raise ValueError(f"config.task {config['task']!r} not found; there are: {', '.join(TASKS)}")
+    if config["task"] == "classifier" and not config.get("base"):
+        raise ValueError(
+            "config.base is missing: the model that the classifier is to guide, whose latents it takes"
+        )
     check_numbers(config, "config")
     lpips = config.get("lpips") or {}
     for key in lpips:

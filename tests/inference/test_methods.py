@@ -1,6 +1,8 @@
 """What every file of guidance/ and editing/ must do. A new one is tested by being there, with a row of OPTIONS."""
 
 import inspect
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from ldm_jax.find import find, names
 from ldm_jax.inference import methods, pipeline
 from ldm_jax.system import make_system
 from ldm_jax.tasks import run
+from tests.guidance import tiny_classifier
 from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
 
@@ -16,6 +19,9 @@ N = 2
 CLEAN = np.random.default_rng(0).normal(size=(N, 4, 4, 2)).astype(np.float32)
 LEFT = np.zeros((N, 4, 4, 1), np.float32)
 LEFT[:, :, :2] = 1
+FOLDER = tempfile.TemporaryDirectory()
+CLASSIFIER = tiny_classifier.write(Path(FOLDER.name) / "classifier", CONFIG["schedule"])
+GRAY = np.zeros((16, 16, 3), np.float32)
 # Of each method: options that do something, and others of the same kind.
 OPTIONS = {
     ("guidance", "classifier_free"): (dict(scale=2.0), dict(scale=5.0)),
@@ -25,6 +31,14 @@ OPTIONS = {
         dict(prompts=["a circle", ["a blue", "a red"]], weights=3),
     ),
     ("guidance", "perp_neg"): (dict(prompts="a blue"), dict(prompts="a circle", weights=3.0)),
+    ("guidance", "classifier"): (
+        dict(classifier=CLASSIFIER, labels="red", scale=3.0),
+        dict(classifier=CLASSIFIER, labels=[1, 2], scale=9.0),
+    ),
+    ("guidance", "universal"): (
+        dict(loss="image", target=GRAY, scale=0.1, backward_steps=1, repeats=2),
+        dict(loss="image", target=[GRAY - 0.5, GRAY + 0.5], scale=0.2, backward_steps=3, repeats=3),
+    ),
     ("guidance", "interval"): (dict(rescale=0.3), dict(scale=5.0, start=0.3)),
     ("guidance", "self_attention"): (dict(scale=0.75), dict(scale=2.0, sigma=0.5)),
     ("guidance", "perturbed_attention"): (dict(scale=3.0), dict(scale=1.0)),
@@ -244,6 +258,31 @@ def test_a_method_that_calls_the_network_itself_drops_none_before_it(model):
             dict(guidance={"cfg_plus_plus": dict(scale=[1.0, 2.0])}),
             r"scale has shape \(2,\), expected one entry",
         ),
+        (dict(guidance={"classifier": dict(labels=0)}), "classifier: classifier is missing"),
+        (
+            dict(guidance={"classifier": dict(classifier=CLASSIFIER, labels="pink")}),
+            "classifier: labels: 'pink' not found; there are: red, green, blue, or their numbers from 0",
+        ),
+        (
+            dict(guidance={"classifier": dict(classifier=CLASSIFIER, labels=[0, 1])}),
+            "classifier: labels: got 2, expected one, or one for each of 1 pictures",
+        ),
+        (
+            dict(guidance={"classifier": dict(classifier=CLASSIFIER, labels=0, form="ddpm")}),
+            "classifier: form is 'ddpm' with the sampler 'ddim', expected ddim",
+        ),
+        (
+            dict(guidance={"classifier": dict(classifier=CLASSIFIER, labels=0)}, image_shape=(32, 32)),
+            r"it takes latents of shape \(4, 4, 2\), expected \(8, 8, 2\)",
+        ),
+        (
+            dict(guidance={"universal": dict(loss="image", target=GRAY, repeats=0)}),
+            "universal: repeats is 0, expected a whole number of at least 1",
+        ),
+        (
+            dict(guidance={"universal": dict(loss="image", target=GRAY, clip=0)}),
+            "universal: clip is 0, expected a number above 0",
+        ),
         (dict(guidance=[{"interval": dict(rescale=1)}] * 2), "got interval twice, expected it once"),
         (
             dict(edit={"blended": dict(x_start=0, mask=1)}),
@@ -315,3 +354,32 @@ def test_an_edit_is_guided_by_each_pictures_own_scale(model):
     for i, scale in enumerate([2.0, 5.0]):
         alone = model.sample("a blue circle", [3, 4], num_steps=3, guidance_scale=scale)
         assert np.abs(both.sources["source"][i].astype(int) - alone[i]).max() <= 1
+
+
+def test_the_sampler_decides_the_form_of_classifier_guidance(model):
+    """Both forms lead to the class, and differ."""
+    asked = dict(num_steps=3, output="latents", guidance_scale=1.0, sampler="ddpm")
+    options = dict(classifier=CLASSIFIER, labels="red", scale=3.0)
+    drawn = {
+        form: model.sample("a", guidance={"classifier": dict(options, form=form)}, **asked)
+        for form in (None, "ddpm", "ddim")
+    }
+    np.testing.assert_array_equal(drawn[None], drawn["ddpm"])
+    assert np.abs(drawn["ddim"] - drawn["ddpm"]).max() > 1e-3
+
+
+def test_a_function_of_the_picture_leads_to_what_it_asks_for(model):
+    def dark(images):
+        return images.mean((1, 2, 3))
+
+    asked = dict(num_steps=5, guidance_scale=1.0)
+    plain = model.sample("a red circle", range(4), **asked)
+    led = model.sample(
+        "a red circle", range(4), guidance={"universal": dict(loss=dark, scale=300.0)}, **asked
+    )
+    assert led.mean() < plain.mean() - 2
+
+
+def test_a_classifier_alone_samples_nothing():
+    with pytest.raises(ValueError, match="a classifier of noised latents; name a model that samples"):
+        pipeline.load(CLASSIFIER)
