@@ -45,6 +45,14 @@ def log_alpha_bar(schedule: NoiseSchedule, t: Array, x: Array, end: Array | floa
     return jnp.where(past_end, end, log_bar)
 
 
+def timestep_of(schedule: NoiseSchedule, sigma: Array) -> Array:
+    """The timestep, float32 as sigma, at which `log_alpha_bar` has the noise sigma relative to the signal.
+
+    Beyond the levels of the schedule it is the nearest of its timesteps.
+    """
+    return jnp.interp(sigma, schedule.sigmas, jnp.arange(schedule.num_timesteps, dtype=jnp.float32))
+
+
 def signal_and_noise(schedule: NoiseSchedule, t: Array, x: Array) -> tuple[Array, Array]:
     """sqrt(alphas_cumprod[t]) and sqrt(1 - alphas_cumprod[t]), float32, broadcastable against x [B, ...].
 

@@ -180,6 +180,24 @@ def sgm(num_train: int, num_steps: int) -> np.ndarray:
     return np.linspace(num_train - 1, 0, num_steps, endpoint=False).astype(np.int32)
 
 
+def lcm(num_train: int, num_steps: int, original_steps: int = 50) -> np.ndarray:
+    """Of the timesteps i (T // original_steps) - 1, i = 1 .. original_steps, that a consistency model is distilled on,
+    every so many from the noisiest on: diffusers' LCM and TCD, and LCM's own code
+    (luosiallen/latent-consistency-model).
+
+    Returns: [num_steps] int32, descending, the first T-1 where original_steps divides T.
+    Raises: ValueError for num_steps outside [1, original_steps], or original_steps outside [1, num_train].
+    """
+    if not 1 <= original_steps <= num_train:
+        raise ValueError(f"original_steps: got {original_steps}, expected 1 to {num_train}")
+    if not 1 <= num_steps <= original_steps:
+        raise ValueError(
+            f"num_steps: got {num_steps}, expected 1 to {original_steps}, as many as the model was distilled on"
+        )
+    trained = np.arange(original_steps, 0, -1) * (num_train // original_steps) - 1
+    return trained[np.arange(num_steps) * original_steps // num_steps].astype(np.int32)
+
+
 SPACINGS = {
     "uniform": uniform,
     "quad": quad,
@@ -193,10 +211,14 @@ SPACINGS = {
     "dpm_leading_0": partial(dpm_leading, steps_offset=0),
     "dpm_linspace": dpm_linspace,
     "sgm": sgm,
+    "lcm": lcm,
 }
 
-# Spacings by noise level. The first three span all of a model's levels, or, as 'karras_leading', those that the spacing
-# behind the name visits.
+# Those that visit levels between timesteps.
+FRACTIONAL = ("linspace",)
+
+# Spacings by noise level, which do so too. The first three span all of a model's levels, or, as 'karras_leading', those
+# that the spacing behind the name visits.
 _BETWEEN = {
     "karras": sigma_schedules.karras,
     "exponential": sigma_schedules.exponential,
@@ -237,12 +259,15 @@ def make_timesteps(
 
     sigmas: [num_train] floats as for `by_sigma`, which SIGMA_SPACINGS are made from.
     int32, but float32 for 'linspace' and SIGMA_SPACINGS; 'original' may give more than num_steps. 'leading' and
-    'dpm_leading' have steps_offset 1; 'leading_0', 'leading_2', 'dpm_leading_0' and so on the one that they end in.
+    'dpm_leading' have steps_offset 1; 'leading_0', 'leading_2', 'dpm_leading_0' and so on the one that they end in;
+    'lcm' is of 50 steps, 'lcm_25' and so on of as many as it ends in.
 
     Raises: ValueError for an unknown name (listing the known ones), and as the spacing itself.
     """
     if match := re.fullmatch(r"((?:dpm_)?leading)_(\d+)", spacing):
         spacing, options = match[1], {"steps_offset": int(match[2])} | options
+    elif match := re.fullmatch(r"lcm_(\d+)", spacing):
+        spacing, options = "lcm", {"original_steps": int(match[1])} | options
     if spacing in SIGMA_SPACINGS or spacing.partition("_")[0] in _BETWEEN:
         if sigmas is None:
             raise ValueError(f"timestep spacing {spacing!r} needs the noise levels of a schedule")

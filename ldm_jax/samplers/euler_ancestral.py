@@ -22,6 +22,13 @@ from ldm_jax.types import Array
 STOCHASTIC = True  # with the default options: two keys give two images
 
 
+def fresh_variance(eta: Array | float, log_bar: Array, log_bar_prev: Array) -> Array:
+    """Of the fresh noise of a step between two log alphas_cumprod, in the scale of x; shaped as these and eta."""
+    one_minus, one_minus_prev = -jnp.expm1(log_bar), -jnp.expm1(log_bar_prev)
+    fresh = one_minus_prev / one_minus * -jnp.expm1(log_bar - log_bar_prev)
+    return jnp.minimum(eta**2 * fresh, one_minus_prev)
+
+
 def sampler(
     schedule: NoiseSchedule,
     *,
@@ -45,9 +52,7 @@ def sampler(
 
     def step(eps_fn, state, x, info):
         eps, log_bar, log_bar_prev, taps = eps_and_levels(eps_fn, schedule, x, info, end)
-        one_minus, one_minus_prev = -jnp.expm1(log_bar), -jnp.expm1(log_bar_prev)
-        fresh = one_minus_prev / one_minus * -jnp.expm1(log_bar - log_bar_prev)
-        variance = jnp.minimum(eta**2 * fresh, one_minus_prev)
+        variance = fresh_variance(eta, log_bar, log_bar_prev)
         x = transfer(x, eps, log_bar, log_bar_prev, variance)
         return state, x + jnp.sqrt(variance) * temperature * noise_fn(info, x), taps
 

@@ -18,7 +18,7 @@ from ldm_jax.diffusion.timesteps import (
 )
 
 
-@pytest.mark.parametrize("spacing", [name for name in SPACINGS if name != "original"])
+@pytest.mark.parametrize("spacing", [name for name in SPACINGS if name not in ("original", "lcm")])
 def test_every_step_count(spacing):
     for num_train in (1, 2, 5, 1000):
         for num_steps in range(1, num_train + (0 if spacing.startswith("dpm") else 1)):
@@ -185,3 +185,15 @@ def test_align_your_steps(model, theirs):
     np.testing.assert_allclose(twenty[::2], ten, rtol=1e-6)
     levels = np.interp(twenty, range(1000), sigmas)
     np.testing.assert_allclose(levels[1:-1:2] ** 2, levels[:-2:2] * levels[2::2], rtol=1e-3)
+
+
+def test_lcm_is_of_the_steps_of_distillation():
+    """The published few-step runs of models distilled on 50 steps."""
+    np.testing.assert_array_equal(make_timesteps("lcm", 1000, 4), [999, 759, 499, 259])
+    np.testing.assert_array_equal(make_timesteps("lcm", 1000, 1), [999])
+    np.testing.assert_array_equal(make_timesteps("lcm", 1000, 50), np.arange(999, 0, -20))
+    np.testing.assert_array_equal(make_timesteps("lcm_25", 1000, 2), [999, 519])
+    with pytest.raises(ValueError, match="num_steps: got 51, expected 1 to 50"):
+        make_timesteps("lcm", 1000, 51)
+    with pytest.raises(ValueError, match="original_steps: got 1001, expected 1 to 1000"):
+        make_timesteps("lcm_1001", 1000, 1)

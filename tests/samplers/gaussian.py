@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.diffusion.schedule import make_schedule
-from ldm_jax.samplers.base import sample
+from ldm_jax.samplers.base import sample, step_infos
 from tests.samplers import oracle
 
 SCHEDULE = make_schedule("linear", 1000, 0.00085, 0.012)
@@ -33,11 +33,39 @@ def geometric_steps(num_steps):
     return np.interp(sigmas, SIGMAS, np.arange(len(SIGMAS))).astype(np.float32)
 
 
-def observed_orders(make, counts=(16, 32, 64)):
+def observed_orders(make, counts=(16, 32, 64), **options):
     """How fast the error at timestep 0 falls as the number of steps doubles: log2 of the ratios."""
     x_T, errors = jnp.ones((1, 1)), []
     for num_steps in counts:
-        sampler, steps = make(SCHEDULE, final_alpha="first"), geometric_steps(num_steps)
+        sampler, steps = make(SCHEDULE, final_alpha="first", **options), geometric_steps(num_steps)
         x = jax.jit(lambda x, s=sampler, n=steps: sample(eps_fn(), s, x, n, jax.random.key(0))[0])(x_T)
         errors.append(abs(float(x[0, 0]) - solution(1.0, SIGMAS[-1], SIGMAS[0])))
     return np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+
+
+def variance_after(sampler, steps, schedule=SCHEDULE):
+    """Of x at the end, exactly, for unit x_T and independent noises: what the run makes of each of them alone, squared.
+
+    sampler: noise_fn -> Sampler. The run is linear, so example 0 starts from 1 without noise, and example i + 1 from 0
+    with a noise of 1 at step i.
+    """
+    num = len(steps)
+    made = sampler(lambda info, x: (jnp.arange(num + 1) == info.index + 1).astype(jnp.float32)[:, None])
+    x_T = jnp.zeros((num + 1, 1)).at[0, 0].set(1.0)
+    x = jax.jit(lambda x: sample(eps_fn(schedule), made, x, steps, jax.random.key(0))[0])(x_T)
+    return float(np.square(np.asarray(x, np.float64)).sum())
+
+
+def trajectory(sampler, eps_fn, steps, x):
+    """x before the first step and after each, [S + 1, B, ...] float64."""
+    infos = step_infos(jnp.asarray(steps), jax.random.key(0))
+
+    def run(x):
+        def body(carry, info):
+            state, x = carry
+            state, x, _ = sampler.step(eps_fn, state, x, info)
+            return (state, x), x
+
+        return jax.lax.scan(body, (sampler.init(x), x), infos)[1]
+
+    return np.concatenate([np.asarray(x)[None], np.asarray(jax.jit(run)(x))]).astype(np.float64)

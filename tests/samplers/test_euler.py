@@ -66,6 +66,55 @@ def test_euler_ancestral_is_euler_at_eta_0_and_ddpm_at_eta_1():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=5e-5)
 
 
+@pytest.mark.parametrize("t, t_prev", [(990, 960), (500, 100), (40, -1)])
+@pytest.mark.parametrize(
+    "options, gamma",
+    [
+        ({"s_churn": 1.0}, 0.1),
+        ({"s_churn": 40.0, "s_noise": 1.5}, 2**0.5 - 1),
+        ({"s_churn": 40.0, "s_tmin": 20.0}, 0.0),
+        ({"s_churn": 40.0, "s_tmax": 0.01}, 0.0),
+    ],
+)
+def test_churn_is_algorithm_2(t, t_prev, options, gamma):
+    """Lines 4 to 8 with Euler's step, of a run of 10, in float64; no noise above the model's highest is made."""
+    sigma, sigma_prev = SIGMAS[t], SIGMAS[t_prev] if t_prev >= 0 else 0.0
+    sigma_hat = min(sigma * (1 + gamma), SIGMAS[-1])
+    x_ve = X * np.sqrt(sigma**2 + 1) + np.sqrt(sigma_hat**2 - sigma**2) * options.get("s_noise", 1.0)
+    seen = x_ve / np.sqrt(sigma_hat**2 + 1)
+    t_hat = np.interp(sigma_hat, SIGMAS, np.arange(1000))
+    x_ve = x_ve + (sigma_prev - sigma_hat) * np.tanh(seen) * (0.5 + 0.001 * t_hat)
+    made = euler.sampler(SCHEDULE, noise_fn=lambda info, x: jnp.ones_like(x), **options)
+    info = info_at(t, t_prev)._replace(num_steps=jnp.int32(10))
+    out = made.step(lambda x, t: (jnp.tanh(x) * (0.5 + 0.001 * t[:, None]), {}), (), X, info)[1]
+    np.testing.assert_allclose(out, x_ve / np.sqrt(sigma_prev**2 + 1), rtol=1e-3, atol=2e-4)
+
+
+def test_no_churn_is_euler():
+    for t, t_prev in [(999, 979), (500, 100), (40, -1)]:
+        outs = [
+            one_step(euler.sampler(SCHEDULE, s_churn=churn), t, t_prev) for churn in (0.0, jnp.float32(0))
+        ]
+        np.testing.assert_allclose(*outs, rtol=1e-4, atol=2e-5)
+
+
+def test_churn_ends_in_the_variance_that_is_worked_out_in_sigma():
+    """With 200 steps 6 % below the data's, by Euler's error."""
+    steps = gaussian.geometric_steps(200)
+    sigmas = np.append(np.interp(steps, np.arange(1000), SIGMAS), 0.0)
+    variance, gamma = sigmas[0] ** 2 + 1, 20 / 200
+    for sigma, sigma_prev in itertools.pairwise(sigmas):
+        up = min(sigma * (1 + gamma), SIGMAS[-1])
+        variance += up**2 - sigma**2
+        variance *= (1 + (sigma_prev - up) * up / (gaussian.STD**2 + up**2)) ** 2
+    found = gaussian.variance_after(
+        lambda noise_fn: euler.sampler(SCHEDULE, s_churn=20.0, noise_fn=noise_fn),
+        gaussian.geometric_steps(200),
+    )
+    np.testing.assert_allclose(found, variance, rtol=2e-3)
+    np.testing.assert_allclose(found, gaussian.STD**2, rtol=0.08)
+
+
 def test_euler_is_of_first_order():
     orders = gaussian.observed_orders(euler.sampler)
     assert np.all((orders > 0.8) & (orders < 1.2)), orders
@@ -133,7 +182,7 @@ def test_float_timesteps_without_a_fraction_are_the_integer_ones(name):
         steps = trailing(1000, 4).astype(dtype)
         run = jax.jit(lambda x, n=steps: sample(gaussian.eps_fn(), sampler, x, n, jax.random.key(0))[0])
         outs.append(run(jnp.ones((2, 1))))
-    np.testing.assert_allclose(outs[0], outs[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outs[0], outs[1], rtol=1e-4, atol=3e-5)
 
 
 @pytest.mark.parametrize("name", ["euler", "euler_ancestral", "heun", "dpm_solver"])

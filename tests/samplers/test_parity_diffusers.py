@@ -85,7 +85,7 @@ def our_trajectory(name, prediction_type, spacing, num_steps, zero_terminal_snr=
     steps = make_timesteps(spacing, 1000, num_steps, SIGMAS)
     state, x, out = sampler.init(jnp.asarray(X_T)), X_T, []
     for i, (t, t_prev) in enumerate(zip(steps, np.append(steps[1:], steps.dtype.type(-1)), strict=True)):
-        state, x = step(state, x, StepInfo(np.int32(i), t, t_prev, KEY))
+        state, x = step(state, x, StepInfo(np.int32(i), t, t_prev, KEY, np.int32(len(steps))))
         out.append(np.asarray(x))
     return np.stack(out)
 
