@@ -14,7 +14,7 @@ import pytest
 
 from ldm_jax.config import load_config
 from ldm_jax.find import find, names
-from ldm_jax.inference import methods
+from ldm_jax.inference import methods, sampler_options
 
 ROOMS = {"guidance": "guidance", "edit": "editing", "inversion": "inversion"}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -97,8 +97,10 @@ def flags_of(path: pathlib.Path) -> frozenset[str]:
 
 @functools.cache
 def options_of_method(kind: str, rest: str) -> set[str]:
-    """The options of the method that --guidance or --edit names."""
+    """The options of the method that --guidance or --edit names, or of the sampler."""
     method = re.search(rf"--{kind}[ =](\w+)", rest)[1]
+    if kind == "sampler":
+        return set(sampler_options.options_of(find("samplers", method)))
     branches = getattr(find(ROOMS[kind], method), "BRANCHES", ())
     return {*methods.options_of(ROOMS[kind], method), *branches}
 
@@ -121,7 +123,7 @@ def complaints(name: str, rest: str) -> list[str]:
     known, said, given = flags_of(path), [], FLAG.findall(rest)
     for flag in given:
         kind, dot, option = flag.partition(".")
-        if dot and kind in ROOMS and kind in known:
+        if dot and kind in (*ROOMS, "sampler") and kind in known:
             if option not in options_of_method(kind, rest):
                 said.append(f"--{kind} has no option {option}")
         elif flag not in known and not (flag.startswith("config.") and "config.*" in known):

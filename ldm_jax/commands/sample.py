@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f'what to draw (text models); default "{PROMPT}" for the task text without --jobs, elsewhere '
         f"the empty prompt",
     )
+    add("--prompt_2", help="what the second text encoder reads, in the place of the prompt (SDXL)")
     add("--negative_prompt", help="what guidance leads away from, in the place of the empty prompt")
     add(
         "--class_label",
@@ -75,22 +76,18 @@ def make_parser() -> argparse.ArgumentParser:
         "large as they are)",
     )
     add("--tile", type=int, help="side in pixels of the tiles in which large pictures are drawn")
-    add = parser.add_argument_group(
-        "the sampler; what is not given is what the model's makers recommend"
-    ).add_argument
-    add("--steps", type=int, help="sampling steps, 1 to the number of training timesteps")
-    add("--guidance_scale", type=float, help="1 is off")
-    add("--sampler", help="a file of ldm_jax/samplers")
-    add("--eta", type=float, help="0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral)")
-    add("--spacing", help=f"which timesteps are visited: {', '.join((*SPACINGS, *SIGMA_SPACINGS))}")
-    add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
-    add("--clip_denoised", type=float, help="clip predicted clean latents to this size (ddim, ddpm, heun)")
+    add_sampler_arguments(parser)
     add_methods(parser)
     add = parser.add_argument_group("the model").add_argument
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     add(
         "--adapter", action="append", default=[], metavar="PATH[:WEIGHT]",
         help="a run or folder that taught the model something, and how much of it; again for several",
+    )  # fmt: skip
+    add("--refiner", help="a second model, which takes over at --refiner_start (SDXL's refiner)")
+    add(
+        "--refiner_start", type=float, default=0.8,
+        help="the share of the noise levels that the first model runs (default %(default)s)",
     )  # fmt: skip
     cli.add_checkpoint_arguments(add)
     add = parser.add_argument_group("without drawing anything").add_argument
@@ -117,6 +114,21 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
     edit.add_arguments(parser)
 
 
+def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which sampler, and what of it the command line can say."""
+    add = parser.add_argument_group(
+        "the sampler (docs/samplers.md); what is not given is what the model's makers recommend; an option of its own "
+        "is --sampler.NAME VALUE"
+    ).add_argument
+    add("--steps", type=int, help="sampling steps, 1 to the number of training timesteps")
+    add("--guidance_scale", type=float, help="1 is off")
+    add("--sampler", help="a file of ldm_jax/samplers")
+    add("--eta", type=float, help="0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral)")
+    add("--spacing", help=f"which timesteps are visited: {', '.join((*SPACINGS, *SIGMA_SPACINGS))}")
+    add("--final_alpha", help="where the last step leads: first (as the original's ddim and plms) or one")
+    add("--clip_denoised", type=float, help="clip predicted clean latents to this size (ddim, ddpm, heun)")
+
+
 def main(argv: list[str] | None = None) -> None:
     # Config: what was asked for.
     args = parse(argv)
@@ -141,13 +153,19 @@ def main(argv: list[str] | None = None) -> None:
     start = time.time()
     from ldm_jax.checkpoints.base import options_from
     from ldm_jax.inference import pipeline
+    from ldm_jax.inference.refiner import BaseAndRefiner
     from ldm_jax.tasks import run
 
     options = options_from(args)._asdict()
     model = pipeline.load(args.checkpoint, cli.executables(), args.adapter, **options)
+    if args.refiner:
+        refiner = pipeline.load(args.refiner, cli.executables())
+        model = BaseAndRefiner(model, refiner, args.refiner_start)
     for name in ("prompt", "negative_prompt"):
         if name in given and "prompts" not in model.system.takes:
             raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
+    if "prompt_2" in given and "prompts_2" not in model.system.takes:
+        raise ValueError(f"--prompt_2: {args.checkpoint} has no second text encoder")
     settings = model.resolve(**asked(args))
 
     if args.task == "edit" and args.method:
@@ -178,13 +196,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     method's own signature."""
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
-    options: dict[str, dict] = {"guidance": {}, "edit": {}, "inversion": {}}
+    options: dict[str, dict] = {"guidance": {}, "edit": {}, "inversion": {}, "sampler": {}}
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
         kind, dot, option = flag.removeprefix("--").partition(".")
         if not flag.startswith("--") or kind not in options or not dot or not (equals or rest):
             parser.error(f"unrecognized arguments: {flag}")
         options[kind][option] = as_value(value if equals else rest.pop(0))
+    args.sampler_options = options.pop("sampler") or None
     if args.method:
         args.edit = args.method if args.edit is None else args.edit
     for kind, given in options.items():
@@ -211,7 +230,7 @@ def asked(args: argparse.Namespace) -> dict:
     return dict(
         num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler, eta=args.eta,
         spacing=args.spacing,
-        final_alpha=args.final_alpha, clip_denoised=args.clip_denoised,
+        final_alpha=args.final_alpha, clip_denoised=args.clip_denoised, sampler_options=args.sampler_options,
     )  # fmt: skip
 
 

@@ -20,16 +20,17 @@ from ldm_jax.models.clip_text import CLIPTextTransformer, end_positions
 from ldm_jax.models.layers import timestep_embedding
 from ldm_jax.types import Array, Cond
 
-TAKES = ("prompts", "original_sizes", "crops", "target_sizes", "aesthetic_scores")
+TAKES = ("prompts", "prompts_2", "original_sizes", "crops", "target_sizes", "aesthetic_scores")
 OPTIONAL = TAKES[1:]
 EXAMPLE = {
     "prompts": "caption",
+    "prompts_2": "caption_2",
     "original_sizes": "original_size",
     "crops": "crop",
     "target_sizes": "target_size",
     "aesthetic_scores": "aesthetic_score",
 }
-DROPS = ("tokens", "keep", "aesthetic_scores")
+DROPS = ("tokens", "tokens_2", "keep", "aesthetic_scores")
 ENCODES = ()
 TOKENIZERS = clip.TOKENIZERS
 
@@ -73,10 +74,10 @@ class Conditioner(nn.Module):
         refiner = self.clip_l is None
         use_aesthetic = refiner if self.use_aesthetic is None else self.use_aesthetic
         force_zeros = not refiner if self.force_zeros is None else self.force_zeros
-        tokens = inputs["tokens"]
-        after_end = jnp.arange(tokens.shape[1]) > end_positions(tokens, self.eos_id)[:, None]
+        tokens, tokens_2 = inputs["tokens"], inputs["tokens_2"]
+        after_end = jnp.arange(tokens_2.shape[1]) > end_positions(tokens_2, self.eos_id)[:, None]
         out = self._tower(self.clip_g, "clip_g")(
-            jnp.where(after_end, self.pad_id_g, tokens), skip=1, final_norm=False
+            jnp.where(after_end, self.pad_id_g, tokens_2), skip=1, final_norm=False
         )
         context, pooled = out.hidden, out.pooled.astype(jnp.float32)
         if self.clip_l is not None:
@@ -103,16 +104,24 @@ class Conditioner(nn.Module):
 
 
 def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:
-    """given: 'prompts' [B] strings, and perhaps 'original_sizes' and 'target_sizes' [B, 2] (height, width) in
+    """given: 'prompts' [B] strings, and perhaps 'prompts_2' [B] strings for clip_g, the prompts by default,
+    'original_sizes' and 'target_sizes' [B, 2] (height, width) in
     pixels, setting.image_shape by default; 'crops' [B, 2] (top, left), (0, 0); 'aesthetic_scores' [B], 6.0.
 
-    Returns: {'tokens': [B, L] int32, 'keep': [B] float32 (1: there is a prompt, be it empty), 'sizes': [B, 6]
-    float32 (original, crop, target), 'aesthetic_scores': [B] float32}.
+    Returns: {'tokens': [B, L] int32, 'tokens_2': [B, L] int32, clip_g's, 'keep': [B] float32 (1: there is a prompt, be
+    it empty), 'sizes': [B, 6] float32 (original, crop, target), 'aesthetic_scores': [B] float32}.
     Raises: ValueError without a tokenizer, or for numbers of other shapes.
     """
-    tokens = text.inputs(given, setting)["tokens"]
-    for tower in filter(None, (setting.conditioner.clip_l, setting.conditioner.clip_g)):
-        text.check_ids(tokens, tower.get("vocab_size", setting.conditioner.vocab_size))
+    tokens = tokens_2 = text.inputs(given, setting)["tokens"]
+    if given.get("prompts_2") is not None:
+        tokens_2 = text.inputs({"prompts": given["prompts_2"]}, setting)["tokens"]
+        if len(tokens_2) != len(tokens):
+            raise ValueError(
+                f"sdxl: {len(tokens_2)} prompts_2, expected one for each of the {len(tokens)} prompts"
+            )
+    for tower, read in ((setting.conditioner.clip_l, tokens), (setting.conditioner.clip_g, tokens_2)):
+        if tower is not None:
+            text.check_ids(read, tower.get("vocab_size", setting.conditioner.vocab_size))
     shape = tuple(setting.image_shape)
 
     def each(name, default):
@@ -126,6 +135,7 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
     sizes = [each("original_sizes", shape), each("crops", (0, 0)), each("target_sizes", shape)]
     return {
         "tokens": tokens,
+        "tokens_2": tokens_2,
         "keep": np.ones(len(tokens), np.float32),
         "sizes": np.concatenate(sizes, axis=1),
         "aesthetic_scores": np.array(each("aesthetic_scores", AESTHETIC)),
@@ -144,6 +154,7 @@ def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
     sizes = np.tile(np.float32([*setting.image_shape, 0, 0, *setting.image_shape]), (batch_size, 1))
     return {
         "tokens": tokens,
+        "tokens_2": tokens,
         "keep": np.zeros(batch_size, np.float32),
         "sizes": sizes,
         "aesthetic_scores": np.full(batch_size, NULL_AESTHETIC, np.float32),

@@ -41,15 +41,14 @@ from ldm_jax.inference.program import (
     arguments,
     make_decoder,
     make_program,
-    sampler_options,
-    split_sampler_options,
 )
+from ldm_jax.inference.sampler_options import sampler_options, split_sampler_options
 from ldm_jax.inference.settings import bucket, one_each
 from ldm_jax.params import check_params, described, of_description
 from ldm_jax.system import make_system
 from ldm_jax.types import PyTree
 
-FORMAT = "ldm_jax sampler 2"
+FORMAT = "ldm_jax sampler 3"
 PLATFORMS = ("cpu", "cuda", "tpu")
 export.register_namedtuple_serialization(Arguments, serialized_name="ldm_jax.Arguments")
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.conditioning.base import pictures
-from ldm_jax.diffusion import timesteps
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.find import find
 from ldm_jax.inference import methods, sizes
 from ldm_jax.inference.program import PER_PICTURE, Arguments, conditions
 from ldm_jax.inference.runs import Run, condition_inputs
+from ldm_jax.inference.sampler_options import visited_timesteps
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.params import named_leaves
@@ -119,9 +119,7 @@ def invert(
 
     # The program, and its arguments for all pictures.
     settings = for_ddim(model, name, settings)
-    visited = timesteps.make_timesteps(
-        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"], system.schedule.sigmas
-    )
+    visited = visited_timesteps(settings, system.schedule)
     call = methods.Call(
         len(seeds), np.asarray(visited), system.schedule.num_timesteps, system.latent_shape_of(shape),
         given.get("prompts"), system.tokenizer, float(settings["guidance_scale"]),

@@ -125,6 +125,8 @@ class LatentDiffusion:
         image_shape: tuple[int, int] | None = None,
         init_images: Sequence | None = None,
         strength: float = 1.0,
+        start: float = 0.0,
+        stop: float = 1.0,
         fill_masks: Sequence | None = None,
         latents: Array | None = None,
         prompt_embeddings: Array | None = None,
@@ -157,8 +159,11 @@ class LatentDiffusion:
         fill_masks: [H, W] each, bool or in [0, 1]; pixels below 0.5 are known. For models that take no mask, latent cells with
         known pixels only are kept at every step (editing/blended.py). For these and for models that take images and masks,
         known pixels of the result are the given bytes (for floats, the nearest).
-        latents: x_T [N, h, w, c] float32, instead of noise from the seeds. inverted: of `invert`, pictures to draw again with the
-        sampler and steps that they were inverted for; strength: the last round(strength * num_steps) of these steps. prompt_embeddings: [N, L, D], instead of prompts.
+        latents: x_T [N, h, w, c] float32, instead of noise from the seeds. start, stop: only timesteps t with
+        (1 - start) T > t >= (1 - stop) T are run (diffusers' denoising_start and denoising_end); latents are then those of a run
+        that stopped where this one starts, such as `sample(stop=0.8, output="latents")` of SDXL's base for its refiner.
+        inverted: of `invert`, pictures to draw again with the sampler and steps that they were inverted for; strength: the last
+        round(strength * num_steps) of these steps. prompt_embeddings: [N, L, D], instead of prompts.
         tile: side in pixels, a multiple of system.size_multiple. Larger pictures are encoded, denoised and decoded in
         overlapping tiles (inference/tiles.py, inference/tiled_first_stage.py). None: in one piece.
         batch_size: most pictures computed at once on each device. output: 'np' [N, H, W, 3] uint8, 'pil' a list, or 'latents'
@@ -257,10 +262,10 @@ class LatentDiffusion:
             known = known_pixels.read_known(given["images"], given["masks"], shape, "masks")
 
         run = self._prepare(
-            given, seeds, dict(settings, sampler_options=asked["sampler_options"]), image_shape=shape, tile=tile,
+            given, seeds, settings, image_shape=shape, tile=tile,
             negative_prompts=asked["negative_prompts"], strength=asked["strength"], guidance=asked["guidance"], edit=asked["edit"],
             x_T=asked["latents"], prompt_embeddings=asked["prompt_embeddings"], previews=asked["callback"] is not None,
-            inverted=inverted, records=output == "edited", **start,
+            inverted=inverted, part=(asked["start"], asked["stop"]), records=output == "edited", **start,
         )  # fmt: skip
 
         # Denoise, decode and hand out, batch by batch.
@@ -295,12 +300,13 @@ class LatentDiffusion:
         spacing: str,
         final_alpha: str | None,
         clip_denoised: float | None = None,
+        sampler_options: Mapping[str, Any] | None = None,
         **options,
     ) -> np.ndarray:
         """[N, h, w, c] float32, scaled latents. given: the conditions by name; settings: of `resolve`; options: of runs.make_run."""
         settings = dict(
             num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler, eta=eta, spacing=spacing, final_alpha=final_alpha,
-            clip_denoised=clip_denoised,
+            clip_denoised=clip_denoised, sampler_options=sampler_options,
         )  # fmt: skip
         run = self._prepare(given, check_seeds(seeds), settings, **options)
         return np.concatenate([latents for _, latents, _ in self._run(run, batch_size)])

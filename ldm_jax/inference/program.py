@@ -5,7 +5,6 @@ user gives (inference/pipeline.py does).
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,12 +13,13 @@ import jax.numpy as jnp
 from jax.experimental import io_callback
 
 from ldm_jax.control import maps, rows
-from ldm_jax.diffusion import process, timesteps
+from ldm_jax.diffusion import process
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.editing import blended
 from ldm_jax.find import find
 from ldm_jax.inference import methods, tiles
 from ldm_jax.inference.methods import Method
+from ldm_jax.inference.sampler_options import sampler_options, split_sampler_options, visited_timesteps
 from ldm_jax.inference.sizes import Tiling
 from ldm_jax.inversion import base as inversion
 from ldm_jax.models.unet import apply_unet
@@ -41,7 +41,8 @@ class Recipe(NamedTuple):
     final_alpha. methods: guidance and editing methods, in the order in which they act. from_image: start from the noised
     latents of a picture. from_latents: start from x_T itself. keeps: keep known latent cells. tiling: the tiles to denoise
     one by one, or None. previews: call the preview at every step. inverted: what of an inversion is among the known.
-    records: give, beside the latents, what the edits show and the cross-attention maps.
+    records: give, beside the latents, what the edits show and the cross-attention maps. part: run the steps from start to
+    stop alone.
     """
 
     sampler: str
@@ -55,6 +56,7 @@ class Recipe(NamedTuple):
     previews: bool = False
     inverted: tuple[str, ...] = ()
     records: bool = False
+    part: bool = False
 
     @property
     def gives_one(self) -> bool:
@@ -72,11 +74,10 @@ class Arguments(NamedTuple):
 
     params: {'first_stage', 'unet', 'conditioner'}. inputs: System.inputs of each branch, [B, ...]; with a tiling their images
     are already latents. null: System.null_inputs, [B, ...]; {} without guidance. seeds: [B] uint32. visited: [S] timesteps.
-    start: [] int32 in [0, S), number of leading timesteps to skip; used only if recipe.from_image or recipe.inverted. sampler: the sampler's
-    numeric options, [] float32 each. known: 'x_start' [B, h, w, c] scaled latents, if from_image or keeps; 'keep' [B, h, w, 1]
+    start: [] int32 in [0, S), number of leading timesteps to skip; used only if recipe.from_image, inverted or part. sampler: its numeric options, [] float32 each. known: 'x_start' [B, h, w, c] scaled latents, if from_image or keeps; 'keep' [B, h, w, 1]
     float32, if keeps; 'x_T' [B, h, w, c], if from_latents; those of recipe.inverted as inversion/base.py says, with the pictures
     before the steps: 'trajectory', 'noises', 'uncond'. shared, each: arrays of recipe.methods, in order; those of `each`
-    have one entry per picture.
+    have one entry per picture. stop: [] int32, the number of leading timesteps at which the run ends, if recipe.part.
     """
 
     params: PyTree
@@ -89,11 +90,12 @@ class Arguments(NamedTuple):
     known: dict[str, Array]
     shared: tuple[dict[str, Array], ...] = ()
     each: tuple[dict[str, Array], ...] = ()
+    stop: Array | tuple[()] = ()
 
 
 # Whether a field has one entry per picture and is split among devices.
 PER_PICTURE = Arguments(
-    params=False, inputs=True, null=True, seeds=True, visited=False, start=False, sampler=False, known=True, shared=False, each=True
+    params=False, inputs=True, null=True, seeds=True, visited=False, start=False, stop=False, sampler=False, known=True, shared=False, each=True
 )  # fmt: skip
 
 
@@ -168,8 +170,9 @@ def make_program(
         noises = {"noise_fn": inversion.prescribed(denoiser, found["noises"])} if "noises" in found else {}
         sampler = make_sampler(system.schedule, **dict(recipe.sampler_options), **a.sampler, **noises)
         sampler = methods.around(sampler, denoiser, recipe.methods, values)
-        start = a.start if recipe.from_image or recipe.inverted else 0
-        out, _, edited = base.sample(eps_fn, sampler, x, a.visited, keys, edit, start)
+        start = a.start if recipe.from_image or recipe.inverted or recipe.part else 0
+        stop = a.stop if recipe.part else None
+        out, _, edited = base.sample(eps_fn, sampler, x, a.visited, keys, edit, start, stop)
         out = rows.split_branches(out, n).swapaxes(0, 1) if n > 1 else out
         return (out, edit.shows(edited)) if recipe.records else out
 
@@ -242,53 +245,6 @@ def recording(length: int, branches: int) -> base.Edit:
     return base.Edit(init=init, control=control, after=after, shows=shows)
 
 
-def split_sampler_options(
-    name: str, options: Mapping[str, Any]
-) -> tuple[tuple[tuple[str, Any], ...], dict[str, float]]:
-    """(those that are compiled in, sorted; the numbers, which are arguments) of a sampler's options.
-
-    Raises: ValueError for an option that the sampler does not have, and a number that is not finite.
-    """
-    takes = inspect.signature(find("samplers", name).sampler).parameters
-    known = {k: p for k, p in takes.items() if p.kind is p.KEYWORD_ONLY and k != "noise_fn"}
-    static, numbers = {}, {}
-    for option, value in options.items():
-        if option not in known:
-            there = ", ".join(known) or "no options"
-            raise ValueError(f"sampler {name!r} takes no {option} (got {value}); it takes: {there}")
-        if "Array" not in str(known[option].annotation):
-            static[option] = value
-        elif (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not -float("inf") < value < float("inf")
-        ):
-            raise ValueError(f"sampler {name!r}: {option} is {value!r}, expected a finite number")
-        else:
-            numbers[option] = float(value)
-    return tuple(sorted(static.items())), numbers
-
-
-def sampler_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the sampler among settings of `resolve_settings`: eta, final_alpha and clip_denoised, where they say something.
-
-    An eta of 0 where the sampler takes none is no option; its own eta is given, so that another one compiles nothing.
-    """
-    takes = inspect.signature(find("samplers", settings["sampler"]).sampler).parameters
-    options: dict[str, Any] = {}
-    clip = settings.get("clip_denoised")
-    if clip is not None and not 0 < clip < float("inf"):
-        raise ValueError(f"clip_denoised is {clip}, expected a number above 0")
-    for name in ("final_alpha", "clip_denoised"):
-        if settings.get(name) is not None:
-            options[name] = settings[name]
-    if settings.get("eta"):
-        options["eta"] = settings["eta"]
-    elif "eta" in takes:
-        options["eta"] = takes["eta"].default if settings.get("eta") is None else 0.0
-    return options | dict(settings.get("sampler_options") or {})
-
-
 def arguments(
     system: System,
     params: PyTree,
@@ -307,9 +263,7 @@ def arguments(
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
     used = (CLASSIFIER_FREE,) if guided else ()
     recipe = Recipe(settings["sampler"], system.latent_shape_of(image_shape), static, used)
-    visited = timesteps.make_timesteps(
-        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"], system.schedule.sigmas
-    )
+    visited = visited_timesteps(settings, system.schedule)
     inputs = {k: jnp.asarray(v) for k, v in system.null_inputs(1, None, image_shape).items()}
     inputs = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in inputs.items()}
     scalar = jax.ShapeDtypeStruct((), jnp.float32)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.diffusion import timesteps
 from ldm_jax.inference import checks, methods, sizes
 from ldm_jax.inference.program import (
     CLASSIFIER_FREE,
@@ -20,9 +19,8 @@ from ldm_jax.inference.program import (
     PER_PICTURE,
     Arguments,
     Recipe,
-    sampler_options,
-    split_sampler_options,
 )
+from ldm_jax.inference.sampler_options import sampler_options, split_sampler_options, visited_timesteps
 from ldm_jax.inference.settings import as_list, one_each
 from ldm_jax.system import System
 from ldm_jax.text_files import shown
@@ -32,7 +30,7 @@ from ldm_jax.types import PyTree
 class Run(NamedTuple):
     """arguments: those of the program for all pictures, without the parameters. number: of pictures. branches: names of
     the source branches, which come before the picture itself. num_steps: number of steps run; with 0, x_start is the
-    result."""
+    result, the latents that it starts from."""
 
     recipe: Recipe
     arguments: Arguments
@@ -64,6 +62,7 @@ def make_run(
     x_start: np.ndarray | None = None,
     keep: np.ndarray | None = None,
     strength: float = 1.0,
+    part: tuple[float, float] = (0.0, 1.0),
     tile: int | None = None,
     guidance: methods.Asked = None,
     edit: methods.Asked = None,
@@ -73,15 +72,13 @@ def make_run(
 ) -> Run:
     """given: the conditions by name, one for all pictures or one each. seeds: [N] uint32. settings: from
     `resolve_settings`. x_T: [N, h, w, c] float32 scaled latents to start from as they are. x_start: the same, to be
-    noised. keep: [N, h, w, 1] float32, 1 where x_start is kept. inverted: an inversions.Inverted to start from. The others are those of LatentDiffusion.sample.
-
+    noised. keep: [N, h, w, 1] float32, 1 where x_start is kept. inverted: an inversions.Inverted to start from. part: start
+    and stop. The others are those of LatentDiffusion.sample.
     Raises: ValueError for a request that the model, the sampler or a method does not support.
     """
     shape = system.image_shape if image_shape is None else image_shape
     number, latent_shape = len(seeds), system.latent_shape_of(shape)
-    visited = timesteps.make_timesteps(
-        settings["spacing"], system.schedule.num_timesteps, settings["num_steps"], system.schedule.sigmas
-    )
+    visited = visited_timesteps(settings, system.schedule)
 
     # 1. Choose the methods: those of the user, on top of classifier-free guidance.
     choice = _choose(system, given, number, settings, visited, latent_shape, guidance, edit, inverted)
@@ -93,7 +90,7 @@ def make_run(
     inputs, null = condition_inputs(system, given, negative_prompts, seeds, shape)
     is_guided = methods.needs(choice.methods, "uncond")
     branches = tuple(
-        condition_inputs(system, dict(given, prompts=source), None, seeds, shape)[0]
+        condition_inputs(system, _with_prompts(given, source), None, seeds, shape)[0]
         for source in choice.branches
     )
     each = tuple(own | further(more) for own, more in zip(choice.each, choice.conditions, strict=True))
@@ -103,11 +100,10 @@ def make_run(
     # 3. Find where sampling starts, and assemble the recipe and the arguments.
     _check_latents(x_T, number, latent_shape)
     whole = x_start is None and inverted is None
-    num_run = len(visited) if whole else round(strength * len(visited))
+    start, stop = _places(system, visited, part, 1.0 if whole else strength, whole, x_T)
     if inverted is not None:
-        trajectory = inverted.arrays["trajectory"]
-        x_T, x_start = trajectory[:, len(visited) - num_run], trajectory[:, -1]
-    checks.say_what_has_no_effect(is_guided, negative_prompts, strength, len(visited), num_run)
+        x_T, x_start = (inverted.arrays["trajectory"][:, place] for place in (start, -1))
+    checks.say_what_has_no_effect(is_guided, negative_prompts, strength, len(visited), stop - start)
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
     from_latents, keeps = x_T is not None, keep is not None
     from_image = x_start is not None and strength < 1 and not from_latents
@@ -116,7 +112,7 @@ def make_run(
     found = {} if inverted is None else inverted.used
     recipe = Recipe(
         settings["sampler"], latent_shape, static, choice.methods, from_image, from_latents, keeps, tiling, previews,
-        inverted=tuple(found), records=records and tiling is None,
+        inverted=tuple(found), records=records and tiling is None, part=part != (0, 1),
     )  # fmt: skip
     arguments = Arguments(
         params=(),
@@ -124,13 +120,47 @@ def make_run(
         null=null if is_guided else {},
         seeds=seeds,
         visited=np.asarray(visited),
-        start=np.int32(len(visited) - num_run),
+        start=np.int32(start),
         sampler={k: np.float32(v) for k, v in numbers.items()},
         known=known | found,
         shared=choice.shared,
         each=each,
+        stop=np.int32(stop) if part != (0, 1) else (),
     )
-    return Run(recipe, arguments, number, choice.branch_names, num_run, x_start)
+    unchanged = x_T if x_start is None else x_start
+    return Run(recipe, arguments, number, choice.branch_names, stop - start, unchanged)
+
+
+def _places(
+    system: System, visited: np.ndarray, part: tuple[float, float], strength: float, whole: bool, x_T: Any
+) -> tuple[int, int]:
+    """(how many visited timesteps are passed over, how many of them lie before the end of the run).
+
+    Of a part, a timestep t is visited before the share p of a run if t >= (1 - p) T, rounded, as diffusers' denoising_end has it.
+    whole: nothing else says where the run starts. Raises: ValueError where something does, for shares out of order, and
+    for a start that nothing is given for.
+    """
+    if part == (0, 1):
+        return len(visited) - round(strength * len(visited)), len(visited)
+    for name, share in zip(("start", "stop"), part, strict=True):
+        checks.check_number(name, share, 0, 1)
+    if part[0] >= part[1]:
+        raise ValueError(f"start: got {part[0]} with stop {part[1]}, expected less than stop")
+    if part[0] > 0 and x_T is None:
+        raise ValueError(f"start: got {part[0]} without latents, expected those of a run that stopped there")
+    if not whole:
+        raise ValueError("start and stop: got them with init_images or inverted, expected strength instead")
+    num_timesteps = system.schedule.num_timesteps
+    cuts = [round(num_timesteps - share * num_timesteps) for share in part]
+    start, stop = (int((visited >= cut).sum()) for cut in cuts)
+    if part[1] < 1 and start == stop == 0:
+        raise ValueError(f"stop: got {part[1]}, before the first of {len(visited)} timesteps, expected more")
+    return start, stop
+
+
+def _with_prompts(given: Mapping[str, Sequence], prompts: Sequence[str]) -> dict[str, Sequence]:
+    """The conditions with other prompts, which are those of every text encoder."""
+    return {name: values for name, values in given.items() if name != "prompts_2"} | {"prompts": prompts}
 
 
 def _choose(
@@ -169,20 +199,20 @@ def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) 
     system.check_names(given)
     given = {name: one_each(values, number, name) for name, values in given.items()}
     for name, values in (*given.items(), ("negative_prompts", negative_prompts)):
-        if name.endswith("prompts") and values is not None:
+        if name.endswith(("prompts", "prompts_2")) and values is not None:
             strange = [v for v in as_list(values, name) if not isinstance(v, str)]
             if strange:
                 raise ValueError(f"{name}: got {shown(strange[0])}, expected strings")
     if "seeds" in system.takes:
         given.setdefault("seeds", seeds)
     inputs = system.inputs(given, shape)
-    said, negative = list(given.get("prompts", ())), None
+    said, negative = [*given.get("prompts", ()), *given.get("prompts_2", ())], None
     if negative_prompts is not None:
         if "prompts" not in system.takes:
             raise ValueError(
                 f"this model takes {', '.join(system.takes) or 'no conditions'}, got negative_prompts"
             )
-        negative = dict(given, prompts=one_each(negative_prompts, number, "negative_prompts"))
+        negative = _with_prompts(given, one_each(negative_prompts, number, "negative_prompts"))
         said += negative["prompts"]
     if said:
         checks.say_unknown_words(said, system.tokenizer)
@@ -194,7 +224,7 @@ def _further(system: System, given: Mapping, seeds: np.ndarray, shape, asked: Ma
     """The inputs of a method's further conditions, by option: what differs from those of the pictures, for each."""
 
     def inputs(prompts: list[str]) -> dict[str, np.ndarray]:
-        found = condition_inputs(system, dict(given, prompts=prompts), None, seeds, shape)[0]
+        found = condition_inputs(system, _with_prompts(given, prompts), None, seeds, shape)[0]
         return {key: found[key] for key in system.drops}
 
     return {option: tuple(inputs(prompts) for prompts in lists) for option, lists in asked.items()}

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.diffusion import timesteps
 from ldm_jax.diffusion.schedule import NoiseSchedule
-from ldm_jax.find import find
 from ldm_jax.inference import checks
+from ldm_jax.inference.sampler_options import sampler_options, split_sampler_options, visited_timesteps
 from ldm_jax.text_files import shown
 from ldm_jax.types import MAX_SEED
 
 # Defaults for models without recommendations.
 FALLBACK = dict(
-    num_steps=50, guidance_scale=1.0, sampler="ddim", eta=None, spacing="uniform", final_alpha=None, clip_denoised=None
+    num_steps=50, guidance_scale=1.0, sampler="ddim", eta=None, spacing="uniform", final_alpha=None, clip_denoised=None,
+    sampler_options=None,
 )  # fmt: skip
 
 
@@ -25,14 +25,17 @@ def resolve_settings(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
     """The settings named in FALLBACK: the requested value or, if that is None, the recommended one (`sampling` of the
     model's config), else FALLBACK's.
 
-    The recommended spacing, eta, final_alpha and clip_denoised belong to the recommended sampler and are ignored for
-    any other. Raises: ValueError for a number that is invalid or not finite.
+    The recommended spacing, eta, final_alpha, clip_denoised and sampler_options belong to the recommended sampler and
+    are ignored for any other; of sampler_options those that are not requested stay.
+    Raises: ValueError for a number that is invalid or not finite.
     """
     own = recommended.get("sampler", FALLBACK["sampler"])
     kept = asked.get("sampler") in (None, own)
-    belonging = ("eta", "spacing", "final_alpha", "clip_denoised")
+    belonging = ("eta", "spacing", "final_alpha", "clip_denoised", "sampler_options")
     made = {k: recommended[k] for k in FALLBACK if k in recommended and (kept or k not in belonging)}
     settings = FALLBACK | made | {k: v for k, v in asked.items() if v is not None}
+    if made.get("sampler_options") and asked.get("sampler_options"):
+        settings["sampler_options"] = {**made["sampler_options"], **asked["sampler_options"]}
     checks.check(settings)
     return settings
 
@@ -44,10 +47,9 @@ def check_sampling(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
     for name in options:
         if name not in known:
             raise ValueError(f"sampling has no option {name!r}; it has: {', '.join(known)}")
-    find("samplers", options.get("sampler", FALLBACK["sampler"]))
-    steps = options.get("num_steps", FALLBACK["num_steps"])
-    spacing = options.get("spacing", FALLBACK["spacing"])
-    timesteps.make_timesteps(spacing, schedule.num_timesteps, steps, schedule.sigmas)
+    settings = FALLBACK | dict(options)
+    split_sampler_options(settings["sampler"], sampler_options(settings))
+    visited_timesteps(settings, schedule)
 
 
 def check_seeds(seeds: Sequence[int]) -> np.ndarray:

@@ -144,11 +144,12 @@ def keys_of(seeds: Array) -> Array:
     return jax.vmap(lambda seed: jax.random.key(seed, impl=KEY_IMPL))(seeds)
 
 
-def step_infos(timesteps: Array, key: Array, start: Array | int = 0) -> StepInfo:
+def step_infos(timesteps: Array, key: Array, start: Array | int = 0, first_key: Array | int = 0) -> StepInfo:
     """One StepInfo per timestep, stacked: fields [S], int32 but for float timesteps; key [S] or [S, B].
 
     timesteps: [S] integers or floats in [0, T-1], in the order they are visited (descending). key: [] or [B]
       typed key. start: the place in timesteps that index counts from, negative before it (keys as at 0 there).
+    first_key: the number that the key of index 0 is made from; those after it count on.
     Raises: ValueError if timesteps is not one-dimensional or is empty, or key is not a typed key of that
     shape.
     """
@@ -159,7 +160,7 @@ def step_infos(timesteps: Array, key: Array, start: Array | int = 0) -> StepInfo
         raise ValueError(f"timesteps: got shape {timesteps.shape}, expected [S] with S >= 1")
     index = jnp.arange(timesteps.shape[0], dtype=jnp.int32) - start
     t_prev = jnp.append(timesteps[1:], timesteps.dtype.type(-1))
-    keys = jax.vmap(partial(_fold_in, key))(jnp.maximum(index, 0))
+    keys = jax.vmap(partial(_fold_in, key))(jnp.maximum(index, 0) + first_key)
     num_steps = jnp.broadcast_to(jnp.int32(timesteps.shape[0] - start), index.shape)
     return StepInfo(index, timesteps, t_prev, keys, num_steps)
 
@@ -199,6 +200,7 @@ def sample(
     key: Array,
     edit: Edit = Edit(),
     start: Array | int = 0,
+    stop: Array | int | None = None,
 ) -> tuple[Array, PyTree, PyTree]:
     """Runs `sampler` from x_T through `timesteps`, with `edit` around each step, as one lax.scan.
 
@@ -206,10 +208,13 @@ def sample(
       key or one per example, [B].
     start: number of leading timesteps to skip, 0 <= start <= S; what is left is a run of its own, whose first index is 0. A python
       number shortens the scan; a traced int32 [] is one program for every start, whose passed steps cost nothing.
+    stop: a traced int32 [], the number of leading timesteps at which the run ends, start <= stop <= S: x is then at timestep
+      timesteps[stop]. What begins there goes on as if it were the same run: keys, and with them noise, count from the
+      first timestep of all. None: to the end, and keys count from `start`.
     Returns: x [B, ...] float32, the sampler's last state, the edit's last state.
     Raises: ValueError as `step_infos`. Everything but S and the shapes may be traced; jit where it is called.
     """
-    if isinstance(start, int) and start:
+    if stop is None and isinstance(start, int) and start:
         timesteps, start = timesteps[start:], 0
 
     def body(carry, info):
@@ -219,8 +224,10 @@ def sample(
         edited, x = edit.after(edited, x, taps, info)
         return (x, state, edited), None
 
-    def body_from_start(carry, info):
-        return lax.cond(info.index < 0, lambda carry, info: (carry, None), body, carry, info)
+    def body_within(carry, info):
+        passed = info.index < 0 if stop is None else (info.index < 0) | (info.index >= stop - start)
+        return lax.cond(passed, lambda carry, info: (carry, None), body, carry, info)
 
-    step = body if isinstance(start, int) else body_from_start
-    return lax.scan(step, (x_T, sampler.init(x_T), edit.init(x_T)), step_infos(timesteps, key, start))[0]
+    step = body if stop is None and isinstance(start, int) else body_within
+    infos = step_infos(timesteps, key, start, 0 if stop is None else start)
+    return lax.scan(step, (x_T, sampler.init(x_T), edit.init(x_T)), infos)[0]

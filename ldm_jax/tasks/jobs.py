@@ -23,7 +23,7 @@ FILES = {
     "embeddings": (".npy",),
     "mask": (*EXTENSIONS, ".npy"),
 }
-TEXTS = ("prompt", "negative_prompt")
+TEXTS = ("prompt", "prompt_2", "negative_prompt")
 NUMBERS = ("strength",)
 WHOLE_NUMBERS = ("seed", "noise_level")
 METHODS = ("guidance", "edit", "inversion")  # a name, or {name: {option: value}}

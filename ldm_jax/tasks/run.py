@@ -26,6 +26,7 @@ STRENGTH = 0.75
 # The condition for each field of a job; that of an image depends on the task.
 CONDITIONS = {
     "prompt": "prompts",
+    "prompt_2": "prompts_2",
     "class_label": "class_labels",
     "layout": "layouts",
     "map": "segmentations",
@@ -282,6 +283,8 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
     conditions = {}
     if "prompts" in system.takes:
         conditions["prompts"] = given.get("prompt", "")
+    if "prompt_2" in given:
+        conditions["prompts_2"] = given["prompt_2"]
     names = getattr(model, "config", {}).get("class_names")
     if "class_label" in given:
         conditions["class_labels"] = labels.class_label(given["class_label"], names)

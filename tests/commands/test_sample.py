@@ -298,6 +298,11 @@ def test_a_job_with_a_method_that_cannot_be_stops_no_other(loaded, tmp_path, cap
             "interval has no option 'scael'; it has: scale, start",
         ),
         (["--guidance.scale", "3"], "--guidance.scale: expected one method in --guidance, got None"),
+        (
+            ["--sampler", "lms", "--sampler.ordr", "3"],
+            "sampler 'lms' takes no ordr .got 3.; it takes: final_alpha, order",
+        ),
+        (["--prompt_2", "blue"], "--prompt_2: .* has no second text encoder"),
         (["--edit", "prompt_to_prompt", "--edit.source", "red"], "'red' has 1 words and 'red circle' has 2"),
     ],
 )

@@ -27,5 +27,5 @@ def test_what_the_model_recommends_is_asked_for_and_said(asked, expected):
     args = argparse.Namespace(**(dict(steps=50, guidance_scale=None, sampler="ddim", eta=None) | asked))
     model = pipeline.LatentDiffusion(SimpleNamespace(drops=("tokens",)), {}, 1.0, dict(sampling=SAMPLING))
     found = samples.sampling_options(args, samples.SamplingModel(model, {}, ""))
-    assert found == expected | dict(final_alpha=None, clip_denoised=None)
+    assert found == expected | dict(final_alpha=None, clip_denoised=None, sampler_options=None)
     assert model.resolve(**found) == found  # sampling with them settles nothing else

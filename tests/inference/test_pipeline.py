@@ -304,10 +304,9 @@ def test_what_is_not_asked_for_is_what_the_makers_recommend():
     model = pipeline.LatentDiffusion(
         system, random_params(system, gain=1.5), 1.0, dict(CONFIG, sampling=sampling)
     )
-    assert model.resolve() == sampling | dict(final_alpha=None, clip_denoised=None)
-    assert model.resolve(eta=0.0, num_steps=9) == sampling | dict(
-        final_alpha=None, clip_denoised=None, eta=0.0, num_steps=9
-    )
+    others = dict(final_alpha=None, clip_denoised=None, sampler_options=None)
+    assert model.resolve() == sampling | others
+    assert model.resolve(eta=0.0, num_steps=9) == sampling | others | dict(eta=0.0, num_steps=9)
     # spacing and eta were recommended for a sampler that is not used
     other = model.resolve(sampler="ddim")
     assert other == dict(
@@ -316,8 +315,7 @@ def test_what_is_not_asked_for_is_what_the_makers_recommend():
         sampler="ddim",
         eta=None,
         spacing="uniform",
-        final_alpha=None,
-        clip_denoised=None,
+        **others,
     )
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.inference import pipeline
+from ldm_jax.inference.settings import check_sampling, resolve_settings
 from ldm_jax.system import make_system
 from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
@@ -122,7 +124,9 @@ def test_an_option_of_the_sampler(model):
 
 DEVICES = """
 import numpy as np, jax
+from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.inference import pipeline
+from ldm_jax.inference.settings import check_sampling, resolve_settings
 from ldm_jax.system import make_system
 from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
@@ -149,3 +153,46 @@ def test_all_devices_of_the_host_draw():
         PYTHONPATH=str(ROOT),
     )
     subprocess.run([sys.executable, "-c", DEVICES], check=True, cwd=ROOT, env=env)
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (dict(sampler="lms", sampler_options=dict(order=5)), "order is 5, expected one of 1, 2, 3, 4"),
+        (dict(sampler="lms", sampler_options=dict(ordr=3)), "'lms' takes no ordr .*; did you mean 'order'"),
+        (dict(sampler="plms", eta=1.0), "sampler 'plms' takes no eta"),
+        (
+            dict(sampler="euler", sampler_options=dict(s_churn="much")),
+            "s_churn is 'much', expected a finite number",
+        ),
+        (dict(sampler="tcd", eta=1.5), "sampler 'tcd': eta is 1.5, expected a number from 0 to 1"),
+        (
+            dict(sampler="lcm", spacing="karras"),
+            "'lcm' is of models that were distilled on whole timesteps, got spacing 'karras'",
+        ),
+        (dict(sampler="tcd", spacing="beta_leading"), "whole timesteps, got spacing 'beta_leading'"),
+        (dict(sampler="lcm", spacing="linspace"), "whole timesteps, got spacing 'linspace'"),
+    ],
+)
+def test_what_a_sampler_cannot_do_is_said(model, asked, said):
+    with pytest.raises(ValueError, match=said):
+        model.sample("a circle", num_steps=4, **asked)
+
+
+def test_a_config_is_held_to_its_sampler():
+    """Before a training run begins, and not at its first preview."""
+    schedule = make_schedule("linear", 1000)
+    check_sampling({"sampler": "deis", "sampler_options": {"order": 3}}, schedule)
+    for options, said in (
+        ({"sampler": "deis", "sampler_options": {"eta": 1.0}}, "sampler 'deis' takes no eta"),
+        ({"sampler": "lcm", "spacing": "exponential"}, "whole timesteps, got spacing 'exponential'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_sampling(options, schedule)
+
+
+def test_recommended_options_of_a_sampler_stay_beside_those_that_are_asked_for():
+    recommended = {"sampler": "dpm_solver_sde", "sampler_options": {"order": 3, "temperature": 0.5}}
+    found = resolve_settings(recommended, sampler_options={"temperature": 1.0})
+    assert found["sampler_options"] == {"order": 3, "temperature": 1.0}
+    assert resolve_settings(recommended, sampler="ddim")["sampler_options"] is None

@@ -137,3 +137,27 @@ def test_errors(steps, key, message):
 def test_wrong_number_of_keys():
     with pytest.raises(ValueError, match="got 3 keys"):
         step_noise(jax.random.split(jax.random.key(0), 3), (2, 4))
+
+
+def test_stop_and_start_are_one_program_and_one_run():
+    """With a state that counts the steps, and noise of the key: the second part goes on where the first ends."""
+    counter = Sampler(
+        lambda x_T: jnp.int32(0),
+        lambda eps_fn, state, x, info: (state + 1, 0.5 * x + step_noise(info.key, x.shape), {}),
+    )
+    keys, x_T = jax.vmap(jax.random.key)(jnp.arange(3)), jnp.ones((3, 2))
+    timesteps = jnp.array([40, 30, 20, 10])
+    traces = []
+
+    @jax.jit
+    def run(x, start, stop):
+        traces.append(1)
+        return sample(lambda x, t: (x, {}), counter, x, timesteps, keys, start=start, stop=stop)[:2]
+
+    whole = sample(lambda x, t: (x, {}), counter, x_T, timesteps, keys)[0]
+    for stop in range(5):
+        x, first = run(x_T, 0, stop)
+        x, second = run(x, stop, 4)
+        assert (first, second) == (stop, 4 - stop)
+        np.testing.assert_allclose(x, whole, rtol=1e-6, atol=1e-6)
+    assert len(traces) == 1
