@@ -45,7 +45,7 @@ def make(name: str, arg: str, **changes) -> ConfigDict:
         optimizer=dict(base_lr=1e-5, scale_lr=False),
         batch_size=2048,
         total_steps=600_000,
-        data=base.folder("imagenet"),
+        data=base.folder("imagenet", aspect_buckets=0),
         sampling=dict(num_steps=50, guidance_scale=5.0, sampler="dpm_solver", spacing="sgm"),
     )
     return base.diffusion(name, arg, **(own | changes))

@@ -74,6 +74,18 @@ class FolderSource:
                 return {"image": image, **self._labels(self.files[at])}
         raise ValueError(f"none of the images of {self!r} can be read")
 
+    def shapes(self) -> np.ndarray:
+        """[N, 2] int: (height, width) of each picture as it is shown, by its file's header; of one that cannot be read
+        that of a square.
+        """
+        found = np.ones((len(self.files), 2), np.int64)
+        for at, file in enumerate(self.files):
+            try:
+                found[at] = pictures.shape_of(file)
+            except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise nearly anything
+                log.warning("%s: its size cannot be read (%s); a square is taken", file, error)
+        return found
+
     def is_missing(self, index: int) -> bool:
         """Whether another file is known to stand in for this one."""
         return index in self.unreadable or index in self.gone

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ldm_jax import text_files
 from ldm_jax.data import transforms
@@ -72,6 +72,14 @@ def opened(file: str | Path | BinaryIO) -> Image.Image:
         picture.close()
         raise
     return picture
+
+
+def shape_of(file: str | Path | BinaryIO) -> tuple[int, int]:
+    """(height, width) of an encoded picture as `decode` gives it, by its header alone. Raises: as `opened`."""
+    with opened(file) as picture:
+        width, height = picture.size
+        on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    return (width, height) if on_its_side else (height, width)
 
 
 def read_picture(path: str | Path) -> np.ndarray:

@@ -52,6 +52,7 @@ class Abilities(NamedTuple):
     segments(index) -> [({name: label}, mask), …]: the classes of what covers mask [H, W] float32 in [0, 1], of each
         object in the picture. Labels of a name count from 0; masks together cover no pixel more than once.
     class_names: of the labels of `class_label` or of layouts, in order.
+    shapes() -> [N, 2] int, (height, width) of all pictures, read from their files' headers.
     unreadable_files() -> entries of the files that could not be read so far, which `source` takes as `known`.
     Of latents that were stored ahead of training (latents.py):
     statistics: {'scale_factor', 'mean', 'std', 'number'} of all of them.
@@ -66,6 +67,7 @@ class Abilities(NamedTuple):
     described: Callable[[int, np.random.Generator], tuple[str, list]] | None = None
     segments: Callable[[int], list] | None = None
     class_names: Sequence[str] = ()
+    shapes: Callable[[], np.ndarray] | None = None
     unreadable_files: Callable[[], list] = list
     statistics: Mapping[str, Any] | None = None
     check: Callable[..., None] = lambda **model: None
@@ -168,6 +170,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
+    order: Sequence[Any] | None = None,
 ) -> Iterator[Batch]:
     """Training batches without end; the first is number `start_step`.
 
@@ -176,6 +179,8 @@ def batches(
     transform: (example, rng) -> example of fixed shapes. The example also carries its `index` (int); rng
         depends on (seed, position in the run), not on the process, the thread or the restart.
     num_threads: that prepare batches ahead; 0 prepares each batch when it is asked for.
+    order: aspect_buckets.Order in the place of shuffled epochs: what (index, shape) each position of the run has. The
+        example then carries its `bucket`, the shape.
 
     Raises: ValueError for empty data or numbers out of range; RuntimeError, in next(), that names the example
     which could not be read or transformed.
@@ -183,10 +188,14 @@ def batches(
     _check(source, batch_size, process_index, process_count)
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}, expected at least 0")
-    dataset = grain.MapDataset.source(_Indexed(source)).seed(seed)
-    if shuffle:
-        dataset = dataset.shuffle()
-    dataset = dataset.repeat().random_map(_named(transform, source))
+    indexed = _Indexed(source)
+    if order is not None:
+        dataset = grain.MapDataset.source(order).seed(seed)
+        dataset = dataset.map(lambda place: {**indexed[place.index], "bucket": place.shape})
+    else:
+        dataset = grain.MapDataset.source(indexed).seed(seed)
+        dataset = (dataset.shuffle() if shuffle else dataset).repeat()
+    dataset = dataset.random_map(_named(transform, source))
     dataset = dataset[process_index::process_count].batch(batch_size, drop_remainder=True, batch_fn=collate)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     return iter(dataset[start_step:].to_iter_dataset(options))

@@ -90,16 +90,26 @@ def resized_crop(
 
     No more than the square is made: of a picture of 1 x 3000 the whole would be of 256 x 768000.
     """
-    shape = smallest_max_size(*image.shape[:2], size)
+    return covering_crop(image, size, size, interpolation, rng)[0]
+
+
+def covering_crop(
+    image: np.ndarray, height: int, width: int, interpolation: str, rng: np.random.Generator | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """(the [height, width, 3] part of the image resized until it just covers that, in the middle or, with rng,
+    anywhere; its corner (top, left) in the resized image)."""
+    scale = max(height / image.shape[0], width / image.shape[1])
+    shape = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
+    wanted = (height, width)
     if rng is None:
-        start = [(side - size) // 2 for side in shape]
+        top, left = ((side - part) // 2 for side, part in zip(shape, wanted, strict=True))
     else:
-        start = [int(rng.integers(side - size + 1)) for side in shape]
+        top, left = (int(rng.integers(side - part + 1)) for side, part in zip(shape, wanted, strict=True))
     if shape == image.shape[:2]:
-        return _crop(image, *start, size)
-    (top, left), (down, across) = start, (old / new for old, new in zip(image.shape, shape, strict=False))
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return resize(image, size, size, interpolation, box)
+        return image[top : top + height, left : left + width], (top, left)
+    down, across = (old / new for old, new in zip(image.shape, shape, strict=False))
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    return resize(image, height, width, interpolation, box), (top, left)
 
 
 def _crop(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from ldm_jax.training.examples import (
     inputs_of,
     needed_beside_moments,
     open_source,
+    order_of,
 )
 from ldm_jax.training.first_stage_job import batches_of, image_transform, init_key
 from ldm_jax.training.objective import init_learned
@@ -101,7 +102,8 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
         state = begin(params)
     _, learning_rate = program.make_optimizer(config, jax.device_count())
     preview = preview_of(config, system, frozen, source, conditions)
-    batches = batches_of(config, source, inputs_of(system, conditions))
+    order = order_of(config, system, source)
+    batches = batches_of(config, source, inputs_of(system, conditions), order)
     data_fingerprint = source.fingerprint()
     drawn, names = operator.attrgetter("ema_params"), config.get("class_names")
     return loop.TrainingJob(

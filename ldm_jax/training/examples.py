@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.data import derive, pipeline
+from ldm_jax.data import aspect_buckets, derive, pipeline
 from ldm_jax.data.latents import TEXT
+from ldm_jax.data.transforms import RECIPES
 from ldm_jax.system import System
 from ldm_jax.training import alignment, token_masks
 from ldm_jax.training.alignment import ALIGNMENT
 from ldm_jax.training.token_masks import MASKS
 
-NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive")  # keys of config.data
+NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive", "aspect_buckets")  # keys of config.data
 
 
 def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
@@ -43,11 +44,14 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
     """
     derived, can = derive.derivation(config["data"].get("derive") or {}), pipeline.abilities(source)
     masked, classes = has_token_masks(config), alignment.class_counts(config)
+    interpolation = RECIPES[config["data"].get("recipe", "none")].interpolation
 
     def conditions(example: dict, rng: np.random.Generator) -> tuple[dict, dict]:
         fields = can.pick(example, rng)
         if "image" in example and can.cut:  # what lies on the image is cut with it
             fields |= can.cut(example, config["image_size"], rng)
+        elif "bucket" in example:
+            fields |= aspect_buckets.cut(example["image"], example["bucket"], interpolation, rng)
         elif "image" in example:
             fields["image"] = crop(example["image"], rng)
         shown = ("moments", *TEXT) if "moments" in fields else ("image",)
@@ -79,10 +83,38 @@ def inputs_of(system: System, conditions: Callable) -> Callable:
 
     def transform(example: dict, rng: np.random.Generator) -> dict:
         shown, given = conditions(example, rng)
-        inputs = system.inputs({name: [value] for name, value in given.items()})
+        inputs = system.inputs({name: [value] for name, value in given.items()}, example.get("bucket"))
         return shown | {key: value[0] for key, value in inputs.items()}
 
     return transform
+
+
+def order_of(config: dict, system: System, source: Any) -> aspect_buckets.Order | None:
+    """The order in which batches of one shape come where config.data.aspect_buckets asks for several shapes, else None.
+
+    Raises: ValueError where the data or the model have no use for them.
+    """
+    number = config["data"].get("aspect_buckets")
+    if not number:
+        return None
+    can, kinds = pipeline.abilities(source), ", ".join(part.name for part in system.parts)
+    if can.shapes is None or can.cut or config["data"].get("precompute_latents"):
+        raise ValueError(
+            f"data.aspect_buckets: {source!r} does not give whole pictures and their sizes, expected a folder"
+        )
+    fields = [field for field in _pictured(config, system) if field != "caption"]
+    if fields or has_token_masks(config) or alignment.class_counts(config):
+        raise ValueError(
+            f"data.aspect_buckets: {kinds!r} needs {', '.join(fields) or 'maps or masks'} cut as the image is"
+        )
+    if config.get("steps_per_dispatch", 1) not in (None, 1):
+        raise ValueError(
+            f"data.aspect_buckets: steps_per_dispatch is {config['steps_per_dispatch']}, expected 1: "
+            "batches of several shapes cannot be stacked"
+        )
+    buckets = aspect_buckets.shapes(config["image_size"], system.size_multiple, number)
+    of_example = aspect_buckets.nearest(can.shapes(), buckets)
+    return aspect_buckets.Order(of_example, buckets, config["batch_size"], config["seed"])
 
 
 def _pictured(config: dict, system: System) -> list[str]:

@@ -1,7 +1,7 @@
 """What a first stage's run consists of (loop.TrainingJob): its step, its data, its pictures."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,11 @@ def image_transform(config: dict) -> Callable:
     return transforms.recipe(data.get("recipe", "none"), config["image_size"], "train", data.get("flip"))
 
 
-def batches_of(config: dict, source: Any, transform: Callable) -> Callable[[int], Iterator]:
+def batches_of(
+    config: dict, source: Any, transform: Callable, order: Sequence | None = None
+) -> Callable[[int], Iterator]:
+    """start_step -> the batches of this process. order: as of pipeline.batches."""
+
     def batches(start_step: int) -> Iterator:
         return pipeline.batches(
             source,
@@ -40,6 +44,7 @@ def batches_of(config: dict, source: Any, transform: Callable) -> Callable[[int]
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            order=order,
         )
 
     return batches
