@@ -30,7 +30,18 @@ SAMPLERS = {
     "HeunDiscreteScheduler": "heun",
     "DDPMScheduler": "ddpm",
     "UniPCMultistepScheduler": "unipc",
+    "DEISMultistepScheduler": "deis",
+    "LMSDiscreteScheduler": "lms",
+    "DPMSolverSinglestepScheduler": "dpm_solver_singlestep",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_ancestral",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
 }
+# samplers that a class is by one of its options
+SDE = {"dpm_solver_sde": "DPMSolverMultistepScheduler"}
+# classes whose rule is not here, and what is nearest to it
+_NEAREST = {"DPMSolverSDEScheduler": "dpm_solver_sde", "SASolverScheduler": "dpm_solver_sde"}
 SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredcos_cap_v2": "squaredcos_cap_v2"}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x_start"}
 # the same as another class, number for number
@@ -47,15 +58,31 @@ _DPM_SPACED = (
 _END_AT_FIRST = ("DEISMultistepScheduler", "SASolverScheduler")
 # whose 'linspace' is rounded to timesteps
 _ROUNDED = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
-# whose own timesteps, whatever the spacing, begin at the last one and are nearest to 'trailing'
+# whose timesteps, whatever the spacing, are those of distillation
 _CONSISTENCY = ("LCMScheduler", "TCDScheduler")
+# sampler -> the option of its class that its own `order` is
+_ORDERS = dict.fromkeys(("dpm_solver", "dpm_solver_sde", "deis"), "solver_order")
+# sampler_options that its class has in its file
+_SAID_OPTIONS = {
+    "dpm_solver": ("order", "solver_type"),
+    "dpm_solver_sde": ("order", "solver_type"),
+    "deis": ("order",),
+    "lcm": ("timestep_scaling",),
+}
 # spacings that end at timestep 0
 _TO_ZERO = ("leading_0", "linspace_rounded")
 # option -> the spacing by noise level that it asks for
 _SIGMAS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
 # default end of the last step, for samplers that have the option
-_FINAL_ALPHAS = {"ddim": "first", "plms": "first", "dpm_solver": "one", "euler": "one", "unipc": "one"}
-_ALWAYS_ONE = ("euler_ancestral", "heun")
+_FINAL_ALPHAS = {"ddim": "first", "plms": "first"} | dict.fromkeys(
+    ("dpm_solver", "dpm_solver_sde", "dpm_solver_singlestep", "euler", "euler_ancestral", "unipc", "deis"),
+    "one",
+)
+# samplers whose class leads to the clean image alone, or to the noise of timestep 0 alone
+_ALWAYS_ONE = ("euler_ancestral", "heun", "lms", "dpm2", "dpm2_ancestral")
+_ALWAYS_FIRST = ("deis",)
+# eta of a sampler as its class has it; 0 elsewhere
+_ETAS = {"euler_ancestral": 1.0, "ddpm": 1.0, "dpm_solver_sde": 1.0, "dpm2_ancestral": 1.0, "tcd": 0.3}
 # diffusers' add_noise of these keeps the scale of the process; of the others it adds noise to the unscaled picture
 NOISING = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", *_SAME)
 
@@ -77,8 +104,8 @@ def scheduler_options(section: Mapping[str, Any], name: str | None = None) -> tu
 
 
 def scheduler_sections(section: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """schedule, prediction_type and sampling {sampler, spacing, perhaps final_alpha, clip_denoised} of a
-    scheduler_config.json.
+    """schedule, prediction_type and sampling {sampler, spacing, perhaps final_alpha, clip_denoised, sampler_options} of
+    a scheduler_config.json.
 
     name: as for `scheduler_options`.
     Raises: ValueError for a class, a noise schedule, a prediction or a process that is not here.
@@ -134,7 +161,7 @@ def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
     if schedule["name"] not in names or schedule.get("cosine_s", 8e-3) != 8e-3:
         refuse("config", "schedule", schedule["name"], " or ".join(SCHEDULES.values()))
     sampler, spacing = sampling.get("sampler", "ddim"), sampling.get("spacing", "uniform")
-    classes = {ours: theirs for theirs, ours in SAMPLERS.items()}
+    classes = {ours: theirs for theirs, ours in SAMPLERS.items()} | SDE
     if sampler not in classes:
         refuse("config", "sampling.sampler", sampler, " or ".join(classes))
     name = classes[sampler]
@@ -156,17 +183,24 @@ def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind in options:
         section |= {options[kind]: True} if options[kind] in DEFAULTS[name] else {}
         spacing = rest or "linspace"
-    section["timestep_spacing"], section["steps_offset"] = _written_spacing(name, spacing)
+    written = "trailing" if name in _CONSISTENCY and spacing.startswith("lcm") else spacing
+    section["timestep_spacing"], section["steps_offset"] = _written_spacing(name, written)
+    if "timestep_spacing" not in DEFAULTS[name]:
+        section |= {"timestep_spacing": "linspace", "steps_offset": 0}
     clip = sampling.get("clip_denoised")
-    if sampler in ("ddim", "ddpm", "heun"):
+    if sampler in ("ddim", "ddpm", "heun", "lcm"):
         section["clip_sample"] = clip is not None
         if clip is not None:
             section["clip_sample_range"] = float(clip)
     final_alpha = sampling.get("final_alpha") or _FINAL_ALPHAS.get(sampler)
     if sampler in ("ddim", "plms"):
         section["set_alpha_to_one"] = final_alpha == "one"
-    if sampler in ("dpm_solver", "euler", "unipc"):
+    if "final_sigmas_type" in DEFAULTS[name]:
         section["final_sigmas_type"] = "sigma_min" if final_alpha == "first" else "zero"
+    section |= _written_options(sampler, sampling.get("sampler_options") or {})
+    if sampler == "lcm" or sampler == "tcd":
+        match = re.fullmatch(r"lcm_(\d+)", spacing)
+        section["original_inference_steps"] = int(match[1]) if match else 50
     if sampler == "plms":
         section["skip_prk_steps"] = True
         if section["prediction_type"] == "sample":
@@ -205,12 +239,12 @@ def _read_sampling(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     name = _SAME.get(name, name)
     for what in _not_here(name, options):
         log.warning("%s with %s", name, what)
-    sampler = SAMPLERS.get(name, "ddim")
+    sampler, sampler_options = _read_sampler(name, options)
     if name not in SAMPLERS:
-        log.warning("there is no sampler like %s here; ddim through its timesteps is taken", name)
-    if sampler == "dpm_solver" and options["solver_order"] == 1:
-        sampler = "euler"  # what DPM-Solver++ is in first order
+        log.warning("there is no sampler like %s here; %s through its timesteps is taken", name, sampler)
     found = {"sampler": sampler, "spacing": _read_spacing(name, options)}
+    if sampler_options:
+        found["sampler_options"] = sampler_options
     if "set_alpha_to_one" in options:
         final_alpha = "one" if options["set_alpha_to_one"] else "first"
     elif name in _END_AT_FIRST or options.get("final_sigmas_type") == "sigma_min":
@@ -219,9 +253,39 @@ def _read_sampling(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         final_alpha = "one"
     if final_alpha != _FINAL_ALPHAS.get(sampler, final_alpha):
         found["final_alpha"] = final_alpha
-    if options.get("clip_sample") and not options.get("thresholding"):
+    if options.get("clip_sample") and not options.get("thresholding") and name != "TCDScheduler":
         found["clip_denoised"] = float(options["clip_sample_range"])
     return found
+
+
+def _read_sampler(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The sampler of a class, and those of its options that are not what it has by itself."""
+    sampler, order = SAMPLERS.get(name) or _NEAREST[name], options.get("solver_order")
+    stochastic = options.get("algorithm_type") in ("sde-dpmsolver++", "sde-dpmsolver")
+    if sampler in ("dpm_solver", "dpm_solver_singlestep", "deis") and order == 1:
+        # what they all are in first order, without and with fresh noise
+        return ("euler_ancestral" if stochastic and name in SDE.values() else "euler"), {}
+    if sampler == "dpm_solver" and stochastic:
+        sampler = "dpm_solver_sde"
+    found: dict[str, Any] = {}
+    if sampler in _ORDERS and order == 3:
+        found["order"] = 3
+    if name in SDE.values() and options["solver_type"] == "heun":
+        found["solver_type"] = "heun"
+    if sampler == "lcm" and options["timestep_scaling"] != 10:
+        found["timestep_scaling"] = float(options["timestep_scaling"])
+    return sampler, found
+
+
+def _written_options(sampler: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a class that say which sampler it is, and those of its sampler_options that it has."""
+    section: dict[str, Any] = {"algorithm_type": "sde-dpmsolver++"} if sampler in SDE else {}
+    if sampler in _ORDERS:
+        section[_ORDERS[sampler]] = options.get("order", 2)
+    for option in _SAID_OPTIONS.get(sampler, ()):
+        if option != "order" and option in options:
+            section[option] = options[option]
+    return section
 
 
 def _read_spacing(name: str, options: Mapping[str, Any]) -> str:
@@ -230,7 +294,8 @@ def _read_spacing(name: str, options: Mapping[str, Any]) -> str:
     Raises: ValueError for a spacing or an offset that is not here.
     """
     if name in _CONSISTENCY:
-        return "trailing"
+        steps = options["original_inference_steps"]
+        return "lcm" if steps == 50 else f"lcm_{steps}"
     spacing, offset = options.get("timestep_spacing", "linspace"), options.get("steps_offset", 0)
     if spacing not in ("leading", "linspace", "trailing"):
         refuse("scheduler", "timestep_spacing", spacing, "leading, linspace or trailing")
@@ -258,6 +323,8 @@ def _written_spacing(name: str, spacing: str) -> tuple[str, int]:
         return "linspace", 0
     if spacing in ("trailing", "sgm", "dpm_linspace", "ays_sd1", "ays_sdxl"):
         return "trailing", 0
+    if spacing.partition("_")[0] == "lcm":
+        return "trailing", 0
     if spacing not in ("uniform", "original", "quad"):
         refuse("config", "sampling.spacing", spacing, "a spacing of this library")
     return "leading", 1
@@ -281,6 +348,10 @@ def _not_here(name: str, options: Mapping[str, Any]) -> Iterator[str]:
         yield f"lambda_min_clipped: {options['lambda_min_clipped']} begins at less noise; all timesteps are taken"
     if name == "DPMSolverMultistepScheduler":
         yield from _not_here_of_dpm_solver(options)
+    if name == "DPMSolverSinglestepScheduler":
+        yield from _not_here_of_singlestep(options)
+    if name == "DEISMultistepScheduler" and options["solver_order"] > 1 and not options["lower_order_final"]:
+        yield "lower_order_final: false makes the last steps of full order in runs of under 15 steps; of first here"
     if name == "UniPCMultistepScheduler":
         yield from _not_here_of_unipc(options)
     if name == "PNDMScheduler" and not options["skip_prk_steps"]:
@@ -298,13 +369,18 @@ def _not_here(name: str, options: Mapping[str, Any]) -> Iterator[str]:
 
 def _not_here_of_dpm_solver(options: Mapping[str, Any]) -> Iterator[str]:
     order, algorithm = options["solver_order"], options["algorithm_type"]
-    deterministic = algorithm in ("dpmsolver++", "deis") or (algorithm == "dpmsolver" and order == 1)
-    if not deterministic:
-        yield f"algorithm_type: {algorithm!r} is another rule; dpmsolver++ is taken"
-    if order not in (1, 2):
+    same = algorithm in ("dpmsolver++", "sde-dpmsolver++", "deis") or (
+        algorithm == "dpmsolver" and order == 1
+    )
+    if not same:
+        taken = "sde-dpmsolver++" if algorithm == "sde-dpmsolver" else "dpmsolver++"
+        yield f"algorithm_type: {algorithm!r} is another rule; {taken} is taken"
+    elif algorithm == "sde-dpmsolver++" and order == 3:
+        yield "solver_order: 3 of the SDE adds the bend of the parabola with the wrong sign; k-diffusion's is taken"
+    if order not in (1, 2, 3):
         yield f"solver_order: {order} is of another order; 2 is taken"
-    if options["solver_type"] == "heun" and order > 1:
-        yield "solver_type: 'heun' combines steps otherwise; midpoint is taken"
+    if order == 3 and not options["lower_order_final"] and options["final_sigmas_type"] == "zero":
+        yield "lower_order_final: false makes the last step but one of third order in short runs; of second here"
     if options["final_sigmas_type"] == "sigma_min" and order > 1:
         if options["euler_at_final"]:
             yield "euler_at_final: true makes the last step of first order in runs of 15 steps and more; of second here"
@@ -313,6 +389,18 @@ def _not_here_of_dpm_solver(options: Mapping[str, Any]) -> Iterator[str]:
                 "lower_order_final: false makes the last step of second order in runs of fewer than 15 "
                 "steps; of first here"
             )
+
+
+def _not_here_of_singlestep(options: Mapping[str, Any]) -> Iterator[str]:
+    order, algorithm = options["solver_order"], options["algorithm_type"]
+    if not (algorithm in ("dpmsolver++", "deis") or (algorithm == "dpmsolver" and order == 1)):
+        yield f"algorithm_type: {algorithm!r} is another rule; dpmsolver++ is taken"
+    if order not in (1, 2):
+        yield f"solver_order: {order} is of another order; 2 is taken"
+    if options["solver_type"] == "heun" and order > 1:
+        yield "solver_type: 'heun' combines steps otherwise; midpoint is taken"
+    if order > 1 and options["lower_order_final"] and options["final_sigmas_type"] == "sigma_min":
+        yield "lower_order_final: true makes the last step of an even number of first order; of second here"
 
 
 def _not_here_of_unipc(options: Mapping[str, Any]) -> Iterator[str]:
@@ -338,24 +426,32 @@ def not_said(config: Mapping[str, Any]) -> Iterator[str]:
     section, schedule, sampling = scheduler_json(config), config["schedule"], config.get("sampling", {})
     sampler = sampling.get("sampler", "ddim")
     name, spacing = section["_class_name"], sampling.get("spacing", "uniform")
-    if _read_spacing(name, section) != spacing:
+    if _read_spacing(name, scheduler_options(section)[1]) != spacing:
         written = section["timestep_spacing"]
         if written == "leading":
             written += f" with steps_offset {section['steps_offset']}"
         agree = ""
-        if spacing == "sgm" or spacing in ("uniform", "original") and name not in _DPM_SPACED:
+        same_grid = (spacing == "sgm" and written == "trailing") or (
+            spacing in ("uniform", "original") and name not in _DPM_SPACED
+        )
+        if same_grid and name not in _CONSISTENCY:
             agree = f" where the number of steps does not divide {section['num_train_timesteps']}"
         yield f"{name} has no timestep spacing {spacing!r}; {written} is written, which visits other timesteps{agree}"
     elif spacing == "linspace_rounded" and sampler in ("ddim", "plms"):
         yield f"{name} steps under 'linspace' to other timesteps than it visits next"
     if sampling.get("final_alpha") == "first" and sampler in _ALWAYS_ONE:
         yield f"{name} cannot end at the noise of timestep 0 (final_alpha 'first'); it ends at the clean image"
+    if sampling.get("final_alpha") != "first" and sampler in _ALWAYS_FIRST:
+        yield f"{name} cannot end at the clean image (final_alpha 'one'); it ends at the noise of timestep 0"
+    for option, value in (sampling.get("sampler_options") or {}).items():
+        if option not in _SAID_OPTIONS.get(sampler, ()):
+            yield f"{name} has no option {option} (sampler_options {option}: {value}) in its file"
     eta = sampling.get("eta")
-    if eta is not None and float(eta) != {"euler_ancestral": 1.0, "ddpm": 1.0}.get(sampler, 0.0):
+    if eta is not None and float(eta) != _ETAS.get(sampler, 0.0):
         yield f"eta {eta} has no place in it; diffusers takes it as an argument where a pipeline is called, if at all"
     if sampler == "plms" and section["prediction_type"] == "v_prediction":
         yield "PNDMScheduler extrapolates v, where plms here extrapolates eps"
-    if sampler in ("plms", "heun") and schedule.get("zero_terminal_snr"):
+    if schedule.get("zero_terminal_snr") and "rescale_betas_zero_snr" not in DEFAULTS[name]:
         yield f"{name} ignores rescale_betas_zero_snr, which is written all the same: the model was trained with it"
     posterior = schedule.get("v_posterior", 0.0)
     if posterior and (sampler != "ddpm" or posterior != 1):
