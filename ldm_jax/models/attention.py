@@ -35,9 +35,10 @@ def attend(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
         return attend_plainly(q, k, v, causal)
     if k.shape[1] == 1:  # the probability of a single key is 1
         return jnp.broadcast_to(v, (*q.shape[:-1], v.shape[-1]))
-    rows = {}
-    if v.shape[-1] == q.shape[-1]:  # a Control may have widened q and k
-        rows = {row.platform: row.attend for row in reversed(KERNELS) if row.takes(q, k)}
+    if (more := q.shape[-1] - v.shape[-1]) > 0:  # a Control has widened q and k
+        wide = jnp.pad(v, [(0, 0)] * 3 + [(0, more)])
+        return attend(q, k, wide)[..., : v.shape[-1]]
+    rows = {row.platform: row.attend for row in reversed(KERNELS) if row.takes(q, k)}
     default = _in_slices if logits_bytes(q, k) > MOST_LOGITS else attend_plainly
     return jax.lax.platform_dependent(q, k, v, **rows, default=default)
 

@@ -9,7 +9,7 @@ from ldm_jax.control.base import Site
 from ldm_jax.editing import phrases
 from ldm_jax.editing.masactrl import MutualAttention
 from ldm_jax.inference import pipeline
-from ldm_jax.models.attention import attend
+from ldm_jax.models.attention import attend, attend_plainly
 from ldm_jax.system import make_system
 from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
@@ -65,6 +65,13 @@ def test_with_masks_what_belongs_to_the_words_looks_at_it_alone():
     mine = target[None, :, :, None, None]
     np.testing.assert_allclose(got[:, 1], mine * outs[0] + (1 - mine) * outs[1], atol=1e-5)
     np.testing.assert_allclose(got[:, 0], split(attend(q, k, v))[:, 0], atol=1e-6)
+
+
+def test_a_large_map_with_masks_is_attended_to_in_slices():
+    """More logits than a CPU computes at once (models/attention.py), and the same result as all at once."""
+    rng = np.random.default_rng(1)
+    q, k, v = (jnp.asarray(rng.normal(size=(1, 1024, 4, d)), jnp.float32) for d in (6, 6, 4))
+    np.testing.assert_allclose(attend(q, k, v), attend_plainly(q, k, v), atol=1e-5)
 
 
 @pytest.mark.parametrize("fill", [0.0, 1.0])
