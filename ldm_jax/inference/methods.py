@@ -379,7 +379,9 @@ def _checked(room: str, name: str, module: Any, options: dict, call: Call) -> di
         is_one = option in known and isinstance(known[option].default, float) and option not in each
         if is_one and not _is_number(value):
             raise ValueError(f"{name}: {option} is {value!r}, expected a finite number")
-    if (branches or getattr(module, "CONDITIONS", ())) and call.prompts is None:
+    optional = [o for o, p in known.items() if p.default is None and o not in options]
+    told = [o for o in getattr(module, "CONDITIONS", ()) if o not in optional]
+    if (branches or told) and call.prompts is None:
         raise ValueError(f"{name} works on prompts, and this model takes none")
     prepare: Callable | None = getattr(module, "prepare", None)
     if prepare is None:

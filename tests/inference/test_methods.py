@@ -72,6 +72,14 @@ OPTIONS = {
         dict(regions=[dict(phrase="circle", box=[0, 0, 0.5, 0.5])], cross=3.0, until=1.0),
         dict(regions=[dict(phrase="a", mask=LEFT[0, :, :, 0]), dict(phrase="circle", box=[0.5, 0, 0.5, 1])]),
     ),
+    ("editing", "interpolation"): (
+        dict(prompt="a blue circle", seed=9, share=0.3),
+        dict(prompt=["a", "a circle"], seed=[10, 11], share=[0.2, 0.8]),
+    ),
+    ("editing", "token_rows"): (
+        dict(prompt="a blue", word="circle", scale=2.0),
+        dict(prompt=["a", "blue"], word="circle", scale=0.5, take="words", share=0.5),
+    ),
     ("editing", "blended"): (dict(x_start=CLEAN, mask=LEFT), dict(x_start=-CLEAN, mask=1 - LEFT)),
 }
 METHODS = [(room, name) for room in ("guidance", "editing") for name in names(room)]
