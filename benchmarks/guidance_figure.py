@@ -4,12 +4,15 @@ r"""What guidance methods do, at three strengths each, as one picture:
 
 A row for each method, two pictures for each strength, the weakest first; all of the same seeds. Methods that lead a
 model that is told nothing draw the empty prompt; classifier guidance has a row where --classifier names a run of
-configs/shapes_noisy_classifier.py.
+configs/shapes_noisy_classifier.py. Each row is kept in a folder beside the picture, docs/images/guidance/, and is drawn
+once: the same command goes on where it was stopped.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import ldm_jax
 from ldm_jax import grid
@@ -55,18 +58,20 @@ def main(argv: list[str] | None = None) -> None:
             for s in (1, 4, 16)
         ]
         rows.append(("classifier", led, ""))
-    drawn = []
+    strips, kept = [], Path(args.out).with_suffix("")
     for name, strengths, prompt in rows:
-        more = {} if prompt is None else dict(guidance_scale=1.0)
-        said = PROMPT if prompt is None else prompt
-        for guidance in strengths:
-            drawn.append(model.sample(said, SEEDS, num_steps=args.steps, guidance=guidance, **more))
-            print(name, guidance, flush=True)
-    grid.write_png(
-        args.out,
-        grid.grid(np.concatenate(drawn), columns=3 * len(SEEDS)),
-        {"rows": ", ".join(r[0] for r in rows)},
-    )
+        path = kept / f"{name.replace(' ', '_')}.png"
+        if not path.is_file():
+            more = {} if prompt is None else dict(guidance_scale=1.0)
+            said = PROMPT if prompt is None else prompt
+            drawn = [
+                model.sample(said, SEEDS, num_steps=args.steps, guidance=guidance, **more)
+                for guidance in strengths
+            ]
+            grid.write_png(path, grid.grid(np.concatenate(drawn), columns=3 * len(SEEDS)))
+        strips.append(np.asarray(Image.open(path)))
+        print(name, flush=True)
+    grid.write_png(args.out, np.concatenate(strips), {"rows": ", ".join(row[0] for row in rows)})
 
 
 if __name__ == "__main__":
