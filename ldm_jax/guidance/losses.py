@@ -147,12 +147,19 @@ class Style(NamedTuple):
 def style(call, target, *, classifier="shapes_classifier", layers=("norm_0", "norm_1", "norm_2")) -> Asked:
     """target: a picture of the size that is drawn, or one for each. layers: of the classifier, by their names there."""
     found, wanted = call.classifier(classifier), _one_each(call, target, call.picture, "style: target")
+    layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    for layer in layers:
+        if layer not in found.params:
+            raise ValueError(
+                f"universal: style: layer {layer!r} not found; there are: {', '.join(found.params)}"
+                f"{did_you_mean(layer, found.params)}"
+            )
     if wanted.shape[1:3] != tuple(call.image_shape):
         raise ValueError(
             f"universal: style: target is {wanted.shape[1]} x {wanted.shape[2]}, expected "
             f"{call.image_shape[0]} x {call.image_shape[1]}, the size that is drawn"
         )
-    return Asked(Style(found.network, tuple(layers)), {"image": wanted}, found.params)
+    return Asked(Style(found.network, layers), {"image": wanted}, found.params)
 
 
 # ------------------------------------------------------------------------------------------------ what lies where, by color
@@ -234,7 +241,7 @@ def _ellipses(listed, image_shape: tuple[int, int], number: int) -> tuple[np.nda
             raise ValueError(
                 f"universal: boxes: got {one!r}, expected {{'box': [x0, y0, width, height], 'color': number}}"
             )
-        box = np.asarray(one["box"], np.float32)
+        box = _floats(one["box"])
         if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= 0).any():
             raise ValueError(
                 f"universal: boxes: box is {one['box']!r}, expected x0, y0, width, height within the picture"
@@ -252,14 +259,23 @@ def _ellipses(listed, image_shape: tuple[int, int], number: int) -> tuple[np.nda
 
 
 def _palette(palette, temperature) -> dict[str, np.ndarray]:
-    colors = np.asarray(palette, np.float32)
-    if colors.ndim != 2 or colors.shape[1] != 3 or colors.min() < 0 or colors.max() > 255:
+    colors = _floats(palette)
+    if colors.ndim != 2 or colors.shape[1] != 3 or not ((colors >= 0) & (colors <= 255)).all():
         raise ValueError(
             f"universal: palette is {palette!r}, expected colors, three numbers from 0 to 255 each"
         )
-    if not temperature > 0:
+    warmth = _floats(temperature)
+    if warmth.ndim or not warmth > 0:
         raise ValueError(f"universal: temperature is {temperature!r}, expected a number above 0")
-    return {"palette": colors / 127.5 - 1, "temperature": np.float32(temperature)}
+    return {"palette": colors / 127.5 - 1, "temperature": warmth}
+
+
+def _floats(given) -> np.ndarray:
+    """given as float32, NaN where it is no numbers."""
+    try:
+        return np.asarray(given, np.float32)
+    except (TypeError, ValueError):
+        return np.full((), np.nan, np.float32)
 
 
 def _numbers(given, number: int, name: str) -> list[int]:

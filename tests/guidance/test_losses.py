@@ -125,6 +125,20 @@ def test_a_function_of_images():
             "covers no pixel",
         ),
         ("boxes", [], dict(palette=[1, 2], background=6), "palette is .*expected colors"),
+        ("boxes", [{"box": "x", "color": 1}], dict(palette=PALETTE, background=6), "box is 'x', expected x0"),
+        ("boxes", [], dict(palette="red", background=6), "palette is 'red', expected colors"),
+        (
+            "boxes",
+            [],
+            dict(palette=PALETTE, background=6, temperature="x"),
+            "temperature is 'x', expected a number",
+        ),
+        (
+            "style",
+            np.zeros((64, 64, 3), np.uint8),
+            dict(layers="norm_9"),
+            "layer 'norm_9' not found; there are: conv_0",
+        ),
         (lambda images: images, 3, {}, "a function takes images alone, got the option 'target'"),
     ],
 )
