@@ -16,12 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ldm_jax import text_files
+
 MOMENTS = ("moments", "moments_flipped")
 # What a text encoder made of the caption: the context, and of some the vector, and the vector without the caption.
 TEXT = ("text_context", "text_vector", "text_vector_null")
 RECORD = "latents.json"
 NAME = "latents"  # of the TFDS data set
 RANDOM_ACCESS = "array_record"
+OWN_FEATURES = "tensorflow_datasets.core.features."
+CLASS_KEYS = ("pythonClassName", "python_class_name")  # the two spellings of JSON that protocol buffers read
+MOST_SHARDS = 100_000
 COMMAND = "ldm-precompute-latents"
 AGAIN = f"write another with {COMMAND}, or name the one that made it"
 
@@ -89,11 +94,50 @@ def read_record(root: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        made_of(record)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no record of {COMMAND}: {error!r}") from None
+        record = text_files.read_object(path, "record")
+        _check(made_of(record))
+    except (ValueError, KeyError) as error:
+        missing = "a field is missing: " if isinstance(error, KeyError) else ""
+        raise ValueError(f"{path} is no record of {COMMAND}: {missing}{text_files.cut(error, 500)}") from None
     return record
+
+
+def _check(made: MadeOf) -> None:
+    """Raises: ValueError for a field of another kind, or numbers that no folder has."""
+    for field in ("first_stage", "data", "source", "split", "recipe", "dtype", "computed_in", "file_format"):
+        if not isinstance(getattr(made, field), str):
+            raise ValueError(f"{field} is {text_files.shown(getattr(made, field))}, expected a string")
+    for field in ("moments", "fields"):
+        if not isinstance(getattr(made, field), list):
+            raise ValueError(f"{field} is {text_files.shown(getattr(made, field))}, expected a list")
+    if not isinstance(made.text_encoder, str | None):
+        raise ValueError(f"text_encoder is {text_files.shown(made.text_encoder)}, expected a string or null")
+    for field, most in dict(number=10**10, image_size=2**16, examples_per_shard=10**10).items():
+        value = getattr(made, field)
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(
+                f"{field} is {text_files.shown(value)}, expected a whole number from 1 to {most}"
+            )
+    if made.num_shards > MOST_SHARDS:
+        raise ValueError(f"it is of {made.num_shards} shards, expected at most {MOST_SHARDS}")
+
+
+def check_features(root: Path) -> None:
+    """Whether the folder's features.json names TFDS' own classes alone: TFDS imports the module of whatever it names.
+
+    Raises: ValueError for another name, or a file that is not there or no JSON.
+    """
+    path = root / "features.json"
+    level = [text_files.read_object(path, "description of features")]
+    while level:
+        inside = [one.items() if isinstance(one, dict) else enumerate(one) for one in level]
+        level = []
+        for key, value in (pair for pairs in inside for pair in pairs):
+            if key in CLASS_KEYS and not str(value).startswith(OWN_FEATURES):
+                raise ValueError(
+                    f"{path} names {text_files.shown(value)}, expected classes of {OWN_FEATURES}*: not followed"
+                )
+            level += [value] if isinstance(value, dict | list) else []
 
 
 def made_of(record: dict) -> MadeOf:
@@ -208,8 +252,8 @@ def source(split: str, *, root: str | Path) -> LatentsSource:
 
     split: the one that they are of. root: the folder that was --out.
 
-    Raises: ValueError for a folder that is not there, holds no latents, is not finished, has no random access, or is of
-    another split.
+    Raises: ValueError for a folder that is not there, holds no latents, is not finished, has no random access, is of
+    another split, or names other classes of features than TFDS' own.
     """
     root = Path(root).expanduser()
     record = read_record(root)
@@ -229,6 +273,7 @@ def source(split: str, *, root: str | Path) -> LatentsSource:
             f"latents folder {root} is in {made.file_format} files, which have no random access, expected "
             f"{RANDOM_ACCESS}"
         )
+    check_features(root)
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(root)

@@ -9,6 +9,8 @@ are arguments of what is in it; the model's structure, size of pictures and batc
 parameters stay in the checkpoint, which both commands are given. Decides what is in the file and what it goes with; how
 a call becomes the arguments of the programs in it is inference/pipeline.py's, and that is why both draw the same.
 
+A file is a program, and what is in it is compiled and run: it is trusted input, as python is.
+
 The file: a zip of header.json (see `write`), and for each platform of PLATFORM/sampler and PLATFORM/decoder, serialized
 by jax.export, whose promises on what later and earlier versions of jax read hold for it
 (docs.jax.dev/en/latest/export/export.html). One program for

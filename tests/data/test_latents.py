@@ -141,6 +141,41 @@ def test_what_is_not_whole_is_refused(stored, tmp_path):
         latents.source("train", root=tmp_path / "lost")
 
 
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+def test_a_folder_that_names_other_modules_is_not_followed(stored, tmp_path, key):
+    folder = tmp_path / "other"
+    shutil.copytree(stored[0], folder)
+    described = (folder / "features.json").read_text()
+    assert "pythonClassName" in described
+    described = described.replace(
+        "tensorflow_datasets.core.features.text_feature.Text", "a_module_of_theirs.Text"
+    )
+    (tmp_path / "a_module_of_theirs.py").write_text("raise SystemExit('it was imported')")
+    (folder / "features.json").write_text(described.replace("pythonClassName", key))
+    with pytest.raises(ValueError, match=r"features\.json names 'a_module_of_theirs.Text', .* not followed"):
+        latents.source("train", root=folder)
+    (folder / "features.json").unlink()
+    with pytest.raises(ValueError, match=r"features\.json is not there"):
+        latents.source("train", root=folder)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(number=0), "number is 0, expected a whole number from 1"),
+        (dict(number=10**30), "number is 1000000"),
+        (dict(number=10**9, examples_per_shard=1), "it is of 1000000000 shards, expected at most"),
+        (dict(examples_per_shard=0), "examples_per_shard is 0"),
+        (dict(split=None), "split is None, expected a string"),
+        (dict(moments=4), "moments is 4, expected a list"),
+    ],
+)
+def test_a_record_of_other_kinds_of_fields_is_named(tmp_path, change, said):
+    (tmp_path / "latents.json").write_text(json.dumps(MADE._asdict() | change))
+    with pytest.raises(ValueError, match=f"latents.json is no record of ldm-precompute-latents: {said}"):
+        latents.read_record(tmp_path)
+
+
 def test_a_shard_is_there_whole_or_not_at_all(tmp_path):
     given = stored_latents.examples()
     given[1]["moments"] = np.full((2, 2, 4), np.inf, np.float32)
