@@ -42,7 +42,7 @@ def find(room: str, name: str) -> ModuleType:
     known = names(room)
     if name not in known:
         raise ValueError(
-            f"{SINGULAR.get(room, room)} {name!r} not found; ldm_jax/{room}/ has: "
+            f"{SINGULAR.get(room, room)} {str(name)[:100]!r} not found; ldm_jax/{room}/ has: "
             f"{', '.join(known)}{did_you_mean(name, known)}"
         )
     return importlib.import_module(f"ldm_jax.{room.replace('/', '.')}.{name}")
@@ -50,7 +50,7 @@ def find(room: str, name: str) -> ModuleType:
 
 def did_you_mean(name: str, known) -> str:
     """'; did you mean …?' for the nearest of `known`, or '' if none is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    near = difflib.get_close_matches(str(name)[:100], list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

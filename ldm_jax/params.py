@@ -10,7 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ldm_jax.text_files import cut
 from ldm_jax.types import PyTree
+
+DEEPEST = 64  # trees of parameters inside each other; those of networks have ten
 
 
 def named_leaves(params: PyTree) -> dict[str, np.ndarray]:
@@ -33,13 +36,15 @@ def of_description(described: Mapping[str, Sequence]) -> PyTree:
 
 
 def from_names(flat: Mapping[str, Any]) -> PyTree:
-    """The inverse of `named_leaves`."""
+    """The inverse of `named_leaves`. Raises: ValueError for names of more than DEEPEST parts, or one within another."""
     tree: dict = {}
     for path, leaf in flat.items():
-        *parents, name = path.split("/")
+        *parents, name = path.split("/", DEEPEST)
         node = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name in node or "/" in name:
+            raise ValueError(f"{cut(path)} is no name of a parameter beside the others")
         node[name] = leaf
     return tree
 

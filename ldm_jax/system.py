@@ -20,6 +20,7 @@ from ldm_jax.find import find
 from ldm_jax.first_stage import FirstStage, make_first_stage
 from ldm_jax.models import autoencoder, layers
 from ldm_jax.models.unet import UNet
+from ldm_jax.text_files import shown
 from ldm_jax.types import Array, Cond, PyTree
 
 
@@ -86,9 +87,13 @@ class System(NamedTuple):
     def check_shape(self, image_shape: Sequence[int], what: str = "image_shape") -> tuple[int, int]:
         """image_shape as (H, W). Raises: ValueError that says the nearest size that works if it is not of multiples of
         `size_multiple`."""
-        shape, multiple = np.asarray(image_shape), self.size_multiple
+        try:
+            shape = np.asarray(image_shape)
+        except ValueError:  # lists of several lengths
+            shape = np.empty(0)
+        multiple = self.size_multiple
         if shape.shape != (2,) or not np.issubdtype(shape.dtype, np.integer):
-            raise ValueError(f"{what}: got {image_shape!r}, expected (height, width) in pixels")
+            raise ValueError(f"{what}: got {shown(image_shape)}, expected (height, width) in pixels")
         height, width = (int(side) for side in shape)
         near = [max(multiple, multiple * int(side / multiple + 0.5)) for side in (height, width)]
         if near != [height, width]:
@@ -230,7 +235,7 @@ class System(NamedTuple):
         """Fresh parameters of the network and its conditioners: {'unet': …, 'conditioner': {kind: tree}}, the first
         alone if there is no conditioner."""
         unet_key, conditioner_key = jax.random.split(key)
-        latent = np.zeros((1, *self.latent_shape), np.float32)
+        latent = jnp.zeros((1, *self.latent_shape), jnp.float32)
         inputs = {k: latent if k in self.encodes else v for k, v in self.null_inputs(1).items()}
         trees = {}
         for i, part in enumerate(self.parts):

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN = 100  # characters of a value, or of another library's error, that messages show
 LARGEST = 16 * 2**20  # bytes of a JSON file: 20 times CLIP's vocabulary
+LARGEST_YAML, MOST_NODES = 2**20, 100_000  # bytes, values: the longest of the original's has 5,000 bytes
 DEEPEST = 64  # lists and objects inside each other: no config has ten
 
 _repr = reprlib.Repr()
@@ -29,10 +30,10 @@ _repr.maxlevel = 4
 _repr.maxstring = _repr.maxlong = _repr.maxother = 2 * SHOWN
 
 
-def cut(text: Any) -> str:
-    """Text for a message: in one line, of at most SHOWN characters."""
-    line = " ".join(str(text)[: 4 * SHOWN].split())
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+def cut(text: Any, most: int = SHOWN) -> str:
+    """Text for a message: in one line, of at most that many characters."""
+    line = " ".join(str(text)[: 4 * most].split())
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def cut_path(path: str | Path) -> str:
@@ -110,6 +111,58 @@ def read_json(path: str | Path, what: str) -> Any:
     except ValueError as error:
         said = str(error)
         raise ValueError(said if said.startswith(what) else f"{what} {path} is {said}") from None
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """What a YAML file holds, made of plain values alone.
+
+    Raises: FileNotFoundError; ValueError that names the file, for no text and no YAML, for one larger than LARGEST_YAML
+    or nested deeper than DEEPEST, and for aliases that stand for more than MOST_NODES values.
+    """
+    import yaml
+
+    check_size(path, what, LARGEST_YAML)
+    text = read(path, what)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _check_nodes(yaml.parse(text, loader))
+        return yaml.load(text, loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f" at line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{what} {path} is not YAML: {cut(error.problem or error.context)}{at}") from None
+    except Exception as error:  # noqa: BLE001 - of dates and numbers that are none, the library raises nearly anything
+        raise ValueError(f"{what} {path} is not YAML: {cut(error)}") from None
+
+
+def _check_nodes(events: Iterable) -> None:
+    """Raises: ValueError for YAML that is too deep, refers to itself, or is too many values once its aliases are what
+    they stand for."""
+    inside, sizes = (
+        [(None, 0)],
+        {},
+    )  # (anchor, values so far) of each collection that is open; values by anchor
+    for event in events:
+        name, anchor = type(event).__name__, getattr(event, "anchor", None)
+        if name in ("SequenceStartEvent", "MappingStartEvent"):
+            inside.append((anchor, 1))
+            size = 0
+        elif name in ("SequenceEndEvent", "MappingEndEvent"):
+            anchor, size = inside.pop()
+        elif name == "AliasEvent":
+            if anchor in (opened for opened, _ in inside):
+                raise ValueError(f"{shown(anchor)} stands for what it is inside of")
+            size = sizes.get(anchor, 1)
+        else:
+            size = int(name == "ScalarEvent")
+        if name != "AliasEvent" and anchor is not None and size:
+            sizes[anchor] = size
+        last, number = inside[-1]
+        inside[-1] = (last, number + size)
+        if len(inside) > DEEPEST + 1:
+            raise ValueError(f"it is nested deeper than {DEEPEST} lists and mappings")
+        if number + size > MOST_NODES:
+            raise ValueError(f"it has more than {MOST_NODES} values")
 
 
 def check_size(path: str | Path, what: str, largest: int) -> None:

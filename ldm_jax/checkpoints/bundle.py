@@ -14,7 +14,7 @@ import jax
 from ldm_jax import text_files
 from ldm_jax.checkpoints import earlier
 from ldm_jax.checkpoints.base import Bundle, Checkpoint, FirstStage, Options, find_tokenizer, with_arrays
-from ldm_jax.convert import files
+from ldm_jax.convert import files, schema
 from ldm_jax.convert.tensor import Tensor, as_tensor
 from ldm_jax.params import flatten, from_names, named_leaves
 
@@ -38,15 +38,16 @@ def is_bundle(directory: Path) -> bool:
     """Whether a folder holds a bundle (those of diffusers and transformers have a config.json too, without a task)."""
     if not (directory / WEIGHTS).is_file() or not (directory / "config.json").is_file():
         return False
-    return "task" in read_config(directory)
+    return "task" in text_files.read_object(directory / "config.json", "config")
 
 
 def read_config(directory: Path) -> dict:
-    """Raises: ValueError if config.json is not there, or no JSON object."""
+    """Raises: ValueError if config.json is not there, no JSON object, or has options that no config has
+    (convert/schema.py)."""
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is no bundle: config.json is not there")
-    return text_files.read_object(path, "config")
+    return schema.check_config(text_files.read_object(path, "config"), f"config {path}")
 
 
 def read_tokenizer(directory: Path) -> Any:
@@ -87,6 +88,7 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
 
     workdir = Path(workdir)
     config = text_files.read_object(workdir / "config.json", "the workdir's config", {"task": str})
+    schema.check_config(config, f"config {workdir / 'config.json'}")
     checkpoints = train_state.manager(workdir, only_reading=True)
     restored = train_state.restore(checkpoints)
     checkpoints.close()

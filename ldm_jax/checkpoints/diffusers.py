@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from ldm_jax import text_files
 from ldm_jax.checkpoints.base import Checkpoint, FirstStage, Options, conditioners, find_tokenizer, fit
 from ldm_jax.checkpoints.recognize import first_stage_config
 from ldm_jax.config import conditioning_kinds
@@ -21,6 +22,7 @@ from ldm_jax.convert import (
     diffusers_ldm_bert,
     diffusers_unet,
     files,
+    schema,
     state_dict,
 )
 from ldm_jax.convert.diffusers_networks import first_stage_json
@@ -40,10 +42,11 @@ def open_pipeline(path: Path, options: Options, given: FirstStage | None = None)
 
     Raises: ValueError for what is not known, or does not fit together.
     """
-    config = dict(task="diffusion", dtype="float32") | diffusers_config.read_pipeline(path)
+    config = dict(task="diffusion", dtype="float32") | _read_config(path)
     if options.prediction_type:
         config["prediction_type"] = options.prediction_type
-    notes = [f"a diffusers {json.loads((path / 'model_index.json').read_text()).get('_class_name')}"]
+    index = text_files.read_object(path / "model_index.json", "config")
+    notes = [f"a diffusers {index.get('_class_name')}"]
     tokenizer = find_tokenizer(config, path, options, notes)
     system = make_system(config, tokenizer)
     template = jax.eval_shape(system.init, jax.random.key(0))
@@ -64,7 +67,7 @@ def open_first_stage(
     folder: Path, options: Options, tensors: Mapping[str, Tensor] | None = None
 ) -> Checkpoint:
     """An autoencoder alone, of a folder with its config.json. tensors: its weights, if they are open already."""
-    config = diffusers_config.read_pipeline(folder)
+    config = _read_config(folder)
     if tensors is None:
         tensors = files.open_tensors(folder, options.variant, options.ignore_objects)
     params = _fit_first_stage(tensors, make_first_stage(config["first_stage"]))
@@ -76,6 +79,16 @@ def open_first_stage_file(tensors: Mapping[str, Tensor], path: Path, options: Op
     config, notes = first_stage_config({name: t.shape for name, t in tensors.items()}, path, options)
     params = _fit_first_stage(tensors, make_first_stage(config["first_stage"]))
     return Checkpoint(config, {"first_stage": params}, None, "diffusers", tuple(notes))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """diffusers_config.read_pipeline, what it gives checked, and what it refuses with the folder named."""
+    try:
+        return schema.check_config(diffusers_config.read_pipeline(folder), str(folder))
+    except ValueError as error:
+        raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{folder} is no folder of diffusers: {text_files.cut(error)}") from error
 
 
 def _text_encoders(path: Path, config: dict, template: PyTree, options: Options) -> PyTree:

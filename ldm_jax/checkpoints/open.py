@@ -15,6 +15,7 @@ from ldm_jax.checkpoints.recognize import FIRST_STAGE, UNET, has_diffusers_names
 from ldm_jax.config import conditioning_kinds, conditioning_section
 from ldm_jax.convert import diffusers_config, files
 from ldm_jax.convert.tensor import Tensor
+from ldm_jax.text_files import cut
 
 
 def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoint:  # noqa: B008
@@ -22,7 +23,19 @@ def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoin
 
     Raises: ValueError in one sentence for what is none of them, or does not fit together.
     """
-    opened = _open(locate(path), options, _named_first_stage(options))
+    located, first_stage = locate(path), _named_first_stage(options)
+    try:
+        opened = _open(located, options, first_stage)
+    except ValueError as error:
+        if str(located) in str(error) or f"{located.parent}/" in str(error):  # it, or a file beside it
+            raise
+        raise ValueError(f"{located}: {error}") from error
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # names, shapes and options that fit no network can make its parts raise anything
+        raise ValueError(f"{located} does not fit together: {type(error).__name__}: {cut(error)}") from error
     return _with_null_class(opened, path) if options.null_class else opened
 
 

@@ -4,13 +4,13 @@ Decides in which order sources are asked (docs/checkpoints.md), and what is assu
 shapes are read by convert/detect.py, YAML by convert/original_config.py, released models are in convert/published.py.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ldm_jax import text_files
 from ldm_jax.config import conditioning_kinds, conditioning_section, load_config
-from ldm_jax.convert import detect, original_config, published, safetensors_file
+from ldm_jax.convert import detect, original_config, published, safetensors_file, schema
 
 UNET, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
 CONFIG_KEY = "ldm_jax"  # of a single file's metadata, where checkpoints/write.py leaves the config
@@ -68,7 +68,7 @@ def diffusion_config(shapes: Mapping[str, tuple], path: Path, options: Any) -> t
         )
     if name == "sd2" and config["prediction_type"] == "v" and not ours:
         config["image_size"] = 768  # what it was trained at; its YAML says 512
-    return dict(task="diffusion", dtype="float32") | config, notes
+    return schema.check_config(dict(task="diffusion", dtype="float32") | config, str(path)), notes
 
 
 def _marked(config: dict, shapes: Mapping[str, tuple], path: Path) -> list[str]:
@@ -116,7 +116,7 @@ def first_stage_config(shapes: Mapping[str, tuple], path: Path, options: Any) ->
         )
         config["scale_factor"] = 0.18215 if stable_diffusion else 1.0
         notes.append(f"the file does not say the scale of its latents; {config['scale_factor']} is assumed")
-    return config, notes
+    return schema.check_config(config, str(path)), notes
 
 
 def _release(fields: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
@@ -163,11 +163,12 @@ def _merge(
 def _given(path: Path, options: Any) -> tuple[dict | None, str, bool]:
     """(the config that the user names or that lies with the checkpoint, which, whether it is one of ours)."""
     if options.config:
-        return load_config(options.config), f"config {options.config}", True
+        config = load_config(options.config)
+        return schema.check_config(config, f"config {options.config}"), f"config {options.config}", True
     if options.original_config:
         return _read_yaml(options.original_config, f"config {options.original_config}")
     if path.suffix == ".safetensors" and CONFIG_KEY in (kept := safetensors_file.read_metadata(path)):
-        return json.loads(kept[CONFIG_KEY]), "config kept in the file", True
+        return _kept(kept[CONFIG_KEY], path), "config kept in the file", True
     beside = [path.parent / f"{path.stem}{suffix}" for suffix in (".yaml", ".yml")] + [
         path.parent / "config.yaml"
     ]
@@ -180,4 +181,16 @@ def _given(path: Path, options: Any) -> tuple[dict | None, str, bool]:
 def _read_yaml(path: str | Path, source: str) -> tuple[dict, str, bool]:
     """(config, source, whether it is one of ours), which write.py leaves beside the original's."""
     ours = original_config.content(path).get(CONFIG_KEY)
-    return (original_config.read(path), source, False) if ours is None else (ours, source, True)
+    if ours is None:
+        return original_config.read(path), source, False
+    return schema.check_config(ours, f"{path}: {CONFIG_KEY}"), source, True
+
+
+def _kept(text: str, path: Path) -> dict:
+    """The config that a single file keeps of itself. Raises: ValueError that names the file."""
+    what = f"{path}: {CONFIG_KEY} of its metadata"
+    try:
+        config = text_files.parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{what} is {error}") from None
+    return schema.check_config(config, what)

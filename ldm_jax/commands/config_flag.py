@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ldm_jax.config import config_names, make_config
+from ldm_jax.text_files import cut
 from ldm_jax.training import optimizer
 
 NAME = "config"
@@ -128,7 +129,7 @@ def read_config(argv: Sequence[str]) -> dict:
     try:
         rest = values(["", *argv])
     except (flags.Error, IndexError) as error:  # the latter of --config.LIST[9]
-        raise ValueError(f"{error}; see --help") from None
+        raise ValueError(f"{cut(error, 500)}; see --help") from None
     if len(rest) > 1:
         raise ValueError(f"unexpected argument {rest[1]!r}; see --help")
     if values.config is None:

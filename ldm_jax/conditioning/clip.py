@@ -137,7 +137,8 @@ def _open(file: Path, max_length: int, pad_id: int | None) -> Tokenizer:
 
 def _byte_pairs(vocab: Path, merges: Path) -> Tokenizer:
     """CLIP's tokenizer from a vocab.json {token: id} and a merges.txt, without a length."""
-    ids = text_files.read_json(vocab, "vocabulary")
+    ids = text_files.read_object(vocab, "vocabulary")
+    text.check_numbers(ids, vocab)
     lines = text_files.lines(merges, "merges")
     pairs = [tuple(line.split(" ")) for _, line in lines if not line.startswith("#version")]
     try:

@@ -26,6 +26,7 @@ import numpy as np
 
 from ldm_jax.conditioning import text
 from ldm_jax.conditioning.base import Setting, numbers
+from ldm_jax.text_files import shown
 from ldm_jax.types import Array, Cond
 
 TAKES = ("layouts",)
@@ -90,9 +91,9 @@ def _box(values: Any, what: str) -> np.ndarray:
         inside = (corners >= -TOLERANCE).all() and (corners <= 1 + TOLERANCE).all() and (box[2:] > 0).all()
         if inside:  # NaN is not
             return np.clip(corners, 0, 1)
-    shown = values.tolist() if isinstance(values, np.ndarray) else values
+    values = values.tolist() if isinstance(values, np.ndarray) else values
     raise ValueError(
-        f"layout: {what} is {shown!r}, expected [x0, y0, w, h] inside the picture: x0 and y0 of at least 0, "
+        f"layout: {what} is {shown(values)}, expected [x0, y0, w, h] inside the picture: x0 and y0 of at least 0, "
         f"w and h above 0, "
         "x0 + w and y0 + h of at most 1"
     )
@@ -102,7 +103,7 @@ def _label(value: Any, number: int, num_classes: int) -> int:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
     if not whole or not 0 <= value < num_classes:
         raise ValueError(
-            f"layout: the label of object {number} is {value!r}, expected an integer from 0 to {num_classes - 1}"
+            f"layout: the label of object {number} is {shown(value)}, expected an integer from 0 to {num_classes - 1}"
         )
     return int(value)
 
@@ -118,7 +119,7 @@ def _modifiers(layout: Mapping[str, Any], count: int) -> np.ndarray:
         except ValueError:  # lists of several lengths
             given = np.empty(0)
         if given.shape != (count,) or not np.isin(given, (0, 1)).all():
-            raise ValueError(f"layout: {flag} is {layout[flag]!r}, expected {count} times true or false")
+            raise ValueError(f"layout: {flag} is {shown(layout[flag])}, expected {count} times true or false")
         out |= given.astype(np.int64) << bit
     return out
 
@@ -151,12 +152,12 @@ def tokens(
     unknown = set(layout) - set(KEYS)
     if unknown or not {"boxes", "labels"} <= set(layout):
         raise ValueError(
-            f"layout: got {', '.join(map(repr, layout)) or 'nothing'}, expected boxes and labels, "
+            f"layout: got {shown(list(layout)) if layout else 'nothing'}, expected boxes and labels, "
             f"and maybe {', '.join(KEYS[2:])}"
         )
     for key in ("boxes", "labels"):
         if not isinstance(layout[key], list | tuple | np.ndarray):
-            raise ValueError(f"layout: {key} is {layout[key]!r}, expected a list")
+            raise ValueError(f"layout: {key} is {shown(layout[key])}, expected a list")
     boxes, labels = list(layout["boxes"]), list(layout["labels"])
     if len(boxes) != len(labels) or not boxes:
         raise ValueError(

@@ -28,6 +28,7 @@ TAKES = ("prompts",)
 EXAMPLE = {"prompts": "caption"}
 DROPS = ("tokens",)
 ENCODES = ()
+LARGEST = 2**24  # number in a tokenizer.json; the library makes tables as long as the largest id
 LONGEST = 100_000  # letters of a caption, of which a tokenizer reads a second's worth
 CLIP_MARKS = BOS, EOS = "<|startoftext|>", "<|endoftext|>"  # around each caption of CLIP's
 
@@ -224,10 +225,35 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     if not Path(path).is_file():
         raise ValueError(f"text: no tokenizer at {path}; expected a tokenizer.json there")
+    check_numbers(text_files.read_object(path, "text: tokenizer"), path)
     try:
-        return _trained(Tokenizer.from_file(str(path)))
-    except Exception as error:  # the tokenizers library raises no narrower type
-        raise ValueError(f"text: {path} is no tokenizer.json: {error}") from None
+        tokenizer = _trained(Tokenizer.from_file(str(path)))
+    except (
+        BaseException
+    ) as error:  # the tokenizers library raises no narrower type, and panics are none of Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise ValueError(f"text: {path} is no tokenizer.json: {text_files.cut(error)}") from None
+    for name, said in (("padding", tokenizer.padding), ("truncation", tokenizer.truncation)):
+        length = (said or {}).get("length" if name == "padding" else "max_length") or 0
+        if length > LONGEST:
+            raise ValueError(f"text: {path}: its {name} is to {length} tokens, expected at most {LONGEST}")
+    return tokenizer
+
+
+def check_numbers(value: Mapping | Sequence, path: str | Path) -> None:
+    """Raises: ValueError for a number beyond LARGEST anywhere in plain data, a vocabulary's or a tokenizer's."""
+    level = [value]
+    while level:
+        inside = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [child for children in inside for child in children]
+        wrong = [one for one in level if isinstance(one, int | float) and not abs(one) <= LARGEST]
+        if wrong:
+            raise ValueError(
+                f"text: {path} is no vocabulary: it has the number {text_files.shown(wrong[0])}, "
+                f"expected at most {LARGEST}"
+            )
+        level = [one for one in level if isinstance(one, dict | list)]
 
 
 def _trained(tokenizer: Tokenizer) -> Tokenizer:

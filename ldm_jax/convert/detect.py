@@ -47,7 +47,10 @@ def unet_fields(shapes: Shapes) -> dict:
 
 def _levels(shapes: Shapes) -> tuple[list[int], bool]:
     """(residual blocks per level on the way down, finest first; whether residual blocks do the resampling)."""
-    last = max(int(m[1]) for m in (re.match(r"output_blocks\.(\d+)\.", name) for name in shapes) if m)
+    numbered = [m[1] for m in (re.match(r"output_blocks\.(\d{1,6})\.", name) for name in shapes) if m]
+    last = max(map(int, numbered), default=0)
+    if last >= len(shapes):
+        raise ValueError(f"no UNet of the original's: it has output_blocks.{last} and {len(shapes)} tensors")
     counts, since, updown = [], 0, False
     for j in range(last + 1):
         since += 1

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ldm_jax import text_files
 from ldm_jax.config import conditioning_kinds, conditioning_section
-from ldm_jax.convert import diffusers_scheduler
+from ldm_jax.convert import diffusers_scheduler, schema
 from ldm_jax.convert.diffusers_networks import (
     DIFFUSERS_VERSION,
     first_stage_json,
@@ -27,6 +27,7 @@ from ldm_jax.convert.diffusers_scheduler import (
     scheduler_options,
     scheduler_sections,
 )
+from ldm_jax.text_files import shown
 
 
 class _Pipeline(NamedTuple):
@@ -69,7 +70,7 @@ def read_pipeline(folder: str | Path) -> dict[str, Any]:
         }
     files = {"model_index.json": text_files.read_object(folder / "model_index.json", "config")}
     for part, value in files["model_index.json"].copy().items():
-        if not isinstance(value, (list, tuple)) or value[0] is None:
+        if not isinstance(value, (list, tuple)) or value[:1] in ([], [None]) or not part.isidentifier():
             continue
         for name in ("config.json", "scheduler_config.json"):
             if (folder / part / name).is_file():
@@ -82,8 +83,12 @@ def refuse_part(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         return
     section = text_files.read_object(folder / "config.json", "config")
-    kind = section.get("_class_name") or (section.get("architectures") or [section.get("model_type")])[0]
-    if kind and kind != "VQModel" and not kind.startswith("Autoencoder"):
+    architectures = section.get("architectures")
+    named = (
+        architectures[0] if isinstance(architectures, list) and architectures else section.get("model_type")
+    )
+    kind = section.get("_class_name") or named
+    if isinstance(kind, str) and kind and kind != "VQModel" and not kind.startswith("Autoencoder"):
         raise ValueError(
             f"{folder} holds a {kind}, a part of a pipeline; expected the folder of the whole, "
             "which has a model_index.json"
@@ -96,9 +101,12 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Raises: ValueError for a file that is not there, a pipeline that is not here, or an option that cannot be expressed.
     """
     index = _file(files, "model_index.json")
+    schema.check("model_index.json", index, {"max_noise_level": schema.TIMESTEPS})
     name = index.get("_class_name")
-    if name not in PIPELINES:
-        raise ValueError(f"model_index.json: _class_name {name!r}, expected one of {', '.join(PIPELINES)}")
+    if not isinstance(name, str) or name not in PIPELINES:
+        raise ValueError(
+            f"model_index.json: _class_name {shown(name)}, expected one of {', '.join(PIPELINES)}"
+        )
     pipeline = PIPELINES[name]
     vae = _file(files, "vqvae/config.json" if "vqvae" in index else "vae/config.json")
     unet = _file(files, "unet/config.json")
@@ -263,7 +271,9 @@ def _read_sdxl(files: Mapping[str, Mapping], index: Mapping[str, Any]) -> dict[s
 
 def _clip_options(section: Mapping[str, Any], projection: bool) -> dict[str, Any]:
     """Fields of models.clip_text.CLIPTextTransformer from the config.json of a CLIPTextModel(WithProjection)."""
+    schema.check("text_encoder", section, schema.DIFFUSERS)
     section = section.get("text_config") or section
+    schema.check("text_encoder", section, schema.DIFFUSERS)
     activation = section.get("hidden_act", "quick_gelu")
     if activation not in ("quick_gelu", "gelu"):
         refuse("text_encoder", "hidden_act", activation, "quick_gelu or gelu")
@@ -355,6 +365,7 @@ def _write_sdxl(options: Mapping[str, Any], index: dict, files: dict, pad_token:
 
 def _bert_options(section: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of conditioning.text.Conditioner from the config.json of an LDMBertModel."""
+    schema.check("bert", section, schema.DIFFUSERS)
     width = section.get("d_model", 1280)
     only = {"encoder_ffn_dim": 4 * width, "activation_function": "gelu", "scale_embedding": False}
     for option, value in only.items():
@@ -419,7 +430,8 @@ def _file(files: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any
 
 def _class_of(entry: Any) -> str | None:
     """The class of a part that model_index.json names as [library, class]; None where it names none."""
-    return entry[1] if isinstance(entry, (list, tuple)) and len(entry) == 2 else None
+    named = isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[1], str)
+    return entry[1] if named else None
 
 
 def _side(sample_size: Any) -> int | None:

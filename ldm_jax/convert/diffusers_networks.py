@@ -11,6 +11,9 @@ vq_model.py.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ldm_jax.convert import schema
+from ldm_jax.text_files import shown
+
 DIFFUSERS_VERSION = "0.30.0"  # whose options are written; later releases read them unchanged
 
 # option -> its default; absent options are taken at it
@@ -118,7 +121,7 @@ def unet_section(section: Mapping[str, Any]) -> dict[str, Any]:
         return _read_unconditional(_options(section, "unet", _UNCONDITIONAL, _UNET_FIXED))
     if name == "UNet2DConditionModel":
         return _read_condition(_options(section, "unet", _CONDITION, _UNET_FIXED))
-    raise ValueError(f"unet: _class_name {name!r}, expected UNet2DConditionModel or UNet2DModel")
+    raise ValueError(f"unet: _class_name {shown(name)}, expected UNet2DConditionModel or UNet2DModel")
 
 
 def unet_json(model: Mapping[str, Any], sample_size: int, vector: str = "class_embedding") -> dict[str, Any]:
@@ -166,7 +169,7 @@ def first_stage_section(section: Mapping[str, Any]) -> tuple[dict[str, Any], flo
     """
     name = section.get("_class_name", "AutoencoderKL")
     if name not in ("AutoencoderKL", "VQModel"):
-        raise ValueError(f"vae: _class_name {name!r}, expected AutoencoderKL or VQModel")
+        raise ValueError(f"vae: _class_name {shown(name)}, expected AutoencoderKL or VQModel")
     options = _options(section, "vae", _VQ if name == "VQModel" else _AUTOENCODER, _AUTOENCODER_FIXED)
     widths, levels = options["block_out_channels"], len(options["block_out_channels"])
     kinds = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
@@ -476,6 +479,7 @@ def _options(
     fixed: Mapping[str, tuple],
 ) -> dict[str, Any]:
     """defaults, overruled by the section, once what cannot be followed is refused."""
+    schema.check(what, section, schema.DIFFUSERS)
     options = dict(defaults)
     for option, value in section.items():
         if option in defaults:
@@ -489,4 +493,4 @@ def _options(
 
 def refuse(what: str, option: str, value: Any, expected: str) -> None:
     """Raises: ValueError for an option of one side that the other has no word for."""
-    raise ValueError(f"{what}: {option}={value!r} cannot be expressed, expected {expected}")
+    raise ValueError(f"{what}: {option}={shown(value)} cannot be expressed, expected {expected}")

@@ -16,8 +16,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ldm_jax.convert import schema
 from ldm_jax.convert.diffusers_networks import DIFFUSERS_VERSION, refuse
 from ldm_jax.convert.diffusers_scheduler_defaults import DEFAULTS
+from ldm_jax.text_files import shown
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +95,17 @@ def scheduler_options(section: Mapping[str, Any], name: str | None = None) -> tu
     name: the class that the pipeline names, which counts more than the one in the file.
     Raises: ValueError for a class that is not known.
     """
+    schema.check("scheduler", section, schema.DIFFUSERS)
     name = name or section.get("_class_name", "DDIMScheduler")
     if name not in DEFAULTS:
         raise ValueError(
-            f"scheduler: _class_name {name!r}, expected one of {', '.join(DEFAULTS)}; flow matching, EDM's "
+            f"scheduler: _class_name {shown(name)}, expected one of {', '.join(DEFAULTS)}; flow matching, EDM's "
             "preconditioning and others are another process than the one here"
         )
     defaults = DEFAULTS[name]
+    schema.check(
+        "scheduler", section, {k: schema.DIFFUSERS.get(k, schema.like(v)) for k, v in defaults.items()}
+    )
     return name, dict(defaults) | {k: v for k, v in section.items() if k in defaults}
 
 

@@ -7,7 +7,6 @@ are. Formats are torch_file.py's and safetensors_file.py's.
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import atomic
+from ldm_jax import atomic, text_files
 from ldm_jax.convert import safetensors_file, torch_file
 from ldm_jax.convert.tensor import Tensor
 
@@ -159,15 +158,17 @@ def _open_shards(index: Path, ignore_objects: bool) -> dict[str, Tensor]:
     """The tensors of all shards that an index names, in the order of the shards. Raises: ValueError as
     `open_tensors`."""
     try:
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(placed.values()))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{index} is no index of shards: expected JSON with a weight_map of names to files"
-        ) from error
-    outside = [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]
+        placed = text_files.read_object(index, "index").get("weight_map")
+    except ValueError as error:
+        raise ValueError(f"{index} is no index of shards: {error}") from None
+    if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
+        raise ValueError(f"{index} is no index of shards: expected JSON with a weight_map of names to files")
+    shards = sorted(set(placed.values()))
+    outside = [shard for shard in shards if Path(shard).name != shard or not shard.endswith(SUFFIXES)]
     if outside:
-        raise ValueError(f"{index} names {outside[0]!r}, expected files of its own folder")
+        raise ValueError(
+            f"{index} names {text_files.shown(outside[0])}, expected files of its own folder"
+        )
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise ValueError(f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {_listed(missing)}")

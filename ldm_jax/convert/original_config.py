@@ -26,6 +26,7 @@ from ldm_jax.convert.original_options import (
     check,
 )
 from ldm_jax.convert.original_options import CONDITIONERS as OPTIONS
+from ldm_jax.text_files import cut, shown
 
 FIRST_STAGES = {
     "AutoencoderKL": "kl",
@@ -64,25 +65,23 @@ def read(path: str | Path) -> dict:
     scale_factor. Fields that the weights' shapes tell may be missing. Raises: ValueError for what is not known.
     """
     given = content(path)
-    if "target" not in (given.get("model") or {}):
+    if not isinstance(given.get("model"), Mapping) or "target" not in given["model"]:
         raise ValueError(f"{path} is no config of the original: model.target is not there")
     try:
         return config(given["model"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     except KeyError as error:
-        raise ValueError(f"{path}: option {error} is not there") from None
+        raise ValueError(f"{path}: option {cut(error)} is not there") from None
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{path} is no config of the original: {cut(error)}") from None
 
 
 def content(path: str | Path) -> Mapping[str, Any]:
     """What the YAML file at `path` holds, a mapping; an empty one if it holds anything else. Raises: ValueError if it
-    is no YAML."""
-    import yaml
-
+    is no YAML, or too large (text_files.read_yaml)."""
     try:
-        found = yaml.safe_load(text_files.read(path, "config"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+        found = text_files.read_yaml(path, "config")
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
     return found if isinstance(found, Mapping) else {}
@@ -146,8 +145,8 @@ def _schedule(params: Mapping[str, Any]) -> dict:
 
 
 def _one_of(option: str, value: Any, known: Mapping[str, Any]) -> Any:
-    if value not in known:
-        raise ValueError(f"{option} {value!r} is not known; known: {', '.join(known)}")
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{option} {shown(value)} is not known; known: {', '.join(known)}")
     return known[value]
 
 
@@ -466,10 +465,10 @@ def _discretization(denoiser: Mapping[str, Any]) -> dict:
 
 def _target(section: Mapping[str, Any], what: str) -> str:
     """The last part of a section's class name."""
-    if not isinstance(section, Mapping) or "target" not in section:
+    if not isinstance(section, Mapping) or not isinstance(section.get("target"), str):
         raise ValueError(f"{what} has no target")
     return section["target"].rsplit(".", 1)[-1]
 
 
 def _unknown(section: Mapping[str, Any], what: str, known) -> ValueError:
-    return ValueError(f"{what}: target {section['target']!r} is not known; known: {', '.join(known)}")
+    return ValueError(f"{what}: target {shown(section['target'])} is not known; known: {', '.join(known)}")

@@ -11,6 +11,9 @@ tests/corpus/original/constructors.json lists their names and defaults.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ldm_jax.convert import schema
+from ldm_jax.text_files import shown
+
 
 class NetworkOptions(NamedTuple):
     """honored: names. only: {name: (values that are accepted, why no others)}. without_effect: {name: why}, on a
@@ -228,13 +231,16 @@ EMBEDDERS: dict[str, tuple[dict, NetworkOptions]] = {
 }
 
 
-def check(what: str, given: Mapping[str, Any], options: NetworkOptions) -> dict[str, Any]:
+def check(what: str, given: Any, options: NetworkOptions) -> dict[str, Any]:
     """`given` as a dict. Raises: ValueError that names an option that is not known, or has a value that is not."""
+    schema.check(what, given, {name: schema.ORIGINAL[name] for name in options.honored})
     for name, value in given.items():
         if name in options.only:
             values, why = options.only[name]
             if value not in values:
-                raise ValueError(f"{what}: option {name!r} is {value!r}, expected {values[0]!r}: {why} here")
+                raise ValueError(
+                    f"{what}: option {name!r} is {shown(value)}, expected {values[0]!r}: {why} here"
+                )
         elif name not in options.honored and name not in options.without_effect:
-            raise ValueError(f"{what}: option {name!r} ({value!r}) is not known here")
+            raise ValueError(f"{what}: option {shown(name)} ({shown(value)}) is not known here")
     return dict(given)

@@ -38,6 +38,7 @@ _DTYPES = {
     "BOOL": np.dtype("bool"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MOST_AXES = 32
 _LONGEST_HEADER = text_files.LARGEST  # bytes: of 100,000 tensors
 
 
@@ -116,6 +117,8 @@ def _entry(path: str | Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int
     numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
     if len(entry) != 3 or not all(type(n) is int and n >= 0 for n in numbers) or len(offsets) != 2:
         raise ValueError(f"{what} is {text_files.shown(entry)}, expected dtype, shape and two data_offsets")
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"{what} has {len(shape)} axes, expected at most {_MOST_AXES}")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ValueError(f"{what} has dtype {text_files.shown(dtype)}, expected one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype], tuple(shape), tuple(offsets)

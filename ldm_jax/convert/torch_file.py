@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from ldm_jax import text_files
 from ldm_jax.convert.tensor import Tensor, as_bytes, as_tensor, mapped, stored_dtype, to_write
 from ldm_jax.convert.torch_pickle import DTYPES, STORAGES, Storage, Unread, View, load
 
@@ -76,8 +77,15 @@ def read_zip(path: str | Path, ignore_objects: bool = False) -> dict[str, Tensor
                 for info in archive.infolist()
                 if info.filename.startswith(f"{prefix}data/")
             }
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
-        raise ValueError(f"{path} is a zip that is truncated or damaged: {error}") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        struct.error,
+        UnicodeError,
+    ) as error:
+        raise ValueError(f"{path} is a zip that is truncated or damaged: {text_files.cut(error)}") from error
     return _resolve(path, root, spans)
 
 
@@ -180,9 +188,14 @@ def _resolve(path: str | Path, root: Any, spans: Mapping[str, _Span]) -> dict[st
                 f"{path}: tensor {name} {view.what}, expected a plain tensor of {', '.join(DTYPES)}"
             )
         numbers = (view.offset, *view.shape, *view.strides)
-        if len(view.shape) != len(view.strides) or not all(type(n) is int and n >= 0 for n in numbers):
+        if (
+            len(view.shape) != len(view.strides)
+            or len(view.shape) > 32
+            or not all(type(n) is int and n >= 0 for n in numbers)
+        ):
             raise ValueError(
-                f"{path}: tensor {name} has shape {view.shape}, strides {view.strides}, offset {view.offset}"
+                f"{path}: tensor {text_files.cut(name)} has shape {text_files.shown(view.shape)}, strides "
+                f"{text_files.shown(view.strides)}, offset {text_files.shown(view.offset)}"
             )
         span = spans.get(view.storage.key)
         if span is None:

@@ -12,7 +12,6 @@ picture holds. They may lie in the folder of pictures, above it up to the data's
 
 import csv
 import io
-import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -68,7 +67,7 @@ def _stated(metadata: Path, gone: Collection[Path]) -> dict[Path, str]:
         name, column = row.get("file_name"), next((c for c in COLUMNS if c in row), None)
         if not isinstance(name, str):
             raise ValueError(
-                f'{where}: got {str(row)[:80]}, expected {{"file_name": …, "text" or "caption": …}}'
+                f'{where}: got {text_files.shown(row)}, expected {{"file_name": …, "text" or "caption": …}}'
             )
         file = metadata.parent / os.path.normpath(name)
         if file not in gone and not file.is_file():
@@ -103,12 +102,12 @@ def _json_lines(path: Path) -> Rows:
     for number, line in text_files.lines(path, "metadata"):
         where = f"{path} line {number}"
         try:
-            row = json.loads(line)
+            row = text_files.parse_json(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):
             raise ValueError(
-                f'{where}: got {line[:80]!r}, expected {{"file_name": …, "text" or "caption": …}}'
+                f'{where}: got {text_files.shown(line)}, expected {{"file_name": …, "text" or "caption": …}}'
             )
         yield where, row
 

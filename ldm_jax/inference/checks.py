@@ -17,6 +17,7 @@ from ldm_jax.conditioning.text import LONGEST
 from ldm_jax.find import did_you_mean
 from ldm_jax.params import named_leaves
 from ldm_jax.system import System
+from ldm_jax.text_files import shown
 from ldm_jax.types import PyTree
 
 OUTPUTS = ("np", "pil", "latents")
@@ -35,14 +36,15 @@ def check(settings: Mapping[str, Any]) -> None:
     try:
         operator.index(settings["num_steps"])
     except TypeError:
-        raise ValueError(f"num_steps: got {settings['num_steps']!r}, expected a whole number") from None
+        raise ValueError(f"num_steps: got {shown(settings['num_steps'])}, expected a whole number") from None
     check_number("guidance_scale", settings["guidance_scale"])
     if settings["eta"] is not None:
         check_number("eta", settings["eta"], least=0)
-    if isinstance(settings["clip_denoised"], str | bool):
-        raise ValueError(f"clip_denoised is {settings['clip_denoised']!r}, expected a number above 0")
-    if not isinstance(settings["spacing"], str):
-        raise ValueError(f"spacing: got {settings['spacing']!r}, expected a name")
+    if isinstance(settings["clip_denoised"], str | bool | Sequence | Mapping):
+        raise ValueError(f"clip_denoised is {shown(settings['clip_denoised'])}, expected a number above 0")
+    for name in ("spacing", "sampler"):
+        if not isinstance(settings[name], str):
+            raise ValueError(f"{name}: got {shown(settings[name])}, expected a name")
 
 
 def check_number(name: str, value: Any, least: float | None = None, most: float | None = None) -> None:
@@ -60,7 +62,7 @@ def check_number(name: str, value: Any, least: float | None = None, most: float 
             if least is not None
             else ""
         )
-        raise ValueError(f"{name}: got {value!r}, expected a finite number{bounds}")
+        raise ValueError(f"{name}: got {shown(value)}, expected a finite number{bounds}")
 
 
 def without_null(system: System, settings: dict[str, Any], asked: float | None) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def check_options(system: System, asked: Mapping, conditions: Mapping) -> None:
     for name in ("batch_size", "tile"):
         whole = isinstance(asked[name], numbers.Integral) and not isinstance(asked[name], bool)
         if not whole and (name, asked[name]) != ("tile", None):
-            raise ValueError(f"{name}: got {asked[name]!r}, expected a whole number")
+            raise ValueError(f"{name}: got {shown(asked[name])}, expected a whole number")
     for name in ("progress", "callback"):
         if asked[name] is not None and not callable(asked[name]):
             raise ValueError(f"{name}: got {asked[name]!r}, expected a function")

@@ -54,7 +54,10 @@ def check_sampling(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
 
 def check_seeds(seeds: Sequence[int]) -> np.ndarray:
     """[N] uint32. Raises: ValueError if there are no seeds, or if one is not an integer in [0, 2**32)."""
-    seeds = np.atleast_1d(np.asarray(seeds))
+    try:
+        seeds = np.atleast_1d(np.asarray(seeds))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"seeds: got {shown(seeds)}, expected integers in [0, {MAX_SEED}]") from None
     if seeds.ndim > 1:
         raise ValueError(f"seeds: got shape {seeds.shape}, expected one integer for each picture")
     if not seeds.size:

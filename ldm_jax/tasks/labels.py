@@ -13,6 +13,7 @@ import numpy as np
 
 from ldm_jax import text_files
 from ldm_jax.conditioning import layout as layout_conditioning
+from ldm_jax.text_files import shown
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def class_label(value: Any, names: Sequence[str] | None = None) -> Any:
                 share = float(weight)
             except (TypeError, ValueError, OverflowError):
                 raise ValueError(
-                    f"class_label: {name!r} has the weight {weight!r}, expected a number"
+                    f"class_label: {shown(name)} has the weight {shown(weight)}, expected a number"
                 ) from None
             label = number(name, names)
             mixture[label] = mixture.get(label, 0.0) + share
@@ -46,7 +47,7 @@ def class_label(value: Any, names: Sequence[str] | None = None) -> Any:
             label, share = number(name if colon else weight, names), float(weight) if colon else 1.0
         except ValueError as error:
             raise ValueError(
-                f"class_label {value!r}: {error}; a mixture is written class:weight,class:weight"
+                f"class_label {shown(value)}: {error}; a mixture is written class:weight,class:weight"
             ) from None
         mixture[label] = mixture.get(label, 0.0) + share
     return mixture
@@ -74,11 +75,11 @@ def number(value: Any, names: Sequence[str] | None = None) -> Any:
         return int(text)
     if not names:
         raise ValueError(
-            f"class {value!r} is no number, and this model's config names no classes (class_names)"
+            f"class {shown(value)} is no number, and this model's config names no classes (class_names)"
         )
-    near = difflib.get_close_matches(text, known, 3, 0.0)
+    near = difflib.get_close_matches(text[:100], known, 3, 0.0)
     raise ValueError(
-        f"class {value!r} not found among the {len(names)} of this model, such as "
+        f"class {shown(value)} not found among the {len(names)} of this model, such as "
         f"{', '.join(repr(names[known.index(name)]) for name in near)}"
     )
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from ldm_jax import text_files
 from ldm_jax.data import pictures, transforms
 from ldm_jax.tasks import extend, labels
 from ldm_jax.tasks import jobs as job_sources
@@ -429,7 +430,9 @@ def _size(value: Any) -> tuple[int, int]:
     except (TypeError, ValueError, OverflowError):  # infinity is the last
         sides, whole = [], False
     if not whole or len(sides) not in (1, 2) or min(sides) < 1:
-        raise ValueError(f"size is {value!r}, expected height x width in whole pixels, such as 64x128")
+        raise ValueError(
+            f"size is {text_files.shown(value)}, expected height x width in whole pixels, such as 64x128"
+        )
     return sides[0], sides[-1]
 
 

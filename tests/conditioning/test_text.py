@@ -1,5 +1,6 @@
 """The tokenizers: BERT's against transformers, the closed vocabulary against what was asked of it."""
 
+import json
 import logging
 
 import numpy as np
@@ -120,3 +121,24 @@ def test_captions_that_are_no_strings_are_one_sentence():
     ):
         with pytest.raises(ValueError, match=said):
             text.tokenize(captions, tokenizer)
+
+
+def test_a_tokenizer_file_with_numbers_without_measure_is_refused_before_tables_are_made(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    text.word_level_tokenizer(["a", "b"], 4).save(str(path))
+    said = json.loads(path.read_text())
+    for change in (
+        {"model": said["model"] | {"vocab": said["model"]["vocab"] | {"a": 2**31 - 1}}},
+        {"padding": said["padding"] | {"strategy": {"Fixed": 2**40}}},
+    ):
+        path.write_text(json.dumps(said | change))
+        with pytest.raises(
+            ValueError, match="tokenizer.json is no vocabulary: it has the number .*, expected at most"
+        ):
+            text.load_tokenizer(path)
+    path.write_text(json.dumps(said | {"padding": said["padding"] | {"strategy": {"Fixed": 2**20}}}))
+    with pytest.raises(ValueError, match="its padding is to 1048576 tokens, expected at most 100000"):
+        text.load_tokenizer(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="tokenizer.json holds list, expected an object"):
+        text.load_tokenizer(path)
