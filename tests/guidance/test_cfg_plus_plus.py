@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from ldm_jax.find import find, names
 from ldm_jax.guidance import cfg_plus_plus
-from ldm_jax.samplers import base, ddim, euler, heun
+from ldm_jax.samplers import base, ddim, euler
 from tests.guidance.linear import PATTERN, SCHEDULE, VISITED, X, cond, denoiser
 
 READY = denoiser(cond(0.9, 1), cond(0.7, 0.2))
@@ -44,6 +45,11 @@ def test_euler_is_ddim_here_as_well():
     )
 
 
-def test_a_sampler_that_asks_twice_is_refused():
-    with pytest.raises(ValueError, match="more than once per step"):
-        run(heun.sampler(SCHEDULE))
+@pytest.mark.parametrize("name", names("samplers"))
+def test_every_sampler_is_led_but_those_that_ask_twice(name):
+    sampler = find("samplers", name).sampler(SCHEDULE)
+    if name in ("heun", "plms", "dpm2", "dpm2_ancestral"):
+        with pytest.raises(ValueError, match="more than once per step"):
+            run(sampler)
+    else:
+        assert np.isfinite(run(sampler)).all()

@@ -8,6 +8,7 @@ import pytest
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.diffusion.process import signal_and_noise
 from ldm_jax.diffusion.schedule import make_schedule
+from ldm_jax.find import find, names
 from ldm_jax.guidance import universal
 from ldm_jax.guidance.losses import Image
 from ldm_jax.samplers import base, ddim
@@ -140,3 +141,11 @@ def test_number_of_repeats_and_steps_compile_nothing(steps):
 
     outs = [run(jnp.int32(steps), jnp.int32(k), jnp.float32(k)) for k in (1, 2, 3)]
     assert len(traces) == 1 and np.isfinite(np.stack(outs)).all()
+
+
+@pytest.mark.parametrize("name", names("samplers"))
+def test_every_sampler_makes_its_steps_several_times(name):
+    ready = denoiser()
+    sampler = universal.around(find("samplers", name).sampler(SCHEDULE), ready, repeats=jnp.float32(2))
+    out = base.sample(guided(ready, scale=1.0), sampler, X, jnp.array([60, 30, 5]), jax.random.key(0))[0]
+    assert np.isfinite(out).all()
