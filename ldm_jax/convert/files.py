@@ -166,9 +166,7 @@ def _open_shards(index: Path, ignore_objects: bool) -> dict[str, Tensor]:
     shards = sorted(set(placed.values()))
     outside = [shard for shard in shards if Path(shard).name != shard or not shard.endswith(SUFFIXES)]
     if outside:
-        raise ValueError(
-            f"{index} names {text_files.shown(outside[0])}, expected files of its own folder"
-        )
+        raise ValueError(f"{index} names {text_files.shown(outside[0])}, expected files of its own folder")
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise ValueError(f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {_listed(missing)}")

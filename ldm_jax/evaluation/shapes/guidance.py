@@ -14,9 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ldm_jax.evaluation import networks
 from ldm_jax.evaluation.shapes.base import SHOWN, Model, Outcome, mean_finite, scenes_and_images
 from ldm_jax.evaluation.shapes.edits import mcnemar
 from ldm_jax.find import did_you_mean
+from ldm_jax.metrics import features
+from ldm_jax.metrics.fid import fid
+from ldm_jax.metrics.images import ArrayImages
+from ldm_jax.metrics.precision_recall import precision_recall
 from ldm_jax.metrics.psnr import psnr
 from ldm_jax.shapes_world import prompts as shapes
 from ldm_jax.shapes_world import scenes as world
@@ -27,6 +32,7 @@ from ldm_jax.shapes_world.oracle import score as score_prompt
 
 TOLD = ("prompts", "class", "boxes", "low_resolution")
 SMALLER = 4  # times, of `low_resolution`
+NEIGHBORS = 3  # of precision and recall
 BACKGROUND = (235, 235, 235)  # about the mean of the bright ones
 OPTIONS = {
     "--guidance": dict(default="self_attention", help="guidance: a name, {name: {option: value}} or a list, as JSON"),
@@ -117,7 +123,13 @@ def _question(told: str, model: Model, number: int) -> Question:
         labels = [scores.seen_classes()[i % len(scores.seen_classes())] for i in range(number)]
         names = [world.CLASS_NAMES[label] for label in labels]
         target = {"classifier": dict(labels=names), "universal class": dict(target=names)}
-        return Question(nothing, target, lambda i, image: scores.class_right(image, labels[i]))
+        reference = _collected(np.stack([world.render(s) for s in _one_object(number)]))
+        return Question(
+            nothing,
+            target,
+            lambda i, image: scores.class_right(image, labels[i]),
+            lambda images: _distances(images, reference),
+        )
     scenes, images = scenes_and_images(number)
     if told == "boxes":
         boxes = [[_box(o) for o in scene.objects] for scene in scenes]
@@ -143,6 +155,28 @@ def _question(told: str, model: Model, number: int) -> Question:
         }
 
     return Question(nothing, target, lambda i, image: shapes.reads_right(image, scenes[i]), near)
+
+
+def _one_object(number: int) -> list[world.Scene]:
+    """Held-out scenes of one object."""
+    return [world.scene(i, "test", max_objects=1) for i in range(number)]
+
+
+def _collected(images: np.ndarray) -> features.Collected:
+    return features.collect(ArrayImages(images), networks.shapes(), keep=("pool",))
+
+
+def _distances(images: np.ndarray, reference: features.Collected) -> dict[str, float | None]:
+    """What guidance trades: the Fréchet distance to rendered scenes of one object, and precision and recall, in the
+    features of the shapes world's classifier; None where pictures are too few."""
+    found = _collected(images)
+    width = found.kept["pool"].shape[1]
+    distance, both = None, (None, None)
+    if len(images) > width:
+        distance = fid(*(c.moments["pool"].gaussian() for c in (found, reference)))
+    if len(images) > NEIGHBORS:
+        both = precision_recall(found.kept["pool"], reference.kept["pool"], NEIGHBORS)
+    return {"shapes_fid": distance, "precision": both[0], "recall": both[1]}
 
 
 def _box(o: world.Object) -> dict[str, Any]:

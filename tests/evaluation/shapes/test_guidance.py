@@ -66,6 +66,7 @@ def test_methods_are_told_the_class_and_the_model_is_not(run):
     found = run(("prompts",), paint, *FOUR, "--told", "class", "--guidance", json.dumps(rows))
     assert found["none"]["right"] == 0 and found["painter"].calls[0]["guidance_scale"] == 1.0
     assert found["classifier classifier=x"]["right"] == found["universal loss=class"]["right"] == 1
+    assert found["none"]["shapes_fid"] is None and 0 <= found["none"]["recall"] <= 1  # of 4 pictures
 
 
 @pytest.mark.parametrize("told, figure", [("boxes", "iou"), ("low_resolution", "psnr_small")])
@@ -84,6 +85,16 @@ def test_a_layout_or_a_small_picture_is_told_and_found(run, told, figure):
         assert len(asked["target"]) == 4 and len(asked["palette"]) == len(world.COLORS) + 1
     else:
         assert with_it[figure] is None and found["none"][figure] < 20  # no difference at all has no PSNR
+
+
+def test_pictures_that_are_scenes_are_near_them_and_those_of_one_kind_have_no_recall():
+    """Other scenes of the same world, against one scene again and again."""
+    reference = guidance._collected(np.stack([world.render(s) for s in guidance._one_object(80)]))
+    others = np.stack([world.render(world.scene(i, "test", max_objects=1)) for i in range(80, 160)])
+    same = guidance._distances(others, reference)
+    assert same["precision"] > 0.5 and same["recall"] > 0.5
+    one = guidance._distances(np.stack([others[0]] * 80), reference)
+    assert one["recall"] < 0.1 and one["shapes_fid"] > 2 * same["shapes_fid"]
 
 
 def test_how_far_objects_move():
