@@ -245,7 +245,12 @@ class System(NamedTuple):
         if self.parts:
             params["conditioner"] = trees
         cond = self.condition(params, inputs)
-        params["unet"] = jax.jit(self.unet.init)(unet_key, latent, jnp.zeros(1, jnp.int32), cond)["params"]
+        args = latent, jnp.zeros(1, jnp.int32), cond
+        params["unet"] = jax.jit(self.unet.init)(unet_key, *args)["params"]
+        for part in self.parts:  # what a kind has beside the network
+            if hasattr(part.kind, "network_params"):
+                own = part.kind.network_params(part.conditioner, self.unet, conditioner_key, *args)
+                params["unet"] = dict(params["unet"]) | own
         return params
 
     def in_compute_dtype(self, params: PyTree) -> PyTree:

@@ -30,8 +30,12 @@ class Cond(struct.PyTreeNode):
     context: [B, L, D] float, attended to by cross-attention; L is not fixed.
     concat:  [B, h, w, c'] float, concatenated to the channels of x, after them.
     vector:  [B] int32 class labels, or [B, D] float; added to the timestep embedding through its own embedding.
+    hints:   {'images': [B, n, H, W, C] float in [0, 1], 'scales', 'starts', 'stops': [B, n] float, 'T': [B] float},
+        what n ControlNets beside the network see, how much each counts, and from which part of the noise to which;
+        {'embedding': [B, D], 'embedding_scale': [B]}, what an IP-Adapter attends to.
     """
 
     context: Array | None = None
     concat: Array | None = None
     vector: Array | None = None
+    hints: dict[str, Array] | None = None

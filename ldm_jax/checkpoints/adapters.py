@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm_jax import text_files
-from ldm_jax.checkpoints import lora_files
+from ldm_jax.checkpoints import (
+    conditions,
+    controlnet_files,
+    embedding_files,
+    ip_adapter_files,
+    lora_files,
+    words,
+)
 from ldm_jax.checkpoints.base import Bundle
 from ldm_jax.convert import adapter_names, files
 from ldm_jax.params import check_params, flatten, from_names, named_leaves, unflatten
@@ -63,7 +70,8 @@ def read(path: str | Path, ema: bool = True, model: Bundle | None = None) -> Ada
         config = text_files.read_object(path / "config.json", "the workdir's config")
         if config.get("personalization"):
             return of_run(config, _trained(path, ema))
-    if path.is_file() or any((path / name).is_file() for name in lora_files.WEIGHTS):
+    known = any((path / name).is_file() for name in lora_files.WEIGHTS) or controlnet_files.is_folder(path)
+    if path.is_file() or known:
         return _read_file(path, model)
     raise ValueError(
         f"{path} is no adapter: expected a folder with {SECTION}, the workdir of a run with config.personalization, "
@@ -76,11 +84,20 @@ def _read_file(path: Path, model: Bundle | None) -> Adapter:
         raise ValueError(
             f"{path} names the layers of a model: it is read together with that, which --base says"
         )
-    file = lora_files.locate(path)
+    file = path if controlnet_files.is_folder(path) else lora_files.locate(path)
     tensors = files.open_tensors(file)
+    if ip_adapter_files.is_ip_adapter(tensors):
+        section, delta = ip_adapter_files.read(file, tensors, _adapted(model.params))
+        return Adapter(section, delta, "")
+    if controlnet_files.is_controlnet(tensors):
+        section, delta = controlnet_files.read(file, tensors, model)
+        return Adapter(section, delta, "")
+    if embedding_files.is_embedding(tensors):
+        section, delta = embedding_files.read(file, tensors, _adapted(model.params))
+        return Adapter(section, delta, "", lora_files.read_header(file))
     if not adapter_names.is_adapter(tensors):
         raise ValueError(
-            f"{file} is no adapter: got names such as {', '.join(list(tensors)[:2])}, expected lora_…"
+            f"{file} is no adapter: got names such as {', '.join(list(tensors)[:2])}, expected lora_… or embeddings"
         )
     header = lora_files.read_header(file)
     delta = lora_files.read(file, tensors, header, model.config, _adapted(model.params))
@@ -88,7 +105,16 @@ def _read_file(path: Path, model: Bundle | None) -> Adapter:
 
 
 def write_file(path: str | Path, adapter: Adapter, layout: str, model: Bundle, dtype: Any = None) -> None:
-    """Writes the adapter as others exchange it: lora_files.write. model: its base."""
+    """Writes the adapter as others exchange it: lora_files.write, embedding_files.write. model: its base."""
+    if base.new_words(adapter.section) is not None:
+        embedding_files.write(Path(path), layout, adapter.section, adapter.delta, adapter.header, dtype)
+        return
+    if adapter.section["name"] == "ip_adapter":
+        ip_adapter_files.write(Path(path), adapter.delta, _adapted(model.params), dtype)
+        return
+    if adapter.section["name"] == "controlnet":
+        controlnet_files.write(Path(path), layout, adapter.section, adapter.delta, model, dtype)
+        return
     given = model.config, _adapted(model.params)
     lora_files.write(Path(path), layout, adapter.section, adapter.delta, adapter.header, *given, dtype)
 
@@ -123,6 +149,23 @@ def _trained(workdir: Path, ema: bool) -> PyTree:
         raise ValueError(f"{workdir} holds no checkpoint yet")
     state, _ = restored
     return state["ema_params"] if ema and state["ema_params"] is not None else state["params"]
+
+
+def applied(bundle: Bundle, adapters: Sequence[tuple[Adapter, float]]) -> Bundle:
+    """The model with every adapter added as often as its weight says, in order, and with the words and conditions that
+    they bring.
+
+    Raises: ValueError for one that is of another base, and for a word that is there already.
+    """
+    for adapter, weight in adapters:
+        new = base.new_words(adapter.section)
+        if new is not None:
+            bundle = words.add(bundle, new._replace(begins=""))
+        kinds = base.new_conditions(adapter.section)
+        if kinds:
+            bundle = conditions.add(bundle, kinds)
+        bundle = bundle._replace(params=merged(bundle.params, [(adapter, weight)]))
+    return bundle
 
 
 def merged(params: PyTree, adapters: Sequence[tuple[Adapter, float]]) -> PyTree:

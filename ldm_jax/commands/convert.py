@@ -91,7 +91,7 @@ def convert_adapter(args: argparse.Namespace) -> None:
     from ldm_jax.checkpoints.base import options_from
     from ldm_jax.checkpoints.open import open_checkpoint
 
-    if not args.base or not args.destination or args.to in ("bundle", "compvis"):
+    if not args.base or not args.destination or args.to == "bundle":
         raise ValueError(
             "--base and --rank write adapters: name DST, the --base, and --to diffusers, kohya, comfy or adapter"
         )

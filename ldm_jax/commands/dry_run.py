@@ -16,7 +16,7 @@ from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.distributed import parallel
 from ldm_jax.first_stage import make_first_stage
 from ldm_jax.inference import program as sampling_program
-from ldm_jax.models.unet import apply_unet
+from ldm_jax.models.controlnet import apply_network
 from ldm_jax.system import System, make_system
 from ldm_jax.training import classifier_loss
 from ldm_jax.training import program as training_program
@@ -156,7 +156,7 @@ def forward_flops(system: System, batch_size: int) -> dict[str, int]:
     cond = jax.eval_shape(system.condition, params, inputs)
     found = dict(
         unet=flops.count(
-            lambda *args: apply_unet(system.unet, *args)[0],
+            lambda *args: apply_network(system.unet, *args)[0],
             params["unet"],
             latents,
             shape((batch_size,), jnp.int32),

@@ -17,6 +17,8 @@ Each other file of this room is one kind of conditioning and has:
     inputs(given: Mapping[str, Sequence], setting) -> dict[str, np.ndarray]     checked; leading axis B
     null_inputs(batch_size, setting) -> dict[str, np.ndarray]    the same structure, meaning nothing; an axis that
                                   may have any length in inputs has length 1 here
+    network_params(conditioner, unet, key, x, t, cond) -> tree    of kinds with nets beside the network: their fresh
+                                  parameters, which lie beside the network's
 A Conditioner whose `has_null` is False knows nothing that means nothing: guidance cannot drop its condition.
 given and inputs may hold more than a kind's own: several kinds can condition one model, and share them.
 It does not know how a dropped condition is used (guidance/), nor how often conditions are dropped (the
@@ -84,7 +86,10 @@ def merge(conds: Sequence[Cond]) -> Cond:
             raise ValueError(f"conditioning: {len(found)} kinds give a {field}, expected at most one")
         return jnp.concatenate(found, axis)
 
-    return Cond(join("context", 1), join("concat", -1), join("vector", None))
+    hints: dict[str, Array] = {}
+    for cond in conds:
+        hints |= cond.hints or {}
+    return Cond(join("context", 1), join("concat", -1), join("vector", None), hints or None)
 
 
 def numbers(values: Sequence | np.ndarray, shape: tuple[int | None, ...], what: str) -> np.ndarray:

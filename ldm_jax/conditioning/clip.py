@@ -35,7 +35,7 @@ class Conditioner(nn.Module):
     of it.
 
     layer: 'last' (Stable Diffusion 1) or 'penultimate' (2). final_norm: whether the tower's final LayerNorm
-    is applied to it, as both do.
+    is applied to it, as both do. site_words: see conditioning.text.for_each_site.
     """
 
     width: int
@@ -49,11 +49,13 @@ class Conditioner(nn.Module):
     eos_id: int | None = None
     layer: str = "last"
     final_norm: bool = True
+    site_words: tuple[int, int] | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
-        """inputs {'tokens': [B, L] int32} -> Cond(context [B, L, width]). deterministic changes nothing.
+        """inputs {'tokens': [B, L] int32} -> Cond(context [B, L, width], with site_words [S, B, L, width]).
+        deterministic changes nothing.
 
         Raises: ValueError for an unknown layer.
         """
@@ -72,7 +74,11 @@ class Conditioner(nn.Module):
             self.dtype,
             name="transformer",
         )
-        return Cond(context=transformer(inputs["tokens"], LAYERS[self.layer], self.final_norm).hidden)
+
+        def encode(tokens):
+            return transformer(tokens, LAYERS[self.layer], self.final_norm).hidden
+
+        return Cond(context=text.for_each_site(encode, inputs["tokens"], self.site_words))
 
 
 def clip_tokenizer(vocab_file: str | Path, max_length: int = 77, pad_id: int | None = None) -> Tokenizer:

@@ -10,9 +10,10 @@ ldm/modules/encoders/modules.py BERTTokenizer, BERTEmbedder. The transformer its
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -34,13 +35,32 @@ CLIP_MARKS = BOS, EOS = "<|startoftext|>", "<|endoftext|>"  # around each captio
 
 
 class Conditioner(TextFields):
-    """Tokens to Cond(context)."""
+    """Tokens to Cond(context). site_words: see `for_each_site`."""
+
+    site_words: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
-        """inputs {'tokens': [B, L] int32} -> Cond(context [B, L, width])."""
+        """inputs {'tokens': [B, L] int32} -> Cond(context [B, L, width]; with site_words [S, B, L, width])."""
         transformer = TextTransformer(**self.text_fields(), name="transformer")
-        return Cond(context=transformer(inputs["tokens"], deterministic))
+
+        def encode(tokens):
+            return transformer(tokens, deterministic)
+
+        return Cond(context=for_each_site(encode, inputs["tokens"], self.site_words))
+
+
+def for_each_site(encode: Callable, tokens: Array, site_words: tuple[int, int] | None) -> Array:
+    """encode(tokens [B, L]) -> [B, L, D]; with site_words [S, B, L, D], one encoding for each cross-attention.
+
+    site_words: (id, S): the token of this id stands at site s for id + s (Voynov et al. 2023, P+, section 3.1).
+    """
+    if site_words is None:
+        return encode(tokens)
+    first, sites = site_words
+    each = jnp.where(tokens == first, first + jnp.arange(sites)[:, None, None], tokens)  # [S, B, L]
+    encoded = encode(each.reshape(-1, tokens.shape[1]))
+    return encoded.reshape(*each.shape, -1)
 
 
 class _Cut:

@@ -79,6 +79,43 @@ class Control(struct.PyTreeNode):
         return None
 
 
+class Wrapped(Control):
+    """Does what `inner` does: the base of a control that does something more around a user's."""
+
+    inner: Control | None
+
+    def of_inner(self, site: Site) -> Control:
+        """`inner` where it touches the site, else the identity."""
+        return self.inner if self.inner is not None and self.inner.touches(site) else Control()
+
+    def touches(self, site: Site) -> bool:
+        return self.inner is not None and self.inner.touches(site)
+
+    def needs_probs(self, site: Site) -> bool:
+        return self.of_inner(site).needs_probs(site)
+
+    def hidden(self, site: Site, h: Array) -> Array:
+        return self.of_inner(site).hidden(site, h)
+
+    def qkv(self, site: Site, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        return self.of_inner(site).qkv(site, q, k, v)
+
+    def logits(self, site: Site, s: Array) -> Array:
+        return self.of_inner(site).logits(site, s)
+
+    def probs(self, site: Site, p: Array) -> Array:
+        return self.of_inner(site).probs(site, p)
+
+    def features(self, site: Site, x: Array) -> Array:
+        return self.of_inner(site).features(site, x)
+
+    def record(self, site: Site, value: Array) -> Array | None:
+        return self.of_inner(site).record(site, value)
+
+    def record_projections(self, site: Site, h: Array, q: Array, k: Array) -> Array | PyTree | None:
+        return self.of_inner(site).record_projections(site, h, q, k)
+
+
 class Chain(Control):
     """Several controls in order; see `chain`. What each records stays apart: `own`."""
 

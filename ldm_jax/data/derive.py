@@ -73,7 +73,21 @@ def unit_vectors(image: np.ndarray, rng: np.random.Generator, *, shape: tuple[in
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-DERIVATIONS = {f.__name__: f for f in (mask, low_res, gray, integer, unit_vectors)}
+def outline(image: np.ndarray, rng: np.random.Generator, *, threshold: float = 0.2) -> np.ndarray:
+    """[H, W, 3] float32, 1 where the color differs from that of the pixel to the right or below, else 0.
+
+    threshold: the largest difference of a channel, of images in [-1, 1], that is none.
+    Raises: ValueError for one below 0.
+    """
+    if threshold < 0:
+        raise ValueError(f"threshold is {threshold}, expected at least 0")
+    found = np.zeros(image.shape[:2], bool)
+    found[:-1] |= np.abs(image[1:] - image[:-1]).max(axis=-1) > threshold
+    found[:, :-1] |= np.abs(image[:, 1:] - image[:, :-1]).max(axis=-1) > threshold
+    return np.repeat(found[..., None], 3, axis=-1).astype(np.float32)
+
+
+DERIVATIONS = {f.__name__: f for f in (mask, low_res, gray, outline, integer, unit_vectors)}
 
 
 def derivation(sections: Mapping[str, Mapping]) -> Callable[[np.ndarray, np.random.Generator], dict]:

@@ -73,6 +73,7 @@ def diffusion_loss(
     l_simple_weight: float = 1.0,
     original_elbo_weight: float = 0.0,
     min_snr_gamma: float | None = None,
+    weights: Array | None = None,
 ) -> tuple[Array, Array, dict[str, Array]]:
     """The training loss of the original's LatentDiffusion.p_losses.
 
@@ -82,6 +83,7 @@ def diffusion_loss(
     prediction, target: [B, ...], compared in float32. t: [B] int32 in [0, T).
     logvar: [T] float32, learned with the network; None is the original's vector of zeros.
     min_snr_gamma: if given, L in the first term is weighted by `min_snr_weights`; not in the original.
+    weights: [B] float32 of the examples, by which both terms are multiplied; not in the original.
 
     Returns: loss [] float32, L [B] float32 (unweighted), and metrics, all [] float32: loss_simple = mean(L),
       loss_vlb, loss, and, if logvar is given, loss_gamma (the first mean) and logvar (its mean).
@@ -99,7 +101,10 @@ def diffusion_loss(
         simple = simple * at(min_snr_weights(schedule, prediction_type, min_snr_gamma), t, simple)
     if logvar is not None:
         simple = simple / jnp.exp(logvar[t]) + logvar[t]
-    vlb = (lvlb_weights(schedule, prediction_type)[t] * per_example).mean()
+    vlb = lvlb_weights(schedule, prediction_type)[t] * per_example
+    if weights is not None:
+        simple, vlb = simple * weights, vlb * weights
+    vlb = vlb.mean()
     loss = l_simple_weight * simple.mean() + original_elbo_weight * vlb
 
     metrics = {"loss_simple": per_example.mean(), "loss_vlb": vlb, "loss": loss}

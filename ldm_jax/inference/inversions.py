@@ -21,7 +21,7 @@ from ldm_jax.inference.program import PER_PICTURE, Arguments, conditions
 from ldm_jax.inference.runs import Run, condition_inputs
 from ldm_jax.inference.sampler_options import visited_timesteps
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each
-from ldm_jax.models.unet import apply_unet
+from ldm_jax.models.controlnet import apply_network
 from ldm_jax.params import named_leaves
 from ldm_jax.samplers import base, ddim
 from ldm_jax.system import System
@@ -70,7 +70,7 @@ class InversionRecipe(NamedTuple):
 
 
 def make_inverter(
-    system: System, scale_factor: float, recipe: InversionRecipe, apply: Callable = apply_unet
+    system: System, scale_factor: float, recipe: InversionRecipe, apply: Callable = apply_network
 ) -> Callable:
     """Arguments -> the arrays of inversion/base.py with the pictures first, [B, S, ...]. Of the arguments,
     known has 'x_start', and shared and each those of the method alone."""

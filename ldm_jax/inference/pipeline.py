@@ -31,7 +31,7 @@ from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_pr
 from ldm_jax.inference.runs import Run, make_run
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, pictures_of, resolve_settings
 from ldm_jax.inference.tiled_first_stage import TiledFirstStage
-from ldm_jax.models.unet import apply_unet
+from ldm_jax.models.controlnet import apply_network
 from ldm_jax.params import check_params
 from ldm_jax.system import System, make_system
 from ldm_jax.types import Array, PyTree
@@ -65,7 +65,7 @@ class LatentDiffusion:
     programs: jitted functions that need no tracing: make_program's by Recipe, and make_decoder's under 'decode'.
     executables: keeps compiled programs across processes; None: only jax's own cache is used.
     devices: local devices that share the pictures of a batch; None: all of them.
-    apply: calls the network, like models.unet.apply_unet.
+    apply: calls the network, like models.controlnet.apply_network.
     Methods can be called from several threads at once; results do not depend on other threads.
     """
 
@@ -78,7 +78,7 @@ class LatentDiffusion:
         programs: Mapping[Recipe | str, Callable] | None = None,
         executables: Executables | None = None,
         devices: Sequence[jax.Device] | None = None,
-        apply: Callable = apply_unet,
+        apply: Callable = apply_network,
     ):
         self.system, self.scale_factor, self.config = system, float(scale_factor), config or {}
         self.devices, self.apply = device_sets.local(devices), apply
@@ -478,8 +478,6 @@ def load(
     bundle = checkpoint.bundle()
     if adapters:
         weighed = [adapter_files.parse(a) if isinstance(a, str) else a for a in adapters]
-        merged = adapter_files.merged(
-            bundle.params, [(adapter_files.read(path, model=bundle), weight) for path, weight in weighed]
-        )
-        bundle = bundle._replace(params=merged)
+        found = [(adapter_files.read(path, model=bundle), weight) for path, weight in weighed]
+        bundle = adapter_files.applied(bundle, found)
     return from_bundle(bundle, executables)

@@ -22,7 +22,7 @@ from ldm_jax.inference.methods import Method
 from ldm_jax.inference.sampler_options import sampler_options, split_sampler_options, visited_timesteps
 from ldm_jax.inference.sizes import Tiling
 from ldm_jax.inversion import base as inversion
-from ldm_jax.models.unet import apply_unet
+from ldm_jax.models.controlnet import apply_network
 from ldm_jax.samplers import base
 from ldm_jax.system import System
 from ldm_jax.types import Array, Cond, PyTree
@@ -104,7 +104,7 @@ def make_program(
     scale_factor: float,
     recipe: Recipe,
     preview: Callable | None = None,
-    apply: Callable = apply_unet,
+    apply: Callable = apply_network,
 ) -> Callable:
     """Arguments -> scaled latents [B, h, w, c] float32; [B, n, h, w, c] if there are several branches. With recipe.records:
     (these, {what: [B, ...]}), what the edits show, and 'maps' [B, n, h, w, L] float32, the cross-attention of each branch,
@@ -112,7 +112,7 @@ def make_program(
 
     preview: (seeds [B] uint32, index [], t [], x_start [B, h, w, c] of the last branch) -> None, called on the host at
     every step if recipe.previews.
-    apply: calls the network, like models.unet.apply_unet.
+    apply: calls the network, like models.controlnet.apply_network.
     """
     make_sampler = find("samplers", recipe.sampler).sampler
     # With gradients, what a block computes is not kept for them: it is the same, and costs a second forward pass.

@@ -7,6 +7,7 @@ ldm/modules/diffusionmodules/openaimodel.py, with the options of Stable Diffusio
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from ldm_jax.models.resblock import Downsample, EmbeddingMLP, ResBlock, Upsample
 from ldm_jax.types import Array, Cond
 
 
-class _Sites:
+class Sites:
     """Numbers the sites of one forward pass as they come: `index` counts those of the same kind."""
 
     def __init__(self):
@@ -122,48 +123,9 @@ class UNet(nn.Module):
         Raises: ValueError when a field of cond is missing, not wanted or of the wrong shape.
         """
         self._check_inputs(x, t, cond)
-        sites, levels = _Sites(), len(self.channel_mult)
-        emb = self._embed(t, cond.vector)
-
-        def res(name, h, level, resample=None):
-            resolution = {"down": h.shape[1] // 2, "up": h.shape[1] * 2}.get(resample, h.shape[1])
-            block = remat.block("res", ResBlock, self.remat)(
-                channels=self.channels * self.channel_mult[level],
-                site=sites(name, "res", resolution),
-                scale_shift_norm=self.use_scale_shift_norm,
-                resample=resample,
-                dropout=self.dropout,
-                deterministic=deterministic,
-                num_groups=self.num_groups,
-                dtype=self.dtype,
-                name=name.replace(".", "_"),
-            )
-            return block(h, emb, control)
-
-        def attention(name, h, level):
-            return self._attention(name, h, level, sites, cond.context, control)
-
-        x_in = x if cond.concat is None else jnp.concatenate([x, cond.concat.astype(x.dtype)], axis=-1)
-        if self.coordinates:
-            x_in = jnp.concatenate([x_in, coordinates(x_in)], axis=-1)
-        h = Conv(self.channels, dtype=self.dtype, name="conv_in")(x_in)
-        skips = [h]
-        for level in range(levels):
-            for j in range(_at(self.num_res_blocks, level)):
-                h = res(f"down_{level}.res_{j}", h, level)
-                if self._has_attention(level, j):
-                    h = attention(f"down_{level}.attn_{j}", h, level)
-                skips.append(h)
-            if level < levels - 1:
-                if self.resblock_updown:
-                    h = res(f"down_{level}.downsample", h, level, "down")
-                else:
-                    h = Downsample(self.conv_resample, dtype=self.dtype, name=f"down_{level}_downsample")(h)
-                skips.append(h)
-
-        h = res("mid.res_0", h, levels - 1)
-        h = attention("mid.attn", h, levels - 1)
-        h = res("mid.res_1", h, levels - 1)
+        sites, levels = Sites(), len(self.channel_mult)
+        res, attention = self._blocks(self._embed(t, cond.vector), cond, control, deterministic, sites)
+        h, skips = self._encode(self._joined(x, cond), res, attention)
         h = feature_hook(self, control, sites("mid.out", "res", h.shape[1]), h)
 
         for i, level in enumerate(reversed(range(levels))):
@@ -193,6 +155,61 @@ class UNet(nn.Module):
             for j in range(_at(self.num_res_blocks, level) + 1)
         )
 
+    def _joined(self, x: Array, cond: Cond) -> Array:
+        """What the first convolution sees: x [B, h, w, c], cond.concat, the cells' own places."""
+        x = x if cond.concat is None else jnp.concatenate([x, cond.concat.astype(x.dtype)], axis=-1)
+        return jnp.concatenate([x, coordinates(x)], axis=-1) if self.coordinates else x
+
+    def _blocks(
+        self, emb: Array, cond: Cond, control: Control | None, deterministic: bool, sites: Sites
+    ) -> tuple[Callable, Callable]:
+        """(a residual block, an attention block) by name, features and level, of one forward pass."""
+
+        def res(name, h, level, resample=None):
+            resolution = {"down": h.shape[1] // 2, "up": h.shape[1] * 2}.get(resample, h.shape[1])
+            block = remat.block("res", ResBlock, self.remat)(
+                channels=self.channels * self.channel_mult[level],
+                site=sites(name, "res", resolution),
+                scale_shift_norm=self.use_scale_shift_norm,
+                resample=resample,
+                dropout=self.dropout,
+                deterministic=deterministic,
+                num_groups=self.num_groups,
+                dtype=self.dtype,
+                name=name.replace(".", "_"),
+            )
+            return block(h, emb, control)
+
+        def attention(name, h, level):
+            return self._attention(name, h, level, sites, cond.context, control)
+
+        return res, attention
+
+    def _encode(
+        self, x: Array, res: Callable, attention: Callable, hint: Array | None = None
+    ) -> tuple[Array, list[Array]]:
+        """(the middle, [the skips]) of what `_joined` gives; hint: added after the first convolution."""
+        levels = len(self.channel_mult)
+        h = Conv(self.channels, dtype=self.dtype, name="conv_in")(x)
+        h = h if hint is None else h + hint
+        skips = [h]
+        for level in range(levels):
+            for j in range(_at(self.num_res_blocks, level)):
+                h = res(f"down_{level}.res_{j}", h, level)
+                if self._has_attention(level, j):
+                    h = attention(f"down_{level}.attn_{j}", h, level)
+                skips.append(h)
+            if level < levels - 1:
+                if self.resblock_updown:
+                    h = res(f"down_{level}.downsample", h, level, "down")
+                else:
+                    h = Downsample(self.conv_resample, dtype=self.dtype, name=f"down_{level}_downsample")(h)
+                skips.append(h)
+
+        h = res("mid.res_0", h, levels - 1)
+        h = attention("mid.attn", h, levels - 1)
+        return res("mid.res_1", h, levels - 1), skips
+
     def _embed(self, t: Array, vector: Array | None) -> Array:
         """The embedding [B, 4 channels] of the timestep, plus that of cond.vector."""
         width = 4 * self.channels
@@ -209,7 +226,7 @@ class UNet(nn.Module):
         return emb
 
     def _attention(
-        self, name: str, h: Array, level: int, sites: _Sites, context: Context, control: Control | None
+        self, name: str, h: Array, level: int, sites: Sites, context: Context, control: Control | None
     ) -> Array:
         """The attention block `name` after a residual block of `level`, with its sites and their contexts."""
         middle, resolution, channels = name == "mid.attn", h.shape[1], h.shape[-1]

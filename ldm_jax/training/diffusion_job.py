@@ -25,9 +25,10 @@ from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
 from ldm_jax.tasks import boxes, labels
 from ldm_jax.training import latents, loop, program, watch
-from ldm_jax.training.base_model import tokenizer_of
+from ldm_jax.training.base_model import tokenizer_of, with_words
 from ldm_jax.training.examples import (
     check_example,
+    check_words,
     conditions_of,
     inputs_of,
     needed_beside_moments,
@@ -37,6 +38,7 @@ from ldm_jax.training.examples import (
 from ldm_jax.training.first_stage_job import batches_of, image_transform, init_key
 from ldm_jax.training.objective import init_learned
 from ldm_jax.training.precompute import read_first_stage, text_encoder_fingerprint
+from ldm_jax.training.prior import with_prior
 from ldm_jax.training.workdir import (
     has_checkpoints,
     read_unreadable,
@@ -74,8 +76,10 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
     frozen = {"first_stage": first.params["first_stage"]}
     system = make_system(config, tokenizer_of(config))
     source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
+    source = with_prior(config, workdir, source)
     can = pipeline.abilities(source)
     check_example(config, system, source)
+    check_words(config, source)
     check_sampling(config.get("sampling", {}), system.schedule)
     if {"class_labels", "layouts"} & set(system.takes) and not config.get("class_names"):
         config["class_names"] = list(can.class_names) or None
@@ -124,7 +128,7 @@ def first_params(config: dict, system: System) -> PyTree:
     """Those of the network and its conditioner before the first step, and what the loss learns."""
     params = system.init(init_key(config))
     if config.get("init_from"):
-        opened = open_checkpoint(config["init_from"]).bundle().params
+        opened = with_words(config, open_checkpoint(config["init_from"]).bundle()).params
         params, notes = start_from(params, opened, config.get("freeze") or ())
         log.info("init_from %r: %s", config["init_from"], notes)
     return params | init_learned(config, system, params, jax.random.fold_in(init_key(config), 1))

@@ -8,15 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.data import aspect_buckets, derive, pipeline
+from ldm_jax.data import aspect_buckets, derive, pipeline, templates
 from ldm_jax.data.latents import TEXT
+from ldm_jax.data.prior import WEIGHT
 from ldm_jax.data.transforms import RECIPES
+from ldm_jax.personalization.base import new_words
 from ldm_jax.system import System
 from ldm_jax.training import alignment, token_masks
 from ldm_jax.training.alignment import ALIGNMENT
 from ldm_jax.training.token_masks import MASKS
 
-NOT_THE_SOURCES = ("recipe", "flip", "precompute_latents", "derive", "aspect_buckets")  # keys of config.data
+NOT_THE_SOURCES = (
+    "recipe",
+    "flip",
+    "precompute_latents",
+    "derive",
+    "aspect_buckets",
+    "templates",
+)  # keys of config.data
 
 
 def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
@@ -27,7 +36,9 @@ def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
     options = {key: value for key, value in config["data"].items() if key not in NOT_THE_SOURCES}
     if known:
         options["known"] = known
-    return pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
+    source = pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
+    section = config["data"].get("templates")
+    return templates.Captioned(source, templates.captions(section)) if section else source
 
 
 def has_token_masks(config: Mapping[str, Any]) -> bool:
@@ -67,7 +78,7 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
             fields |= derived(fields["image"], rng)
         if "seeds" in system.takes:
             fields["seed"] = int(rng.integers(2**32))
-        return {name: fields[name] for name in (*shown, MASKS, ALIGNMENT) if name in fields}, {
+        return {name: fields[name] for name in (*shown, MASKS, ALIGNMENT, WEIGHT) if name in fields}, {
             name: fields[field] for name, field in system.example.items() if field in fields
         }
 
@@ -158,6 +169,21 @@ def check_example(config: dict, system: System, source: Any) -> None:
             raise ValueError(
                 f"data.recipe cuts images and not their {field}, which {kinds!r} needs: take recipe 'none' and no flip"
             )
+
+
+def check_words(config: dict, source: Any, captions: int = 100) -> None:
+    """Raises: ValueError where the word that config.personalization learns is in no caption of the first examples."""
+    new = new_words(config["personalization"]) if config.get("personalization") else None
+    if new is None:
+        return
+    token, can, rng = new.tokens[0], pipeline.abilities(source), np.random.default_rng(0)
+    number = range(min(captions, len(source)))
+    found = (can.caption(i, rng) if can.caption else str(source[i].get("caption", "")) for i in number)
+    if not any(token in caption for caption in found):
+        raise ValueError(
+            f"the word {token!r} is to be learned and not in the captions of {source!r}: write it there, or in "
+            f"data.templates"
+        )
 
 
 def _check_masks(system: System, source: Any, cuts: bool) -> None:

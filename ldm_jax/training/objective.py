@@ -14,9 +14,10 @@ from ldm_jax.conditioning.base import drop
 from ldm_jax.config import call
 from ldm_jax.control.base import chain, own
 from ldm_jax.data.latents import TEXT
+from ldm_jax.data.prior import WEIGHT
 from ldm_jax.diffusion import loss as diffusion_loss
 from ldm_jax.diffusion.process import q_sample
-from ldm_jax.models.unet import apply_unet
+from ldm_jax.models.controlnet import apply_network
 from ldm_jax.system import System
 from ldm_jax.training import alignment, token_masks
 from ldm_jax.training.optimizer import stop_gradients
@@ -34,7 +35,8 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
 
     params: {'unet', 'conditioner'}, and what is learned beside them (`init_learned`).
     frozen: {'first_stage': parameters, 'scale_factor': [] float32}.
-    batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32. All
+    batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32, and maybe
+    'loss_weight' [B] float32. All
     randomness comes from each example's own key, so that it does not depend on the number of devices.
     Raises: ValueError for an unknown option of config.loss.
     """
@@ -70,7 +72,7 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
         # 5. Weigh: the error of each example by its timestep, and what further terms add.
         target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
         logvar = {"logvar": params["logvar"]} if "logvar" in params else {}
-        total, per_example, metrics = weigh(prediction, target, t, **logvar)
+        total, per_example, metrics = weigh(prediction, target, t, weights=batch.get(WEIGHT), **logvar)
         for term in terms:
             metrics[f"loss_{term.name}"] = errors[term.name].mean()
             metrics["loss"] = total = total + term.weight * metrics[f"loss_{term.name}"]
@@ -112,6 +114,7 @@ def _weigh(config: Mapping[str, Any], system: System) -> Callable:
         "logvar": jnp.full(system.schedule.num_timesteps, start, jnp.float32)
         if start and not learned
         else None,
+        "weights": None,  # of the examples, which a batch has
     }
 
     def bound(**options):
@@ -185,7 +188,7 @@ def predict(
         targets = [inputs.pop(term.name) for term in terms]
         network_key, conditioner_key = (None, None) if key is None else jax.random.split(key)
         cond = condition(system, params, inputs, null, key is None, conditioner_key)
-        prediction, taps = apply_unet(
+        prediction, taps = apply_network(
             system.unet, params["unet"], x_t, t, cond, chain(controls), dropout_key=network_key
         )
         errors = {

@@ -102,7 +102,9 @@ def of_delta(section: Mapping[str, Any], objective: Callable) -> Callable:
     """The objective of {'delta': …}, which is `objective` of the merged parameters; frozen['base'] holds the base's."""
 
     def loss(params, frozen, *rest):
-        return objective(personalization.merge_delta(section, frozen["base"], params["delta"]), frozen, *rest)
+        merged = personalization.merge_delta(section, frozen["base"], params["delta"])
+        total, metrics = objective(merged, frozen, *rest)
+        return total + personalization.penalty(section, frozen["base"], params["delta"]), metrics
 
     return loss
 

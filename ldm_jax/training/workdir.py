@@ -32,7 +32,7 @@ KEYS = {
     "keep",
     "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps",
     "sampling",
-    "base", "personalization", "classifier",
+    "base", "personalization", "prior", "classifier",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
 TASKS = ("first_stage", "diffusion", "classifier")

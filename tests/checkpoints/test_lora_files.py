@@ -264,6 +264,22 @@ def test_spellings(sd1, spelled, tmp_path):
     np.testing.assert_array_equal(pair["up"], arrays[1].T)
 
 
+def test_names_of_diffusers_under_kohyas_prefix_are_those_of_lcm_lora(model, tmp_path):
+    """examples/consistency_distillation of diffusers writes these, of Stable Diffusion XL too."""
+    tensors = factors(model, "kohya", only=lambda layer: layer.component == "unet")
+    names = {adapter_names.written(a, "kohya", 1, model.kind == "sdxl"): a.diffusers for a in model.layers}
+    lcm = {}
+    for name, array in tensors.items():
+        module, _, end = name.partition(".")
+        lcm[f"lora_unet_{names[module].replace('.', '_')}.{end}"] = array
+    assert (lcm.keys() == tensors.keys()) == (model.kind == "sd1")
+    one, two = (
+        flatten(adapters.read(save(tmp_path / "x.safetensors", t), model=model.bundle).delta)
+        for t in (tensors, lcm)
+    )
+    assert one.keys() == two.keys() and all(np.array_equal(one[path], two[path]) for path in one)
+
+
 def test_old_names_of_diffusers(sd1, tmp_path):
     old = {
         "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.down.weight": np.ones(
@@ -301,17 +317,15 @@ def test_pefts_header_says_alpha(sd1, tmp_path):
         assert safetensors_file.read_metadata(tmp_path / "y.safetensors") == header | {"format": "pt"}
 
 
-def drawn_by_theirs(pipe, latents):
+def drawn_by_theirs(pipe, latents, prompt=PROMPT):
     with torch.no_grad():
         given = dict(num_inference_steps=STEPS, guidance_scale=3.0, height=16, width=16, output_type="np")
-        return pipe(PROMPT, latents=torch.tensor(latents.transpose(0, 3, 1, 2)), **given).images
+        return pipe(prompt, latents=torch.tensor(latents.transpose(0, 3, 1, 2)), **given).images
 
 
-def drawn_by_ours(model, latents):
-    given = model.sample_latents(
-        {"prompts": [PROMPT]}, [3], batch_size=1, **model.resolve(num_steps=STEPS, guidance_scale=3.0,
-        sampler="ddim", spacing="leading")
-    )  # fmt: skip
+def drawn_by_ours(model, prompt=PROMPT):
+    settings = dict(num_steps=STEPS, guidance_scale=3.0, sampler="ddim", spacing="leading")
+    given = model.sample_latents({"prompts": [prompt]}, [3], batch_size=1, **model.resolve(**settings))
     return np.clip((model.decode(given) + 1) / 2, 0, 1)
 
 
@@ -332,7 +346,7 @@ def test_the_same_picture_as_diffusers_with_the_same_file(model, layout, tmp_pat
     plain.set_adapters(plain.get_active_adapters(), 0.7)
     expected = drawn_by_theirs(plain, latents)
     assert np.abs(expected - without).max() > 0.05
-    assert np.abs(drawn_by_ours(ours, latents) - expected).max() * 255 <= 2
+    assert np.abs(drawn_by_ours(ours) - expected).max() * 255 <= 2
 
 
 def test_two_of_them_add_up(sd1, tmp_path):

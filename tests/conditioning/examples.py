@@ -9,8 +9,10 @@ from ldm_jax.conditioning import (
     clip,
     colorize,
     concat,
+    controlnet,
     depth,
     inpaint,
+    ip_adapter,
     layout,
     retrieval,
     sdxl,
@@ -50,6 +52,20 @@ def _text() -> Example:
         vocab_size=tokenizer.get_vocab_size(), width=8, num_layers=1, max_length=6, num_heads=2
     )
     return Example({"prompts": ["a red circle", "a circle"]}, setting(conditioner, tokenizer))
+
+
+def _ip_adapter() -> Example:
+    embeddings = np.random.default_rng(0).normal(size=(2, 6))
+    given = {"image_embeddings": list(embeddings), "image_scales": [0.5, 1]}
+    return Example(given, setting(ip_adapter.Conditioner(width=6)))
+
+
+def _controlnet() -> Example:
+    hints = np.random.default_rng(0).uniform(size=(2, 2, IMAGE_SIZE, IMAGE_SIZE, 3))
+    numbers = dict(hint_scales=[0.5, [1, 2]], hint_starts=[0, 0.5], hint_stops=[[0.5, 1], 1])
+    return Example(
+        {"hints": list(hints), **numbers}, setting(controlnet.Conditioner(nets=((4, 4, 4), (4, 4, 4))))
+    )
 
 
 def _layout() -> Example:
@@ -137,6 +153,8 @@ EXAMPLES = {
     "clip": _clip,
     "colorize": _colorize,
     "concat": _concat,
+    "controlnet": _controlnet,
+    "ip_adapter": _ip_adapter,
     "depth": _depth,
     "inpaint": _inpaint,
     "layout": _layout,

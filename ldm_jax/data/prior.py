@@ -1,0 +1,53 @@
+"""Pictures of a thing and pictures of its class, as one source.
+
+Decides that every second example is of the class, what those are called, and what they weigh in the loss.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.data import pipeline
+
+WEIGHT = "loss_weight"  # of an example: [] float32
+
+
+class WithPrior:
+    """Even examples are the source's, odd ones the prior's, each as often as it takes to meet all of the longer one.
+
+    An example holds the source's `image` and `caption` and `loss_weight`: 1, of the prior `weight`.
+    """
+
+    def __init__(self, source: Any, prior: Any, prompt: str, weight: float):
+        self._source, self._prior, self._prompt, self._weight = source, prior, prompt, float(weight)
+        self._can = pipeline.abilities(source)
+        self.unreadable_files = self._can.unreadable_files
+
+    def __len__(self) -> int:
+        return 2 * max(len(self._source), len(self._prior))
+
+    def __repr__(self) -> str:
+        return f"{self._source!r} beside {len(self._prior)} pictures of {self._prompt!r}"
+
+    def __getitem__(self, index: int) -> dict:
+        at, of_class = divmod(index, 2)
+        if of_class:
+            image = self._prior[at % len(self._prior)]["image"]
+            return {"image": image, "caption": self._prompt, WEIGHT: np.float32(self._weight)}
+        example = self._source[at % len(self._source)]
+        return {"image": example["image"], "caption": example.get("caption", ""), WEIGHT: np.float32(1)}
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        """The source's own caption, or the prompt of the class."""
+        at, of_class = divmod(index, 2)
+        if of_class:
+            return self._prompt
+        at %= len(self._source)
+        return self._can.caption(at, rng) if self._can.caption else self._source[at].get("caption", "")
+
+    def fingerprint(self) -> str:
+        """Hex digest of both, the prompt and the weight."""
+        made = [self._source.fingerprint(), self._prior.fingerprint(), self._prompt, self._weight]
+        return hashlib.sha256(json.dumps(made).encode()).hexdigest()
