@@ -1,0 +1,131 @@
+"""Things that the shapes world does not have, to teach a model from a few pictures, and whether a picture shows one.
+
+Decides how each is drawn, what is said of it with '{}' where a new word stands, and how it is read back: by a template,
+as the oracle reads what it knows (oracle.py).
+    ring       a circle without the circle of half its radius
+    two_color  a square whose left half is red and whose right half is blue
+    teal       a color beside the six, on every shape but the circle
+    purple     a color that is known, under a new word
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from ldm_jax.shapes_world import scenes as world
+from ldm_jax.shapes_world.oracle import (
+    MAX_COLOR_DISTANCE,
+    MIN_AREA,
+    MIN_IOU,
+    STRAY_DISTANCE,
+    background_color,
+)
+
+TEAL = (0, 128, 128)
+SHAPES = ("square", "triangle", "cross")  # that a color is taught and asked on
+THINGS = ("ring", "two_color", "teal", "purple")
+
+
+class Asked(NamedTuple):
+    """caption: with '{}' for the new word. thing: of THINGS. shape, color: those it is to have, or ''."""
+
+    caption: str
+    thing: str
+    shape: str = ""
+    color: str = ""
+
+
+def asked(thing: str, index: int) -> Asked:
+    """The index-th thing that may be said of `thing`: sizes, shapes and colors in turns.
+
+    Raises: ValueError for an unknown thing.
+    """
+    size = world.SIZES[(index // 3) % 2]
+    if thing == "ring":
+        color = world.COLOR_NAMES[index % len(world.COLOR_NAMES)]
+        return Asked(f"a {size} {color} {{}}", thing, color=color)
+    if thing == "two_color":
+        return Asked(f"a {size} {{}}", thing)
+    if thing in ("teal", "purple"):
+        shape = SHAPES[index % len(SHAPES)]
+        return Asked(f"a {size} {{}} {shape}", thing, shape=shape)
+    raise ValueError(f"thing {thing!r} not found; there are: {', '.join(THINGS)}")
+
+
+def picture(what: Asked, rng: np.random.Generator) -> np.ndarray:
+    """[64, 64, 3] uint8: what is asked, somewhere on a plain bright background."""
+    size = "small" if "small" in what.caption else "large"
+    r = rng.uniform(*world.RADII[size])
+    x, y = rng.uniform(r + 2, world.SIZE - r - 2, 2)
+    image = np.broadcast_to(rng.uniform(215, 250, 3), (world.SIZE, world.SIZE, 3)).copy()
+    for cover, color in _layers(what, x, y, r):
+        image += cover[..., None] * (np.asarray(color, float) - image)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def _layers(what: Asked, x: float, y: float, r: float) -> list[tuple[np.ndarray, tuple]]:
+    """[(cover [64, 64], color)], the later above the earlier."""
+    if what.thing == "two_color":
+        square, left = world.coverage("square", x, y, r), np.arange(world.SIZE) + 0.5 < x
+        return [(square * left, world.COLORS["red"]), (square * ~left, world.COLORS["blue"])]
+    color = world.COLORS.get(what.color or what.thing, TEAL)
+    return [(template(what.shape or what.thing, x, y, r), color)]
+
+
+def template(shape: str, x: float, y: float, r: float) -> np.ndarray:
+    """[64, 64] float32 in [0, 1]: how much of each pixel a shape covers, one of the world's, a ring, a two_color."""
+    if shape == "ring":
+        return world.coverage("circle", x, y, r) - world.coverage("circle", x, y, r / 2)
+    return world.coverage("square" if shape == "two_color" else shape, x, y, r)
+
+
+def shows(image: np.ndarray, what: Asked) -> bool:
+    """Whether the largest object of a picture [64, 64, 3] uint8 is what was asked, in shape and color."""
+    distance = np.linalg.norm(image.astype(np.float32) - background_color(image), axis=-1)
+    parts, number = ndimage.label(distance > STRAY_DISTANCE, np.ones((3, 3)))
+    areas = np.bincount(parts.ravel(), minlength=number + 1)[1:]
+    if not number or areas.max() < MIN_AREA:
+        return False
+    mask = parts == 1 + areas.argmax()
+    cover = np.where(ndimage.binary_dilation(mask), distance / np.median(distance[mask]), 0).clip(0, 1)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = (columns[0] + columns[-1] + 1) / 2, (rows[0] + rows[-1] + 1) / 2
+    r = max(np.ptp(columns), np.ptp(rows)) / 2 + 0.5
+    wanted = what.shape or what.thing
+    fits = {shape: _fit(cover, shape, x, y, r) for shape in {*world.SHAPES, wanted}}
+    if what.thing == "two_color":
+        fits.pop("square")  # the same outline
+    is_shape = fits[wanted] >= MIN_IOU and fits[wanted] == max(fits.values())
+    return bool(is_shape and _COLORS[what.thing](image, mask, x, what))
+
+
+def _fit(cover: np.ndarray, shape: str, x: float, y: float, r: float) -> float:
+    """The best soft IoU of a template whose half side is within a pixel and a half of r."""
+    templates = (template(shape, x, y, r + step) for step in np.arange(-1.5, 2, 0.5))
+    return max(float(np.minimum(cover, t).sum() / np.maximum(cover, t).sum()) for t in templates)
+
+
+def _color(image: np.ndarray, mask: np.ndarray) -> str:
+    """The nearest color of the world, or 'teal', to the median of the pixels well inside a mask; '' for none near."""
+    core = ndimage.binary_erosion(mask)
+    seen = np.median(image[core if core.any() else mask].astype(np.float32), axis=0)
+    known = world.COLORS | {"teal": TEAL}
+    far = {name: float(np.linalg.norm(seen - np.asarray(color, float))) for name, color in known.items()}
+    nearest = min(far, key=lambda name: far[name])
+    return nearest if far[nearest] <= MAX_COLOR_DISTANCE else ""
+
+
+def _halves(image: np.ndarray, mask: np.ndarray, x: float, what: Asked) -> bool:
+    left = mask & (np.arange(world.SIZE) + 1.5 < x)
+    right = mask & (np.arange(world.SIZE) - 0.5 > x)
+    return left.any() and right.any() and (_color(image, left), _color(image, right)) == ("red", "blue")
+
+
+_COLORS: dict[str, Callable[[np.ndarray, np.ndarray, float, Asked], bool]] = {
+    "ring": lambda image, mask, x, what: _color(image, mask) == what.color,
+    "two_color": _halves,
+    "teal": lambda image, mask, x, what: _color(image, mask) == "teal",
+    "purple": lambda image, mask, x, what: _color(image, mask) == "purple",
+}
