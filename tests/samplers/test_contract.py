@@ -1,6 +1,7 @@
 """What every file of ldm_jax/samplers/ must do by default. A new file is tested by being there."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -115,3 +116,24 @@ def test_a_bfloat16_network_leaves_x_float32(name):
 
     out = jax.eval_shape(lambda: sample(half, make(name), first_latents(keys), STEPS, keys)[0])
     assert out.dtype == jnp.float32
+
+
+@every_sampler
+def test_one_program_for_every_number_of_its_options(name):
+    """Those that are annotated as arrays: what a user changes from call to call."""
+    module, traces = find("samplers", name), []
+    takes = inspect.signature(module.sampler).parameters
+    numbers = [k for k, p in takes.items() if "Array" in str(p.annotation)]
+    if not numbers:
+        pytest.skip("it has none")
+
+    @jax.jit
+    def run(x_T, options):
+        traces.append(name)
+        return sample(EPS_FN, module.sampler(SCHEDULE, **options), x_T, STEPS, keys)[0]
+
+    keys = per_image_keys(2)
+    for value in (0.25, 0.5, 1.0):
+        x = run(first_latents(keys), {k: jnp.float32(value) for k in numbers})
+        assert np.all(np.isfinite(x))
+    assert len(traces) == 1
