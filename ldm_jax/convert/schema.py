@@ -113,7 +113,8 @@ RULES: dict[str, Rule] = dict(
     clip_l=maybe(SECTION), clip_g=SECTION, tokenizer=maybe(SECTION),
     # how a model is sampled unless one says otherwise
     num_steps=TIMESTEPS, guidance_scale=ANY_NUMBER, sampler=TEXT, eta=maybe(number(0, 1e9)), spacing=TEXT,
-    final_alpha=maybe(TEXT), clip_denoised=maybe(number(1e-9, 1e9)), batch_size=whole(1, 2**20), sampler_options=maybe(SECTION),
+    final_alpha=maybe(TEXT), clip_denoised=maybe(number(1e-9, 1e9)), batch_size=whole(1, 2**20),
+    sampler_options=maybe(SECTION),
 )  # fmt: skip
 # Sections of a config of ours, of which each option is looked at.
 OURS = dict(first_stage=SECTION, model=SECTION, conditioning=maybe(SECTION), schedule=SECTION, sampling=maybe(SECTION),
