@@ -18,6 +18,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "speed.jsonl"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 ATTENTION = ROOT / "benchmarks" / "results" / "attention.jsonl"
 START = ROOT / "benchmarks" / "results" / "compile_time.jsonl"
+EDITS = ROOT / "benchmarks" / "results" / "edits.jsonl"
 HEADER = (
     "",
     "batch",
@@ -191,6 +192,16 @@ def start_table(lines: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in out)
 
 
+def edits_table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Of benchmarks/edits.py's lines, the last of each method and model: temporaries beside those of plain sampling."""
+    last = {(line["model"], line["method"]): line for line in lines}
+    out = [("method", "model", "rows", "temporaries", "plain sampling", "ratio"), ("---",) * 6]
+    for (model, method), line in last.items():
+        sizes = (f"{line[name] / 1e6:,.0f} MB" for name in ("temporaries", "plain"))
+        out.append((method, model, str(line["rows"]), *sizes, f"{line['ratio']:.2f}"))
+    return "\n".join(f"| {' | '.join(line)} |" for line in out)
+
+
 def put(document: Path, name: str, content: str) -> None:
     """Content where a document has the place for the table `name`. Raises: ValueError if it has none."""
     from ldm_jax import atomic
@@ -214,6 +225,7 @@ def main() -> None:
     put(DOCUMENT, "speed", table(read()))
     put(DOCUMENT, "attention", attention_table(read(ATTENTION)))
     put(DOCUMENT, "compile_time", start_table(read(START)))
+    put(DOCUMENT, "edits", edits_table(read(EDITS)))
     tpu_cost.write_table(tpu_cost.read_results())
 
 
