@@ -33,8 +33,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--task",
-        help="unconditional, text, class, layout, semantic, superres, inpaint, img2img, edit, colorize, depth or "
-        "retrieval; by default what the model and what is given are for",
+        help="unconditional, text, class, layout, semantic, superres, inpaint, img2img, instruct, edit, colorize, "
+        "depth or retrieval; by default what the model and what is given are for",
     )
     add(
         "--prompt",

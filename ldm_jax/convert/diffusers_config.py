@@ -44,6 +44,7 @@ PIPELINES = {
     "StableDiffusionInpaintPipeline": _Pipeline(("clip", "inpaint"), 7.5),
     "StableDiffusionDepth2ImgPipeline": _Pipeline(("clip", "depth"), 7.5),
     "StableDiffusionUpscalePipeline": _Pipeline(("clip", "upscale"), 9.0, 75),
+    "StableDiffusionInstructPix2PixPipeline": _Pipeline(("clip", "instruct"), 7.5, 100),
     "StableDiffusionXLPipeline": _Pipeline(("sdxl",), 5.0),
     "StableDiffusionXLImg2ImgPipeline": _Pipeline(("sdxl",), 5.0),
     "StableDiffusionXLInpaintPipeline": _Pipeline(("sdxl", "inpaint"), 7.5),
@@ -123,7 +124,7 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "scale_factor": scale_factor,
         "model": model,
     }
-    conditioning = _read_conditioning(pipeline.kinds, files, index, model, first_stage)
+    conditioning = _read_conditioning(pipeline.kinds, files, index, model, first_stage, scale_factor)
     if conditioning:
         config["conditioning"] = conditioning_section(conditioning)
     # the class is what the pipeline says: diffusers opens the file with that one, whatever the file says
@@ -173,7 +174,11 @@ def write_pipeline_configs(
             write(parts[kind], index, files, pad_token)
     if "clip" in parts and name != "StableDiffusionDepth2ImgPipeline":
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    if name in ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"):
+    if name in (
+        "StableDiffusionPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionInstructPix2PixPipeline",
+    ):
         index["requires_safety_checker"] = False
     if "depth" in parts:  # it is no part of the model: the user of a pipeline brings one
         index |= {"depth_estimator": [None, None], "feature_extractor": [None, None]}
@@ -199,7 +204,7 @@ def not_said(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _read_conditioning(kinds, files, index, model, first_stage) -> dict[str, dict]:
+def _read_conditioning(kinds, files, index, model, first_stage, scale_factor) -> dict[str, dict]:
     """{kind: options} of a pipeline."""
     parts: dict[str, dict] = {}
     for kind in kinds:
@@ -213,6 +218,8 @@ def _read_conditioning(kinds, files, index, model, first_stage) -> dict[str, dic
         elif kind == "inpaint":  # these pipelines also run UNets without a mask's channels
             if model["in_channels"] > first_stage["embed_dim"]:
                 parts["inpaint"] = {"convention": "stable_diffusion"}
+        elif kind == "instruct":
+            parts["instruct"] = {"scale_factor": scale_factor}
         else:
             parts[kind] = _read_upscale(files, index) if kind == "upscale" else {}
     return parts

@@ -3,6 +3,8 @@
 Each other file of this room is one method and has:
     edit(denoiser, *, **options) -> samplers.base.Edit    what is done around each step of a sampling run. Options annotated `Array`
                                   are arguments of the compiled program: no value of theirs compiles anew. All others are static.
+    guide(eps_fn, denoiser, *, **options) -> EpsFn    left out by most: what it does to the prediction, around guidance; options are edit's
+    INVERSION: str | dict         how a given picture is inverted for it, as of LatentDiffusion.invert; left out: by DDIM under its prompt
     NEUTRAL: dict[str, Any]       options with which the method changes nothing
     EACH: tuple[str, ...]         those of the arrays that have one entry per picture; left out where there are none
     BRANCHES: tuple[str, ...]     options that are prompts, each drawn as a branch before the picture itself, with its seed; left out

@@ -66,6 +66,14 @@ class Call(NamedTuple):
             )
         return np.broadcast_to(array, (self.num_pictures,)).astype(np.float32)
 
+    def refine(self, source: str, target: str) -> tuple[np.ndarray, np.ndarray]:
+        """See conditioning.tokens.refine."""
+        return tokens.refine(self.tokenizer, source, target)
+
+    def word_count(self, prompt: str) -> int:
+        """How many words a prompt has."""
+        return len(tokens.words(self.tokenizer, prompt))
+
     def token_indices(self, prompt: str, word: str) -> list[int]:
         """See conditioning.tokens.indices."""
         return tokens.indices(self.tokenizer, prompt, word)
@@ -290,8 +298,8 @@ def guided(denoiser: Denoiser, methods: Sequence[Method], arrays: Sequence[Mappi
     """The network under its condition, with the guidance methods around it, the first innermost."""
     eps_fn = denoiser.conditional
     for method, values in zip(methods, arrays, strict=True):
-        if method.room == "guidance":
-            eps_fn = method.build(eps_fn, denoiser, **values)
+        if hasattr(method.module, "guide"):  # an edit may act on the prediction as well
+            eps_fn = method._call("guide", eps_fn, denoiser, **values)
     return eps_fn
 
 

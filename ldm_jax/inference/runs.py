@@ -275,6 +275,10 @@ def _check_methods(
             )
         if methods.needs([method], "context") and not system.unet.context_dim:
             raise ValueError(f"{method.name} works on cross-attention, and this model has none")
+        if methods.needs([method], "concat") and "changed_images" not in system.takes:
+            raise ValueError(
+                f"{method.name} is for models that take changed_images, which this model does not"
+            )
         if tiling is not None and methods.touches_network([method]):
             raise ValueError(
                 f"{method.name} acts inside the network, which sees one tile at a time: leave tile or it out"

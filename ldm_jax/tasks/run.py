@@ -35,7 +35,12 @@ CONDITIONS = {
     "embeddings": "embeddings",
     "noise_level": "noise_levels",
 }
-_OF_IMAGES = ("images", "masks", "low_res_images")  # conditions made from a job's image and mask
+_OF_IMAGES = (
+    "images",
+    "masks",
+    "low_res_images",
+    "changed_images",
+)  # conditions made from a job's image and mask
 _WAITING = 8  # decoded batches that may wait for more jobs of the same shape
 
 
@@ -58,6 +63,7 @@ TASKS = {
     "superres": Task(("image",), takes="low_res_images", image="low_res_images"),
     "inpaint": Task(("image", "mask"), ("strength", "extend"), image="images"),
     "img2img": Task(("image",), ("strength",), image="init_images"),
+    "instruct": Task(("image",), takes="changed_images", image="changed_images"),
     "edit": Task(("edit",), ("image", "strength"), takes="prompts", image="edited"),
     "colorize": Task(("image",), takes="images", image="images"),
     "depth": Task(("depth",), ("image", "strength"), takes="depths", image="init_images"),
@@ -84,7 +90,7 @@ def find_task(system: Any, given: Iterable[str] = ()) -> str:
     """
     given = set(given)
     own = ("inpaint",) if "masks" in system.takes else ()
-    own += ("superres", "colorize", "semantic", "layout", "depth", "retrieval")
+    own += ("superres", "instruct", "colorize", "semantic", "layout", "depth", "retrieval")
     asked = [name for name in ("inpaint", "img2img") if set(TASKS[name].needs) <= given]
     asked = ["inpaint"] if given & {"mask", "extend"} else ["edit"] if "inversion" in given else asked
     first = [n for n in own if can(system, n) and (n != "inpaint" or "masks" in system.takes)]

@@ -12,6 +12,7 @@ from ldm_jax.conditioning import (
     controlnet,
     depth,
     inpaint,
+    instruct,
     ip_adapter,
     layout,
     retrieval,
@@ -116,6 +117,10 @@ def _upscale() -> Example:
     return Example(given, setting(upscale.Conditioner(), image_shape=WIDE))
 
 
+def _instruct() -> Example:
+    return Example({"changed_images": images(*WIDE)}, setting(instruct.Conditioner(0.5), image_shape=WIDE))
+
+
 def _concat() -> Example:
     arrays = np.random.default_rng(3).normal(size=(2, 4, 6, 5))
     return Example({"concats": arrays}, setting(concat.Conditioner(channels=5), image_shape=WIDE))
@@ -164,5 +169,6 @@ EXAMPLES = {
     "superres": _superres,
     "text": _text,
     "upscale": _upscale,
+    "instruct": _instruct,
     "vector": _vector,
 }

@@ -77,7 +77,7 @@ def test_contract(name):
 
 def test_kinds_that_say_how_large_the_picture_is():
     said = {name for name in names("conditioning") if getattr(find("conditioning", name), "SPATIAL", {})}
-    assert said == {"semantic", "superres", "upscale", "inpaint", "colorize", "concat"}
+    assert said == {"semantic", "superres", "upscale", "inpaint", "colorize", "concat", "instruct"}
 
 
 def test_drop_wants_the_same_structure():

@@ -43,5 +43,39 @@ def test_a_word_of_several_tokens_is_shared_out(bpe):
     assert matrix.shape == (12, 12) and matrix[0, 0] == matrix[1, 1] == 1
     np.testing.assert_allclose(matrix[np.ix_(ours, theirs)], 1 / len(theirs))
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(tokens.align(bpe, source, source), np.eye(12))  # as many: one by one
     after_ours, after_theirs = ours[-1] + 1, theirs[-1] + 1  # the end marker
     assert matrix[after_ours, after_theirs] == 1
+
+
+@pytest.mark.parametrize(
+    "source, target, moved, new",
+    [
+        (
+            "a circle",
+            "a red circle",
+            {0: 0, 1: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6},
+            [2],
+        ),  # places with begin at 0
+        ("a red circle", "a circle", {0: 0, 1: 1, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 7}, []),
+        ("a red circle", "a blue circle a square", {0: 0, 1: 1, 3: 3, 6: 4, 7: 5}, [2, 4, 5]),
+    ],
+)
+def test_refined_prompts_by_hand(word_level, source, target, moved, new):
+    """{token of the edited prompt: the source's}; the end and padding are counted from the last word."""
+    matrix, own = tokens.refine(word_level, source, target)
+    np.testing.assert_array_equal(np.flatnonzero(own), new)
+    for j in range(8):
+        np.testing.assert_array_equal(np.flatnonzero(matrix[:, j]), [moved[j]] if j in moved else [])
+
+
+def test_refined_words_of_several_tokens_go_piece_by_piece(bpe):
+    matrix, own = tokens.refine(bpe, "a lamp", "a zq lamp")
+    ours = [places for _, places in tokens.words(bpe, "a lamp")]
+    theirs = [places for _, places in tokens.words(bpe, "a zq lamp")]
+    assert len(ours[1]) > 1
+    np.testing.assert_array_equal(np.flatnonzero(own), theirs[1])
+    np.testing.assert_array_equal([np.flatnonzero(matrix[:, j])[0] for j in theirs[2]], ours[1])
+    assert matrix[ours[1][-1] + 1, theirs[2][-1] + 1] == 1
+    with pytest.raises(ValueError, match="'lamp' and 'zq' have no word in common"):
+        tokens.refine(bpe, "lamp", "zq")

@@ -1,5 +1,6 @@
 """What every file of guidance/ and editing/ must do. A new one is tested by being there, with a row of OPTIONS."""
 
+import functools
 import inspect
 import tempfile
 from pathlib import Path
@@ -44,7 +45,7 @@ OPTIONS = {
     ("guidance", "perturbed_attention"): (dict(scale=3.0), dict(scale=1.0)),
     ("editing", "prompt_to_prompt"): (
         dict(source="a blue circle"),
-        dict(source="a red circle", cross_steps=0.4),
+        dict(source="a circle", cross_steps=0.4, weights={"circle": 2.0}),
     ),
     ("editing", "masactrl"): (
         dict(source="a blue circle", words="circle"),
@@ -80,6 +81,16 @@ OPTIONS = {
         dict(prompt="a blue", word="circle", scale=2.0),
         dict(prompt=["a", "blue"], word="circle", scale=0.5, take="words", share=0.5),
     ),
+    ("guidance", "instruct_pix2pix"): (dict(image_scale=1.5), dict(scale=5.0, image_scale=0.5)),
+    ("editing", "diffedit"): (
+        dict(source="a blue circle"),
+        dict(source="a circle", level=0.3, threshold=0.2),
+    ),
+    ("editing", "pix2pix_zero"): (
+        dict(source="a blue circle", amount=1.0),
+        dict(source="a circle", amount=3.0),
+    ),
+    ("editing", "ledits_pp"): (dict(threshold=0.5), dict(threshold=0.9, amount=-2.0, words="circle")),
     ("editing", "blended"): (dict(x_start=CLEAN, mask=LEFT), dict(x_start=-CLEAN, mask=1 - LEFT)),
 }
 METHODS = [(room, name) for room in ("guidance", "editing") for name in names(room)]
@@ -92,10 +103,35 @@ def model():
     return pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, CONFIG)
 
 
+PICTURES = list(np.random.default_rng(1).integers(0, 256, (N, 16, 16, 3), np.uint8))
+INSTRUCTED = dict(
+    CONFIG,
+    model=dict(CONFIG["model"], in_channels=4),
+    conditioning=dict(text={k: v for k, v in CONFIG["conditioning"].items() if k != "name"}, instruct={}),
+)
+
+
+@functools.cache
+def instructed():
+    """A model that takes a picture beside the prompt."""
+    system = make_system(INSTRUCTED)
+    return pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, INSTRUCTED)
+
+
 def draw(model, room, name, options, **more):
-    how = {"guidance" if room == "guidance" else "edit": {name: options}} if name else {}
-    asked = dict(num_steps=3, guidance_scale=1.0 if name == "classifier_free" else 3.0, output="latents")
+    """options: None draws the same without the method."""
+    how = {} if options is None else {"guidance" if room == "guidance" else "edit": {name: options}}
+    asked = dict(num_steps=3, guidance_scale=1.0 if name == "classifier_free" else 3.0)
+    more = dict(output="latents") | more
+    if name == "diffedit":  # of a given picture
+        how["inverted"] = model.invert(PICTURES, "", **asked)
+    if name == "instruct_pix2pix":
+        model, how = instructed(), how | {"changed_images": PICTURES}
     return model.sample(["a red circle", "a blue circle"], [3, 4], **how, **(asked | more))
+
+
+def compiled(model):
+    return model.num_compiled + instructed().num_compiled
 
 
 def test_every_method_has_a_row():
@@ -106,10 +142,10 @@ def test_every_method_has_a_row():
 def test_a_method_has_an_effect_and_no_number_of_it_compiles_anew(model, room, name):
     first, second = OPTIONS[room, name]
     drawn = draw(model, room, name, first)
-    before = model.num_compiled
+    before = compiled(model)
     other = draw(model, room, name, second)
-    assert model.num_compiled == before
-    plain = draw(model, room, None, {}, guidance_scale=1.0 if name == "classifier_free" else 3.0)
+    assert compiled(model) == before
+    plain = draw(model, room, name, None)
     assert (
         np.isfinite(drawn).all() and np.abs(drawn - plain).max() > 1e-3 and np.abs(drawn - other).max() > 1e-3
     )
@@ -120,7 +156,7 @@ def test_a_method_at_its_neutral_setting_is_no_method_to_the_bit(model, room, na
     if not find(room, name).NEUTRAL:
         pytest.skip("no setting of it is no method")
     neutral = OPTIONS[room, name][0] | find(room, name).NEUTRAL
-    plain = draw(model, room, None, {}, guidance_scale=1.0 if name == "classifier_free" else 3.0)
+    plain = draw(model, room, name, None)
     np.testing.assert_array_equal(draw(model, room, name, neutral), plain)
 
 
@@ -134,17 +170,7 @@ def taken_by(module, room):
 def test_the_sources_of_an_edit_are_the_same_to_the_bit_whatever_its_numbers(model, name):
     first, second = OPTIONS["editing", name]
     second = second | {source: first[source] for source in find("editing", name).BRANCHES}
-    drawn = [
-        model.sample(
-            ["a red circle"] * N,
-            [3, 4],
-            edit={name: options},
-            output="branches",
-            num_steps=3,
-            guidance_scale=3.0,
-        )
-        for options in (first, second)
-    ]
+    drawn = [draw(model, "editing", name, options, output="branches") for options in (first, second)]
     sources = len(find("editing", name).BRANCHES)
     np.testing.assert_array_equal(drawn[0][:, :sources], drawn[1][:, :sources])
     assert (drawn[0][:, -1] != drawn[1][:, -1]).any()
@@ -153,7 +179,7 @@ def test_the_sources_of_an_edit_are_the_same_to_the_bit_whatever_its_numbers(mod
 @every_method
 def test_what_a_method_says_of_itself(room, name):
     module = find(room, name)
-    assert module.__doc__ and set(getattr(module, "NEEDS", ())) <= {"uncond", "context"}
+    assert module.__doc__ and set(getattr(module, "NEEDS", ())) <= {"uncond", "context", "concat"}
     options = set(methods.options_of(room, name)) | set(getattr(module, "BRANCHES", ()))
     assert set(module.NEUTRAL) <= options and set(getattr(module, "CONDITIONS", ())) <= set(
         taken_by(module, room)
@@ -203,7 +229,7 @@ def test_what_cannot_be_chosen_is_said_before_anything_is_compiled(model, asked,
 
 def test_classifier_free_guidance_by_name_is_that_of_the_call(model):
     named = draw(model, "guidance", "classifier_free", {}, guidance_scale=3.0)
-    np.testing.assert_array_equal(named, draw(model, None, None, {}))
+    np.testing.assert_array_equal(named, draw(model, "guidance", None, None))
 
 
 def test_a_method_that_calls_the_network_itself_drops_none_before_it(model):

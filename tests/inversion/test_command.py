@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from ldm_jax.checkpoints import bundle
-from ldm_jax.commands import sample
+from ldm_jax.commands import evaluate, sample
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
+from tests import tiny_diffusion, tiny_models
 from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
 
@@ -51,6 +52,23 @@ def test_flags_and_jobs_and_python_draw_the_same(checkpoint, photo, tmp_path):
     )  # fmt: skip
     for folder in ("a", "b"):
         np.testing.assert_array_equal(drawn(tmp_path / folder / "photo.png"), edited.images[0])
+
+
+def test_the_figures_of_round_trips(tmp_path, capsys):
+    """An ancestral run is exact whatever the network; the others say a figure."""
+    config = tiny_diffusion.get_config().to_dict()
+    config |= dict(scale_factor=1.0, image_size=64)
+    made = tiny_models.random_bundle(config)
+    bundle.save(tmp_path / "tiny", made)
+    argv = ["inversion", "--checkpoint", str(tmp_path / "tiny"), "--num_samples", "2", "--steps", "5"]
+    evaluate.main([*argv, "--inversions", "ddim,edit_friendly", "--out", str(tmp_path)])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["ddim"]["guidance_scale"] == 1 and found["edit_friendly"]["guidance_scale"] == 7.5
+    assert found["ddim"]["least"] < 60
+    assert found["edit_friendly"]["psnr"] is None or found["edit_friendly"]["psnr"] > 60
+    assert (tmp_path / "inversion.png").is_file()
+    with pytest.raises(ValueError, match="--inversions: 'dimd' not found; .*did you mean 'ddim'"):
+        evaluate.main([*argv, "--inversions", "dimd"])
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from ldm_jax.diffusion.denoiser import Denoiser
+from ldm_jax.diffusion.process import q_sample
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.timesteps import make_timesteps
 from ldm_jax.guidance import classifier_free
 from ldm_jax.inversion import base, ddim, edit_friendly, fixed_point, negative_prompt, null_text
 from ldm_jax.samplers import ddim as sampler
-from ldm_jax.samplers.base import keys_of, sample
+from ldm_jax.samplers.base import keys_of, sample, step_infos, step_noise
 from ldm_jax.types import Cond
 from tests.samplers import oracle
 
@@ -222,3 +223,30 @@ def test_parity_with_diffusers_ddim_inverse_scheduler():
         eps = mixture(jnp.asarray(x.numpy()), jnp.full((2,), int(t)), Cond())[0]
         x = scheduler.step(torch.from_numpy(np.array(eps)), t, x).prev_sample
         np.testing.assert_allclose(ours[-2 - i], x.numpy(), atol=1e-4)
+
+
+def test_parity_with_the_noises_of_diffusers_leditspp():
+    """compute_noise_ddim of LEditsPPPipelineStableDiffusion, step by step from the pictures that are noised
+    here."""
+    torch = pytest.importorskip("torch")
+    module = pytest.importorskip("diffusers.pipelines.ledits_pp.pipeline_leditspp_stable_diffusion")
+    scheduler = module.DDIMScheduler(
+        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, num_train_timesteps=1000, timestep_spacing="leading",
+    )  # fmt: skip
+    scheduler.set_timesteps(20)
+    den = denoiser(20, mixture)
+    ours = edit_friendly.invert(den, X, KEYS, END, scale=jnp.float32(1))
+    infos = step_infos(den.visited, KEYS)
+    noised = [
+        q_sample(SCHEDULE, X, t, step_noise(key, SHAPE, "edit_friendly"))
+        for t, key in zip(infos.t, infos.key, strict=True)
+    ]
+    path = [torch.from_numpy(np.array(x)) for x in (*noised, X)]
+    for i, t in enumerate(scheduler.timesteps):
+        eps = mixture(jnp.asarray(path[i].numpy()), jnp.full((2,), int(t)), Cond())[0]
+        z, path[i + 1] = module.compute_noise_ddim(
+            scheduler, path[i + 1], path[i], int(t), torch.from_numpy(np.array(eps)), 1.0
+        )
+        np.testing.assert_allclose(ours["noises"][i], z.numpy(), atol=2e-4, rtol=1e-3)
+        np.testing.assert_allclose(ours["trajectory"][i + 1], path[i + 1].numpy(), atol=1e-4)

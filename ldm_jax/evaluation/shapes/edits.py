@@ -18,7 +18,7 @@ from scipy import stats
 
 from ldm_jax import atomic, cli
 from ldm_jax.evaluation.shapes.base import FIRST_SEED, SHOWN, Model, Outcome
-from ldm_jax.find import did_you_mean, names
+from ldm_jax.find import did_you_mean, find, names
 from ldm_jax.shapes_world import edits
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.oracle import parse, score_objects
@@ -32,7 +32,7 @@ OPTIONS = {
     "--kinds": dict(default=",".join(edits.KINDS), help="edits: what is asked for (default %(default)s)"),
     "--sources": dict(default="drawn", help="edits: drawn by the model, or rendered scenes (default %(default)s)"),
     "--inversion": dict(help="edits: of rendered scenes, a file of ldm_jax/inversion, or it with options as JSON"),
-    "--options": dict(default="{}", help="edits: of the methods, JSON of {method: {option: value}}"),
+    "--options": dict(default="{}", help="edits: of the methods, JSON of {method: {option: value}}; strength too"),
 }  # fmt: skip
 
 
@@ -222,7 +222,14 @@ def _edited(
     if name == "sdedit":
         strength = options.get("strength", SDEDIT_STRENGTH)
         return pictures, _draw(model, new, seeds, init_images=list(pictures), strength=strength)
-    given = dict(image=list(pictures), inversion=args.inversion) if args.sources == "rendered" else {}
+    module = find("editing", name)
+    given = {}
+    if args.sources == "rendered" or hasattr(module, "INVERSION"):  # which is for given pictures alone
+        given = dict(image=list(pictures), inversion=args.inversion)
+    given |= (
+        {"strength": options["strength"]} if "strength" in options else {}
+    )  # which part of the run is drawn
+    options = {option: value for option, value in options.items() if option != "strength"}
     edited = model.model.edit(
         old, new, name, seeds, options=options, num_steps=args.steps, sampler=args.sampler,
         guidance_scale=args.guidance_scale, batch_size=args.batch_size, **given,

@@ -92,6 +92,14 @@ def test_rendered_scenes_are_given_as_pictures(run):
     np.testing.assert_array_equal(editor.given[0]["image"], expected)
 
 
+def test_a_method_for_given_pictures_is_given_what_was_drawn(run):
+    options = '{"diffedit": {"strength": 0.8, "level": 0.4}}'
+    _, editor = run("--num_samples", "5", "--method", "diffedit", "--kinds", "swap", "--options", options)
+    given = editor.given[0]
+    assert given["strength"] == 0.8 and given["options"] == {"level": 0.4}
+    np.testing.assert_array_equal(given["image"][0], paint(next(edits.cases("swap")).source))
+
+
 def test_mcnemar_in_closed_form():
     assert command.mcnemar([1] * 10 + [0] * 5, [0] * 10 + [0] * 5) == pytest.approx(2 * 0.5**10)
     assert command.mcnemar([1, 0, 1], [1, 0, 1]) == 1
