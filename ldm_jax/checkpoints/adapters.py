@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ldm_jax import text_files
 from ldm_jax.checkpoints import (
     conditions,
@@ -63,7 +65,13 @@ def read(path: str | Path, ema: bool = True, model: Bundle | None = None) -> Ada
                 f"{path / SECTION} does not say how the adapter is merged, expected a section 'personalization'"
             )
         tensors = from_names(files.open_tensors(path / WEIGHTS))
-        delta = unflatten({name: tensor.read() for name, tensor in flatten(tensors).items()})
+        flat = {name: tensor.read() for name, tensor in flatten(tensors).items()}
+        wrong = ["/".join(name) for name, array in flat.items() if not np.isfinite(array).all()]
+        if wrong:
+            raise ValueError(
+                f"{path / WEIGHTS}: {wrong[0]} has NaN or infinity in it, expected finite numbers"
+            )
+        delta = unflatten(flat)
         header = lora_files.read_header(path / WEIGHTS)
         return Adapter(dict(about["personalization"]), delta, str(about.get("base", "")), header)
     if (path / "checkpoints").is_dir() and (path / "config.json").is_file():

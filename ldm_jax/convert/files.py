@@ -225,8 +225,9 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         _remove(partial)
 
 
-# What a bundle and a diffusers folder hold, and nothing else does: only such a folder is ever overwritten.
+# What a bundle, an adapter and a diffusers folder hold, and nothing else does: only such a folder is ever overwritten.
 _MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "diffusion_pytorch_model.safetensors"}
+_MODEL_FILES |= {"adapter.json", "adapter.safetensors"}
 _PIPELINE_PARTS = {
     "model_index.json",
     "unet",

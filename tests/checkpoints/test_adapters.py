@@ -70,6 +70,17 @@ def test_weights_of_adapters(text, expected):
     assert adapters.parse(text) == expected
 
 
+def test_one_is_written_over_another_and_numbers_that_are_not_finite_are_said(tmp_path):
+    kernel = {"down": np.full((2, 1), np.nan, np.float32), "up": np.ones((1, 2), np.float32)}
+    adapters.save(
+        tmp_path / "bad", adapters.Adapter(dict(name="lora"), {"unet": {"to_q": {"kernel": kernel}}}, "x")
+    )
+    with pytest.raises(
+        ValueError, match="adapter.safetensors: unet/to_q/kernel/down has NaN or infinity in it"
+    ):
+        adapters.read(tmp_path / "bad")
+
+
 def test_what_is_no_adapter_is_said(model_folder, tmp_path):
     with pytest.raises(ValueError, match="is no adapter: expected a folder with adapter.json"):
         adapters.read(model_folder)
