@@ -87,11 +87,11 @@ def rows_of(made: Sequence[Any], strengths: Sequence[float], i: int) -> "list[sh
     edited = [sheet.Tile(one.images[i], f"{s:g}") for one, s in zip(made, strengths, strict=True)]
     rows = [sheet.Row("source, and edited at each strength", [*sources, *edited])]
     for name in last.masks:
-        tiles = [
-            sheet.Tile(sheet.masked(one.masks[name][i], one.images[i]), f"{s:g}")
-            for one, s in zip(made, strengths, strict=True)
-            if name in one.masks
-        ]
+        tiles = [sheet.blank(tile.image) for tile in sources]  # each mask under its picture
+        for one, s in zip(made, strengths, strict=True):
+            there = name in one.masks
+            shown = sheet.Tile(sheet.masked(one.masks[name][i], one.images[i]), f"{s:g}") if there else None
+            tiles.append(shown or sheet.blank(one.images[i]))
         rows.append(sheet.Row(f"{name}, at each strength", tiles))
     for name, each in last.maps.items():
         over = last.images[i] if name == "edited" else last.sources[name][i]

@@ -13,6 +13,7 @@ of the shapes world (evaluation/shapes/command.py):
     ldm-evaluate first_stage --num_samples 2000  PSNR of the autoencoder, and how many the oracle still reads right
     ldm-evaluate oracle --num_samples 2000       how many rendered test scenes the oracle reads right
     ldm-evaluate edits --method prompt_to_prompt how often edits change what they should, and nothing else
+    ldm-evaluate composition --num_samples 48    how often two things are both drawn, and in their boxes
     ldm-evaluate guidance --guidance NAME        guidance beside none, from the same seeds
     ldm-evaluate TASK --checkpoint X             class, layout, semantic, superres, inpaint, img2img or colorize
 """

@@ -26,6 +26,11 @@ class Tile(NamedTuple):
     label: str = ""
 
 
+def blank(image: np.ndarray) -> Tile:
+    """Nothing, in the size of a picture."""
+    return Tile(np.full(image.shape, PAPER, np.uint8))
+
+
 class Row(NamedTuple):
     """Tiles beside each other, and what stands above them."""
 

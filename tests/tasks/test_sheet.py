@@ -44,3 +44,9 @@ def test_a_mask_leaves_what_is_inside():
     drawn = sheet.masked(mask, RED)
     np.testing.assert_array_equal(drawn[:8], RED[:8])
     assert (drawn[8:, :, 1:] > 150).all()
+
+
+def test_blank_is_paper():
+    drawn = sheet.contact_sheet([sheet.Row("", [sheet.blank(RED), sheet.Tile(RED)])])
+    at = np.argwhere((drawn == RED[0, 0]).all(-1))
+    assert at[:, 1].min() == 2 * sheet.GAP + sheet.SIDE and len(at) == sheet.SIDE**2
