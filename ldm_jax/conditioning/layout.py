@@ -26,7 +26,7 @@ import numpy as np
 
 from ldm_jax.conditioning import text
 from ldm_jax.conditioning.base import Setting, numbers
-from ldm_jax.text_files import shown
+from ldm_jax.text_files import cut, shown
 from ldm_jax.types import Array, Cond
 
 TAKES = ("layouts",)
@@ -152,7 +152,7 @@ def tokens(
     unknown = set(layout) - set(KEYS)
     if unknown or not {"boxes", "labels"} <= set(layout):
         raise ValueError(
-            f"layout: got {shown(list(layout)) if layout else 'nothing'}, expected boxes and labels, "
+            f"layout: got {cut(', '.join(map(shown, list(layout)[:9]))) or 'nothing'}, expected boxes and labels, "
             f"and maybe {', '.join(KEYS[2:])}"
         )
     for key in ("boxes", "labels"):
