@@ -1,5 +1,6 @@
 """A run that trains an adapter and is killed again and again, against the same run left alone."""
 
+import json
 import random
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.checkpoints import bundle
+from ldm_jax.config import load_config
 from ldm_jax.system import make_system
 from tests.commands.test_train import ROOT, command, leaves, run
 from tests.inference.test_pipeline import CONFIG
@@ -18,23 +20,24 @@ from tests.training.test_killed import steps
 TOTAL = 120
 
 
-def flags(base) -> tuple[str, ...]:
-    return (
-        f"--config.base={base}", f"--config.total_steps={TOTAL}", "--config.checkpoint_every=10", "--config.keep=3",
-        f"--config.preview_every={TOTAL}", "--config.log_every=100", "--config.data.recipe=plain",
-        "--config.personalization.rank=2",
-    )  # fmt: skip
+def config_in(folder) -> str:
+    """The file of a config that trains LoRA on a tiny base."""
+    system = make_system(CONFIG)
+    bundle.save(folder / "model", bundle.Bundle(CONFIG, random_params(system, gain=1.5), system.tokenizer))
+    config = load_config("configs/lora.py:runlocal") | dict(base=str(folder / "model"), total_steps=TOTAL)
+    config |= dict(checkpoint_every=10, preview_every=TOTAL, log_every=20, keep=3)
+    config |= dict(personalization=dict(name="lora", rank=2), data=dict(config["data"], recipe="plain"))
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder / "config.json")
 
 
 @pytest.mark.slow
 def test_however_often_a_run_is_killed_no_bit_of_the_adapter_changes(tmp_path):
     """python -m pytest -n 0 -s -m slow tests/personalization/test_killed.py"""
-    system = make_system(CONFIG)
-    bundle.save(tmp_path / "model", bundle.Bundle(CONFIG, random_params(system, gain=1.5), system.tokenizer))
-    more, draw = flags(tmp_path / "model"), random.Random(0)
-    done = run(command("configs/lora.py:runlocal", tmp_path / "whole", *more))
+    config, draw = config_in(tmp_path), random.Random(0)
+    done = run(command(config, tmp_path / "whole"))
     assert done.returncode == 0, done.stderr
-    asked = command("configs/lora.py:runlocal", tmp_path / "killed", *more)
+    asked = command(config, tmp_path / "killed")
     for _ in range(4):
         before = max(steps(tmp_path / "killed"), default=0)
         process = subprocess.Popen(asked, stderr=subprocess.PIPE, text=True, cwd=ROOT)
