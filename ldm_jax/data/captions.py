@@ -70,8 +70,8 @@ def _stated(metadata: Path, gone: Collection[Path]) -> dict[Path, str]:
                 f'{where}: got {text_files.shown(row)}, expected {{"file_name": …, "text" or "caption": …}}'
             )
         file = metadata.parent / os.path.normpath(name)
-        if file not in gone and not file.is_file():
-            missing.append(name)
+        if file not in gone and not _is_file(file):
+            missing.append(text_files.cut(name))
         rows, columns = rows + 1, columns | set(row)
         if column is None:
             without.append(where)
@@ -96,6 +96,13 @@ def _stated(metadata: Path, gone: Collection[Path]) -> dict[Path, str]:
             "%s states no captions, expected in 'text' or 'caption'; its rows have %s", metadata, said
         )
     return captions
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # of a name that no file can have, such as one that is too long
+        return False
 
 
 def _json_lines(path: Path) -> Rows:

@@ -26,6 +26,7 @@ NAME = "latents"  # of the TFDS data set
 RANDOM_ACCESS = "array_record"
 OWN_FEATURES = "tensorflow_datasets.core.features."
 CLASS_KEYS = ("pythonClassName", "python_class_name")  # the two spellings of JSON that protocol buffers read
+LONGEST = 100_000  # letters of what a data set was
 MOST_SHARDS = 100_000
 COMMAND = "ldm-precompute-latents"
 AGAIN = f"write another with {COMMAND}, or name the one that made it"
@@ -105,11 +106,15 @@ def read_record(root: Path) -> dict | None:
 def _check(made: MadeOf) -> None:
     """Raises: ValueError for a field of another kind, or numbers that no folder has."""
     for field in ("first_stage", "data", "source", "split", "recipe", "dtype", "computed_in", "file_format"):
-        if not isinstance(getattr(made, field), str):
-            raise ValueError(f"{field} is {text_files.shown(getattr(made, field))}, expected a string")
+        if not isinstance(getattr(made, field), str) or len(getattr(made, field)) > LONGEST:
+            raise ValueError(
+                f"{field} is {text_files.shown(getattr(made, field))}, expected a string of at most {LONGEST} letters"
+            )
     for field in ("moments", "fields"):
         if not isinstance(getattr(made, field), list):
             raise ValueError(f"{field} is {text_files.shown(getattr(made, field))}, expected a list")
+    if len(made.split_name) > 100 or made.file_format not in (RANDOM_ACCESS, "tfrecord"):
+        raise ValueError(f"no files are named after {text_files.shown((made.split, made.file_format))}")
     if not isinstance(made.text_encoder, str | None):
         raise ValueError(f"text_encoder is {text_files.shown(made.text_encoder)}, expected a string or null")
     for field, most in dict(number=10**10, image_size=2**16, examples_per_shard=10**10).items():

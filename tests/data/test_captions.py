@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from ldm_jax.data import captions as caption_files
 from ldm_jax.data import folder
 
 
@@ -112,3 +113,12 @@ def test_metadata_without_captions_are_said(pictures, caplog):
         ValueError, match="metadata.jsonl line 1: a caption is {'en': 'x'}, expected a string"
     ):
         captions(pictures)
+
+
+def test_a_name_that_no_file_can_have_is_one_sentence(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(dict(file_name="x" * 100_000, text="a")) + "\n")
+    with pytest.raises(
+        FileNotFoundError, match="metadata.jsonl names 1 images that are not there: x"
+    ) as error:
+        caption_files.of_folder(tmp_path, tmp_path, [])
+    assert len(str(error.value)) < 400

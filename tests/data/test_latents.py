@@ -168,6 +168,8 @@ def test_a_folder_that_names_other_modules_is_not_followed(stored, tmp_path, key
         (dict(examples_per_shard=0), "examples_per_shard is 0"),
         (dict(split=None), "split is None, expected a string"),
         (dict(moments=4), "moments is 4, expected a list"),
+        (dict(split="x" * 300), "no files are named after"),
+        (dict(file_format="x"), "no files are named after"),
     ],
 )
 def test_a_record_of_other_kinds_of_fields_is_named(tmp_path, change, said):
