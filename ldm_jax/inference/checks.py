@@ -43,13 +43,13 @@ def check(settings: Mapping[str, Any]) -> None:
     if isinstance(settings["clip_denoised"], str | bool | Sequence | Mapping):
         raise ValueError(f"clip_denoised is {shown(settings['clip_denoised'])}, expected a number above 0")
     for name in ("spacing", "sampler"):
-        if not isinstance(settings[name], str):
+        if not isinstance(settings[name], str) or len(settings[name]) > 100:
             raise ValueError(f"{name}: got {shown(settings[name])}, expected a name")
 
 
 def check_number(name: str, value: Any, least: float | None = None, most: float | None = None) -> None:
     """Raises: ValueError unless value is a number, finite in float32 and within the given bounds."""
-    number = np.asarray(value)
+    number = np.empty(0) if isinstance(value, list | tuple) else np.asarray(value)
     within = number.ndim == 0 and number.dtype.kind in "iuf"
     with np.errstate(over="ignore"):
         within = within and bool(np.isfinite(np.float32(number)))
