@@ -146,6 +146,7 @@ def _sdxl() -> Example:
     )
     given = {
         "prompts": ["a red circle", "a circle"],
+        "prompts_2": ["a circle", "a red circle"],
         "original_sizes": [[16, 16], [32, 24]],
         "crops": [[0, 0], [4, 2]],
     }

@@ -118,6 +118,9 @@ def test_the_same_cells_and_picture_as_diffusers(tmp_path, monkeypatch):
     noises = [step_noise(jax.random.fold_in(key, i)[None], (1, 8, 8, 4), "diffedit") for i in range(maps)]
     fed = torch.from_numpy(np.concatenate(noises).transpose(0, 3, 1, 2).copy())
     monkeypatch.setattr(sys.modules[kind.__module__], "randn_tensor", lambda *args, **kwargs: fed)
+    # The mean of the first stage's posterior, as here; theirs draws from it.
+    posterior = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
+    monkeypatch.setattr(posterior, "sample", lambda self, generator=None: self.mean)
     expected = theirs.generate_mask(
         pixels, target_prompt="a blue square", source_prompt="a red circle", num_maps_per_mask=maps,
         num_inference_steps=steps, output_type="np",

@@ -135,7 +135,7 @@ def test_outside_of_the_words_the_picture_is_the_sources_to_the_bit(model):
         found = model._prepare(
             {"prompts": ["a blue circle"]}, np.asarray([3], np.uint32), model.resolve(**QUICK), edit=edit
         )
-        return np.concatenate([latents for _, latents in model._run(found, 8)])[0]
+        return np.concatenate([latents for _, latents, _ in model._run(found, 8)])[0]
 
     blended = draw(blend=["red", "blue"], blend_threshold=0.97, blend_start=0.0)
     same = (blended[0] == blended[1]).all(-1)
