@@ -56,7 +56,7 @@ SHAPES = dict(
     image_size=64,
     first_stage=config_base.SHAPES_FIRST_STAGE,
     scale_factor=0.275,
-    model=dict(config_base.SHAPES_TEXT_UNET, conv_resample=True, coordinates=False),
+    model=dict(config_base.SHAPES_UNET, conv_resample=True, coordinates=False),
     conditioning=dict(name="clip", width=128, num_layers=2, num_heads=4, max_length=20),
     schedule=dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195),
     prediction_type="eps",

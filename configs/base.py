@@ -210,9 +210,9 @@ def diffusion(
 # ------------------------------------------------------------------------------------------- the shapes world
 
 
-# The UNet of configs/shapes_text.py: attention at 16 x 16 and 8 x 8 latent cells, whose maps show small objects as
-# well.
-SHAPES_TEXT_UNET = dict(
+# The UNet of the shipped model, which the tasks of tokens and classes start from: attention at 16 x 16 and 8 x 8 latent
+# cells, whose maps show small objects as well.
+SHAPES_UNET = dict(
     in_channels=4,
     out_channels=4,
     channels=64,
@@ -225,20 +225,6 @@ SHAPES_TEXT_UNET = dict(
     context_dim=128,
     num_groups=16,
     coordinates=True,
-)
-# The UNet of the shipped model, which the other tasks of the shapes world start from.
-SHAPES_UNET = dict(
-    in_channels=4,
-    out_channels=4,
-    channels=32,
-    channel_mult=[1, 4],
-    num_res_blocks=1,
-    conv_resample=False,
-    attention_levels=[1],
-    head_dim=32,
-    transformer_depth=1,
-    context_dim=128,
-    num_groups=16,
 )
 # What reads its captions, and the tokens of layouts.
 SHAPES_TRANSFORMER = dict(width=128, num_layers=2, num_heads=4, head_dim=32)
