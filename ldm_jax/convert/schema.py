@@ -160,9 +160,10 @@ DIFFUSERS: dict[str, Rule] = dict(
     addition_embed_type=maybe(TEXT), projection_class_embeddings_input_dim=maybe(WIDTH), mid_block_type=maybe(TEXT),
     only_cross_attention=each(FLAG), use_linear_projection=FLAG, mid_block_add_attention=FLAG,
     resnet_time_scale_shift=TEXT, downsample_type=TEXT, upsample_type=TEXT, scaling_factor=number(1e-9, 1e9),
-    num_vq_embeddings=ROWS, vq_embed_dim=maybe(WIDTH), sample_size=maybe(each(SIDE)), addition_time_embed_dim=WIDTH,
+    num_vq_embeddings=ROWS, vq_embed_dim=maybe(WIDTH), sample_size=maybe(each(SIDE)),
+    addition_time_embed_dim=maybe(WIDTH),
     # schedulers
-    num_train_timesteps=TIMESTEPS, beta_start=BETA, beta_end=BETA, trained_betas=maybe(lists(BETA, 100_000)),
+    num_train_timesteps=maybe(TIMESTEPS), beta_start=BETA, beta_end=BETA, trained_betas=maybe(lists(BETA, 100_000)),
     max_noise_level=TIMESTEPS,
     # CLIPTextModel, LDMBertModel
     text_config=maybe(SECTION), hidden_size=WIDTH, vocab_size=ROWS, num_hidden_layers=COUNT,

@@ -303,7 +303,10 @@ def test_a_job_with_a_method_that_cannot_be_stops_no_other(loaded, tmp_path, cap
             "sampler 'lms' takes no ordr .got 3.; it takes: final_alpha, order",
         ),
         (["--prompt_2", "blue"], "--prompt_2: .* has no second text encoder"),
-        (["--edit", "prompt_to_prompt", "--edit.source", "red"], "'red' has 1 words and 'red circle' has 2"),
+        (
+            ["--edit", "prompt_to_prompt", "--edit.source", "red", "--edit.align", "replace"],
+            "'red' has 1 words and 'red circle' has 2",
+        ),
     ],
 )
 def test_methods_that_cannot_be_are_said(loaded, tmp_path, asked, said):

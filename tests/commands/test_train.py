@@ -361,7 +361,7 @@ def test_a_user_sees_one_sentence_and_no_traceback(tmp_path):
     assert done.returncode == 1
     assert (
         done.stderr.strip().splitlines()[-1]
-        == "error: config.task 'both' not found; there are: first_stage, diffusion"
+        == "error: config.task 'both' not found; there are: first_stage, diffusion, classifier"
     )
     assert "Traceback" not in done.stderr
 

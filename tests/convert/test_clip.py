@@ -266,6 +266,7 @@ def test_single_file_names_of_sdxl(refiner):
     fields = dict(clip_g=TOWER | dict(activation="gelu", projection_dim=PROJECTION))
     fields |= dict(clip_l=None if refiner else TOWER)
     inputs = TOKEN_INPUTS | dict(
+        tokens_2=TOKEN_INPUTS["tokens"],
         keep=np.ones(1, np.float32),
         sizes=np.zeros((1, 6), np.float32),
         aesthetic_scores=np.zeros(1, np.float32),

@@ -1,6 +1,9 @@
 """What options of configs may be: every option that is read has a rule, every config there is keeps them, and what
 breaks one is a sentence that names it."""
 
+import inspect
+import json
+
 import pytest
 
 from ldm_jax.config import config_names, load_config, options_of
@@ -127,3 +130,20 @@ def test_a_yaml_that_is_no_config_of_the_original_is_one_sentence(tmp_path, text
         original_config.read(path)
     message = str(error.value)
     assert str(path) in message and "\n" not in message and len(message) < len(str(path)) + 300
+
+
+def test_what_diffusers_writes_of_its_own_accord_is_taken():
+    """The defaults of its classes, many of which are null, are in every config.json that it saves."""
+    diffusers = pytest.importorskip("diffusers")
+    kinds = [
+        diffusers.UNet2DConditionModel, diffusers.UNet2DModel, diffusers.AutoencoderKL, diffusers.VQModel,
+        diffusers.ControlNetModel, diffusers.DDIMScheduler, diffusers.DDPMScheduler, diffusers.PNDMScheduler,
+        diffusers.LMSDiscreteScheduler, diffusers.EulerDiscreteScheduler, diffusers.HeunDiscreteScheduler,
+        diffusers.EulerAncestralDiscreteScheduler, diffusers.DPMSolverMultistepScheduler, diffusers.LCMScheduler,
+        diffusers.DPMSolverSinglestepScheduler, diffusers.UniPCMultistepScheduler, diffusers.TCDScheduler,
+        diffusers.DEISMultistepScheduler, diffusers.KDPM2DiscreteScheduler,
+    ]  # fmt: skip
+    for kind in kinds:
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        given = {p.name: p.default for p in parameters if p.default is not p.empty}
+        schema.check(kind.__name__, json.loads(json.dumps(given)), schema.DIFFUSERS)

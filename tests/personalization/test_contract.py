@@ -82,7 +82,7 @@ def test_the_delta_is_small_and_has_a_gradient(name, params):
     "section, said",
     [
         (dict(name="lorra"), "personalization method 'lorra' not found"),
-        (dict(), "personalization method None not found"),
+        (dict(), "personalization method 'None' not found"),
     ],
 )
 def test_what_there_is_not(section, said, params):
