@@ -55,6 +55,8 @@ def check_sampling(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
 def check_seeds(seeds: Sequence[int]) -> np.ndarray:
     """[N] uint32. Raises: ValueError if there are no seeds, or if one is not an integer in [0, 2**32)."""
     try:
+        if isinstance(seeds, list | tuple) and any(isinstance(seed, str | bytes) for seed in seeds):
+            raise TypeError  # in an array every entry would be as long as the longest text
         seeds = np.atleast_1d(np.asarray(seeds))
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"seeds: got {shown(seeds)}, expected integers in [0, {MAX_SEED}]") from None
