@@ -430,7 +430,9 @@ def _size(value: Any) -> tuple[int, int]:
     """(height, width) of a pair, of one number, or of '64x128' as in 'height x width'. Raises: ValueError for
     others."""
     try:
-        parts = value.lower().split("x") if isinstance(value, str) else np.atleast_1d(value).tolist()
+        # Not of all as an array: a long text among them would make every entry as long.
+        parts = value.lower().split("x") if isinstance(value, str) else value
+        parts = parts[:3] if isinstance(parts, list | tuple) else np.atleast_1d(parts).tolist()
         sides = [int(part) for part in parts]
         whole = all(isinstance(part, str) or side == part for side, part in zip(sides, parts, strict=True))
     except (TypeError, ValueError, OverflowError):  # infinity is the last

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import tracemalloc
 
 import jax
 import numpy as np
@@ -149,3 +150,13 @@ def test_a_picture_of_more_pixels_than_allowed_is_not_decoded(tmp_path, monkeypa
     monkeypatch.setenv("LDM_JAX_MAX_PIXELS", "many")
     with pytest.raises(ValueError, match="LDM_JAX_MAX_PIXELS is 'many', expected a whole number"):
         run.pictures.decode(tmp_path / "x.png")
+
+
+def test_a_long_text_among_the_sides_is_refused_without_an_array_of_texts_as_long():
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="size is .*expected height x width"):
+            run._size([64] * 1000 + ["x" * 100_000])
+        assert tracemalloc.get_traced_memory()[1] < 10e6  # as an array it is 400 MB
+    finally:
+        tracemalloc.stop()
