@@ -3,6 +3,9 @@ r"""Text to image on the shapes world, in the latents of configs/shapes_kl_f4.py
 Run:     python -m ldm_jax.commands.train_shapes_words --out runs/shapes_words
          python train.py --config configs/shapes_text.py --config.first_stage_from=shapes \
              --config.init_from=runs/shapes_words --workdir runs/shapes_text
+         As the shipped model's last part, with heads behind the attention of 4 x 4, 8 x 8 and 16 x 16 cells, not on all
+         that is coarser than the latents: --config.loss.alignment.sites=up_0.trunk_1,up_1.trunk_1,up_2.trunk_0. The
+         names are this network's; another depth has others.
          To go on from the shipped model: --config.init_from=shapes.
 On:      the same command resumes it. The rate stays constant until it is told to fall, for a model to be shipped at
          step N + 500: --config.optimizer.schedule.decay_from=N --config.optimizer.schedule.decay_steps=500
@@ -47,15 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
         init_from=None,
     )
     c.loss.token_masks = dict(weight=0.1)
-    c.loss.alignment = dict(
-        weight=0.2,
-        sites=[
-            "up_0.trunk_1",
-            "up_1.trunk_1",
-            "up_2.trunk_0",
-        ],  # behind the attention of 4 x 4, 8 x 8, 16 x 16 cells
-        classes=dict(shape=4, color=6, size=2),
-    )
+    c.loss.alignment = dict(weight=0.2, sites=[], classes=dict(shape=4, color=6, size=2))
     c.optimizer.base_lr = 6e-4
     c.optimizer.schedule = dict(
         name="warmup_stable_decay",
