@@ -12,24 +12,15 @@ import numpy as np
 
 from ldm_jax.data import pipeline
 from ldm_jax.distributed import hosts, parallel
-from ldm_jax.system import make_system
 from ldm_jax.training import loop, program
-from ldm_jax.training.base_model import tokenizer_of
 from ldm_jax.training.classifier_loss import LABEL, init, make_network
-from ldm_jax.training.diffusion_job import measure_latents, open_first_stage
-from ldm_jax.training.examples import open_source
-from ldm_jax.training.first_stage_job import batches_of, image_transform, init_key
-from ldm_jax.training.workdir import read_unreadable
+from ldm_jax.training.diffusion_job import measure_latents, open_run
+from ldm_jax.training.first_stage_job import batches_of, init_key
 
 
 def classifier_job(config: dict, workdir: Path, placement: parallel.Placement) -> loop.TrainingJob:
     """Raises: ValueError for data without classes, or with more than config.classifier has."""
-    with hosts.first_alone("the first stage"):
-        first = open_first_stage(config, workdir)
-    config = dict(config, first_stage=first.config["first_stage"])
-    frozen = {"first_stage": first.params["first_stage"]}
-    system = make_system(config, tokenizer_of(config))
-    source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
+    config, system, frozen, source, crop = open_run(config, workdir)
     can = pipeline.abilities(source)
     check_labels(config, source, can.class_names)
     with hosts.first_alone("the latents"):

@@ -69,13 +69,20 @@ def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
     return opened
 
 
-def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) -> loop.TrainingJob:
+def open_run(config: dict, workdir: Path) -> tuple[dict, System, dict, Any, Callable]:
+    """What a run in the latents of a first stage stands on: the config with that first stage, the system, its frozen
+    parameters, the source of the data, and what crops a picture."""
     with hosts.first_alone("the first stage"):
         first = open_first_stage(config, workdir)
     config = dict(config, first_stage=first.config["first_stage"])
     frozen = {"first_stage": first.params["first_stage"]}
     system = make_system(config, tokenizer_of(config))
     source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
+    return config, system, frozen, source, crop
+
+
+def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) -> loop.TrainingJob:
+    config, system, frozen, source, crop = open_run(config, workdir)
     source = with_prior(config, workdir, source)
     can = pipeline.abilities(source)
     check_example(config, system, source)
