@@ -271,9 +271,11 @@ def shapes(
     c.model = dict(remat=config_dict.placeholder(str)) | model  # None computes nothing again
     c.conditioning = conditioning
     c.condition_dropout = condition_dropout
+    c.freeze = []
     c.schedule = dict(name="linear", num_timesteps=1000, beta_start=0.0015, beta_end=0.0195)
     c.prediction_type = "v"
     c.stratified_timesteps = True
+    c.timestep_density = dict(mean=config_dict.placeholder(float), std=1.0)  # evenly
     c.loss = dict(loss_type="l2")
     c.optimizer = dict(
         name="adamw",

@@ -43,6 +43,7 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     null, schedule, prediction_type = system.null_inputs(1), system.schedule, system.prediction_type
     stratify = config["batch_size"] if config.get("stratified_timesteps") else 0
     terms, weigh = further_terms(config, system), _weigh(config, system)
+    density = call(logit_normal, config.get("timestep_density") or {}, "timestep_density")
 
     def loss(params, frozen, batch, seed, step):
         keys = example_keys(seed, step, batch["position"])
@@ -56,7 +57,7 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
 
         # 2. Noise: x_t = sqrt(alphas_cumprod[t]) x_start + sqrt(1 - alphas_cumprod[t]) noise.
         noise = jax.vmap(lambda key: jax.random.normal(key, x_start.shape[1:]))(noise_key)
-        t = sample_timesteps(t_key, batch["position"], schedule.num_timesteps, stratify)
+        t = sample_timesteps(t_key, batch["position"], schedule.num_timesteps, stratify, density)
         x_t = q_sample(schedule, x_start, t, noise)
 
         # 3. Drop: some examples get the null condition, for classifier-free guidance (Ho and Salimans 2022).
@@ -132,8 +133,29 @@ def encode(system: System, frozen: PyTree, batch: Mapping[str, Array], keys: Arr
     return system.first_stage.sample_of(encoded, keys) * frozen["scale_factor"]
 
 
-def sample_timesteps(keys: Array, position: Array, num_timesteps: int, stratify: int = 0) -> Array:
-    """[B] int32, each uniform on [0, num_timesteps).
+def logit_normal(mean: float | None = None, std: float = 1.0) -> Callable[[Array], Array]:
+    """The options of config.timestep_density: what makes a uniform number the fraction of the timesteps at which an
+    example is noised. Without a mean they are drawn evenly, as the original does.
+
+    With it, the fraction's logit is normal (Esser et al. 2024, arXiv:2403.03206, section 3.1): a mean above 0 draws
+    more of the high noise, at which the layout of a picture is decided, a small std draws little of both ends.
+    Raises: ValueError for std <= 0.
+    """
+    if std <= 0:
+        raise ValueError(f"timestep_density.std: got {std}, expected a number above 0")
+    if mean is None:
+        return lambda uniform: uniform
+    return lambda uniform: jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(uniform))
+
+
+def sample_timesteps(
+    keys: Array,
+    position: Array,
+    num_timesteps: int,
+    stratify: int = 0,
+    density: Callable[[Array], Array] = logit_normal(),
+) -> Array:
+    """[B] int32 in [0, num_timesteps), each uniform there, or of `density`.
 
     stratify: 0 draws them independently, as the original does. A number n (the global batch size) makes the n draws of
     a step fill the range evenly: a shared offset plus position / n (Kingma et al. 2021, appendix I.1); `keys` then
@@ -142,7 +164,7 @@ def sample_timesteps(keys: Array, position: Array, num_timesteps: int, stratify:
     uniform = jax.vmap(jax.random.uniform)(keys)
     if stratify:
         uniform = (uniform + position / stratify) % 1.0
-    return jnp.minimum((uniform * num_timesteps).astype(jnp.int32), num_timesteps - 1)
+    return jnp.minimum((density(uniform) * num_timesteps).astype(jnp.int32), num_timesteps - 1)
 
 
 def drop_condition(

@@ -62,6 +62,22 @@ def test_a_network_that_says_zero_misses_what_it_was_to_say():
     assert noise == simple("eps", 2.0)
 
 
+def test_timesteps_whose_logit_is_normal():
+    mean, std = 0.5, 1.5
+    keys, position = jax.random.split(jax.random.key(0), 1), np.arange(4096)
+    keys = jnp.broadcast_to(keys, position.shape)  # a shared offset
+    t = objective.sample_timesteps(keys, position, 1000, 4096, objective.logit_normal(mean, std))
+    logits = np.log((np.asarray(t) + 0.5) / (1000 - np.asarray(t) - 0.5))
+    np.testing.assert_allclose([logits.mean(), logits.std()], [mean, std], atol=0.02)
+    evenly = objective.sample_timesteps(keys, position, 1000, 4096)
+    np.testing.assert_allclose(np.bincount(evenly // 100), 409.6, atol=1)
+
+
+def test_a_density_that_cannot_be():
+    with pytest.raises(ValueError, match=r"timestep_density.std: got 0, expected a number above 0"):
+        affine_loss(timestep_density=dict(mean=0.0, std=0))
+
+
 @pytest.mark.parametrize("option", ["l3", "target", "schedule"])
 def test_an_option_that_the_loss_does_not_have(option):
     with pytest.raises(
