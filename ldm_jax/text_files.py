@@ -55,7 +55,11 @@ def read(path: str | Path, what: str) -> str:
 
     Raises: FileNotFoundError; ValueError for text in another encoding, which names the file.
     """
-    data = Path(path).read_bytes()
+    return decode(Path(path).read_bytes(), what, path)
+
+
+def decode(data: bytes, what: str, path: str | Path) -> str:
+    """The text of a file's bytes, as `read`. path: where they are from. Raises: ValueError as `read`."""
     encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -198,6 +202,15 @@ def read_object(
     return value
 
 
+def captions(value: Any) -> list[str]:
+    """Every caption that a data set states in a value, as `caption`: of a list each, but those that are none. Raises:
+    as `caption`."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return [said for one in np.asarray(value, dtype=object).ravel() for said in captions(one)]
+    said = caption(value)
+    return [] if said is None else [said]
+
+
 def caption(value: Any) -> str | None:
     """The caption that a data set states: a string, its blanks and line ends made single blanks; of several the first.
 
@@ -206,8 +219,7 @@ def caption(value: Any) -> str | None:
     Returns: None for none; '' for an empty one. Raises: ValueError for anything else, and for half of a surrogate pair.
     """
     if isinstance(value, list | tuple | np.ndarray):
-        several = [caption(one) for one in np.asarray(value, dtype=object).ravel()]
-        return next((one for one in several if one is not None), None)
+        return next(iter(captions(value)), None)
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return None
     if isinstance(value, bytes):

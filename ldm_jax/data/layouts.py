@@ -29,7 +29,7 @@ import numpy as np
 
 from ldm_jax import atomic, text_files
 from ldm_jax.data import folder, pipeline, tfds, transforms
-from ldm_jax.data.pictures import files_below
+from ldm_jax.data.listing import files_below
 
 FLAGS = ("group", "occluded", "depiction", "inside")
 # What TFDS's data sets call them: open_images_v4 (1 yes, 0 no, -1 unknown), and coco, whose crowds are groups.
@@ -263,16 +263,15 @@ class _FolderWithLayouts(folder.FolderSource):
     """Examples also hold `layout`, that of the file which was really read."""
 
     def __init__(self, pictures: folder.FolderSource, layouts: dict[Path, Layout]):
-        files = [file for file in pictures.files if file in layouts]
-        known = list(pictures.known.values())
-        super().__init__(pictures.root, files, pictures.captions, pictures.class_names, known)
+        kept = [at for at in range(len(pictures)) if pictures.path(at) in layouts]
+        super().__init__(pictures.root, pictures.found.of(kept), list(pictures.known.values()))
         self.layouts = layouts
 
-    def _labels(self, file: Path) -> dict:
-        return super()._labels(file) | {"layout": self.layouts[file]}
+    def _labels(self, at: int) -> dict:
+        return super()._labels(at) | {"layout": self.layouts[self.path(at)]}
 
     def fingerprint(self) -> str:
-        told = [self.layouts[file] for file in self.files]
+        told = [self.layouts[self.path(at)] for at in range(len(self))]
         return hashlib.sha256((super().fingerprint() + json.dumps(told)).encode()).hexdigest()
 
 

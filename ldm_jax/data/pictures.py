@@ -7,7 +7,7 @@ transforms.to_rgb alone. It knows no model and no task.
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +21,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 OVERVIEW = (
     "overview"  # the text chunk of a PNG that shows other pictures: a grid, or one with boxes drawn over it
 )
-_OVERVIEWS = ("grid.png", "_boxes.png")  # how the names of such files end
+OVERVIEWS = ("grid.png", "_boxes.png")  # how the names of such files end
 FITS = ("none", "resize", "crop")
 ARRAYS = (".npy",)
 # Of a picture, as many as it has by its own header, before any of them is decoded: 8192 x 8192, which takes 0.5 GB.
@@ -197,29 +197,6 @@ def files_in(folder: str | Path, suffixes: tuple[str, ...] = (*EXTENSIONS, *ARRA
     return found
 
 
-def files_below(folder: Path, suffixes: tuple[str, ...] = EXTENSIONS) -> list[Path]:
-    """The files at any depth with one of these suffixes, sorted by their relative paths; hidden ones and overviews are
-    left out.
-
-    Links are followed, save those that lead to a folder that they lie in.
-    """
-    found = [Path(path) for path in _walk(str(folder), (os.path.realpath(folder),), suffixes)]
-    return sorted((f for f in found if not is_overview(f)), key=lambda f: f.relative_to(folder).as_posix())
-
-
-def _walk(folder: str, above: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                real = os.path.realpath(entry.path)
-                if real not in above:
-                    yield from _walk(entry.path, (*above, real), suffixes)
-            elif os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file():
-                yield entry.path
-
-
 def is_overview(file: Path) -> bool:
     """Whether a file is what sampling writes beside its pictures, which shows them once more: a grid, or one with
     boxes.
@@ -227,7 +204,7 @@ def is_overview(file: Path) -> bool:
     It goes by the name, and by a text chunk, OVERVIEW or, of files that have none yet, the `seeds` that only a grid
     has.
     """
-    if not file.name.endswith(_OVERVIEWS):
+    if not file.name.endswith(OVERVIEWS):
         return False
     try:
         with Image.open(file) as picture:

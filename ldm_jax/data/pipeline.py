@@ -7,7 +7,10 @@ What is done to an example is the caller's `transform`; this file does not look 
 jax nor devices.
 """
 
+import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +22,7 @@ from ldm_jax.find import find
 Example = dict[str, Any]
 Batch = dict[str, np.ndarray]
 Transform = Callable[[Example, np.random.Generator], Example]
+ANY = "**"
 
 
 class Source(Protocol):
@@ -47,6 +51,7 @@ class Abilities(NamedTuple):
     cut(example, size, rng) -> {'image': [size, size, 3] float32 in [-1, 1], …}: cuts what lies on a picture with it,
         and takes the place of config.data.recipe.
     caption(index, rng) -> str: one of many captions of an example, another each time, in the place of its `caption`.
+    said(index) -> list of str: the captions of an example, for which no picture is decoded.
     described(index, rng) -> (caption, phrases), where phrases are (start, end, mask): caption[start:end] speaks of
         what covers mask [H, W] float32 in [0, 1].
     segments(index) -> [({name: label}, mask), …]: the classes of what covers mask [H, W] float32 in [0, 1], of each
@@ -64,6 +69,7 @@ class Abilities(NamedTuple):
     pick: Transform = lambda example, rng: dict(example)
     cut: Callable[[Example, int, np.random.Generator], Example] | None = None
     caption: Callable[[int, np.random.Generator], str] | None = None
+    said: Callable[[int], list[str]] | None = None
     described: Callable[[int, np.random.Generator], tuple[str, list]] | None = None
     segments: Callable[[int], list] | None = None
     class_names: Sequence[str] = ()
@@ -82,14 +88,47 @@ def abilities(source: Source) -> Abilities:
 
 
 def open_source(name: str, split: str, **options: Any) -> Source:
-    """`source(split, **options)` of data/<name>.py. Raises: ValueError for an unknown name or option, with those there
-    are."""
-    source = find("data", name).source
-    known = [option for option in inspect.signature(source).parameters if option != "split"]
+    """`source(split, **options)` of data/<name>.py, or of a module of the user's own where name is 'module:function'.
+
+    Raises: ValueError for an unknown name or option, with those there are, an option that is missing, and for what is
+    no Source.
+    """
+    source, known = maker(name), options_of(name)
     for option in options:
-        if option not in known:
+        if option not in known and ANY not in known:
             raise ValueError(f"data {name!r} has no option {option!r}; it has: {', '.join(known)}")
-    return source(split, **options)
+    try:
+        inspect.signature(source).bind(split, **options)
+    except TypeError as error:
+        raise ValueError(f"data {name!r}: {error}: --config.data.OPTION=VALUE gives it") from None
+    opened = source(split, **options)
+    lacks = [method for method in ("__len__", "__getitem__", "fingerprint") if not hasattr(opened, method)]
+    if lacks:
+        raise ValueError(f"data {name!r} gives {type(opened).__name__}, which has no {', '.join(lacks)}()")
+    return opened
+
+
+def maker(name: str) -> Callable[..., Source]:
+    """The function `source` of a name. Raises: ValueError for an unknown one, or a module or function that is not
+    there."""
+    if ":" not in str(name):
+        return find("data", name).source
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:  # as `python -m` has it, and console commands do not
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ImportError as error:
+        raise ValueError(f"data {name!r} cannot be imported: {error}") from None
+    if not callable(found):
+        raise ValueError(f"data {name!r}: {module} has no function {function!r}")
+    return found
+
+
+def options_of(name: str) -> list[str]:
+    """The options of the source of a name; ANY stands for any. Raises: as `maker`."""
+    parameters = list(inspect.signature(maker(name)).parameters.values())
+    return [ANY if p.kind is p.VAR_KEYWORD else p.name for p in parameters if p.name != "split"]
 
 
 class _Indexed:

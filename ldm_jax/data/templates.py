@@ -73,6 +73,10 @@ class Captioned:
         """One of the captions."""
         return self._said[rng.integers(len(self._said))]
 
+    def said(self, index: int) -> list[str]:
+        """All of the captions."""
+        return list(self._said)
+
     def fingerprint(self) -> str:
         """Hex digest of the source and the captions."""
         return hashlib.sha256(json.dumps([self._source.fingerprint(), *self._said]).encode()).hexdigest()

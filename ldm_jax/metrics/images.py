@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data import pictures, transforms
+from ldm_jax.data import listing, pictures, transforms
 from ldm_jax.data.pictures import EXTENSIONS
 
 COLORS = {
@@ -161,7 +161,7 @@ def _needs_a_choice(picture: Image.Image) -> str | None:
 def open_images(
     where: str | Path | Sequence[str | Path], crop: int | None = None, color: str = "strict"
 ) -> FileImages | ArrayImages:
-    """The images of a folder (as pictures.files_below: at any depth, without hidden ones, and the grid of sample.py),
+    """The images of a folder (as listing.files_below: at any depth, without hidden ones, and the grid of sample.py),
     of a list of files, or of an .npz with the array arr_0 [N, H, W, 3] uint8, the form that guided-diffusion's
     evaluator takes samples in.
 
@@ -175,7 +175,7 @@ def open_images(
     if not where.is_dir():
         kind = "is a file" if where.exists() else "is not there"
         raise ValueError(f"images {str(where)!r}: {kind}, expected a folder of images or an .npz with arr_0")
-    files = pictures.files_below(where)
+    files = listing.files_below(where)
     if not files:
         raise ValueError(f"folder {str(where)!r} holds no images ({', '.join(EXTENSIONS)})")
     return FileImages(files, crop, color)

@@ -25,6 +25,7 @@ NOT_THE_SOURCES = (
     "derive",
     "aspect_buckets",
     "templates",
+    "num_threads",
 )  # keys of config.data
 
 
@@ -33,7 +34,8 @@ def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
 
     known: `unreadable_files` of an earlier run's source, for sources that have it.
     """
-    options = {key: value for key, value in config["data"].items() if key not in NOT_THE_SOURCES}
+    given = {key: value for key, value in config["data"].items() if value is not None}  # None is left out
+    options = {key: value for key, value in given.items() if key not in NOT_THE_SOURCES}
     if known:
         options["known"] = known
     source = pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)

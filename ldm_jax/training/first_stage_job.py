@@ -1,6 +1,7 @@
 """What a first stage's run consists of (loop.TrainingJob): its step, its data, its pictures."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,20 @@ def batches_of(
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            num_threads=number_of_threads(config),
             order=order,
         )
 
     return batches
+
+
+def number_of_threads(config: dict) -> int:
+    """That read and decode ahead: config.data.num_threads, by default as many as this host has processors, at most 16.
+    Raises: ValueError for a number below 0."""
+    given = config["data"].get("num_threads")
+    if given is not None and (not isinstance(given, int) or given < 0):
+        raise ValueError(f"data.num_threads is {given!r}, expected a number of threads, 0 for none")
+    return min(16, os.cpu_count() or 2) if given is None else given
 
 
 def init_key(config: dict):

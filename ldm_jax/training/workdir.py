@@ -142,7 +142,8 @@ def check_workdir(workdir: Path, config: dict) -> None:
         kept["optimizer"] = {k: v for k, v in whole.items() if k not in rate}
         loss = config.get("loss") or {}  # where a term of weight 0 is none
         kept["loss"] = {k: v for k, v in loss.items() if not (isinstance(v, dict) and not v.get("weight"))}
-        kept["data"] = {k: v for k, v in config["data"].items() if v is not None}  # as if not given
+        not_given = {"num_threads"} | {k for k, v in config["data"].items() if v is None}
+        kept["data"] = {k: v for k, v in config["data"].items() if k not in not_given}
         return json.loads(json.dumps(kept))
 
     path = workdir / "config.json"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm_jax.data import pipeline
 from ldm_jax.find import names
-from tests.data import stored_latents
+from tests.data import stored_latents, written_shards
 
 SPLIT = "train"
 
@@ -27,6 +27,10 @@ def options(request, tmp_path):
             return request.param, {"root": tmp_path}
         np.save(tmp_path / "clip.npy", np.eye(3, 4, dtype=np.float32))
         return request.param, {"root": tmp_path, "embeddings": tmp_path / "clip.npy", "k": 2}
+    if request.param in written_shards.FORMATS:
+        pytest.importorskip({"arrow": "pyarrow", "parquet": "pyarrow"}.get(request.param, "numpy"))
+        written = written_shards.FORMATS[request.param](tmp_path / "data", written_shards.pictures(3))
+        return request.param, written
     if request.param == "layouts":
         lines = []
         for i in range(3):
@@ -78,11 +82,7 @@ def test_fingerprint_is_stable(options):
 @each_source
 def test_signature_and_unknown_split(options):
     name, given = options
-    parameters = list(
-        inspect.signature(
-            inspect.getmodule(type(pipeline.open_source(name, SPLIT, **given))).source
-        ).parameters.values()
-    )
+    parameters = list(inspect.signature(pipeline.maker(name)).parameters.values())
     assert parameters[0].name == "split"
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[1:])
     with pytest.raises(ValueError, match="'no such split'"):
@@ -132,11 +132,41 @@ def test_a_source_without_abilities_has_what_stands_for_none():
     assert can.unreadable_files() == [] and can.check(first_stage="", image_size=1) is None
 
 
+OWN = """
+class Mine:
+    def __init__(self, number): self.number = number
+    def __len__(self): return self.number
+    def __getitem__(self, index): return {"image": index}
+    def fingerprint(self): return str(self.number)
+def source(split, *, number=2): return Mine(number)
+def short(split): return [split]
+def loose(split, **options): return Mine(len(options))
+"""
+
+
+def test_a_source_of_the_users_own_by_its_import_path(tmp_path, monkeypatch):
+    (tmp_path / "my_pictures.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert len(pipeline.open_source("my_pictures:source", "train", number=3)) == 3
+    assert len(pipeline.open_source("my_pictures:loose", "train", a=1)) == 1
+    for name, options, said in (
+        ("my_pictures:source", {"numbre": 3}, "has no option 'numbre'; it has: number"),
+        ("my_pictures:other", {}, "my_pictures has no function 'other'"),
+        ("no_pictures:source", {}, "cannot be imported: No module named 'no_pictures'"),
+        ("my_pictures:short", {}, "gives list, which has no fingerprint()"),
+        ("folder", {}, "missing a required argument: 'root'"),
+    ):
+        with pytest.raises(ValueError) as error:
+            pipeline.open_source(name, "train", **options)
+        assert said in str(error.value)
+
+
 def test_the_room_needs_neither_jax_nor_tensorflow_to_import():
     code = (
         "import sys; from ldm_jax.data import folder, latents, latents_builder, pipeline, shapes, "
-        "captions, pictures, tfds, transforms; "
-        "print([m for m in ('tensorflow', 'tensorflow_datasets', 'flax') if m in sys.modules])"
+        "captions, pictures, tfds, transforms, parquet, arrow, webdataset, array_record; "
+        "print([m for m in ('tensorflow', 'tensorflow_datasets', 'flax', 'pyarrow') if m in sys.modules])"
     )
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert got.stdout.strip() == "[]"

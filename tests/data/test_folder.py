@@ -2,12 +2,13 @@
 
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.data import folder
+from ldm_jax.data import folder, index, listing
 from ldm_jax.data.pictures import OVERVIEW
 
 
@@ -260,3 +261,68 @@ def test_unreadable_files_may_go_and_the_others_keep_their_places(pictures):
     (pictures / "05.png").unlink()  # one that could be read
     with pytest.raises(FileNotFoundError, match="05.png"):
         folder.source("train", root=pictures, known=known)
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path_factory):
+    """Folders are small and new here, and their indexes are kept all the same."""
+    monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(index, "LEAST", 1)
+    monkeypatch.setattr(index, "SETTLED", -1e9)
+
+
+def test_an_index_is_kept_and_no_file_is_looked_for_again(pictures, kept, monkeypatch, caplog):
+    for i in range(19):
+        (pictures / f"{i:02d}.txt").write_text(f"number {i}")
+    first = folder.source("train", root=pictures, holdout=0.2)
+    shapes = first.shapes()
+    walk = listing.walk
+    monkeypatch.setattr(listing, "walk", lambda *_: pytest.fail("the folder is walked through again"))
+    monkeypatch.setattr(folder, "_shape", lambda *_: pytest.fail("a header is read again"))
+    caplog.clear()
+    second = folder.source("train", root=pictures, holdout=0.2)
+    assert "have no caption" in caplog.text  # is said again
+    assert second.fingerprint() == first.fingerprint() and levels(second) == levels(first)
+    assert [second[i]["caption"] for i in range(len(second))] == [
+        first[i]["caption"] for i in range(len(first))
+    ]
+    np.testing.assert_array_equal(second.shapes(), shapes)
+    monkeypatch.setattr(listing, "walk", walk)
+    for change in (
+        lambda: (pictures / "03.txt").write_text("changed in place"),
+        lambda: write(pictures / "zz.png", 99),
+        lambda: (pictures / "metadata.jsonl").write_text('{"file_name": "19.png", "text": "a"}\n'),
+        lambda: (pictures / "metadata.jsonl").write_text('{"file_name": "19.png", "text": "bb"}\n'),
+        lambda: (pictures / "07.png").unlink(),
+    ):
+        before = folder.source("train", root=pictures).fingerprint()
+        change()
+        assert folder.source("train", root=pictures).fingerprint() != before
+
+
+def test_an_index_that_is_damaged_counts_as_none(pictures, kept, tmp_path_factory, caplog):
+    first = folder.source("train", root=pictures).fingerprint()
+    (file,) = index.path_of("x").parent.iterdir()
+    for data in (b"", b"none", file.read_bytes()[:-30], file.read_bytes()[60:]):
+        file.write_bytes(data)
+        assert folder.source("train", root=pictures).fingerprint() == first
+    assert "is damaged" in caplog.text
+
+
+def test_text_that_is_kept_is_what_it_was():
+    said = ["", None, "grün", "a\nb", os.fsdecode(b"\xff\xfe.jpg"), "x" * 300]
+    held = index.strings(said)
+    assert list(held) == [held[i] for i in range(len(said))] == said and held[-1] == said[-1]
+    assert held[1:3] == said[1:3] and len(held) == 6 and list(index.strings([])) == []
+
+
+def test_one_of_several_captions_is_drawn_and_pictures_of_other_columns_are_none(pictures, caplog):
+    row = {"file_name": "00.png", "prompt": ["one", "two"], "mask_file_name": "01.png"}
+    (pictures / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    source = folder.source("train", root=pictures, caption_key="prompt")
+    assert len(source) == 19 and "1 pictures are fields of others' rows" in caplog.text
+    rng = np.random.default_rng(0)
+    assert {source.pick(source[0], rng)["caption"] for _ in range(20)} == {"one", "two"}
+    assert source[0]["caption"] == "one" and source.pick(source[1], rng)["caption"] == ""
+    with pytest.raises(ValueError, match="no column 'words', which .*; there are: mask_file_name, prompt"):
+        folder.source("train", root=pictures, caption_key="words")

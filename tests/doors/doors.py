@@ -24,7 +24,7 @@ from ldm_jax.commands import config_flag
 from ldm_jax.conditioning import layout, text
 from ldm_jax.conditioning.base import numbers
 from ldm_jax.convert import files, original_config
-from ldm_jax.data import captions, latents, pictures
+from ldm_jax.data import captions, latents, listing, pictures
 from ldm_jax.inference import checks, runs, settings
 from ldm_jax.system import make_system
 from ldm_jax.tasks import jobs, labels, run
@@ -236,7 +236,8 @@ def stated(folder: Path) -> None:
 
 
 def read_captions(folder: Path) -> dict:
-    return captions.of_folder(folder, folder, [folder / f"{name}.png" for name in "abc"])
+    there = listing.walk(folder, captions.SUFFIXES)
+    return captions.of_listing(there, folder, [f"{name}.png" for name in "abc"]).captions
 
 
 def records(folder: Path) -> None:
