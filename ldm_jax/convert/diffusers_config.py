@@ -61,7 +61,7 @@ def read_pipeline(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not (folder / "model_index.json").is_file() and (folder / "config.json").is_file():
-        section = text_files.read_object(folder / "config.json", "config")
+        section = of_torch(text_files.read_object(folder / "config.json", "config"))
         first_stage, scale_factor = first_stage_section(section)
         return {
             "task": "first_stage",
@@ -76,7 +76,20 @@ def read_pipeline(folder: str | Path) -> dict[str, Any]:
         for name in ("config.json", "scheduler_config.json"):
             if (folder / part / name).is_file():
                 files[f"{part}/{name}"] = text_files.read_object(folder / part / name, "config")
-    return pipeline_config(files)
+    return pipeline_config({file: of_torch(section) for file, section in files.items()})
+
+
+def of_torch(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a Flax pipeline, or of a part of one, as that of PyTorch's of the same options: classes without the
+    'Flax' before their names, and nothing of how attention is computed there."""
+
+    def named(value: Any) -> Any:
+        return value.removeprefix("Flax") if isinstance(value, str) else value
+
+    kept = {k: v for k, v in section.items() if k not in ("split_head_dim", "use_memory_efficient_attention")}
+    parts = {k: [v[0], named(v[1])] for k, v in kept.items() if isinstance(v, list) and len(v) == 2}
+    classes = {k: named(v) for k, v in kept.items() if k == "_class_name"}
+    return kept | {k: v for k, v in parts.items() if isinstance(v[1], str)} | classes
 
 
 def refuse_part(folder: Path) -> None:
@@ -89,6 +102,7 @@ def refuse_part(folder: Path) -> None:
         architectures[0] if isinstance(architectures, list) and architectures else section.get("model_type")
     )
     kind = section.get("_class_name") or named
+    kind = kind.removeprefix("Flax") if isinstance(kind, str) else kind
     if isinstance(kind, str) and kind and kind != "VQModel" and not kind.startswith("Autoencoder"):
         raise ValueError(
             f"{folder} holds a {kind}, a part of a pipeline; expected the folder of the whole, "

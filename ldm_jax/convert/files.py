@@ -3,7 +3,7 @@ renamed into it.
 
 Decides which file of a folder holds its weights, how shards become one state dict, and what is said of the
 things that are most often mistaken for a checkpoint. It knows no model: names and shapes pass through as they
-are. Formats are torch_file.py's and safetensors_file.py's.
+are. Formats are torch_file.py's, safetensors_file.py's and flax_file.py's.
 """
 
 import contextlib
@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from ldm_jax import atomic, text_files
-from ldm_jax.convert import safetensors_file, torch_file
+from ldm_jax.convert import flax_file, safetensors_file, torch_file
 from ldm_jax.convert.tensor import Tensor
 
 __all__ = ["Tensor", "find_weights", "open_tensors", "replacing", "write_ckpt", "write_safetensors"]
 
-SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack")
 # What diffusers and transformers write: model.fp16.safetensors, or the index of its shards, in two spellings,
 # model.safetensors.index.fp16.json and model.fp16.safetensors.index.json; 'fp16' is the variant.
 _WRITTEN = re.compile(
-    r"(diffusion_pytorch_model|model|pytorch_model)(?:\.([^.]+))?(\.safetensors|\.bin)"
+    r"(diffusion_pytorch_model|model|pytorch_model|diffusion_flax_model|flax_model)(?:\.([^.]+))?"
+    r"(\.safetensors|\.bin|\.msgpack)"
     r"(\.index(?:\.([^.]+))?\.json)?"
 )
 # pickles of protocol 2 and later by their first byte; those of 0 and 1 begin with a global, a dict or a tuple
@@ -53,7 +54,7 @@ def open_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of a file or folder by name, in the file's order, unread (`Tensor.read`).
 
-    path: a file of torch.save or a .safetensors file, told apart by content; the index of a sharded one
+    path: a file of torch.save, of safetensors or of Flax, told apart by content; the index of a sharded one
     (*.index.json); or a folder with one of these (`find_weights`). Of a pickle, its 'state_dict' is taken if
     it has one, nested names are joined by '.', and all that is no tensor is dropped. Names are those of the bare
     module (`unwrapped`). ignore_objects: see torch_file.read_zip.
@@ -99,6 +100,8 @@ def _open_file(path: Path, ignore_objects: bool) -> dict[str, Tensor]:
         return safetensors_file.read(path)
     if _PICKLED.match(head):
         return torch_file.read_legacy(path, ignore_objects)
+    if flax_file.BEGINS.match(head):
+        return flax_file.read(path)
     raise ValueError(
         f"{path} is no checkpoint: it begins with {head[:16]!r}, expected what torch.save or safetensors writes"
     )
