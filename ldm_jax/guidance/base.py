@@ -15,10 +15,14 @@ Each other file of this room is one method and has:
     prepare(call, *, **options) -> dict[str, Any]     left out by most: makes guide's options out of what a user says, on the host,
                                   checked; call is an inference.methods.Call. None if they are neutral
 A method that leaves values of its own among the taps names them 'guidance/<what>' (control.base.SHARED_TAPS).
+One that calls the network again hands it the control that it was handed itself, so that an edit acts in all calls: a control is made for
+the rows of a plain call, [branch, picture], which it takes for conditional ones, or of a doubled call, [uncond | cond, branch, picture].
 It does not know how a method is chosen (inference/methods.py), nor which other methods are in use.
 """
 
-from ldm_jax.types import Array
+from ldm_jax.control import rows
+from ldm_jax.diffusion.denoiser import Denoiser
+from ldm_jax.types import Array, Cond
 
 UNCOND = (
     "guidance/uncond"  # among the taps of classifier-free guidance: eps of the unconditional half [B, ...]
@@ -36,3 +40,24 @@ def per_row(scale: Array, x: Array, name: str = "scale") -> Array:
     if scale.shape not in ((), x.shape[:1]):
         raise ValueError(f"{name}: got shape {scale.shape}, expected () or {x.shape[:1]}")
     return scale.reshape(scale.shape + (1,) * (x.ndim - 1)) if scale.ndim else scale
+
+
+def unconditional(denoiser: Denoiser, x: Array, t: Array, cond: Cond, control=None) -> Array:
+    """eps [B, ...] float32 under `cond` of rows that stand in the place of the unconditional half.
+
+    A control acts there as it does on that half, for which the conditional half is computed beside it: of an edit this costs one
+    evaluation more.
+    """
+    if control is None:
+        return denoiser.eps(x, t, cond)[0]
+    return both(denoiser, x, t, (cond, denoiser.cond), control)[0]
+
+
+def both(
+    denoiser: Denoiser, x: Array, t: Array, conds: tuple[Cond, Cond], control=None
+) -> tuple[Array, Array]:
+    """eps [B, ...] float32 of an unconditional and a conditional half under `conds`, from one doubled call."""
+    out, _ = denoiser.network(
+        rows.join_halves(x, x), rows.join_halves(t, t), rows.join_conds(*conds), control
+    )
+    return tuple(denoiser.to_eps(x, t, half) for half in rows.split_halves(out))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldm_jax.control import rows
 from ldm_jax.diffusion.denoiser import Denoiser
-from ldm_jax.guidance.base import COND, UNCOND, per_row
+from ldm_jax.guidance.base import COND, UNCOND, both, per_row
 from ldm_jax.types import Array, Cond, EpsFn
 
 NEUTRAL = dict(scale=1.0)
@@ -60,12 +60,18 @@ def combined(denoiser: Denoiser, combine) -> EpsFn:
 
 
 def further(
-    denoiser: Denoiser, x: Array, t: Array, taps: dict, conds: tuple[Cond, ...]
+    denoiser: Denoiser, x: Array, t: Array, taps: dict, conds: tuple[Cond, ...], control=None
 ) -> tuple[Array, list[Array]]:
-    """(eps of the unconditional half, eps under each of conds), [B, ...] float32, from one call of the network of all these rows.
+    """(eps of the unconditional half, eps under each of conds), [B, ...] float32, from one call of the network of all these rows; with
+    a control from one for each of conds, in which it acts as on the conditional half.
 
-    The unconditional half is taken from the taps where classifier-free guidance left it there. Controls do not act in this call.
+    The unconditional half is taken from the taps where classifier-free guidance left it there.
     """
+    if control is not None:
+        if UNCOND in taps:
+            return taps[UNCOND], [denoiser.eps(x, t, cond, control)[0] for cond in conds]
+        uncond, first = both(denoiser, x, t, (denoiser.uncond_at(t), conds[0]), control)
+        return uncond, [first, *(denoiser.eps(x, t, cond, control)[0] for cond in conds[1:])]
     asked = conds if UNCOND in taps else (denoiser.uncond_at(t), *conds)
     number = len(asked)
     many = (jnp.concatenate([value] * number) for value in (x, t))

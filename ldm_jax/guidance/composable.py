@@ -47,7 +47,7 @@ def guide(eps_fn: EpsFn, denoiser: Denoiser, *, prompts: tuple[Cond, ...], weigh
 
     def guided(x, t, control=None):
         eps, taps = eps_fn(x, t, control)
-        uncond, others = further(denoiser, x, t, taps, prompts)
+        uncond, others = further(denoiser, x, t, taps, prompts, control)
         return eps + sum(w * (other - uncond) for w, other in zip(weights, others, strict=True)), taps
 
     return guided

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldm_jax.control import rows
 from ldm_jax.diffusion.denoiser import Denoiser
-from ldm_jax.guidance.base import COND, UNCOND
+from ldm_jax.guidance.base import COND, UNCOND, unconditional
 from ldm_jax.types import Array, EpsFn
 
 NEUTRAL = dict(image_scale=1.0)  # the text alone leads, with the scale of the call
@@ -46,14 +46,13 @@ def guide(eps_fn: EpsFn, denoiser: Denoiser, *, scale: Array, image_scale: Array
         out, taps = denoiser.network(
             rows.join_halves(x, x), rows.join_halves(t, t), rows.join_conds(picture, denoiser.cond), control
         )
-        under_picture, under_both = rows.split_halves(out.astype(jnp.float32))
-        under_neither = denoiser.network(x, t, neither, None)[0].astype(jnp.float32)
+        under_picture, under_both = (denoiser.to_eps(x, t, half) for half in rows.split_halves(out))
+        under_neither = unconditional(denoiser, x, t, neither, control)
         combined = (
             under_neither
             + image_scale * (under_picture - under_neither)
             + scale * (under_both - under_picture)
         )
-        halves = {UNCOND: denoiser.to_eps(x, t, under_picture), COND: denoiser.to_eps(x, t, under_both)}
-        return denoiser.to_eps(x, t, combined), taps | halves
+        return combined, taps | {UNCOND: under_picture, COND: under_both}
 
     return guided

@@ -43,7 +43,7 @@ def guide(eps_fn: EpsFn, denoiser: Denoiser, *, prompts: tuple[Cond, ...], weigh
 
     def guided(x, t, control=None):
         eps, taps = eps_fn(x, t, control)
-        uncond, others = further(denoiser, x, t, taps, prompts)
+        uncond, others = further(denoiser, x, t, taps, prompts, control)
         own = taps.get(COND, eps) - uncond
         away = sum(w * perpendicular(e - uncond, own) for w, e in zip(weights, others, strict=True))
         return eps - away, taps

@@ -7,7 +7,7 @@ cvlab-kaist/Perturbed-Attention-Guidance, and diffusers' StableDiffusionPAGPipel
 
 import jax.numpy as jnp
 
-from ldm_jax.control.base import Control, Site
+from ldm_jax.control.base import Control, Site, chain, own
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.guidance.base import COND
 from ldm_jax.types import Array, EpsFn
@@ -35,7 +35,7 @@ def prepare(call, *, scale: float = 3.0) -> dict | None:
 
 
 def guide(eps_fn: EpsFn, denoiser: Denoiser, *, scale: Array = 3.0) -> EpsFn:
-    """eps + s (eps_c - eps_c(perturbed)). One more call of the network, of the conditional rows, without what a control does.
+    """eps + s (eps_c - eps_c(perturbed)). One more call of the network, of the conditional rows, after what a control does.
 
     scale: s, [] float32; the paper's 3 is for Stable Diffusion, 0 is off.
     Raises: ValueError, as it is traced, for a network without self-attention in its middle.
@@ -43,8 +43,9 @@ def guide(eps_fn: EpsFn, denoiser: Denoiser, *, scale: Array = 3.0) -> EpsFn:
 
     def guided(x, t, control=None):
         eps, taps = eps_fn(x, t, control)
-        perturbed, touched = denoiser.conditional(x, t, Identity())
-        if not touched:
+        controls = (control, Identity())
+        perturbed, seen = denoiser.conditional(x, t, chain(controls))
+        if not any(name.endswith("/self") for name in own(seen, controls, 1)):
             raise ValueError(
                 "perturbed_attention: this network has no self-attention in its middle, expected one to be perturbed"
             )
