@@ -372,12 +372,21 @@ def _holds(top: Path, kept: index.Kept) -> bool:
     return listing.is_as_before(top, facts["folders"], {**facts["files"], **own, **files})
 
 
+def check_address(root: str | Path) -> None:
+    """Raises: ValueError for an address that no folder has."""
+    if "://" in str(root):
+        raise ValueError(
+            f"data.root is {root}, expected a folder: mount the bucket, or copy the data to a disk (docs/cloud_tpu.md)"
+        )
+
+
 def check_root(split: str, root: str | Path, holdout: float) -> Path:
     """The root as a path. Raises: as `source`."""
     if not str(root):
         raise ValueError(
             "data.root is empty, expected the folder of your pictures: --config.data.root=FOLDER"
         )
+    check_address(root)
     root = Path(root).expanduser()
     if split not in SPLITS:
         raise ValueError(f"split {split!r} of a folder not found; there are: {', '.join(SPLITS)}")

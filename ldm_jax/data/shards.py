@@ -134,6 +134,7 @@ def files_of(
     matches: of a file's name. what: the files, for messages.
     Raises: FileNotFoundError, ValueError for what is not there, and as folder.check_root.
     """
+    folder.check_address(root)
     text = os.path.expanduser(str(root))
     if any(sign in text for sign in "*?[{") and not os.path.exists(text):
         found = sorted(Path(f) for one in _braces(text) for f in glob.glob(one, recursive=True))

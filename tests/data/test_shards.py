@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import pathlib
 import tarfile
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from ldm_jax.data import index, pipeline, shards
 from tests.data import written_shards
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "datasets"
 WRITTEN = written_shards.pictures(12)
 
 
@@ -161,3 +163,28 @@ def test_several_captions_and_classes_of_a_data_set(tmp_path):
     assert {can.pick(source[0], rng)["caption"] for _ in range(20)} == {"one", "two"}
     assert can.pick(source[1], rng)["caption"] == "" and source[0]["class_label"] == 1
     assert list(can.class_names) == ["ant", "bee"]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("parquet", "parquet"), ("arrow", "arrow"), ("webdataset", "tars")]
+)
+def test_what_the_libraries_themselves_wrote(name, folder):
+    """tests/golden/datasets, of datasets 5.2.0 and webdataset 1.0.2."""
+    pytest.importorskip("pyarrow")
+    source = pipeline.open_source(name, "train", root=GOLDEN / folder)
+    rng = np.random.default_rng(0)
+    for i in range(len(source)):
+        example, caption = source[i], "" if i == 2 and name != "webdataset" else f"picture {i}"
+        np.testing.assert_array_equal(example["image"], rng.integers(0, 256, (6, 8, 3), np.uint8))
+        assert (example["caption"], example["class_label"]) == (caption, [0, 1, 1, 0][i])
+    assert len(source) == (3 if name == "arrow" else 4)
+    assert name == "webdataset" or list(source.class_names) == ["ant", "bee"]
+    if name == "arrow":
+        test = pipeline.open_source(name, "test", root=GOLDEN / folder)
+        assert [test[i]["caption"] for i in range(len(test))] == ["picture 3"]
+
+
+def test_an_address_of_a_bucket_is_said_as_it_was_typed():
+    for name in written_shards.FORMATS:
+        with pytest.raises(ValueError, match=r"data.root is gs://bucket/photos, expected a folder: mount"):
+            pipeline.open_source(name, "train", root="gs://bucket/photos")
