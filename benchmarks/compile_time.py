@@ -28,6 +28,7 @@ from ldm_jax.commands import dry_run
 from ldm_jax.config import load_config
 from ldm_jax.inference.program import arguments, make_program
 from ldm_jax.inference.settings import resolve_settings
+from ldm_jax.models import latent_scale
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.system import make_system
 
@@ -59,8 +60,8 @@ def measure(config: dict, batch_size: int, settings: dict, compiles: bool) -> di
     """The JSON line, without the name of the config."""
     system = make_system(dry_run.with_first_stage(config))
     recipe, args = arguments(system, system.param_shapes(), settings, batch_size)
-    scale_factor = config.get("scale_factor") or 1.0
-    sampler = stages(jax.jit(make_program(system, scale_factor, recipe)), (args,), compiles)
+    scale = latent_scale.of_config(config, system.first_stage.channels)
+    sampler = stages(jax.jit(make_program(system, scale, recipe)), (args,), compiles)
     rows = batch_size * (1 + recipe.is_guided)
     cond = jax.eval_shape(
         system.condition,

@@ -44,6 +44,7 @@ FIRST_STAGES = {
     "vq_f8_n256": _vq([1, 2, 2, 4], 4, 256, [3]),
     "vq_f16": _vq([1, 1, 2, 2, 4], 8, 16384, [4]),
     "kl_f4_z4": _kl([1, 2, 4], 4),  # of the x4 upscaler alone
+    "pixels": dict(name="identity"),  # none: the second stage is of pixels
 }
 
 # The UNet of Stable Diffusion but for its heads and the width of its context.
@@ -178,26 +179,32 @@ def diffusion(
     freeze: tuple[str, ...] = (),
     loss_type: str = "l2",
     prediction_type: str = "eps",
+    schedule: str = "linear",
+    learned_variance: bool = False,
 ) -> ConfigDict:
     """The config of a published second stage.
 
-    first_stage: one of FIRST_STAGES, trained before or converted; --config.first_stage_from says where it is.
-    beta: (start, end) of 1000 timesteps, linear in the square root. scale_factor: None measures it over the data.
+    first_stage: one of FIRST_STAGES, trained before or converted; --config.first_stage_from says where it is. 'pixels'
+    is none. beta: (start, end) of 1000 timesteps, linear in the square root unless `schedule` is another. scale_factor:
+    None measures it over the data. learned_variance: the network says each step's variance as well.
     optimizer: base_lr and what else differs from AdamW at that rate times the batch size.
     """
     c = _start(name, arg, "diffusion", image_size)
     c.data = data
     c.first_stage = FIRST_STAGES[first_stage]
-    c.first_stage_from = f"runs/{first_stage}"
+    c.first_stage_from = config_dict.placeholder(str)
+    if first_stage != "pixels":
+        c.first_stage_from = f"runs/{first_stage}"
     c.init_from = config_dict.placeholder(str)  # None is from scratch
-    c.scale_factor = scale_factor
+    c.scale_factor, c.per_channel_latents = scale_factor, False
+    c.learned_variance = learned_variance
     c.model = dict(remat=config_dict.placeholder(str)) | model  # None computes nothing again
     c.conditioning = conditioning or {}
     c.condition_dropout = condition_dropout
     c.freeze = list(freeze)
-    c.schedule = dict(name="linear", num_timesteps=1000, beta_start=beta[0], beta_end=beta[1])
+    c.schedule = dict(name=schedule, num_timesteps=1000, beta_start=beta[0], beta_end=beta[1])
     c.prediction_type = prediction_type
-    c.loss = dict(loss_type=loss_type)
+    c.loss = dict(loss_type=loss_type) | (dict(vlb_weight=0.001) if learned_variance else {})
     c.optimizer = dict(name="adamw", accumulate=1, schedule=dict(name="constant")) | optimizer
     c.ema_decay = 0.9999
     c.batch_size, c.total_steps = batch_size, total_steps
@@ -266,6 +273,7 @@ def shapes(
         | data
     )
     c.first_stage_from = first_stage_from
+    c.per_channel_latents = False  # True takes each channel's own mean and deviation off (docs/latents.md)
     c.init_from = config_dict.placeholder(str)  # None is from scratch
     c.init_from = init_from
     c.model = dict(remat=config_dict.placeholder(str)) | model  # None computes nothing again
@@ -326,8 +334,9 @@ def _run_locally(c: ConfigDict) -> None:
     """Makes c two steps of the same structure, in small, on the shapes world."""
     c.total_steps, c.batch_size, c.log_every, c.checkpoint_every, c.preview_every = 2, 2, 1, 2, 2
     c.optimizer = dict(name=c.optimizer.name, base_lr=1e-4, scale_lr=False)
-    levels = len(c.first_stage.channel_mult)
-    c.first_stage.update(channels=8, channel_mult=[1] * levels, num_res_blocks=1, num_groups=4)
+    levels = len(c.first_stage.get("channel_mult", [1]))
+    if c.first_stage.name != "identity":
+        c.first_stage.update(channels=8, channel_mult=[1] * levels, num_res_blocks=1, num_groups=4)
     if "n_embed" in c.first_stage:
         c.first_stage.n_embed = 16
     factor = 2 ** (levels - 1)

@@ -18,7 +18,8 @@ from ldm_jax.config import call, conditioning_kinds, options_of, pick
 from ldm_jax.diffusion.schedule import NoiseSchedule, make_schedule
 from ldm_jax.find import find
 from ldm_jax.first_stage import FirstStage, make_first_stage
-from ldm_jax.models import autoencoder, layers
+from ldm_jax.models import autoencoder, latent_scale, layers
+from ldm_jax.models.latent_scale import LatentScale
 from ldm_jax.models.unet import UNet
 from ldm_jax.text_files import shown
 from ldm_jax.types import Array, Cond, PyTree
@@ -39,6 +40,8 @@ class System(NamedTuple):
     parts: the kinds of conditioning, none for an unconditional model; what they give is merged (conditioning/base.py).
     tokenizer: of a text model; None where there is none, or the config does not name its file yet.
     image_size: the side in pixels of the pictures trained on; others can be drawn (`check_shape`).
+    learned_variance: the network gives twice the latent's channels, the second half of which says each step's variance
+      (diffusion/learned_variance.py).
     """
 
     first_stage: FirstStage
@@ -48,6 +51,7 @@ class System(NamedTuple):
     prediction_type: str
     tokenizer: Any
     image_size: int
+    learned_variance: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -202,12 +206,13 @@ class System(NamedTuple):
         return {**inputs, **dropped}
 
     def encode_inputs(
-        self, first_stage_params: PyTree, scale_factor: Array | float, inputs: Mapping[str, Array]
+        self, first_stage_params: PyTree, scale: LatentScale | Array | float, inputs: Mapping[str, Array]
     ) -> dict[str, Array]:
         """inputs with the images among them, [B,H,W,3], replaced by their scaled latents [B,h,w,c], the posterior's
-        mode."""
+        mode. scale: of the latents; a number is a factor alone."""
+        scale = latent_scale.of(scale)
         return {
-            key: self.first_stage.mode(first_stage_params, value) * scale_factor
+            key: scale.scale(self.first_stage.mode(first_stage_params, value))
             if key in self.encodes
             else value
             for key, value in inputs.items()
@@ -308,12 +313,20 @@ def make_system(config: Mapping[str, Any], tokenizer: Any = None) -> System:
     first_stage = make_first_stage(config["first_stage"], dtype)
     autoencoder.check_size(config["image_size"], config["image_size"], first_stage.factor)
     parts, tokenizer = make_parts(config.get("conditioning"), tokenizer)
+    unet = call(UNet, dict(config["model"]), "model", dtype=jnp.dtype(dtype))
+    learned_variance = bool(config.get("learned_variance"))
+    if learned_variance and unet.out_channels != 2 * first_stage.channels:
+        raise ValueError(
+            f"learned_variance: model.out_channels is {unet.out_channels}, expected {2 * first_stage.channels}, twice "
+            "the latents' channels"
+        )
     return System(
         first_stage,
-        call(UNet, dict(config["model"]), "model", dtype=jnp.dtype(dtype)),
+        unet,
         parts,
         call(make_schedule, dict(config["schedule"]), "schedule"),
         config.get("prediction_type", "eps"),
         tokenizer,
         config["image_size"],
+        learned_variance,
     )

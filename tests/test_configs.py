@@ -67,6 +67,7 @@ SECOND_STAGES = dict(
     semantic_512=("vq_f4", 215_229_315, 182 * 3),
     superres_bsr=("vq_f4", 113_622_563, 0),
     inpainting_big=("vq_f4_noattn", 387_245_827, 0),
+    adm_64=(None, 295_904_454, 0),
     rdm_768=("kl_f16", 1_335_480_400, 0),
     sd1=("kl_f8", 859_520_964, CLIP_L),
     sd1_inpainting=("kl_f8", 859_535_364, CLIP_L),

@@ -111,7 +111,8 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
     )
     params = {name: trained[name] for name in ("unet", "conditioner") if name in trained}
     params = earlier.with_kinds(params, config.get("conditioning"))
-    config = dict(config, first_stage=base.config["first_stage"], scale_factor=measured["scale_factor"])
+    measured = {k: measured[k] for k in ("scale_factor", "latents_mean", "latents_std") if k in measured}
+    config = config | {"first_stage": base.config["first_stage"]} | measured
     return Bundle(config, params | {"first_stage": base.params["first_stage"]}, read_tokenizer(workdir))
 
 

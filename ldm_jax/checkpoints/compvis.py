@@ -250,6 +250,11 @@ def parts(checkpoint: Checkpoint) -> dict[str, dict]:
     if checkpoint.config.get("model", {}).get("coordinates"):
         raise ValueError("model.coordinates is True, expected False in the original's layout; write a bundle")
     params, config = checkpoint.params, checkpoint.config
+    if config.get("latents_mean") is not None:
+        raise ValueError(
+            "latents_mean and latents_std are given, expected a scale_factor alone in the original's layout; "
+            "write a bundle"
+        )
     first_stage = params.get("first_stage", {})
     tensors = state_dict.lazy_to_torch(first_stage, compvis_first_stage.autoencoder_entries(first_stage))
     if "unet" not in params:

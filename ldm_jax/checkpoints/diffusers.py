@@ -152,9 +152,7 @@ def write_texts(directory: Path, checkpoint: Checkpoint) -> None:
     """What the folder holds beside its weights: its JSON, and the vocabularies of a text model."""
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     if "unet" not in checkpoint.params:
-        section = first_stage_json(
-            config["first_stage"], config.get("scale_factor", 1.0), config["image_size"]
-        )
+        section = first_stage_json(config["first_stage"], config, config["image_size"])
         (directory / "config.json").write_text(json.dumps(section, indent=2) + "\n")
         return
     pad_token = tokenizer.padding["pad_token"] if tokenizer is not None else "<|endoftext|>"

@@ -105,6 +105,15 @@ def open_file(
     """
     if any(name.startswith(UNET) for name in tensors):
         return compvis.open_model(tensors, path, options, first_stage)
+    if (
+        "input_blocks.0.0.weight" in tensors
+    ):  # openai/guided-diffusion's, which the original's UNet comes from
+        if not (options.config or options.original_config):
+            raise ValueError(
+                f"{path} is a UNet alone, as guided-diffusion writes it: its noise schedule and what it predicts are "
+                "not in it, expected --config, such as that of a run of configs/adm_64.py"
+            )
+        return compvis.open_model({UNET + name: t for name, t in tensors.items()}, path, options, first_stage)
     if "encoder.conv_in.weight" in tensors and "decoder.conv_in.weight" in tensors:
         if has_diffusers_names(tensors):
             if (path.parent / "config.json").is_file() and not (path.parent / "model_index.json").is_file():

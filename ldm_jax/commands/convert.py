@@ -126,6 +126,7 @@ def summary(checkpoint, source: str) -> list[str]:
         "conditioning": " + ".join(conditioning_kinds(config.get("conditioning"))) or "none",
         "prediction_type": config.get("prediction_type"),
         "scale_factor": config.get("scale_factor"),
+        **{k: config[k] for k in ("latents_mean", "latents_std") if config.get(k) is not None},
         "image_size": config.get("image_size"),
         "tokenizer": "found" if checkpoint.tokenizer is not None else "none",
     }

@@ -16,6 +16,7 @@ from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.distributed import parallel
 from ldm_jax.first_stage import make_first_stage
 from ldm_jax.inference import program as sampling_program
+from ldm_jax.models import latent_scale
 from ldm_jax.models.controlnet import apply_network
 from ldm_jax.system import System, make_system
 from ldm_jax.training import classifier_loss
@@ -209,7 +210,7 @@ def sampling(
     args = [(shapes, placed)]
     num_steps = shapes.visited.shape[0]
     per_step = 2 if recipe.is_guided else 1
-    scale = config.get("scale_factor") or 1.0
+    scale = latent_scale.of_config(config, system.first_stage.channels)
     flops_of = forward_flops(system, number)
     passes = per_step * (flops_of["unet"] * num_steps + sum(flops_of[part.name] for part in system.parts))
     latents = _on_all(slice_, mesh, sampling_program.make_program(system, scale, recipe), args, passes)

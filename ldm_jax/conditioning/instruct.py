@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from ldm_jax.conditioning.base import Setting, pictures
+from ldm_jax.models.latent_scale import LatentScale
 from ldm_jax.types import Array, Cond
 
 TAKES = ("changed_images",)
@@ -22,15 +23,20 @@ ENCODES = ("changed_images",)
 
 
 class Conditioner(nn.Module):
-    """Has no parameters. The network sees twice the latent's channels. scale_factor: the model's, which is
-    taken off again."""
+    """Has no parameters. The network sees twice the latent's channels. scale_factor, latents_mean, latents_std: the
+    model's, which are taken off again."""
 
     scale_factor: float = 1.0
+    latents_mean: Sequence[float] | None = None
+    latents_std: Sequence[float] | None = None
 
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
         """inputs {'changed_images': scaled latents [B, h, w, c] float32} -> Cond(concat) [B, h, w, c], not
         scaled."""
-        return Cond(concat=inputs["changed_images"] / self.scale_factor)
+        each = [
+            None if v is None else np.asarray(v, np.float32) for v in (self.latents_mean, self.latents_std)
+        ]
+        return Cond(concat=LatentScale(self.scale_factor, *each).unscale(inputs["changed_images"]))
 
 
 def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:

@@ -62,12 +62,12 @@ def read_pipeline(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / "model_index.json").is_file() and (folder / "config.json").is_file():
         section = of_torch(text_files.read_object(folder / "config.json", "config"))
-        first_stage, scale_factor = first_stage_section(section)
+        first_stage, scale = first_stage_section(section)
         return {
             "task": "first_stage",
             "image_size": _side(section.get("sample_size")) or 256,
             "first_stage": first_stage,
-            "scale_factor": scale_factor,
+            **scale,
         }
     files = {"model_index.json": text_files.read_object(folder / "model_index.json", "config")}
     for part, value in files["model_index.json"].copy().items():
@@ -125,7 +125,7 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     pipeline = PIPELINES[name]
     vae = _file(files, "vqvae/config.json" if "vqvae" in index else "vae/config.json")
     unet = _file(files, "unet/config.json")
-    first_stage, scale_factor = first_stage_section(vae)
+    first_stage, scale = first_stage_section(vae)
     model = unet_section(unet)
     factor = 2 ** (len(first_stage["channel_mult"]) - 1)
     latent_side, image_side = _side(unet.get("sample_size")), _side(vae.get("sample_size"))
@@ -135,10 +135,10 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "task": "diffusion",
         "image_size": image_side if latent_side is None else latent_side * factor,
         "first_stage": first_stage,
-        "scale_factor": scale_factor,
+        **scale,
         "model": model,
     }
-    conditioning = _read_conditioning(pipeline.kinds, files, index, model, first_stage, scale_factor)
+    conditioning = _read_conditioning(pipeline.kinds, files, index, model, first_stage, scale)
     if conditioning:
         config["conditioning"] = conditioning_section(conditioning)
     # the class is what the pipeline says: diffusers opens the file with that one, whatever the file says
@@ -168,7 +168,7 @@ def write_pipeline_configs(
     )
     if "sdxl" in parts:
         unet["addition_time_embed_dim"] = parts["sdxl"].get("size_width", 256)
-    vae = first_stage_json(config["first_stage"], config.get("scale_factor", 1.0), config["image_size"])
+    vae = first_stage_json(config["first_stage"], config, config["image_size"])
     scheduler = scheduler_json(config)
     index = {
         "_class_name": name,
@@ -208,6 +208,8 @@ def not_said(config: Mapping[str, Any]) -> Iterator[str]:
     """
     yield from diffusers_scheduler.not_said(config)
     name = _pipeline_name(conditioning_kinds(config.get("conditioning")))
+    if config.get("latents_mean") is not None and not name.startswith("StableDiffusionXL"):
+        yield f"latents_mean and latents_std are written, and {name} reads them past: its pictures are others"
     own, sampling = PIPELINES[name], config.get("sampling", {})
     if sampling.get("num_steps", own.num_steps) != own.num_steps:
         yield f"num_steps {sampling['num_steps']} has no place in it; {name} takes {own.num_steps} unless told"
@@ -218,7 +220,7 @@ def not_said(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _read_conditioning(kinds, files, index, model, first_stage, scale_factor) -> dict[str, dict]:
+def _read_conditioning(kinds, files, index, model, first_stage, scale) -> dict[str, dict]:
     """{kind: options} of a pipeline."""
     parts: dict[str, dict] = {}
     for kind in kinds:
@@ -233,7 +235,7 @@ def _read_conditioning(kinds, files, index, model, first_stage, scale_factor) ->
             if model["in_channels"] > first_stage["embed_dim"]:
                 parts["inpaint"] = {"convention": "stable_diffusion"}
         elif kind == "instruct":
-            parts["instruct"] = {"scale_factor": scale_factor}
+            parts["instruct"] = dict(scale)
         else:
             parts[kind] = _read_upscale(files, index) if kind == "upscale" else {}
     return parts

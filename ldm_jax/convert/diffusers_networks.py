@@ -67,6 +67,8 @@ _AUTOENCODER = {
     "latent_channels": 4,
     "norm_num_groups": 32,
     "scaling_factor": 0.18215,
+    "latents_mean": None,
+    "latents_std": None,
     "mid_block_add_attention": True,
 }
 # A VQModel written before it had a scaling_factor (0.12) is of the original's, whose VQ latents are not scaled.
@@ -93,22 +95,14 @@ _UNET_FIXED = {
     "add_attention": (True,),
 }
 _AUTOENCODER_FIXED = {
-    "act_fn": ("silu", "swish"),
-    "use_quant_conv": (True,),
-    "use_post_quant_conv": (True,),
-    "norm_type": ("group",),
-}
+    "act_fn": ("silu", "swish"), "use_quant_conv": (True,), "use_post_quant_conv": (True,), "norm_type": ("group",),
+}  # fmt: skip
 # options without an influence on what the network computes
 _NEUTRAL = (
-    "sample_size",
-    "upcast_attention",
-    "addition_embed_type_num_heads",
-    "addition_time_embed_dim",
+    "sample_size", "upcast_attention", "addition_embed_type_num_heads", "addition_time_embed_dim",
     "mid_block_only_cross_attention",  # read by a middle block of another type only
-    "num_train_timesteps",
-    "force_upcast",
-    "lookup_from_codebook",
-)
+    "num_train_timesteps", "force_upcast", "lookup_from_codebook",
+)  # fmt: skip
 
 
 def unet_section(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,8 +156,10 @@ def unet_json(model: Mapping[str, Any], sample_size: int, vector: str = "class_e
     return section | write(model, attends, depths) | _write_vector(model, conditional, vector)
 
 
-def first_stage_section(section: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-    """(the `first_stage` section, scale_factor) of the vae/config.json of an AutoencoderKL or a VQModel.
+def first_stage_section(section: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the `first_stage` section, the scale of its latents) of the vae/config.json of an AutoencoderKL or a VQModel.
+
+    The scale is 'scale_factor', and 'latents_mean' and 'latents_std' where the file has them.
 
     Raises: ValueError for an option that our autoencoders cannot follow.
     """
@@ -195,11 +191,21 @@ def first_stage_section(section: Mapping[str, Any]) -> tuple[dict[str, Any], flo
     }
     if name == "VQModel":
         first_stage["n_embed"] = options["num_vq_embeddings"]
-    return first_stage, float(options["scaling_factor"])
+    scale: dict[str, Any] = {"scale_factor": float(options["scaling_factor"])}
+    each = {name: options[name] for name in ("latents_mean", "latents_std") if options[name] is not None}
+    if each and {len(value) for value in (*each.values(), each.get("latents_std", ()))} != {
+        first_stage["embed_dim"]
+    }:
+        refuse(
+            "vae", *next(iter(each.items())), "latents_mean and latents_std, a number for each latent channel"
+        )
+    return first_stage, scale | each
 
 
-def first_stage_json(first_stage: Mapping[str, Any], scale_factor: float, image_size: int) -> dict[str, Any]:
-    """vae/config.json of a `first_stage` section.
+def first_stage_json(
+    first_stage: Mapping[str, Any], scale: Mapping[str, Any], image_size: int
+) -> dict[str, Any]:
+    """vae/config.json of a `first_stage` section. scale: a config's `scale_factor`, `latents_mean` and `latents_std`.
 
     Raises: ValueError for a field that diffusers cannot express.
     """
@@ -234,9 +240,11 @@ def first_stage_json(first_stage: Mapping[str, Any], scale_factor: float, image_
         "act_fn": "silu",
         "latent_channels": z_channels,
         "norm_num_groups": first_stage.get("num_groups", 32),
-        "scaling_factor": float(scale_factor),
+        "scaling_factor": float(scale.get("scale_factor") or 1.0),
         "mid_block_add_attention": attn_type == "vanilla",
     }
+    if scale.get("latents_mean") is not None:
+        section |= {name: list(scale[name]) for name in ("latents_mean", "latents_std")}
     if kind == "vq":
         section |= {"num_vq_embeddings": first_stage.get("n_embed", 8192), "vq_embed_dim": embed_dim}
     return section
@@ -413,13 +421,9 @@ def _write_vector(model: Mapping[str, Any], conditional: bool, vector: str) -> d
 def _check_expressible(model: Mapping[str, Any], conditional: bool) -> None:
     """Raises: ValueError for a field of ours that no UNet of diffusers has."""
     attends = model.get("attention_levels", ())
-    for field, only in {
-        "conv_resample": True,
-        "n_embed": None,
-        "num_heads_upsample": None,
-        "disable_middle_self_attention": False,
-        "coordinates": False,
-    }.items():
+    only_here = {"conv_resample": True, "n_embed": None, "num_heads_upsample": None}
+    only_here |= {"disable_middle_self_attention": False, "coordinates": False}
+    for field, only in only_here.items():
         if model.get(field, only) != only:
             refuse("model", field, model[field], f"{only} in diffusers")
     blocks, counts = per_level(model.get("num_res_blocks", 2), len(model["channel_mult"])), None

@@ -111,7 +111,7 @@ def scheduler_options(section: Mapping[str, Any], name: str | None = None) -> tu
 
 def scheduler_sections(section: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     """schedule, prediction_type and sampling {sampler, spacing, perhaps final_alpha, clip_denoised, sampler_options} of
-    a scheduler_config.json.
+    a scheduler_config.json, and learned_variance where the network predicts it.
 
     name: as for `scheduler_options`.
     Raises: ValueError for a class, a noise schedule, a prediction or a process that is not here.
@@ -149,7 +149,8 @@ def scheduler_sections(section: Mapping[str, Any], name: str | None = None) -> d
             )
     if _read_variance(name, options):
         schedule["v_posterior"] = 1.0
-    return {
+    learned = {"learned_variance": True} if options.get("variance_type") == "learned_range" else {}
+    return learned | {
         "schedule": schedule,
         "prediction_type": PREDICTIONS[prediction],
         "sampling": _read_sampling(name, options),
@@ -213,6 +214,10 @@ def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
             refuse("config", "prediction_type", "x_start", "eps or v with sampler plms in diffusers")
     if sampler == "ddpm":
         section["variance_type"] = "fixed_large" if schedule.get("v_posterior") == 1 else "fixed_small"
+    if config.get("learned_variance"):
+        if "variance_type" not in DEFAULTS[name]:
+            refuse("config", "learned_variance", True, f"false with sampler {sampler} in diffusers")
+        section["variance_type"] = "learned_range"
     if schedule.get("zero_terminal_snr"):
         section["rescale_betas_zero_snr"] = True
     return section
@@ -221,21 +226,23 @@ def scheduler_json(config: Mapping[str, Any]) -> dict[str, Any]:
 def _read_variance(name: str, options: Mapping[str, Any]) -> bool:
     """Whether ancestral steps have the variance of the whole step, and not of the posterior.
 
-    Raises: ValueError for a variance that the network predicts, and for one that is not a number in diffusers.
+    Raises: ValueError for a variance whose logarithm the network predicts, and for one that is not a number in
+    diffusers.
     """
     variance = options.get("variance_type")
     if variance in (
         None,
         "fixed_small",
         "fixed_small_log",
-    ):  # the two differ in how they are worked out alone
+        "learned_range",
+    ):  # the two that are fixed differ in how they are worked out alone
         return False
     if variance != "fixed_large" or _SAME.get(name, name) != "DDPMScheduler":
         refuse(
             "scheduler",
             "variance_type",
             variance,
-            "fixed_small or fixed_large, no part of the network's output",
+            "fixed_small, fixed_large or learned_range",
         )
     return True
 

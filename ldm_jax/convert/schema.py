@@ -86,6 +86,8 @@ ANY_NUMBER = number(-1e9, 1e9)
 RULES: dict[str, Rule] = dict(
     # what a config is of
     task=TEXT, image_size=each(SIDE), scale_factor=maybe(number(1e-9, 1e9)),
+    latents_mean=maybe(lists(ANY_NUMBER, 2**16)), latents_std=maybe(lists(number(1e-9, 1e9), 2**16)),
+    per_channel_latents=maybe(FLAG), learned_variance=maybe(FLAG), variance=TEXT,
     prediction_type=TEXT, class_names=maybe(lists(TEXT, 2**20)), name=TEXT,
     dtype=one_of("float32", "bfloat16", "float16"), remat=maybe(either(FLAG, TEXT)),
     # networks
@@ -160,6 +162,7 @@ DIFFUSERS: dict[str, Rule] = dict(
     addition_embed_type=maybe(TEXT), projection_class_embeddings_input_dim=maybe(WIDTH), mid_block_type=maybe(TEXT),
     only_cross_attention=each(FLAG), use_linear_projection=FLAG, mid_block_add_attention=FLAG,
     resnet_time_scale_shift=TEXT, downsample_type=TEXT, upsample_type=TEXT, scaling_factor=number(1e-9, 1e9),
+    latents_mean=maybe(lists(ANY_NUMBER, 2**16)), latents_std=maybe(lists(number(1e-9, 1e9), 2**16)),
     num_vq_embeddings=ROWS, vq_embed_dim=maybe(WIDTH), sample_size=maybe(each(SIDE)),
     addition_time_embed_dim=maybe(WIDTH),
     # schedulers

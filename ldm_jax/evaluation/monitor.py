@@ -22,6 +22,7 @@ from ldm_jax.evaluation.store import Store
 from ldm_jax.inference.pipeline import LatentDiffusion
 from ldm_jax.metrics import table
 from ldm_jax.metrics.table import Settings
+from ldm_jax.models import latent_scale
 from ldm_jax.system import make_system
 from ldm_jax.training import latents
 from ldm_jax.training.state import TrainState
@@ -87,9 +88,10 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
     first = bundle.read(workdir / "first_stage")
     config = dict(config, first_stage=first.config["first_stage"])
     measured = text_files.read_object(workdir / "latents.json", "record of latents", latents.RECORD)
-    scale_factor = measured["scale_factor"]
     params = {"first_stage": first.params["first_stage"]}
-    base = LatentDiffusion(make_system(config), params, scale_factor, config)
+    system = make_system(config)
+    scale = latent_scale.of_config(measured, system.first_stage.channels)
+    base = LatentDiffusion(system, params, scale, config)
     names, count = options["metrics"], options["num_images"]
     given = prompts.conditions(base, count)
     sampling = base.resolve()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.diffusion.denoiser import Denoiser
+from ldm_jax.diffusion.learned_variance import VARIANCE, log_variance
 from ldm_jax.diffusion.process import posterior_between, signal_and_noise
 from ldm_jax.samplers.base import Sampler, batch_t
 from ldm_jax.types import Array, EpsFn, PyTree
@@ -83,6 +84,10 @@ def around(
         shift = scale * gradient(x, batch_t(info.t, x))
         state, out, taps = sampler.step(eps_fn, state, x, info)
         variance = posterior_between(denoiser.schedule, x, x, info.t, info.t_prev)[1]
+        if VARIANCE in taps:
+            variance = jnp.exp(
+                log_variance(denoiser.schedule, taps[VARIANCE][-x.shape[0] :], info.t, info.t_prev)
+            )
         return state, out + jnp.where(info.t_prev < 0, 0.0, variance) * shift, taps
 
     return sampler._replace(step=step)

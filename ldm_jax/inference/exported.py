@@ -46,6 +46,7 @@ from ldm_jax.inference.program import (
 )
 from ldm_jax.inference.sampler_options import sampler_options, split_sampler_options
 from ldm_jax.inference.settings import bucket, one_each
+from ldm_jax.models import latent_scale
 from ldm_jax.params import check_params, described, of_description
 from ldm_jax.system import make_system
 from ldm_jax.types import PyTree
@@ -83,9 +84,9 @@ def write(
     recipe, sampler_args = arguments(system, model.params, settings, batch_size, shape)
     params, (inputs,) = sampler_args.params, sampler_args.inputs
     latents = jax.ShapeDtypeStruct((batch_size, *recipe.latent_shape), jnp.float32)
-    exported = _export("sampler", make_program(system, model.scale_factor, recipe), platforms, sampler_args)
+    exported = _export("sampler", make_program(system, model.scale, recipe), platforms, sampler_args)
     exported |= _export(
-        "decoder", make_decoder(system, model.scale_factor), platforms, params["first_stage"], latents
+        "decoder", make_decoder(system, model.scale), platforms, params["first_stage"], latents
     )
     header = dict(
         format=FORMAT, ldm_jax=__version__, jax=jax.__version__,
@@ -130,10 +131,9 @@ def load(path: str | Path, bundle: bundle_files.Bundle) -> "ExportedSampler":
         "decode": _opened(serialized["decoder"], header, path),
     }
     params = system.in_compute_dtype(bundle.params)
+    scale = latent_scale.of_config(bundle.config, system.first_stage.channels)
     one = jax.local_devices()[:1]  # what the program was exported for
-    model = LatentDiffusion(
-        system, params, bundle.config["scale_factor"], bundle.config, programs, devices=one
-    )
+    model = LatentDiffusion(system, params, scale, bundle.config, programs, devices=one)
     return ExportedSampler(header, model)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.conditioning.base import pictures
+from ldm_jax.diffusion import learned_variance
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.find import find
 from ldm_jax.inference import methods, sizes
@@ -22,6 +23,7 @@ from ldm_jax.inference.runs import Run, condition_inputs
 from ldm_jax.inference.sampler_options import visited_timesteps
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each
 from ldm_jax.models.controlnet import apply_network
+from ldm_jax.models.latent_scale import LatentScale
 from ldm_jax.params import named_leaves
 from ldm_jax.samplers import base, ddim
 from ldm_jax.system import System
@@ -70,7 +72,7 @@ class InversionRecipe(NamedTuple):
 
 
 def make_inverter(
-    system: System, scale_factor: float, recipe: InversionRecipe, apply: Callable = apply_network
+    system: System, scale: LatentScale | float, recipe: InversionRecipe, apply: Callable = apply_network
 ) -> Callable:
     """Arguments -> the arrays of inversion/base.py with the pictures first, [B, S, ...]. Of the arguments,
     known has 'x_start', and shared and each those of the method alone."""
@@ -83,7 +85,9 @@ def make_inverter(
         def model_fn(x, t, cond, control=None):
             return network(a.params["unet"], x, t, cond, control)
 
-        cond, uncond, _ = conditions(system, scale_factor, a, recipe.is_guided)
+        if system.learned_variance:  # an inversion draws no noise
+            model_fn = learned_variance.apart(model_fn)
+        cond, uncond, _ = conditions(system, scale, a, recipe.is_guided)
         denoiser = Denoiser(model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited)
         end = ddim.end_log_alpha_bar(system.schedule, recipe.final_alpha)
         given = a.known["x_start"], base.keys_of(a.seeds), end
@@ -140,7 +144,7 @@ def invert(
 
 def _run(model: Any, recipe: InversionRecipe, run: Run, batch_size: int) -> dict[str, Any]:
     """The arrays of all pictures, batch by batch."""
-    make = functools.partial(make_inverter, model.system, model.scale_factor, recipe, model.apply)
+    make = functools.partial(make_inverter, model.system, model.scale, recipe, model.apply)
     program, found = model._compiled(recipe, make, PER_PICTURE), []
     for index, number in batches(run.number, batch_size, model.devices.number):
         drawn = program(run.batch(model.params, index))

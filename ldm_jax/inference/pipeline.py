@@ -31,7 +31,9 @@ from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_pr
 from ldm_jax.inference.runs import Run, make_run
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, pictures_of, resolve_settings
 from ldm_jax.inference.tiled_first_stage import TiledFirstStage
+from ldm_jax.models import latent_scale
 from ldm_jax.models.controlnet import apply_network
+from ldm_jax.models.latent_scale import LatentScale
 from ldm_jax.params import check_params
 from ldm_jax.system import System, make_system
 from ldm_jax.types import Array, PyTree
@@ -40,6 +42,7 @@ from ldm_jax.xla.executables import Executables
 # What of a config its programs are made from; tokenizers are no part of them.
 MODEL = (
     "image_size", "dtype", "first_stage", "model", "conditioning", "schedule", "prediction_type", "scale_factor",
+    "latents_mean", "latents_std", "learned_variance",
 )  # fmt: skip
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,8 @@ class Step(NamedTuple):
 
 
 class LatentDiffusion:
-    """system: the parts. params: {'first_stage', 'unet', 'conditioner'}. scale_factor: latents = encoded * scale_factor.
+    """system: the parts. params: {'first_stage', 'unet', 'conditioner'}. scale: of the latents; a number is a factor
+    alone.
 
     config: the bundle's config; `sampling` holds the recommended defaults.
     programs: jitted functions that need no tracing: make_program's by Recipe, and make_decoder's under 'decode'.
@@ -73,14 +77,14 @@ class LatentDiffusion:
         self,
         system: System,
         params: PyTree,
-        scale_factor: float,
+        scale: LatentScale | float,
         config: dict | None = None,
         programs: Mapping[Recipe | str, Callable] | None = None,
         executables: Executables | None = None,
         devices: Sequence[jax.Device] | None = None,
         apply: Callable = apply_network,
     ):
-        self.system, self.scale_factor, self.config = system, float(scale_factor), config or {}
+        self.system, self.scale, self.config = system, latent_scale.of(scale), config or {}
         self.devices, self.apply = device_sets.local(devices), apply
         self.place(params)
         self._programs: dict[Recipe | str, Callable] = dict(programs or {})
@@ -364,22 +368,22 @@ class LatentDiffusion:
         in_tiles = self._in_tiles((height * factor, width * factor), tile)
         if in_tiles is None:
             return self._decode(latents)
-        return in_tiles.decode(self.params["first_stage"], np.asarray(latents) / self.scale_factor)
+        return in_tiles.decode(self.params["first_stage"], self.scale.unscale(np.asarray(latents)))
 
     def encode(self, images: Array, tile: int | None = None) -> np.ndarray:
         """Images [B,H,W,C] float in [-1, 1] -> scaled latents [B,h,w,c], the posterior's mode. tile: as of `sample`."""
         in_tiles = self._in_tiles(np.shape(images)[1:3], tile)
         if in_tiles is None:
             return self._encode(images)
-        return in_tiles.mode(self.params["first_stage"], np.asarray(images)) * np.float32(self.scale_factor)
+        return self.scale.scale(in_tiles.mode(self.params["first_stage"], np.asarray(images)))
 
     def _decode(self, latents: Array) -> np.ndarray:
-        program = self._compiled("decode", lambda: make_decoder(self.system, self.scale_factor), False, True)
+        program = self._compiled("decode", lambda: make_decoder(self.system, self.scale), False, True)
         return np.asarray(program(self.params["first_stage"], self.devices.filled(latents)))[: len(latents)]
 
     def _encode(self, images: Array) -> np.ndarray:
         def make():
-            return lambda params, x: self.system.first_stage.mode(params, x) * self.scale_factor
+            return lambda params, x: self.scale.scale(self.system.first_stage.mode(params, x))
 
         program = self._compiled("encode", make, False, True)
         return np.asarray(program(self.params["first_stage"], self.devices.filled(images)))[: len(images)]
@@ -417,7 +421,7 @@ class LatentDiffusion:
     def _program(self, recipe: Recipe) -> Callable:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
         preview = self._on_step if recipe.previews else None
-        make = functools.partial(make_program, self.system, self.scale_factor, recipe, preview, self.apply)
+        make = functools.partial(make_program, self.system, self.scale, recipe, preview, self.apply)
         return self._compiled(recipe, make, PER_PICTURE)
 
     def _compiled(self, key: Recipe | str, make: Callable[[], Callable], *per_picture) -> Callable:
@@ -457,7 +461,8 @@ def from_bundle(
     expected = kept.shapes("parameters", system.param_shapes) if kept else system.param_shapes()
     check_params(expected, bundle.params, "the checkpoint")
     params = system.in_compute_dtype(bundle.params)
-    return LatentDiffusion(system, params, bundle.config["scale_factor"], bundle.config, None, kept, devices)
+    scale = latent_scale.of_config(bundle.config, system.first_stage.channels)
+    return LatentDiffusion(system, params, scale, bundle.config, None, kept, devices)
 
 
 def load(

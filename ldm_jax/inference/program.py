@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import io_callback
 
 from ldm_jax.control import maps, rows
-from ldm_jax.diffusion import process
+from ldm_jax.diffusion import learned_variance, process
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.editing import blended
 from ldm_jax.find import find
@@ -22,7 +22,9 @@ from ldm_jax.inference.methods import Method
 from ldm_jax.inference.sampler_options import sampler_options, split_sampler_options, visited_timesteps
 from ldm_jax.inference.sizes import Tiling
 from ldm_jax.inversion import base as inversion
+from ldm_jax.models import latent_scale
 from ldm_jax.models.controlnet import apply_network
+from ldm_jax.models.latent_scale import LatentScale
 from ldm_jax.samplers import base
 from ldm_jax.system import System
 from ldm_jax.types import Array, Cond, PyTree
@@ -101,7 +103,7 @@ PER_PICTURE = Arguments(
 
 def make_program(
     system: System,
-    scale_factor: float,
+    scale: LatentScale | float,
     recipe: Recipe,
     preview: Callable | None = None,
     apply: Callable = apply_network,
@@ -110,6 +112,7 @@ def make_program(
     (these, {what: [B, ...]}), what the edits show, and 'maps' [B, n, h, w, L] float32, the cross-attention of each branch,
     the mean over steps and heads.
 
+    scale: of the latents; a number is a factor alone.
     preview: (seeds [B] uint32, index [], t [], x_start [B, h, w, c] of the last branch) -> None, called on the host at
     every step if recipe.previews.
     apply: calls the network, like models.controlnet.apply_network.
@@ -131,11 +134,12 @@ def make_program(
 
         if recipe.tiling is not None:
             model_fn = tiles.tile_model_fn(model_fn, **recipe.tiling._asdict())
+        model_fn = learned_variance.apart(model_fn) if system.learned_variance else model_fn
         encodes = recipe.tiling is None
-        cond, uncond, further = conditions(system, scale_factor, a, recipe.is_guided, encodes)
+        cond, uncond, further = conditions(system, scale, a, recipe.is_guided, encodes)
 
         # Guidance.
-        decode = functools.partial(make_decoder(system, scale_factor), a.params["first_stage"])
+        decode = functools.partial(make_decoder(system, scale), a.params["first_stage"])
         denoiser = Denoiser(
             model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited, n, decode=decode
         )
@@ -180,14 +184,14 @@ def make_program(
 
 
 def conditions(
-    system: System, scale_factor: float, a: Arguments, is_guided: bool, encodes: bool = True
+    system: System, scale: LatentScale | float, a: Arguments, is_guided: bool, encodes: bool = True
 ) -> tuple[Cond, Cond | None, Callable]:
     """(cond, uncond, further) of the rows of all branches. uncond is None unless is_guided. further: what of the inputs
     is another, [B, ...] -> the Cond that it makes. encodes: images among the inputs are not latents yet."""
     n = len(a.inputs)
     inputs = {k: jnp.concatenate([one[k] for one in a.inputs]) for k in a.inputs[0]} if n > 1 else a.inputs[0]
     if encodes:
-        inputs = system.encode_inputs(a.params["first_stage"], scale_factor, inputs)
+        inputs = system.encode_inputs(a.params["first_stage"], scale, inputs)
     embedded = inputs.get(EMBEDDED)
     inputs = {k: v for k, v in inputs.items() if k != EMBEDDED}
     cond = system.condition(a.params, inputs)
@@ -282,6 +286,7 @@ def arguments(
     return recipe, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), args)
 
 
-def make_decoder(system: System, scale_factor: float) -> Callable:
+def make_decoder(system: System, scale: LatentScale | float) -> Callable:
     """(the first stage's params, scaled latents [B, h, w, c]) -> images [B, H, W, C] float32, about [-1, 1]."""
-    return lambda params, latents: system.first_stage.decode(params, latents / scale_factor)
+    scale = latent_scale.of(scale)
+    return lambda params, latents: system.first_stage.decode(params, scale.unscale(latents))

@@ -58,9 +58,8 @@ class BaseAndRefiner:
         output: of the refiner. Raises: ValueError as there; for guidance of a refiner that has no null condition.
         """
         settings = self.resolve(**{name: options.pop(name, None) for name in FALLBACK})
-        latents = self.base.sample(
-            prompts, seeds, stop=self.switch, output="latents", **settings, **options
-        ) * np.float32(self.refiner.scale_factor / self.base.scale_factor)
+        latents = self.base.sample(prompts, seeds, stop=self.switch, output="latents", **settings, **options)
+        latents = self.refiner.scale.scale(self.base.scale.unscale(latents))
         seeds = range(len(latents)) if seeds is None else seeds
         given = self._for_refiner(prompts, options)
         return self.refiner.sample(

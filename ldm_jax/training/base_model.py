@@ -13,7 +13,10 @@ from ldm_jax.personalization.base import new_conditions, new_words
 from ldm_jax.personalization.words import Words
 
 # What a config that names a base need not say.
-SECTIONS = ("image_size", "model", "conditioning", "schedule", "prediction_type", "scale_factor", "sampling")
+SECTIONS = (
+    "image_size", "model", "conditioning", "schedule", "prediction_type", "scale_factor", "latents_mean", "latents_std",
+    "learned_variance", "sampling",
+)  # fmt: skip
 
 
 def with_base(config: dict) -> dict:

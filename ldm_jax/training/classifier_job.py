@@ -24,8 +24,8 @@ def classifier_job(config: dict, workdir: Path, placement: parallel.Placement) -
     can = pipeline.abilities(source)
     check_labels(config, source, can.class_names)
     with hosts.first_alone("the latents"):
-        source, scale_factor = measure_latents(config, workdir, system, frozen, source, crop, {LABEL})
-    frozen["scale_factor"] = np.float32(scale_factor)
+        source, scale = measure_latents(config, workdir, system, frozen, source, crop, {LABEL})
+    frozen["latent_scale"] = scale
 
     def transform(example: dict, rng: np.random.Generator) -> dict:
         fields = can.pick(example, rng)

@@ -20,6 +20,7 @@ from ldm_jax.distributed import hosts, parallel
 from ldm_jax.first_stage import make_first_stage
 from ldm_jax.inference.pipeline import LatentDiffusion
 from ldm_jax.inference.settings import check_sampling
+from ldm_jax.models import latent_scale
 from ldm_jax.params import fingerprint
 from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
@@ -94,8 +95,8 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
         if system.tokenizer is not None and hosts.is_first():
             with atomic.writing(workdir / "tokenizer.json") as partial:
                 system.tokenizer.save(str(partial))
-        source, scale_factor = measure_latents(config, workdir, system, frozen, source, crop)
-    frozen["scale_factor"] = np.float32(scale_factor)
+        source, scale = measure_latents(config, workdir, system, frozen, source, crop)
+    frozen["latent_scale"] = scale
 
     conditions = conditions_of(config, system, source, crop)
     with parallel.on_host():
@@ -150,7 +151,8 @@ def measure_latents(
     crop: Callable,
     fields: set[str] | None = None,
 ):
-    """(source, scale factor): the factor that the config gives, or else 1 / std of the latents of the whole data set.
+    """(source, LatentScale of float32): what the config gives, or else what is measured of the latents of the whole
+    data set (`latents.used`).
 
     Latents that were stored ahead of training have theirs with them. With data.precompute_latents the source then gives
     moments, and beside them `fields` of the examples, by default what the conditioning needs. Both are kept in the
@@ -183,20 +185,20 @@ def measure_latents(
             measured = latents.precompute(path, batches, len(source), encode, has_variance, made_of)._asdict()
         else:
             measured = latents.measure(batches, encode, has_variance)._asdict()
-        before = dict(made_of, **measured)
-        if config.get("scale_factor"):
-            before["scale_factor"] = config["scale_factor"]
+        before = dict(made_of, **measured) | latents.used(config, measured)
         write_json(record, before)
     log.info(
-        "latents: mean %s, std %s, scale factor %.5f",
+        "latents: mean %s, std %s, %sscale factor %.5f",
         np.round(before["mean"], 3),
         np.round(before["std"], 3),
+        "both taken off per channel, " if before.get("latents_mean") else "",
         before["scale_factor"],
     )
     if precompute:
         fields = needed_beside_moments(config, system) if fields is None else fields
         source = latents.MomentsSource(source, np.load(path, mmap_mode="r"), fields)
-    return source, before["scale_factor"]
+    scale = latent_scale.of_config(before, system.first_stage.channels)
+    return source, scale._replace(factor=np.float32(scale.factor))
 
 
 def preview_of(config: dict, system: System, frozen: PyTree, source: Any, conditions: Callable) -> Callable:
@@ -217,7 +219,7 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any, condit
                 config["personalization"], frozen["base"], ema_params["delta"]
             )
         params = dict(ema_params, first_stage=frozen["first_stage"])
-        model = LatentDiffusion(system, params, frozen["scale_factor"], {"sampling": sampling})
+        model = LatentDiffusion(system, params, frozen["latent_scale"], {"sampling": sampling})
         # Not `sample`: it refuses masks of nothing and of everything, which training may draw, and puts known pixels
         # back.
         batch_size = sampling.get("batch_size", 8)

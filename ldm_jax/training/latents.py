@@ -7,15 +7,17 @@ moments records the first stage and the data that it was made from.
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ldm_jax import atomic
 from ldm_jax.atomic import write_json
 from ldm_jax.data import pipeline
+from ldm_jax.models.latent_scale import LatentScale
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,31 @@ class LatentStatistics(NamedTuple):
     mean: list[float]
     std: list[float]
     number: int
+
+
+def used(config: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """{'scale_factor'}, and 'latents_mean' and 'latents_std' [c] where there is a scale per channel: what the config
+    gives, and of what it does not give, what is measured.
+
+    measured: the fields of LatentStatistics. With config.per_channel_latents those of the channels are taken, and the
+    factor is 1 unless the config gives one, which is then the latents' deviation.
+    """
+    factor = config.get("scale_factor")
+    if config.get("latents_mean") is not None:
+        mean, std = config["latents_mean"], config.get("latents_std")
+    elif config.get("per_channel_latents"):
+        mean, std = measured["mean"], measured["std"]
+    else:
+        return {"scale_factor": factor or measured["scale_factor"]}
+    return {"scale_factor": factor or 1.0, "latents_mean": mean, "latents_std": std}
+
+
+def scale_shapes(config: Mapping[str, Any], channels: int) -> LatentScale:
+    """The LatentScale of a run, of jax.ShapeDtypeStructs: before anything is measured."""
+    each = None
+    if config.get("per_channel_latents") or config.get("latents_mean") is not None:
+        each = jax.ShapeDtypeStruct((channels,), np.float32)
+    return LatentScale(jax.ShapeDtypeStruct((), np.float32), each, each)
 
 
 class _Sums:

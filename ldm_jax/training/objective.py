@@ -15,8 +15,10 @@ from ldm_jax.config import call
 from ldm_jax.control.base import chain, own
 from ldm_jax.data.latents import TEXT
 from ldm_jax.data.prior import WEIGHT
+from ldm_jax.diffusion import learned_variance
 from ldm_jax.diffusion import loss as diffusion_loss
-from ldm_jax.diffusion.process import q_sample
+from ldm_jax.diffusion.process import q_sample, x_start_and_eps
+from ldm_jax.models import latent_scale
 from ldm_jax.models.controlnet import apply_network
 from ldm_jax.system import System
 from ldm_jax.training import alignment, token_masks
@@ -26,15 +28,17 @@ from ldm_jax.training.terms import Term
 from ldm_jax.training.token_masks import MASKS
 from ldm_jax.types import Array, Cond, PyTree
 
+# lambda of L_hybrid, by which the sum over timesteps is weighed (Nichol and Dhariwal 2021, section 3.1)
+VLB_WEIGHT = 0.001
 BINS = 10  # of timesteps, whose losses are logged apart
 
 
 def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     """loss(params, frozen, batch, seed, step) -> (scalar, metrics): those of diffusion_loss, `loss_by_timestep`, and
-    'loss_<name>' of each further term.
+    'loss_<name>' of each further term, 'loss_variance' in bits per number where the network learns the variance.
 
     params: {'unet', 'conditioner'}, and what is learned beside them (`init_learned`).
-    frozen: {'first_stage': parameters, 'scale_factor': [] float32}.
+    frozen: {'first_stage': parameters, 'latent_scale': LatentScale, or its factor alone, [] float32}.
     batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32, and maybe
     'loss_weight' [B] float32. All
     randomness comes from each example's own key, so that it does not depend on the number of devices.
@@ -44,6 +48,7 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     stratify = config["batch_size"] if config.get("stratified_timesteps") else 0
     terms, weigh = further_terms(config, system), _weigh(config, system)
     density = call(logit_normal, config.get("timestep_density") or {}, "timestep_density")
+    vlb_weight = config.get("loss", {}).get("vlb_weight", VLB_WEIGHT)
 
     def loss(params, frozen, batch, seed, step):
         keys = example_keys(seed, step, batch["position"])
@@ -66,14 +71,21 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
         inputs = drop_condition(system, inputs, null, config.get("condition_dropout"), drop_key)
 
         # 4. Predict: the noise, x_start or v, as prediction_type says.
-        inputs = system.encode_inputs(frozen["first_stage"], frozen["scale_factor"], inputs)
+        inputs = system.encode_inputs(frozen["first_stage"], frozen["latent_scale"], inputs)
         trained = stop_gradients(params, config.get("freeze") or ())
         prediction, errors = predict(system, trained, x_t, t, inputs, null, network_key, terms)
 
         # 5. Weigh: the error of each example by its timestep, and what further terms add.
+        if system.learned_variance:
+            prediction, nu = learned_variance.split(prediction)
         target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
         logvar = {"logvar": params["logvar"]} if "logvar" in params else {}
         total, per_example, metrics = weigh(prediction, target, t, weights=batch.get(WEIGHT), **logvar)
+        if system.learned_variance:  # L_hybrid (Nichol and Dhariwal 2021, eq. 16)
+            predicted, _ = x_start_and_eps(schedule, x_t, t, prediction.astype(jnp.float32), prediction_type)
+            bits = learned_variance.vlb_bits(schedule, x_start, x_t, t, predicted, nu)
+            metrics["loss_variance"] = (bits * batch.get(WEIGHT, 1.0)).mean()
+            metrics["loss"] = total = total + vlb_weight * schedule.num_timesteps * metrics["loss_variance"]
         for term in terms:
             metrics[f"loss_{term.name}"] = errors[term.name].mean()
             metrics["loss"] = total = total + term.weight * metrics[f"loss_{term.name}"]
@@ -107,6 +119,10 @@ def init_learned(config: Mapping[str, Any], system: System, params: PyTree, key:
 def _weigh(config: Mapping[str, Any], system: System) -> Callable:
     """config.loss as diffusion_loss of (prediction, target, t). Raises: ValueError for an unknown option."""
     options = {k: v for k, v in config.get("loss", {}).items() if k not in ("token_masks", "alignment")}
+    if options.pop("vlb_weight", None) is not None and not system.learned_variance:
+        raise ValueError(
+            "loss.vlb_weight is of a learned variance, expected config.learned_variance=True beside it"
+        )
     learned, start = options.pop("learn_logvar", False), options.pop("logvar_init", 0.0)
     given = {
         "schedule": system.schedule,
@@ -130,7 +146,7 @@ def encode(system: System, frozen: PyTree, batch: Mapping[str, Array], keys: Arr
     encoded = batch.get("moments")
     if encoded is None:
         encoded = system.first_stage.encode(frozen["first_stage"], batch["image"])
-    return system.first_stage.sample_of(encoded, keys) * frozen["scale_factor"]
+    return latent_scale.of(frozen["latent_scale"]).scale(system.first_stage.sample_of(encoded, keys))
 
 
 def logit_normal(mean: float | None = None, std: float = 1.0) -> Callable[[Array], Array]:

@@ -28,6 +28,7 @@ from ldm_jax.training import (
     ema,
     first_stage_loss,
     first_stage_step,
+    latents,
     optimizer,
 )
 from ldm_jax.training.alignment import ALIGNMENT, class_counts
@@ -116,7 +117,7 @@ def diffusion_program(config: Mapping[str, Any], placement: parallel.Placement) 
     params |= jax.eval_shape(lambda key, params: init_learned(config, system, params, key), key, params)
     frozen = {
         "first_stage": jax.eval_shape(system.first_stage.init, key),
-        "scale_factor": jax.ShapeDtypeStruct((), jnp.float32),
+        "latent_scale": latents.scale_shapes(config, system.first_stage.channels),
     }
     if config.get("personalization"):
         frozen["base"] = params
@@ -172,7 +173,7 @@ def classifier_program(config: Mapping[str, Any], placement: parallel.Placement)
     params = jax.eval_shape(lambda key: classifier_loss.init(config, system, key), key)
     frozen = {
         "first_stage": jax.eval_shape(system.first_stage.init, key),
-        "scale_factor": jax.ShapeDtypeStruct((), jnp.float32),
+        "latent_scale": latents.scale_shapes(config, system.first_stage.channels),
     }
     number, (h, w, _) = config["batch_size"], system.latent_shape
     batch = {name: jax.ShapeDtypeStruct((number,), jnp.int32) for name in (classifier_loss.LABEL, "position")}

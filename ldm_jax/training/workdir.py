@@ -27,6 +27,7 @@ UNREADABLE = "unreadable.{}.json"  # which of its files each process could not r
 # Every key that a config may have; those of the sections are the options of what they name.
 KEYS = {
     "task", "seed", "image_size", "dtype", "data", "first_stage", "first_stage_from", "init_from", "scale_factor",
+    "latents_mean", "latents_std", "per_channel_latents", "learned_variance",
     "loss", "discriminator",
     "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every",
     "keep",

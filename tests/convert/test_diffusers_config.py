@@ -113,12 +113,12 @@ def test_diffusers_builds_exactly_our_first_stages(name):
     init = lambda key: module.init(key, jnp.zeros((1, 64, 64, 3)), jax.random.key(1))  # noqa: E731
     template = jax.eval_shape(init, jax.random.key(0))["params"]
     first_stage = {"name": "vq" if n_embed else "kl", **fields}
-    section = through_json(diffusers_networks.first_stage_json(first_stage, 0.5, 256))
+    section = through_json(diffusers_networks.first_stage_json(first_stage, {"scale_factor": 0.5}, 256))
     shapes = on_meta(section)
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
     assert written(template, diffusers_first_stage.entries(template)) == shapes
-    back, scale_factor = diffusers_networks.first_stage_section(section)
-    assert back.pop("name") == first_stage["name"] and scale_factor == 0.5
+    back, scale = diffusers_networks.first_stage_section(section)
+    assert back.pop("name") == first_stage["name"] and scale == {"scale_factor": 0.5}
     again = {k: tuple(v) if isinstance(v, list) else v for k, v in back.items()}
     assert type(module)(**again) == module
 
@@ -156,7 +156,8 @@ def test_a_unet_option_that_cannot_be_expressed_is_named(option, value):
     [
         ("use_quant_conv", False),
         ("shift_factor", 0.1),
-        ("latents_mean", [0.0] * 4),
+        ("latents_mean", [0.0] * 4),  # alone
+        ("latents_std", [1.0] * 3),
         ("norm_type", "spatial"),
         ("act_fn", "relu"),
         ("down_block_types", ["AttnDownEncoderBlock2D"]),
@@ -190,8 +191,8 @@ def test_absent_options_are_diffusers_defaults():
     assert got == as_unet(model_section("sd1") | {"context_dim": 1280})
     section = diffusers_networks.unet_section({"_class_name": "UNet2DModel"})
     assert as_unet(section) == as_unet(model_section("celeba256") | {"head_dim": 8})
-    _, scale_factor = diffusers_networks.first_stage_section({"_class_name": "VQModel"})
-    assert scale_factor == 1.0
+    _, scale = diffusers_networks.first_stage_section({"_class_name": "VQModel"})
+    assert scale == {"scale_factor": 1.0}
 
 
 SD_SCHEDULE = {"name": "linear", "num_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012}
@@ -334,6 +335,19 @@ def test_folders_that_are_no_pipeline(tmp_path):
         diffusers_config.write_pipeline_configs(
             whole_config("LDMPipeline") | {"conditioning": {"name": "class_label", "num_classes": 10}}
         )
+
+
+def test_a_scale_of_latents_per_channel_goes_round_and_a_pipeline_that_passes_it_over_is_named():
+    scale = {"latents_mean": [0.5, -1.0, 0.0, 2.0], "latents_std": [1.0, 2.0, 0.5, 0.25]}
+    config = whole_config("StableDiffusionXLPipeline") | scale
+    files = through_json(diffusers_config.write_pipeline_configs(config))
+    vae = diffusers.AutoencoderKL.from_config(files["vae/config.json"])
+    assert {name: vae.config[name] for name in scale} == scale and vae.config.scaling_factor == 0.18215
+    back = diffusers_config.pipeline_config(files)
+    assert {name: back[name] for name in ("scale_factor", *scale)} == {"scale_factor": 0.18215} | scale
+    assert not any("latents_mean" in line for line in diffusers_config.not_said(config))
+    other = whole_config("StableDiffusionPipeline") | scale
+    assert any("StableDiffusionPipeline reads them past" in line for line in diffusers_config.not_said(other))
 
 
 def test_an_autoencoder_alone(tmp_path):

@@ -45,12 +45,12 @@ def theirs(name):
 
 def ours(torch_model):
     """(module, scale factor, template) of a torch model, by way of its JSON."""
-    section, scale_factor = diffusers_networks.first_stage_section(json.loads(torch_model.to_json_string()))
+    section, scale = diffusers_networks.first_stage_section(json.loads(torch_model.to_json_string()))
     cls = {"kl": AutoencoderKL, "vq": VQModel}[section.pop("name")]
     module = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in section.items()})
     init = lambda key, x: module.init(key, x, jax.random.key(1))  # noqa: E731
     template = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32))
-    return module, scale_factor, template["params"]
+    return module, scale["scale_factor"], template["params"]
 
 
 def relative_error(got, expected_nchw):

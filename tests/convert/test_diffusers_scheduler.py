@@ -323,7 +323,6 @@ UNREADABLE = [
     ({"_class_name": "EDMDPMSolverMultistepScheduler", **SD_NOISE}, "EDMDPMSolverMultistepScheduler"),
     ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
     ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
-    ({"_class_name": "DPMSolverMultistepScheduler", "variance_type": "learned_range"}, "variance_type"),
     ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "variance_type"),
     ({"_class_name": "DDPMScheduler", "variance_type": "fixed_large_log"}, "variance_type"),
     (

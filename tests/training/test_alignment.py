@@ -20,7 +20,7 @@ from tests import tiny_aligned, tiny_diffusion, tiny_shapes
 from tests.tiny_models import random_params
 
 CLASSES = dict(shape=4, color=6)
-FROZEN = dict(scale_factor=np.float32(1), first_stage={})  # the moments are there: it is not asked
+FROZEN = dict(latent_scale=np.float32(1), first_stage={})  # the moments are there: it is not asked
 
 
 def test_a_map_holds_what_covers_each_cell():

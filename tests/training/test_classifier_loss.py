@@ -21,7 +21,7 @@ FIRST_STAGE = SimpleNamespace(sample_of=lambda encoded, keys: encoded)
 SYSTEM = SimpleNamespace(
     schedule=make_schedule("linear", 100), first_stage=FIRST_STAGE, latent_shape=(2, 2, 1)
 )
-FROZEN = {"first_stage": {}, "scale_factor": jnp.float32(1.0)}
+FROZEN = {"first_stage": {}, "latent_scale": jnp.float32(1.0)}
 LABELS = jnp.arange(24) % 3
 PATTERNS = jnp.array([[1.0, -1.0, -1.0, 1.0], [1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]]).reshape(
     3, 2, 2, 1

@@ -46,7 +46,7 @@ def affine_batch(rng):
 
 
 def frozen(scale_factor):
-    return {"first_stage": {}, "scale_factor": np.float32(scale_factor)}
+    return {"first_stage": {}, "latent_scale": np.float32(scale_factor)}
 
 
 def test_a_network_that_says_zero_misses_what_it_was_to_say():

@@ -94,7 +94,7 @@ def test_the_objective_adds_what_the_words_miss_and_nothing_for_words_that_are_l
         batch["token_masks"].shape == (8, batch["tokens"].shape[1], h, w)
         and batch["token_masks"].any((1, 2, 3)).all()
     )
-    frozen = dict(scale_factor=np.float32(1), first_stage={})  # the moments are there: it is not asked
+    frozen = dict(latent_scale=np.float32(1), first_stage={})  # the moments are there: it is not asked
     params = random_params(system)
     params = {k: params[k] for k in ("unet", "conditioner")}
 
