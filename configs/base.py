@@ -32,7 +32,8 @@ SHAPES_FIRST_STAGE = dict(
     name="kl", channels=16, channel_mult=[1, 2, 2], num_res_blocks=1, z_channels=4, embed_dim=4, num_groups=8
 )
 
-# Trained on 256 x 256 pixels of OpenImages. The original names levels of attention by their size in pixels there.
+# Of table 8, trained on 256 x 256 pixels of OpenImages; of seven no file was released (their configs say so).
+# The original names levels of attention by their size in pixels there.
 FIRST_STAGES = {
     "kl_f4": _kl([1, 2, 4], 3),
     "kl_f8": _kl([1, 2, 4, 4], 4),
@@ -43,8 +44,16 @@ FIRST_STAGES = {
     "vq_f8": _vq([1, 2, 2, 4], 4, 16384, [3]),
     "vq_f8_n256": _vq([1, 2, 2, 4], 4, 256, [3]),
     "vq_f16": _vq([1, 1, 2, 2, 4], 8, 16384, [4]),
+    "kl_f2": _kl([1, 2], 2),
+    "kl_f16_d8": _kl([1, 1, 2, 2, 4], 8, [4]),
+    "kl_f32_d16": _kl([1, 1, 2, 2, 4, 4], 16, [4, 5]),
+    "vq_f2": _vq([1, 2], 2, 2048),
+    "vq_f2_n64": _vq([1, 2], 2, 64),
+    "vq_f4_n256": _vq([1, 2, 4], 3, 256),
+    "vq_f32": _vq([1, 1, 2, 2, 4, 4], 16, 16384, [4, 5]),
+    "vq_f32_d32": _vq([1, 1, 2, 2, 4, 4], 32, 16384, [4, 5]),  # of table 13's LDM-32 alone
     "kl_f4_z4": _kl([1, 2, 4], 4),  # of the x4 upscaler alone
-    "pixels": dict(name="identity"),  # none: the second stage is of pixels
+    "pixels": dict(name="identity"),  # none: the second stage is of pixels, LDM-1
 }
 
 # The UNet of Stable Diffusion but for its heads and the width of its context.
@@ -142,20 +151,20 @@ def _start(name: str, arg: str, task: str, image_size: int) -> ConfigDict:
 def first_stage(
     name: str, arg: str, *, batch_size: int, total_steps: int, loss: dict, disc_layers: int = 3
 ) -> ConfigDict:
-    """The config of one of the nine first stages. batch_size: of the original, per device there."""
+    """The config of one of the sixteen first stages of table 8. batch_size: of the original, per device there."""
     c = _start(name, arg, "first_stage", 256)
     c.data = folder("openimages")
     c.first_stage = FIRST_STAGES[name]
     c.loss = loss
     c.discriminator = dict(num_layers=disc_layers, channels=64)
     # The original's LPIPS drops out half of the features that its heads see, which was not meant.
-    c.lpips = dict(vgg_path="", heads_path="", dropout=False)
+    c.lpips = dict(vgg_path="", heads_path="", dropout=False)  # "" takes the weights that are at hand
     c.optimizer = dict(name="adam", base_lr=4.5e-6, accumulate=1, schedule=dict(name="constant"))
     c.ema_decay = None
     c.batch_size, c.total_steps = batch_size, total_steps
     if arg == "runlocal":
         _run_locally(c)
-        c.loss.disc_start = 1
+        c.loss.disc_start, c.lpips.vgg_path = 1, "off"
         c.discriminator.update(num_layers=1, channels=8)
     return c
 

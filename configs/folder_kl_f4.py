@@ -4,8 +4,8 @@ Run:     python train.py --config configs/folder_kl_f4.py --config.data.root=PHO
 Small:   the same with --config configs/folder_kl_f4.py:small, 64 x 64 pixels, which two cores can train
 Smoke:   the same with --config configs/folder_kl_f4.py:runlocal, two steps
 Source:  the original's configs/autoencoder/autoencoder_kl_64x64x3.yaml (55,312,063 parameters), with random square
-         crops of the whole picture. With --config.lpips.vgg_path=FILE (torchvision's VGG16 and the LPIPS heads,
-         .safetensors or .npz) it adds the perceptual loss; without, the log says that it is off.
+         crops of the whole picture, and the perceptual loss where its weights are at hand (README, Weights of others)
+         or --config.lpips.vgg_path=FILE names them; else the log says that it is off.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -54,6 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.optimizer.update(base_lr=1e-3, scale_lr=False)
         c.total_steps, c.log_every, c.checkpoint_every, c.preview_every = 3000, 25, 250, 500
     if arg == "runlocal":
+        c.lpips.vgg_path = "off"
         c.total_steps, c.batch_size, c.log_every, c.checkpoint_every, c.preview_every = 2, 2, 1, 2, 2
         c.loss.disc_start = 1
     return c

@@ -1,9 +1,7 @@
 r"""A first stage: KL, f = 8: 256 x 256 -> 32 x 32 x 4.
 
-Run:     python train.py --config configs/kl_f8.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE \
-         --workdir runs/kl_f8
-         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is
-         off.
+Run:     python train.py --config configs/kl_f8.py --config.data.root=PHOTOS --workdir runs/kl_f8
+         with the perceptual loss where its weights are at hand (README, Weights of others), else the log says so.
 Smoke:   python train.py --config configs/kl_f8.py:runlocal --workdir /tmp/kl_f8
 Source:  CompVis/latent-diffusion@a506df5 models/first_stage_models/kl-f8/config.yaml; 83,653,863 parameters.
          Its own training files, configs/autoencoder/, take ImageNet instead: batch 12, gradients of two batches

@@ -1,9 +1,7 @@
 r"""A first stage: VQ, f = 16, 16384 codes: 256 x 256 -> 16 x 16 x 8.
 
-Run:     python train.py --config configs/vq_f16.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE \
-         --workdir runs/vq_f16
-         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is
-         off.
+Run:     python train.py --config configs/vq_f16.py --config.data.root=PHOTOS --workdir runs/vq_f16
+         with the perceptual loss where its weights are at hand (README, Weights of others), else the log says so.
 Smoke:   python train.py --config configs/vq_f16.py:runlocal --workdir /tmp/vq_f16
 Source:  CompVis/latent-diffusion@a506df5 models/first_stage_models/vq-f16/config.yaml; 69,593,371 parameters.
 Result:  rFID 5.15, PSNR 20.83, PSIM 1.73 on the 50,000 validation images of ImageNet at 256 x 256, after 1,101,166

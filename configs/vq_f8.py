@@ -1,9 +1,7 @@
 r"""A first stage: VQ, f = 8, 16384 codes: 256 x 256 -> 32 x 32 x 4.
 
-Run:     python train.py --config configs/vq_f8.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE \
-         --workdir runs/vq_f8
-         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is
-         off.
+Run:     python train.py --config configs/vq_f8.py --config.data.root=PHOTOS --workdir runs/vq_f8
+         with the perceptual loss where its weights are at hand (README, Weights of others), else the log says so.
 Smoke:   python train.py --config configs/vq_f8.py:runlocal --workdir /tmp/vq_f8
 Source:  CompVis/latent-diffusion@a506df5 models/first_stage_models/vq-f8/config.yaml; 67,717,295 parameters.
 Result:  rFID 1.14, PSNR 23.07, PSIM 1.17 on the 50,000 validation images of ImageNet at 256 x 256, after 971,043 steps

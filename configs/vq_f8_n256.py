@@ -1,9 +1,7 @@
 r"""A first stage: VQ, f = 8, 256 codes: 256 x 256 -> 32 x 32 x 4.
 
-Run:     python train.py --config configs/vq_f8_n256.py --config.data.root=PHOTOS --config.lpips.vgg_path=FILE \
-         --workdir runs/vq_f8_n256
-         FILE: torchvision's VGG16 with the LPIPS heads (see folder_kl_f4.py); without it the log says that LPIPS is
-         off.
+Run:     python train.py --config configs/vq_f8_n256.py --config.data.root=PHOTOS --workdir runs/vq_f8_n256
+         with the perceptual loss where its weights are at hand (README, Weights of others), else the log says so.
 Smoke:   python train.py --config configs/vq_f8_n256.py:runlocal --workdir /tmp/vq_f8_n256
 Source:  CompVis/latent-diffusion@a506df5 models/first_stage_models/vq-f8-n256/config.yaml; 67,652,783 parameters.
 Result:  rFID 1.49, PSNR 22.35, PSIM 1.26 on the 50,000 validation images of ImageNet at 256 x 256, after 1,608,649

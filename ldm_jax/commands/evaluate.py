@@ -2,7 +2,7 @@
 
     ldm-evaluate --checkpoint X --metrics fid,is,precision,recall --reference PHOTOS --out RESULT
     ldm-evaluate --images DIR_A --reference DIR_B --metrics fid,kid --out RESULT
-    ldm-evaluate --first_stage X --images PHOTOS --out RESULT
+    ldm-evaluate --first_stage X Y Z --images PHOTOS --out RESULT
     ldm-evaluate --images PHOTOS --write_stats PHOTOS.npz
 
 samples (50,000 by default), measures, and writes RESULT/result.json and RESULT/index.html; run again, it goes on where
@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     what("--images", help="a folder of images, or an .npz with arr_0")
     what(
         "--first_stage",
-        help="what an autoencoder loses of --images; metrics are rfid, ris, psnr, ssim, lpips",
+        nargs="+",
+        help="what autoencoders lose of --images, each a row of a table; metrics are rfid, ris, psnr, ssim, lpips",
     )
     add(
         "--metrics",

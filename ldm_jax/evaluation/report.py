@@ -127,6 +127,12 @@ def page(
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown text."""
+    lines = [list(header), ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def write_page(path: str | Path, text: str) -> None:
     """Writes the page beside its place and renames it into it."""
     atomic.write_text(path, text)

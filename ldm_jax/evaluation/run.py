@@ -24,6 +24,7 @@ from ldm_jax.checkpoints import open as checkpoints
 from ldm_jax.checkpoints.base import options_from
 from ldm_jax.evaluation import networks as metric_networks
 from ldm_jax.evaluation import prompts, report
+from ldm_jax.evaluation.pairs import Pairs
 from ldm_jax.evaluation.store import Store
 from ldm_jax.metrics import features, statistics, table
 from ldm_jax.metrics.features import Extractor
@@ -144,9 +145,10 @@ def gather(
     chunk: int,
     label: str = "images",
     keep: Callable[[int, Images], Any] | None = None,
+    pairs: Pairs | None = None,
 ) -> None:
     """Measures every image that the store has not got, `chunk` at a time. keep: (start, images) of each piece, to save
-    them.
+    them. pairs: what each is compared with.
 
     Raises: ValueError that names the image, for one that cannot be read or whose features are not finite.
     """
@@ -167,6 +169,8 @@ def gather(
             rows["oracle.right"] = np.asarray(right, np.float32)
         if start < SHOWN:
             rows["shown"] = np.stack([images[i] for i in range(len(images))])
+        if pairs:
+            rows |= pairs.rows(start, images, shown=start < SHOWN)
         if keep:
             keep(start, images)
         store.put(start, rows)
@@ -292,10 +296,13 @@ def evaluate(
     keep: Callable[[int, Images], Any] | None = None,
     title: str = "Evaluation",
     reference_out: Path | None = None,
+    pairs: Pairs | None = None,
+    called: Mapping[str, str] = {},
 ) -> Evaluation:
     """Gathers the rows, computes the metrics, and writes out/result.json and out/index.html. Goes on where it stopped.
 
-    reference_out: where what is measured of the reference's images is kept; in `out` by default.
+    reference_out: where what is measured of the reference's images is kept; in `out` by default. pairs: the originals
+    that each image is compared with as well. called: metrics that the result has under another name.
     Raises: ValueError for metrics that cannot be made of these images, before the first of them is drawn.
     """
     layers = table.layers(names)
@@ -305,17 +312,20 @@ def evaluate(
         for name in names:
             if table.METRICS[name].dim:
                 table.check_enough(name, "reference", len(against.images), table.METRICS[name].dim)
-    store = Store(out / "samples", about_store(source, nets, layers), source.count, {"shown": SHOWN})
+    about = about_store(source, nets, layers) | (pairs.about() if pairs else {})
+    store = Store(out / "samples", about, source.count, {"shown": SHOWN})
     used = {name: dataclasses.asdict(recipe(source, e)) for name, e in nets.extractors.items()}
     said = dict(
         repeat, num_images=source.count, recipes=used, reference=against.about, settings=settings._asdict()
-    )
+    ) | (pairs.about() if pairs else {})
     finished = _finished(out, said) if store.done == source.count else None
     if finished:
         return finished
-    gather(store, source, nets, layers, chunk, keep=keep)
+    gather(store, source, nets, layers, chunk, keep=keep, pairs=pairs)
     reference = gather_reference(against, names, source, nets, reference_out or out / "reference", chunk)
     values = values_of(names, store, source, nets, reference, settings)
+    values = {called.get(name, name): value for name, value in values.items()}
+    values |= pairs.values(store, settings) if pairs else {}
     warned = [*against.notes, *table.warnings(names, source.count)]
     outcome = Evaluation(values, warned, said | surroundings())
     _write(out, outcome, title, np.array(store.array("shown")), _figures(names, store, reference))

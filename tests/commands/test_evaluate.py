@@ -20,6 +20,7 @@ from ldm_jax.commands import evaluate
 from ldm_jax.evaluation import networks, store
 from ldm_jax.evaluation import prompts as evaluation_prompts
 from ldm_jax.evaluation import run as evaluation_run
+from ldm_jax.first_stage import make_first_stage
 from ldm_jax.metrics import features, moments
 from ldm_jax.metrics.features import Extractor
 from ldm_jax.metrics.fid import frechet_distance
@@ -211,24 +212,42 @@ def test_two_devices_draw_what_one_draws(checkpoint):
     subprocess.run([sys.executable, "-c", DEVICES, checkpoint], check=True, cwd=ROOT, env=env)
 
 
-def test_a_first_stage_in_one_pass(folders, tmp_path, capsys):
+def test_first_stages_in_one_table_that_goes_on_where_it_was_stopped(folders, tmp_path, capsys, monkeypatch):
     config = dict(
         task="first_stage",
         image_size=16,
         first_stage=tiny_models.FIRST_STAGE | dict(channels=8, num_groups=4),
     )
-    from ldm_jax.first_stage import make_first_stage
-
     first_stage = make_first_stage(config["first_stage"])
     template = jax.eval_shape(first_stage.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(scale=0.1, size=leaf.shape).astype(np.float32), template)
     bundle.save(tmp_path / "first", bundle.Bundle(config, {"first_stage": params}))
+    pixels_themselves = dict(config, first_stage=dict(name="identity"))
+    bundle.save(tmp_path / "pixels", bundle.Bundle(pixels_themselves, {}))
     a, _ = folders
-    found = run(
-        capsys, "--first_stage", str(tmp_path / "first"), "--images", a, "--metrics", "psnr,ssim,rfid",
-        "--allow_few", "--out", str(tmp_path / "out"),
-    )  # fmt: skip
+    two = [str(tmp_path / name) for name in ("pixels", "first")]
+    argv = ["--images", a, "--metrics", "psnr,ssim,rfid,ris", "--allow_few", "--batch_size", "8"]
+    put = store.Store.put
+
+    def stop(self, start, rows):
+        if self.folder.parent.name == "first" and start == 16:
+            raise KeyboardInterrupt
+        put(self, start, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "put", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.main(["--first_stage", *two, *argv, "--out", str(tmp_path / "table")])
+    done = []
+    monkeypatch.setattr(store.Store, "put", lambda *given: done.append(given[:2]) or put(*given))
+    table = run(capsys, "--first_stage", *two, *argv, "--out", str(tmp_path / "table"))["first_stages"]
+    assert {one.folder.parent.name for one, _ in done} == {"first"} and [s for _, s in done] == [16, 24, 32]
+    rows = (tmp_path / "table" / "table.md").read_text().splitlines()
+    assert rows[0] == "| first stage | psnr | ssim | rfid | ris |" and rows[2].startswith("| pixels | 54.")
+    assert 0 <= table["pixels"]["rfid"] < 1e-4  # which lose what is cut off behind the point alone
+    found = run(capsys, "--first_stage", two[1], *argv, "--out", str(tmp_path / "out"))
+    assert {name: found[name] for name in table["first"]} == table["first"]
     originals = pixels(40, 0)
     rebuild = jax.jit(lambda p, x: first_stage.decode(p, first_stage.mode(p, x)))
     out = np.clip((np.asarray(rebuild(params, originals.astype(np.float32) / 127.5 - 1)) + 1) / 2, 0, 1) * 255
@@ -239,7 +258,12 @@ def test_a_first_stage_in_one_pass(folders, tmp_path, capsys):
     assert found["psnr"] == pytest.approx(expected, abs=0.02)
     gaussians = [moments.of(by_hand(images)).gaussian() for images in (out, originals)]
     assert found["rfid"] == pytest.approx(frechet_distance(*gaussians), rel=0.02)
+    assert found["ris"] == pytest.approx(inception_score(3 * by_hand(out)[:, :5])[0], rel=1e-3)
     assert -1 <= found["ssim"] < 1 and (tmp_path / "out" / "grid.png").exists()
+    bundle.save(tmp_path / "other" / "first", bundle.Bundle(config, {"first_stage": params}))
+    with pytest.raises(ValueError, match="names 'first' twice"):
+        again = [two[1], str(tmp_path / "other" / "first")]
+        evaluate.main(["--first_stage", *again, *argv, "--out", str(tmp_path / "again")])
 
 
 def test_an_unreadable_image_and_one_whose_features_are_not_finite_are_named(tmp_path, monkeypatch):
@@ -338,7 +362,7 @@ def test_what_a_checkpoint_does_not_say_can_be_said(monkeypatch):
     )
     flags = ["--raw", "--variant", "fp16", "--prediction_type", "v", "--tokenizer", "words.json"]
     args = evaluate.parser().parse_args(["--first_stage", "vae", "--images", "photos", *flags])
-    evaluation_run.open_bundle(args, args.first_stage)
+    evaluation_run.open_bundle(args, args.first_stage[0])
     options = Options(ema=False, variant="fp16", prediction_type="v", tokenizer="words.json")
     assert evaluation_prompts == [("vae", options)]
 
