@@ -14,10 +14,9 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "imagenet_ldm8",
-        arg,
+def make(name: str, arg: str, **changes) -> ConfigDict:
+    """The config of this model, or of one that differs from it by `changes`, which are arguments of base.diffusion."""
+    own = dict(
         image_size=256,
         first_stage="vq_f8",
         model=dict(
@@ -39,3 +38,8 @@ def get_config(arg: str = "") -> ConfigDict:
         data=dict(base.IMAGENET),
         sampling=dict(num_steps=200),
     )
+    return base.diffusion(name, arg, **(own | changes))
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return make("imagenet_ldm8", arg)

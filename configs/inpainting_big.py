@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config(arg: str = "") -> ConfigDict:
+def make(name: str, arg: str, **changes) -> ConfigDict:
+    """The config of this model, or of one that differs from it by `changes`, which are arguments of base.diffusion."""
     schedule = dict(
         name="lambda_warmup_cosine",
         warm_up_steps=1000,
@@ -22,9 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
         lr_start=1e-3,
         max_decay_steps=50_000,
     )
-    return base.diffusion(
-        "inpainting_big",
-        arg,
+    own = dict(
         image_size=256,
         first_stage="vq_f4_noattn",
         model=dict(
@@ -46,3 +45,20 @@ def get_config(arg: str = "") -> ConfigDict:
         data=base.folder("imagenet", derive=dict(mask=dict(name="mask", kind="mixed", full=0.0))),
         sampling=dict(num_steps=50, eta=0.0),
     )
+    return base.diffusion(name, arg, **(own | changes))
+
+
+# The network of the smaller models of tables 6 and 7: attention in the middle alone.
+SMALL = dict(
+    in_channels=7,
+    out_channels=3,
+    channels=128,
+    channel_mult=[1, 4, 8],
+    num_res_blocks=2,
+    attention_levels=[],
+    num_heads=8,
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return make("inpainting_big", arg)

@@ -18,10 +18,9 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    return base.diffusion(
-        "layout_openimages",
-        arg,
+def make(name: str, arg: str, **changes) -> ConfigDict:
+    """The config of this model, or of one that differs from it by `changes`, which are arguments of base.diffusion."""
+    own = dict(
         image_size=256,
         first_stage="vq_f4",
         model=dict(
@@ -35,24 +34,32 @@ def get_config(arg: str = "") -> ConfigDict:
             transformer_depth=3,
             context_dim=512,
         ),
-        conditioning=dict(
-            name="layout", vocab_size=8192, width=512, num_layers=16, max_length=92, num_classes=352
-        ),
+        conditioning=dict(TOKENS, num_classes=352),
         beta=(0.0015, 0.0205),
         loss_type="l1",
         optimizer=dict(base_lr=2e-6),
         batch_size=24,
         total_steps=4_400_000,
-        data=dict(
-            name="layouts",
-            split="train",
-            root="",
-            dataset="",
-            data_dir="",
-            objects_key="objects",
-            index="",
-            classes="",
-            recipe="plain",
-        ),
+        data=dict(DATA),
         sampling=dict(num_steps=200, eta=0.0),
     )
+    return base.diffusion(name, arg, **(own | changes))
+
+
+# The transformer of table 17.
+TOKENS = dict(name="layout", vocab_size=8192, width=512, num_layers=16, max_length=92)
+DATA = dict(
+    name="layouts",
+    split="train",
+    root="",
+    dataset="",
+    data_dir="",
+    objects_key="objects",
+    index="",
+    classes="",
+    recipe="plain",
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return make("layout_openimages", arg)

@@ -83,6 +83,7 @@ class System(NamedTuple):
                 shape = np.shape(given[name][0])[:2] if name in given else ()
                 if len(shape) == 2:
                     factor = self.first_stage.factor if unit == "latent" else 1
+                    factor *= getattr(part.conditioner, "enlarge", 1)
                     return self.check_shape(
                         (shape[0] * factor, shape[1] * factor), f"the size that {name} ask for"
                     )

@@ -101,6 +101,7 @@ SECOND_STAGES = dict(
     semantic_256=("vq_f4", 215_229_315, 182 * 3),
     semantic_512=("vq_f4", 215_229_315, 182 * 3),
     superres_bsr=("vq_f4", 113_622_563, 0),
+    superres_bicubic=("vq_f4", 113_622_563, 0),
     inpainting_big=("vq_f4_noattn", 387_245_827, 0),
     adm_64=(None, 295_904_454, 0),
     rdm_768=("kl_f16", 1_335_480_400, 0),
@@ -116,6 +117,29 @@ SECOND_STAGES = dict(
     sd_turbo=("kl_f8", 865_910_724, OPENCLIP_H),
     sdxl_turbo=("kl_f8", 2_567_463_684, CLIP_L + OPENCLIP_G),
 )
+
+# Of the paper's tables, without a released file: the count here, to the unit, and that of the table in millions, of the
+# UNet and what is named. None: the paper says none, or the network is this repository's own guess, as its config says.
+TABLES = dict(
+    imagenet_ldm1=(None, 396_835_971, 1000 * 512, 396),
+    imagenet_ldm2=("vq_f2", 390_888_578, 1000 * 512, 391),
+    imagenet_ldm16=("vq_f16", 395_002_632, 1000 * 512, 395),
+    imagenet_ldm32=(None, 395_113_248, 1000 * 512, 395),
+    celebahq_ldm1=(None, 270_458_115, 0, 270),
+    celebahq_ldm2=("vq_f2", 264_510_722, 0, 265),
+    celebahq_ldm8=("vq_f8", 257_733_124, 0, 258),
+    celebahq_ldm16=("vq_f16", 257_751_560, 0, None),
+    celebahq_ldm32=(None, 257_862_176, 0, 258),
+    inpainting_vq4=("vq_f4", 215_230_467, 0, 215),
+    inpainting_vq4_noattn=("vq_f4_noattn", 215_230_467, 0, 215),
+    inpainting_kl4=("kl_f4", 215_230_467, 0, 215),
+    inpainting_ldm1=(None, 220_517_891, 0, None),
+    superres_bicubic_big=("vq_f4_noattn", 498_239_683, 0, None),
+    superres_pixel=(None, 121_880_483, 0, None),
+    layout_coco=("kl_f8", 312_241_540, bert(58_858_496, 512, 8192), None),
+    layout_coco_finetuned=("vq_f4", 246_277_379, bert(58_858_496, 512, 8192), None),
+)
+SECOND_STAGES |= {name: row[:3] for name, row in TABLES.items()}
 
 SHAPES_TASKS = {
     f"shapes_{task}" for task in ("class", "layout", "semantic", "superres", "inpaint", "colorize")
@@ -183,6 +207,9 @@ def test_parameters_of_a_second_stage(name):
     small = {"image_size": 256, "schedule": dict(name="linear", num_timesteps=1)}
     parts = {k: config[k] for k in ("first_stage", "model", "conditioning")} | small
     assert second_stage_counts(json.dumps(parts)) == dict(unet=unet, conditioner=conditioner)
+    assert f"{unet:,}" in (ROOT / "configs" / f"{name}.py").read_text() or not TABLES.get(name)
+    millions = TABLES.get(name, (None,) * 4)[3]
+    assert millions is None or abs(unet / 1e6 - millions) < 1
     if first_stage is not None:
         assert config["first_stage"] == get(ROOT / "configs" / f"{first_stage}.py")["first_stage"]
 

@@ -10,6 +10,7 @@ from ldm_jax.data.pictures import EXTENSIONS
 from ldm_jax.evaluation.shapes.base import Model, Outcome, mean_finite, scenes_and_images
 from ldm_jax.metrics.psnr import psnr
 from ldm_jax.metrics.ssim import ssim
+from ldm_jax.system import System
 
 OPTIONS = {"--images": dict(help="superres: a folder of photographs to take the place of scenes")}
 
@@ -19,7 +20,7 @@ def score(args: argparse.Namespace) -> Outcome:
     model; beside it what the bicubic filter makes of them."""
     model = Model(args, any_size=bool(args.images))
     model.check_takes("low_res_images")
-    side, small = model.system.image_size, model.system.latent_shape[0]
+    side, small = model.system.image_size, small_side(model.system)
     images = (
         crops(args.images, args.num_samples, side) if args.images else scenes_and_images(args.num_samples)[1]
     )
@@ -35,6 +36,12 @@ def score(args: argparse.Namespace) -> Outcome:
         model.settings() | dict(factor=side // small) | ({"images": args.images} if args.images else {})
     )
     return Outcome(figures, {"superres": [nearest, bicubic, drawn, images]})
+
+
+def small_side(system: System) -> int:
+    """The side in pixels of the small images that the model was trained to enlarge."""
+    enlarged = max([1, *(getattr(part.conditioner, "enlarge", 1) for part in system.parts)])
+    return system.latent_shape[0] // enlarged
 
 
 def crops(folder: str | Path, number: int, side: int) -> np.ndarray:

@@ -33,6 +33,7 @@ class Painter:
             optional=(),
             image_size=image_size,
             latent_shape=(image_size // 4, image_size // 4, 4),
+            parts=(),
         )
         self.paint, self.calls = paint, []
 

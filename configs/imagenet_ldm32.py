@@ -1,0 +1,38 @@
+r"""ImageNet, 256 x 256, by class, in the latents of a VQ autoencoder of 32 channels: LDM-32 of the compression study.
+
+Run:     python train.py --config configs/imagenet_ldm32.py --workdir runs/imagenet_ldm32
+Smoke:   python train.py --config configs/imagenet_ldm32.py:runlocal --workdir /tmp/imagenet_ldm32
+Source:  Rombach et al. 2022, table 13 (395 million parameters) and figure 6; 395,113,248 parameters, and 512,000 of
+         the classes. 2 million steps at a rate of 4.5e-05. Table 13 gives its latents 32 channels, table 8's row of f
+         = 32 has 16: train the first stage with --config configs/vq_f32.py --config.first_stage.z_channels=32
+         --config.first_stage.embed_dim=32.
+Result:  one of the lines of figure 6, 100 DDIM steps; not measured here. `python -m ldm_jax.commands.compression`
+         draws that figure in small (docs/evaluation.md).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import imagenet_ldm8
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return imagenet_ldm8.make(
+        "imagenet_ldm32",
+        arg,
+        first_stage="vq_f32_d32",
+        model=dict(
+            in_channels=32,
+            out_channels=32,
+            channels=256,
+            channel_mult=[1, 2, 4],
+            num_res_blocks=2,
+            attention_levels=[0, 1, 2],
+            num_heads=1,
+            transformer_depth=1,
+            context_dim=512,
+        ),
+        optimizer=dict(base_lr=4.5e-05, scale_lr=False),
+        batch_size=112,
+        total_steps=2_000_000,
+        sampling=dict(num_steps=100),
+    )
