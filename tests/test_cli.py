@@ -17,7 +17,8 @@ from ldm_jax.convert import cached_weights
 @pytest.fixture
 def plain(monkeypatch):
     """No folder is named by the environment, and what is set of jax's is set back."""
-    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "LDM_JAX_CACHE", "TORCH_HOME", "HOME"):
+    of_ours = ("LDM_JAX_WEIGHTS", "LDM_JAX_CACHE", "JAX_COMPILATION_CACHE_DIR")
+    for name in (*of_ours, "XDG_CACHE_HOME", "TORCH_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     set_to = {}
     monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
@@ -31,7 +32,7 @@ def test_a_user_without_home_and_passwd_entry_goes_on_without_a_cache(plain, mon
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     cli.use_compilation_cache()
     assert plain == {} and cli.executables() is None
-    with pytest.raises(ValueError, match="put weights.pth into a folder that LDM_JAX_CACHE names"):
+    with pytest.raises(ValueError, match="put weights.pth into a folder that LDM_JAX_WEIGHTS names"):
         cached_weights.find_cached("FID", ["weights.pth"])
     monkeypatch.setenv("TORCH_HOME", "/torch")
     assert [str(folder) for folder in cached_weights.folders()] == ["/torch/hub/checkpoints"]

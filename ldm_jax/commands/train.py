@@ -26,6 +26,7 @@ from ldm_jax.training.base_model import with_base
 from ldm_jax.training.classifier_job import classifier_job
 from ldm_jax.training.diffusion_job import diffusion_job
 from ldm_jax.training.first_stage_job import first_stage_job
+from ldm_jax.training.perceptual import with_weights
 from ldm_jax.training.state import TrainState
 from ldm_jax.training.workdir import (
     check_config,
@@ -132,6 +133,7 @@ def train(
     config = with_base(config)
     check_config(config)
     check_devices(config)
+    config = with_weights(config, workdir)
     hosts.agree(
         {f"config.{key}": value for key, value in config.items()} | {"the code": hosts.code_version()}
     )

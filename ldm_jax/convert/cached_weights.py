@@ -10,10 +10,11 @@ from pathlib import Path
 
 
 def folders() -> list[Path]:
-    """Where weights are looked for, in order: $LDM_JAX_CACHE or ~/.cache/ldm_jax, then torch's own cache. For a user
-    whose home is not known, as in a container that is run with another --user than its image has, only what the
-    environment names."""
-    named = [os.environ.get("LDM_JAX_CACHE"), os.environ.get("TORCH_HOME")]
+    """Where weights are looked for, in order: $LDM_JAX_WEIGHTS, or $LDM_JAX_CACHE, or ~/.cache/ldm_jax, then torch's
+    own cache. For a user whose home is not known, as in a container that is run with another --user than its image has,
+    only what the environment names."""
+    ours = os.environ.get("LDM_JAX_WEIGHTS") or os.environ.get("LDM_JAX_CACHE")
+    named = [ours, os.environ.get("TORCH_HOME")]
     try:
         ours, torch_home = (
             Path(chosen or Path.home() / ".cache" / name)
@@ -45,5 +46,5 @@ def find_cached(what: str, names: Sequence[str], given: str | Path | None = None
     source = f" (it is published at {url})" if url else ""
     raise ValueError(
         f"{what}: found no weights; name the file, or put {names[0]}{source} into "
-        f"{' or '.join(str(folder) for folder in looked) or 'a folder that LDM_JAX_CACHE names'}"
+        f"{' or '.join(str(folder) for folder in looked) or 'a folder that LDM_JAX_WEIGHTS names'}"
     )

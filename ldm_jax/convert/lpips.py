@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_jax.convert import files, state_dict
+from ldm_jax.convert import cached_weights, files, state_dict
 from ldm_jax.params import flatten, unflatten
 from ldm_jax.types import PyTree
 
+# What the files are called where cached_weights looks for them.
+VGG_FILES = ("vgg16-397923af.pth", "vgg16.safetensors")
+VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+HEAD_FILES = ("lpips_vgg.safetensors", "vgg_lpips.pth", "vgg.pth")
 # Convs of torchvision's vgg16().features: place, slice of the original's VGG wrapper, channels in and out.
 CONVS = (
     *((0, 1, 3, 64), (2, 1, 64, 64), (5, 2, 64, 128), (7, 2, 128, 128), (10, 3, 128, 256), (12, 3, 256, 256)),
@@ -47,6 +51,18 @@ def _read(path: str | Path) -> Mapping[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     return {name: tensor.read() for name, tensor in files.open_tensors(path).items()}
+
+
+def find(vgg: str | Path | None = None, heads: str | Path | None = None) -> tuple[Path, Path | None]:
+    """The files of VGG16 and of the five heads: those given, or those in the folders of cached_weights; None for heads
+    that are in the first file.
+
+    Raises: ValueError that says which is not there.
+    """
+    vgg = cached_weights.find_cached("VGG16 of LPIPS", VGG_FILES, vgg, VGG_URL)
+    if heads is None and any(name.startswith("lin0.") for name in files.open_tensors(vgg)):
+        return vgg, None
+    return vgg, cached_weights.find_cached("heads of LPIPS", HEAD_FILES, heads)
 
 
 def load_lpips(vgg_path: str | Path, heads_path: str | Path | None = None) -> PyTree:

@@ -18,7 +18,7 @@ from ldm_jax.conditioning import clip as clip_conditioning
 from ldm_jax.convert import cached_weights, clip_vision, files
 from ldm_jax.convert import clip as clip_names
 from ldm_jax.convert import inception as inception_names
-from ldm_jax.convert.lpips import load_lpips
+from ldm_jax.convert import lpips as lpips_names
 from ldm_jax.inference import classifiers
 from ldm_jax.metrics import features, shapes_features, statistics
 from ldm_jax.metrics.clip_score import clip_extractor
@@ -29,9 +29,6 @@ from ldm_jax.models.inception import SIZE, InceptionV3
 from ldm_jax.types import PyTree
 
 CLASSIFIER = SHIPPED / "shapes_classifier"
-VGG = ("vgg16-397923af.pth", "vgg16.safetensors")
-VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
-HEADS = ("lpips_vgg.safetensors", "vgg_lpips.pth", "vgg.pth")
 CLIPS = ("clip-vit-base-patch16", "clip-vit-large-patch14", "clip-vit-base-patch32")
 
 
@@ -51,10 +48,7 @@ def lpips(vgg: str | Path | None = None, heads: str | Path | None = None) -> PyT
 
     Raises: ValueError if there is none, or it does not fit.
     """
-    vgg = cached_weights.find_cached("VGG16 of LPIPS", VGG, vgg, VGG_URL)
-    if heads is None and any(name.startswith("lin0.") for name in files.open_tensors(vgg)):
-        return load_lpips(vgg)
-    return load_lpips(vgg, cached_weights.find_cached("heads of LPIPS", HEADS, heads))
+    return lpips_names.load_lpips(*lpips_names.find(vgg, heads))
 
 
 def shapes(folder: Path = CLASSIFIER) -> Extractor:

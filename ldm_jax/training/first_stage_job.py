@@ -74,7 +74,7 @@ def first_stage_job(config: dict, workdir: Path, placement: parallel.Placement) 
         options = {k: v for k, v in config["lpips"].items() if v not in ("", None) and k != "dropout"}
         frozen["lpips"] = call(load_lpips, options, "lpips")
     else:
-        log.info("no perceptual loss: config.lpips names no weights")
+        log.info("no perceptual loss: config.lpips names no weights, and none are at hand or it is off")
     with parallel.on_host():
         state = begin(init_key(config))
     source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)

@@ -34,6 +34,7 @@ from ldm_jax.training import (
 from ldm_jax.training.alignment import ALIGNMENT, class_counts
 from ldm_jax.training.examples import has_token_masks
 from ldm_jax.training.objective import diffusion_objective, init_learned
+from ldm_jax.training.perceptual import OFF
 from ldm_jax.training.state import TrainState
 from ldm_jax.training.token_masks import MASKS
 from ldm_jax.types import PyTree
@@ -248,8 +249,8 @@ def first_stage_program(config: Mapping[str, Any], placement: parallel.Placement
 
 
 def has_perceptual(config: Mapping[str, Any]) -> bool:
-    """Whether config.lpips names weights."""
-    return bool(config.get("lpips", {}).get("vgg_path"))
+    """Whether config.lpips names weights (training/perceptual.py)."""
+    return (config.get("lpips") or {}).get("vgg_path") not in ("", None, OFF)
 
 
 def _perceptual(section: Mapping[str, Any]) -> Callable:
