@@ -187,12 +187,37 @@ def drop_condition(
     system: System,
     inputs: Mapping[str, Array],
     null: Mapping[str, Array],
-    probability: float | None,
+    probability: float | Mapping[str, float] | None,
     keys: Array,
 ) -> dict[str, Array]:
     """inputs, each [B, …], where an example has those of system.drops from null, [1, …], with this probability, by
-    keys [B]."""
+    keys [B].
+
+    probability: of all kinds at once, or {kind: its own}, each drawn for itself, as for guidance by several conditions
+    (Brooks et al. 2023, arXiv:2211.09800, section 3.2.1; Liu et al. 2022). Kinds that are not named are not dropped.
+    Raises: ValueError for a kind that the model has not, or that has nothing that means nothing.
+    """
     inputs = dict(inputs)
+    if isinstance(probability, Mapping):
+        stored = [name for name in TEXT if name in inputs]
+        if stored and len(system.parts) > 1:
+            raise ValueError(
+                f"config.condition_dropout of each kind and stored outputs of the text encoder ({stored[0]}): expected "
+                "one number, or captions that are not stored"
+            )
+        for kind, own in probability.items():
+            part = next((part for part in system.parts if part.name == kind), None)
+            if part is None or not set(part.kind.DROPS) & set(system.drops):
+                known = [p.name for p in system.parts if set(p.kind.DROPS) & set(system.drops)]
+                raise ValueError(
+                    f"config.condition_dropout names {kind!r}; the kinds of this model that can be dropped are: "
+                    f"{', '.join(known) or 'none'}"
+                )
+            alone = system._replace(parts=(part,))
+            place = [p.name for p in system.parts].index(kind)
+            own_keys = jax.vmap(lambda key, place=place: jax.random.fold_in(key, place))(keys)
+            inputs = drop_condition(alone, inputs, null, own, own_keys)
+        return inputs
     if not system.drops or not probability:
         return inputs
     keep = jax.vmap(jax.random.uniform)(keys) >= probability

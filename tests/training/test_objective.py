@@ -16,7 +16,7 @@ from ldm_jax.system import make_system
 from ldm_jax.training import diffusion_step, ema, objective
 from ldm_jax.training.objective import loss_by_timestep
 from ldm_jax.training.precompute import PrecomputeOptions, precompute
-from ldm_jax.training.state import TrainState
+from ldm_jax.training.state import TrainState, example_keys
 from tests import tiny_diffusion, tiny_shapes
 from tests.tiny_models import random_bundle, random_params
 
@@ -162,3 +162,30 @@ def test_text_with_a_vector_is_stored_as_it_is_with_and_without_its_caption(tmp_
     np.testing.assert_allclose(got.context, expected.context, atol=1e-5)
     np.testing.assert_allclose(got.vector, expected.vector, atol=1e-5)
     assert not np.allclose(text["text_vector"], text["text_vector_null"], atol=1e-2)
+
+
+def test_kinds_are_dropped_each_for_itself():
+    config = tiny_diffusion.get_config().to_dict()
+    conditioning = {"class_label": dict(num_classes=5, width=8), "semantic": dict(num_classes=3)}
+    system = make_system(dict(config, conditioning=conditioning | {"vector": dict(width=4)}))
+    assert set(system.drops) == {"class_labels", "vectors"}  # a map of classes stays
+    number, null = 4000, system.null_inputs(1)
+    keys = example_keys(jnp.uint32(0), jnp.int32(0), jnp.arange(number))
+    given = {name: jnp.broadcast_to(value + 1, (number, *value.shape[1:])) for name, value in null.items()}
+
+    def dropped(probability):
+        found = objective.drop_condition(system, given, null, probability, keys)
+        assert (found["segmentations"] == given["segmentations"]).all()
+        return [
+            np.asarray(found[k] == null[k]).reshape(number, -1).all(1) for k in ("class_labels", "vectors")
+        ]
+
+    labels, vectors = dropped({"class_label": 0.3, "vector": 0.5})
+    assert labels.mean() == pytest.approx(0.3, abs=0.03) and vectors.mean() == pytest.approx(0.5, abs=0.03)
+    assert (labels & vectors).mean() == pytest.approx(0.15, abs=0.03)  # independent
+    together = dropped(0.3)
+    assert (together[0] == together[1]).all() and together[0].mean() == pytest.approx(0.3, abs=0.03)
+    alone = dropped({"vector": 0.5})
+    assert not alone[0].any() and (alone[1] == vectors).all()  # whatever else is dropped
+    with pytest.raises(ValueError, match="names 'semantic'; the kinds of .* are: class_label, vector"):
+        dropped({"semantic": 0.1})
