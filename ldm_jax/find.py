@@ -16,6 +16,7 @@ ENTRY = {
     "conditioning": "Conditioner",
     "data": "source",
     "editing": "edit",
+    "evaluation/protocols": "measure",
     "evaluation/shapes": "score",
     "guidance": "guide",
     "inversion": "invert",

@@ -82,7 +82,7 @@ def flags_of(path: pathlib.Path) -> frozenset[str]:
     )  # their entries have flags of their own
     for room in rooms:
         mains += [f"ldm_jax.{room.replace('/', '.')}.{entry}" for entry in names(room)]
-    for name in re.findall(r"(\w+)\.add_arguments\(parser\)", text):
+    for name in re.findall(r"(\w+)\.(?:add_arguments\(parser\)|parser\(\))", text):
         mains += [f"{package}.{module}" for package, module, _ in IMPORT.findall(text) if module == name]
     if "config_flag.read_config(" in text:
         found |= {"config", "config.*"}
