@@ -326,6 +326,7 @@ TINY_CONDITIONING = {
     "layout": dict(width=8, num_layers=1, num_heads=2, head_dim=4),
     "semantic": dict(num_classes=25),
     "retrieval": dict(width=8),
+    "unclip": dict(width=6),
     "clip": dict(TINY_TOWER, max_length=20, eos_id=3, tokenizer=TOKENIZER),
     "sdxl": dict(max_length=20, eos_id=3, size_width=4, tokenizer=TOKENIZER),
 }
@@ -335,6 +336,9 @@ TINY_FIELDS = {
     "inpaint": dict(mask=dict(name="mask", full=0.0)),
     "retrieval": dict(embeddings=dict(name="unit_vectors", shape=[11, 8])),
     "depth": dict(depth=dict(name="gray")),
+    "unclip": dict(
+        image_embedding=dict(name="unit_vectors", shape=[6]), noise_level=dict(name="integer", below=1000)
+    ),
     "upscale": dict(low_res=dict(name="low_res", factor=4), noise_level=dict(name="integer", below=351)),
 }
 
@@ -379,6 +383,8 @@ def _shrink_model(c: ConfigDict) -> None:
 def _shrunk_conditioning(c: ConfigDict, kind: str, options: dict) -> dict:
     of_its_tokens = ("vocab_size", "tokenizer", "projection_dim")
     options = {k: v for k, v in options.items() if k not in of_its_tokens} | TINY_CONDITIONING.get(kind, {})
+    if kind == "unclip":
+        c.model.vector_dim = 2 * options["width"]
     if kind == "sdxl":
         refiner = options["clip_l"] is None
         options |= dict(clip_g=dict(TINY_TOWER, projection_dim=8), clip_l=None if refiner else TINY_TOWER)

@@ -111,6 +111,7 @@ SECOND_STAGES = dict(
     sd2_v=("kl_f8", 865_910_724, OPENCLIP_H),
     sd2_inpainting=("kl_f8", 865_925_124, OPENCLIP_H),
     sd2_depth=("kl_f8", 865_913_604, OPENCLIP_H),
+    sd2_unclip=("kl_f8", 870_173_124, OPENCLIP_H + 2 * 1024),
     sd_x4_upscaler=(None, 473_398_020, OPENCLIP_H),
     sdxl_base=("kl_f8", 2_567_463_684, CLIP_L + OPENCLIP_G),
     sdxl_refiner=("kl_f8", 2_259_526_660, OPENCLIP_G),

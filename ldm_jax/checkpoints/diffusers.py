@@ -94,7 +94,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _text_encoders(path: Path, config: dict, template: PyTree, options: Options) -> PyTree:
     """The conditioner's parameters out of a pipeline's text encoders."""
     state = {}
-    for folder in ("text_encoder", "text_encoder_2", "bert"):
+    for folder in ("text_encoder", "text_encoder_2", "bert", "image_normalizer"):
         if (path / folder).is_dir():
             tensors = _open_part(path / folder, options)
             state |= {f"{folder}.{name}": tensor for name, tensor in tensors.items()}
@@ -142,7 +142,8 @@ def parts(checkpoint: Checkpoint) -> dict[str, dict]:
         state = state_dict.lazy_to_torch({kind: tree}, entries)
         for name, tensor in state.items():
             folder, _, inner = name.partition(".")
-            parts.setdefault(f"{folder}/model.safetensors", {})[inner] = tensor
+            file = weights if folder == "image_normalizer" else "model.safetensors"
+            parts.setdefault(f"{folder}/{file}", {})[inner] = tensor
         if kind == "text":
             parts["bert/model.safetensors"] |= diffusers_ldm_bert.to_logits(tree["transformer"])
     return parts

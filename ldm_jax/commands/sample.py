@@ -101,7 +101,30 @@ def make_parser() -> argparse.ArgumentParser:
         help="with --dry_run: compile for this slice of Cloud TPU, as v5e:1x1, --batch_size on each chip, "
         "and say what it costs",
     )
+    add_embedding_arguments(parser)
     return parser
+
+
+def add_embedding_arguments(parser: argparse.ArgumentParser) -> None:
+    """What makes embeddings, and what enlarges pictures."""
+    add = parser.add_argument_group("retrieval, unCLIP and cascades (docs/tasks.md)").add_argument
+    add(
+        "--neighbours",
+        help="data base in which a prompt's nearest pictures are looked up, with --clip (retrieval models; "
+        "commands/neighbours.py builds one)",
+    )
+    add("--num_neighbours", type=int, default=10, help="of each prompt (default %(default)s)")
+    add("--clip", help="folder of transformers' CLIPModel that embeds prompts and pictures")
+    add("--image_embedding", help=".npy of the embedding [width] of a picture (unCLIP models, IP-Adapters)")
+    add("--reference", help="a picture in the place of --image_embedding, which --clip embeds")
+    add("--prior", help="prior that makes prompts' embeddings those of pictures, with --clip (unCLIP models)")
+    add(
+        "--upscaler",
+        action="append",
+        default=[],
+        help="a model that enlarges what the one before it draws; again for several (a cascade)",
+    )
+    add("--upscaler_noise_level", type=int, help="of the noise that --upscaler adds to the small picture")
 
 
 def add_methods(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     start = time.time()
     from ldm_jax.checkpoints.base import options_from
     from ldm_jax.inference import pipeline
+    from ldm_jax.inference.cascade import Cascade
     from ldm_jax.inference.refiner import BaseAndRefiner
     from ldm_jax.tasks import run
 
@@ -161,8 +185,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.refiner:
         refiner = pipeline.load(args.refiner, cli.executables())
         model = BaseAndRefiner(model, refiner, args.refiner_start)
+    if args.upscaler:
+        upscalers = [pipeline.load(name, cli.executables()) for name in args.upscaler]
+        model = Cascade(model, upscalers, args.upscaler_noise_level)
+    embedder = open_embedder(args, model)
     for name in ("prompt", "negative_prompt"):
-        if name in given and "prompts" not in model.system.takes:
+        embedded = embedder is not None and name == "prompt"
+        if name in given and "prompts" not in model.system.takes and not embedded:
             raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
     if "prompt_2" in given and "prompts_2" not in model.system.takes:
         raise ValueError(f"--prompt_2: {args.checkpoint} has no second text encoder")
@@ -181,9 +210,12 @@ def main(argv: list[str] | None = None) -> None:
     check_out(args.out, jobs)
 
     # Pictures.
-    results = run.run(model, jobs, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings)
+    told = embedder.told(jobs) if embedder else jobs
+    results = run.run(model, told, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings)
     texts = {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
     texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
+    asked_for = {job.name: job for job in jobs}
+    results = ((asked_for[job.name], result) for job, result in results)
     drawn, failed = draw(results, jobs, args, texts, alike, model)
     failed += len(failures)
     print(f"{drawn} pictures{' and grid.png' if drawn else ''} in {args.out}, {time.time() - start:.1f} s")
@@ -261,6 +293,33 @@ def dry_run(args: argparse.Namespace) -> None:
         dry_runs.check_fits(cost)
     else:
         print(json.dumps(dry_runs.sampled(config, args.batch_size, settings), indent=2))
+
+
+def open_embedder(args: argparse.Namespace, model):
+    """What makes embeddings of prompts or a picture (commands/embedded.py), or None where nothing asks for it."""
+    asked_for = [n for n in ("neighbours", "clip", "reference", "prior") if getattr(args, n) is not None]
+    if not asked_for:
+        return None
+    from ldm_jax.commands import embedded
+    from ldm_jax.data import pictures
+    from ldm_jax.data.neighbours import Neighbors
+    from ldm_jax.evaluation import networks
+    from ldm_jax.inference import embedding_prior
+
+    takes = model.system.takes
+    for name, condition in dict(
+        neighbours="embeddings", reference="image_embeddings", prior="image_embeddings"
+    ).items():
+        if name in asked_for and condition not in takes:
+            raise ValueError(f"--{name}: {args.checkpoint} takes no {condition}")
+    if "embeddings" in takes:
+        database = None if args.neighbours is None else Neighbors(args.neighbours)
+        return embedded.Retrieval(networks.clip(args.clip), database, args.num_neighbours)
+    if ("prior" in asked_for) == ("reference" in asked_for):
+        raise ValueError(f"--{asked_for[0]}: expected one of --reference and --prior beside --clip")
+    if args.reference is not None:
+        return embedded.Reference(networks.clip(args.clip), pictures.read_picture(args.reference))
+    return embedded.Prompted(networks.clip(args.clip), embedding_prior.load(args.prior))
 
 
 def find_jobs(args: argparse.Namespace, given: dict, seeds: cli.Seeds, model) -> tuple:

@@ -129,6 +129,8 @@ def diffusers_entries(conditioning: Mapping[str, Any] | None, template: PyTree) 
                     found += entries(tree[tower], "hf", (kind, tower), folder)
         elif kind == "text":
             found += diffusers_ldm_bert.entries(tree["transformer"], (kind, "transformer"), "bert.")
+        elif kind == "unclip":
+            found += [((kind, name), f"image_normalizer.{name}", "same") for name in ("mean", "std")]
         elif tree:
             raise ValueError(f"diffusers has no place for the weights of conditioning {kind!r}")
     return found

@@ -21,12 +21,15 @@ from ldm_jax.convert.diffusers_networks import (
     unet_json,
     unet_section,
 )
-from ldm_jax.convert.diffusers_scheduler import (
-    NOISING,
-    scheduler_json,
-    scheduler_options,
-    scheduler_sections,
+from ldm_jax.convert.diffusers_noising import (
+    class_of,
+    json_of,
+    read_unclip,
+    read_upscale,
+    write_unclip,
+    write_upscale,
 )
+from ldm_jax.convert.diffusers_scheduler import scheduler_json, scheduler_sections
 from ldm_jax.text_files import shown
 
 
@@ -45,6 +48,7 @@ PIPELINES = {
     "StableDiffusionDepth2ImgPipeline": _Pipeline(("clip", "depth"), 7.5),
     "StableDiffusionUpscalePipeline": _Pipeline(("clip", "upscale"), 9.0, 75),
     "StableDiffusionInstructPix2PixPipeline": _Pipeline(("clip", "instruct"), 7.5, 100),
+    "StableUnCLIPImg2ImgPipeline": _Pipeline(("clip", "unclip"), 10.0, 20),
     "StableDiffusionXLPipeline": _Pipeline(("sdxl",), 5.0),
     "StableDiffusionXLImg2ImgPipeline": _Pipeline(("sdxl",), 5.0),
     "StableDiffusionXLInpaintPipeline": _Pipeline(("sdxl", "inpaint"), 7.5),
@@ -115,7 +119,7 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Raises: ValueError for a file that is not there, a pipeline that is not here, or an option that cannot be expressed.
     """
-    index = _file(files, "model_index.json")
+    index = json_of(files, "model_index.json")
     schema.check("model_index.json", index, {"max_noise_level": schema.TIMESTEPS})
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in PIPELINES:
@@ -123,8 +127,8 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             f"model_index.json: _class_name {shown(name)}, expected one of {', '.join(PIPELINES)}"
         )
     pipeline = PIPELINES[name]
-    vae = _file(files, "vqvae/config.json" if "vqvae" in index else "vae/config.json")
-    unet = _file(files, "unet/config.json")
+    vae = json_of(files, "vqvae/config.json" if "vqvae" in index else "vae/config.json")
+    unet = json_of(files, "unet/config.json")
     first_stage, scale = first_stage_section(vae)
     model = unet_section(unet)
     factor = 2 ** (len(first_stage["channel_mult"]) - 1)
@@ -143,7 +147,7 @@ def pipeline_config(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         config["conditioning"] = conditioning_section(conditioning)
     # the class is what the pipeline says: diffusers opens the file with that one, whatever the file says
     scheduler = scheduler_sections(
-        _file(files, "scheduler/scheduler_config.json"), _class_of(index.get("scheduler"))
+        json_of(files, "scheduler/scheduler_config.json"), class_of(index.get("scheduler"))
     )
     sampling = {"num_steps": pipeline.num_steps, "guidance_scale": pipeline.guidance_scale}
     return config | scheduler | {"sampling": sampling | scheduler["sampling"]}
@@ -196,8 +200,10 @@ def write_pipeline_configs(
         index["requires_safety_checker"] = False
     if "depth" in parts:  # it is no part of the model: the user of a pipeline brings one
         index |= {"depth_estimator": [None, None], "feature_extractor": [None, None]}
+    if "unclip" in parts:
+        write_unclip(parts["unclip"], index, files)
     if "upscale" in parts:
-        _write_upscale(parts["upscale"], index, files)
+        write_upscale(parts["upscale"], index, files)
     return {"model_index.json": index} | files
 
 
@@ -225,55 +231,26 @@ def _read_conditioning(kinds, files, index, model, first_stage, scale) -> dict[s
     parts: dict[str, dict] = {}
     for kind in kinds:
         if kind == "clip":
-            options = _clip_options(_file(files, "text_encoder/config.json"), projection=False)
+            options = _clip_options(json_of(files, "text_encoder/config.json"), projection=False)
             parts["clip"] = options | {"layer": "last", "final_norm": True}
         elif kind == "sdxl":
             parts["sdxl"] = _read_sdxl(files, index)
         elif kind == "text":
-            parts["text"] = _bert_options(_file(files, "bert/config.json"))
+            parts["text"] = _bert_options(json_of(files, "bert/config.json"))
         elif kind == "inpaint":  # these pipelines also run UNets without a mask's channels
             if model["in_channels"] > first_stage["embed_dim"]:
                 parts["inpaint"] = {"convention": "stable_diffusion"}
         elif kind == "instruct":
             parts["instruct"] = dict(scale)
+        elif kind == "unclip":
+            parts["unclip"] = read_unclip(files, index)
         else:
-            parts[kind] = _read_upscale(files, index) if kind == "upscale" else {}
+            parts[kind] = read_upscale(files, index) if kind == "upscale" else {}
     return parts
 
 
-def _read_upscale(files: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> dict[str, Any]:
-    """How the low-resolution picture is noised; its scheduler draws nothing else."""
-    section = files.get(
-        "low_res_scheduler/scheduler_config.json",
-        {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear"},
-    )
-    name, options = scheduler_options(section, _class_of(index.get("low_res_scheduler")))
-    if name not in NOISING:
-        refuse("low_res_scheduler", "_class_name", name, " or ".join(NOISING))
-    for option, value in {"beta_schedule": "scaled_linear", "trained_betas": None}.items():
-        if options[option] != value:
-            refuse("low_res_scheduler", option, options[option], repr(value))
-    if options.get("rescale_betas_zero_snr"):
-        refuse("low_res_scheduler", "rescale_betas_zero_snr", True, "false")
-    return {
-        "max_noise_level": index.get("max_noise_level", 350),
-        "num_timesteps": options["num_train_timesteps"],
-        "beta_start": options["beta_start"],
-        "beta_end": options["beta_end"],
-    }
-
-
-def _write_upscale(options: Mapping[str, Any], index: dict, files: dict) -> None:
-    schedule = {k: options[k] for k in ("num_timesteps", "beta_start", "beta_end") if k in options}
-    files["low_res_scheduler/scheduler_config.json"] = scheduler_json(
-        {"schedule": {"name": "linear"} | schedule, "sampling": {"sampler": "ddpm", "spacing": "leading_0"}}
-    )
-    index["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
-    index["max_noise_level"] = options.get("max_noise_level", 350)
-
-
 def _read_sdxl(files: Mapping[str, Mapping], index: Mapping[str, Any]) -> dict[str, Any]:
-    section = _file(files, "text_encoder_2/config.json")
+    section = json_of(files, "text_encoder_2/config.json")
     options = _clip_options(section, projection=True)
     shared = {name: options.pop(name) for name in ("vocab_size", "max_length", "eos_id") if name in options}
     clip_l = None
@@ -443,18 +420,6 @@ def _pipeline_name(parts: Mapping[str, dict]) -> str:
                 )
             return name
     raise ValueError(f"diffusers has no pipeline for conditioning on {' and '.join(parts)}")
-
-
-def _file(files: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    if name not in files:
-        raise ValueError(f"diffusers folder: {name} is not there")
-    return files[name]
-
-
-def _class_of(entry: Any) -> str | None:
-    """The class of a part that model_index.json names as [library, class]; None where it names none."""
-    named = isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[1], str)
-    return entry[1] if named else None
 
 
 def _side(sample_size: Any) -> int | None:

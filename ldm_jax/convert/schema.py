@@ -112,7 +112,7 @@ RULES: dict[str, Rule] = dict(
     width=WIDTH, vocab_size=ROWS, num_layers=COUNT, max_length=LENGTH, mlp_width=maybe(WIDTH), activation=TEXT,
     projection_dim=maybe(WIDTH), eos_id=maybe(whole(0, 2**24)), pad_id_g=whole(0, 2**24), layer=TEXT, mechanism=TEXT,
     convention=TEXT, embedding_dropout=SHARE, num_stages=COUNT, size_width=WIDTH, max_noise_level=TIMESTEPS,
-    enlarge=whole(1, 64),
+    enlarge=whole(1, 64), noise_schedule=TEXT,
     clip_l=maybe(SECTION), clip_g=SECTION, tokenizer=maybe(SECTION),
     site_words=maybe(lists(whole(0, 2**24), 2)), tokens=whole(1, 1024), nets=lists(lists(WIDTH)),
     # how a model is sampled unless one says otherwise

@@ -9,6 +9,7 @@ and asymmetric hashing from 20,000 entries on); here all of them are compared, w
 """
 
 import hashlib
+import importlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -278,3 +279,7 @@ def source(
         )
     indices, _ = base.nearest(queries, k, exclude=None if database else base.img_id)
     return NeighborsSource(pictures, base, indices)
+
+
+if __name__ == "__main__":  # the command is of a room above this one
+    importlib.import_module("ldm_jax.commands.neighbours").console()

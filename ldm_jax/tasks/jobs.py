@@ -21,6 +21,7 @@ FILES = {
     "layout": (".json",),
     "depth": (*EXTENSIONS, ".npy"),
     "embeddings": (".npy",),
+    "image_embedding": (".npy",),
     "mask": (*EXTENSIONS, ".npy"),
 }
 TEXTS = ("prompt", "prompt_2", "negative_prompt")

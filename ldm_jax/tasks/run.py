@@ -33,6 +33,7 @@ CONDITIONS = {
     "map": "segmentations",
     "depth": "depths",
     "embeddings": "embeddings",
+    "image_embedding": "image_embeddings",
     "noise_level": "noise_levels",
 }
 _OF_IMAGES = (
@@ -302,7 +303,9 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
     if "noise_level" in given:
         conditions["noise_levels"] = given["noise_level"]
     conditions |= {
-        CONDITIONS[field]: arrays[field] for field in ("map", "depth", "embeddings") if field in arrays
+        CONDITIONS[field]: arrays[field]
+        for field in ("map", "depth", "embeddings", "image_embedding")
+        if field in arrays
     }
     if "image" in arrays:
         conditions["init_images" if blending else chosen.image] = arrays["image"]
@@ -358,9 +361,14 @@ def _read(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         arrays["depth"] = _array(given["depth"], pictures.read_depth)
     if "embeddings" in given:
         arrays["embeddings"] = _array(given["embeddings"], lambda p: pictures.load_array(p, "embeddings"))
-    for field in ("map", "depth", "embeddings"):
-        if field in arrays and arrays[field].ndim != 2:
-            raise ValueError(f"{field} has shape {arrays[field].shape}, expected two axes")
+    if "image_embedding" in given:
+        one = _array(given["image_embedding"], lambda p: pictures.load_array(p, "image_embedding"))
+        arrays["image_embedding"] = one[0] if one.ndim == 2 and len(one) == 1 else one
+    for field, axes in dict(map=2, depth=2, embeddings=2, image_embedding=1).items():
+        if field in arrays and arrays[field].ndim != axes:
+            raise ValueError(
+                f"{field} has shape {arrays[field].shape}, expected {'two axes' if axes == 2 else 'one axis'}"
+            )
     return arrays
 
 

@@ -20,6 +20,7 @@ from ldm_jax.conditioning import (
     semantic,
     superres,
     text,
+    unclip,
     upscale,
     vector,
 )
@@ -130,6 +131,11 @@ def _vector() -> Example:
     return Example({"vectors": [[1, 2, 3], [0, -1, 0.5]]}, setting(vector.Conditioner(width=3)))
 
 
+def _unclip() -> Example:
+    given = {"image_embeddings": list(np.random.default_rng(4).normal(size=(2, 6))), "noise_levels": [0, 900]}
+    return Example(given | {"seeds": [7, 2**32 - 1]}, setting(unclip.Conditioner(width=6)))
+
+
 TOWER = {"width": 8, "num_layers": 2, "num_heads": 2}
 
 
@@ -169,6 +175,7 @@ EXAMPLES = {
     "semantic": _semantic,
     "superres": _superres,
     "text": _text,
+    "unclip": _unclip,
     "upscale": _upscale,
     "instruct": _instruct,
     "vector": _vector,

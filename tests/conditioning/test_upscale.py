@@ -31,6 +31,25 @@ def test_signal_and_noise_are_those_of_q_sample():
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
 
 
+def test_in_pixels_the_small_picture_is_enlarged_before_it_is_noised():
+    """Between levels of the cosine schedule, whose alphas_cumprod is the diffusion's own; and at a constant picture."""
+    conditioner = upscale.Conditioner(max_noise_level=999, noise_schedule="cosine", enlarge=2)
+    there = setting(conditioner)
+    schedule, (a, b) = make_schedule("squaredcos_cap_v2"), images(2)
+    b = np.full_like(b, 0.25)
+    found = []
+    for picture in (a, b):
+        given = {"low_res_images": [picture], "noise_levels": [700], "seeds": [3]}
+        found.append(np.asarray(conditioner.apply({}, upscale.inputs(given, there)).concat[0]))
+    assert found[0].shape == (4, 4, 3)
+    signal = schedule.sqrt_alphas_cumprod[700]
+    enlarged = (found[0] - found[1]) / signal + 0.25
+    np.testing.assert_allclose(enlarged[::3, ::3], a, atol=1e-4)  # corners of a bilinear enlargement by 2
+    np.testing.assert_allclose(enlarged[0, 1], 0.75 * a[0, 0] + 0.25 * a[0, 1], atol=1e-4)
+    with pytest.raises(ValueError, match="low_res_images"):
+        upscale.inputs({"low_res_images": images(4)}, there)
+
+
 def test_the_noise_is_the_seeds_own():
     picture = images(4)[0]
     assert (noised(picture, 100, 1) == noised(picture, 100, 1)).all()

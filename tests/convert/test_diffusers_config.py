@@ -218,6 +218,10 @@ PIPELINES = {
         },
         CROSS | {"in_channels": 7, "num_classes": 1000, "disable_self_attention": [True, False]},
     ),
+    "StableUnCLIPImg2ImgPipeline": (
+        {"clip": READ_CLIP, "unclip": {"width": 24, "num_timesteps": 900}},
+        CROSS | {"vector_dim": 48},
+    ),
     "StableDiffusionXLPipeline": (
         {"sdxl": SDXL | {"use_aesthetic": False, "force_zeros": True}},
         CROSS | {"vector_dim": 32 + 6 * 8},

@@ -173,6 +173,9 @@ def test_maps_colors_depths_and_neighbors():
     call = done(FakeModel("prompts", "depths"), dict(depth=np.ones((5, 7)), image=PHOTO))
     assert call["strength"] == 0.75 and call["image_shape"] == (16, 16)
     assert done(FakeModel("embeddings"), dict(embeddings=np.ones((3, 8))))["embeddings"][0].shape == (3, 8)
+    for one in (np.ones(8), np.ones((1, 8))):
+        found = done(FakeModel("image_embeddings", "prompts"), dict(image_embedding=one, prompt="a"))
+        assert found["image_embeddings"][0].shape == (8,) and found["prompts"] == ["a"]
 
 
 def test_an_image_of_another_size_is_refused_or_fitted():
