@@ -60,6 +60,20 @@ def min_snr_weights(schedule: NoiseSchedule, prediction_type: str, gamma: float)
     return {"x_start": capped, "eps": capped / snr, "v": capped / (snr + 1)}[prediction_type]
 
 
+def debiased_weights(schedule: NoiseSchedule, prediction_type: str) -> Array:
+    """The weights [T] float32 of the debiased estimation loss (Yu et al. 2023, arXiv:2310.08442, eq. 12), for the given
+    prediction type.
+
+    An error of eps is weighted by 1 / sqrt(snr), which is sqrt(snr) of one of x_start and sqrt(snr) / (snr + 1) of one
+    of v. snr counts as at most 1000, as in kohya-ss/sd-scripts@48d368f library/custom_train_functions.py, which takes
+    1 / (snr + 1) for v. Raises: ValueError for an unknown type.
+    """
+    check_prediction_type(prediction_type)
+    snr = jnp.minimum((schedule.sqrt_alphas_cumprod / schedule.sqrt_one_minus_alphas_cumprod) ** 2, 1000.0)
+    root = jnp.sqrt(snr)
+    return {"x_start": root, "eps": 1 / jnp.maximum(root, 1e-4), "v": root / (snr + 1)}[prediction_type]
+
+
 def diffusion_loss(
     prediction: Array,
     target: Array,
@@ -73,7 +87,9 @@ def diffusion_loss(
     l_simple_weight: float = 1.0,
     original_elbo_weight: float = 0.0,
     min_snr_gamma: float | None = None,
+    debiased: bool = False,
     weights: Array | None = None,
+    mask: Array | None = None,
 ) -> tuple[Array, Array, dict[str, Array]]:
     """The training loss of the original's LatentDiffusion.p_losses.
 
@@ -83,22 +99,29 @@ def diffusion_loss(
     prediction, target: [B, ...], compared in float32. t: [B] int32 in [0, T).
     logvar: [T] float32, learned with the network; None is the original's vector of zeros.
     min_snr_gamma: if given, L in the first term is weighted by `min_snr_weights`; not in the original.
+    debiased: the same by `debiased_weights`; not in the original.
     weights: [B] float32 of the examples, by which both terms are multiplied; not in the original.
+    mask: [B, h, w] float32 in [0, 1], by which prediction and target are multiplied; not in the original.
 
     Returns: loss [] float32, L [B] float32 (unweighted), and metrics, all [] float32: loss_simple = mean(L),
       loss_vlb, loss, and, if logvar is given, loss_gamma (the first mean) and logvar (its mean).
-    Raises: ValueError for an unknown loss_type or prediction_type, or shapes that differ.
+    Raises: ValueError for an unknown loss_type or prediction_type, shapes that differ, or two weights of timesteps.
     """
+    if debiased and min_snr_gamma is not None:
+        raise ValueError(f"loss: got debiased and min_snr_gamma {min_snr_gamma}, expected one of them")
     if loss_type not in _DISTANCES:
         raise ValueError(f"loss_type {loss_type!r} not found; known: {', '.join(_DISTANCES)}")
     if prediction.shape != target.shape:
         raise ValueError(f"prediction: got shape {prediction.shape}, expected the target's, {target.shape}")
-    distance = _DISTANCES[loss_type](prediction.astype(jnp.float32) - target.astype(jnp.float32))
+    difference = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    distance = _DISTANCES[loss_type](difference if mask is None else difference * mask[..., None])
     per_example = distance.mean(axis=tuple(range(1, distance.ndim)))
 
     simple = per_example
     if min_snr_gamma is not None:
         simple = simple * at(min_snr_weights(schedule, prediction_type, min_snr_gamma), t, simple)
+    if debiased:
+        simple = simple * at(debiased_weights(schedule, prediction_type), t, simple)
     if logvar is not None:
         simple = simple / jnp.exp(logvar[t]) + logvar[t]
     vlb = lvlb_weights(schedule, prediction_type)[t] * per_example

@@ -7,6 +7,8 @@ frozen. Knows nothing of losses or of sharding.
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -189,17 +191,22 @@ SCHEDULES = {
         lambda_warmup_cosine2,
     )
 }
-# torch's AdamW as the original builds it for the diffusion models, and its Adam for the first stages.
+# torch's AdamW as the original builds it for the diffusion models, and its Adam for the first stages; Adafactor
+# (Shazeer and Stern 2018, arXiv:1804.04235, algorithms 4 and 5) at the learning rate that it is given, as in tuning.
 OPTIMIZERS = {
     "adamw": (optax.adamw, dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2)),
     "adam": (optax.adam, dict(b1=0.5, b2=0.9, eps=1e-8)),
+    "adafactor": (
+        partial(optax.adafactor, multiply_by_parameter_scale=False),
+        dict(decay_rate=0.8, clipping_threshold=1.0, min_dim_size_to_factor=128, eps=1e-30),
+    ),
 }
 
 
 # The option of a schedule that says where it ends, for those that do. Left out, or None, it ends with the run.
 ENDS = {"warmup_cosine": "num_steps", "lambda_warmup_cosine": "max_decay_steps"}
 # What an optimizer takes beside its own options above.
-AROUND = {"clip_norm": None, "accumulate": 1}
+AROUND = {"clip_norm": None, "accumulate": 1, "parts": None}
 
 
 def with_defaults(section: Mapping) -> dict:
@@ -282,18 +289,23 @@ def make_optimizer(
     *,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    parts: Mapping[str, Any] | None = None,
     run_steps: int | None = None,
     **options,
 ) -> optax.GradientTransformation:
     """An optimizer by name.
 
     name: 'adamw' (betas 0.9 and 0.999, decoupled weight decay 1e-2 on every parameter, biases and norms too,
-      as torch does; the original's for diffusion models) or 'adam' (betas 0.5 and 0.9: the original's for
-      first stages and discriminators, not the textbook's).
+      as torch does; the original's for diffusion models), 'adam' (betas 0.5 and 0.9: the original's for
+      first stages and discriminators, not the textbook's), or 'adafactor', which keeps of the second moments of a
+      matrix the means of rows and columns, and no first ones.
     learning_rate, schedule, run_steps: as `make_lr_schedule`; the step counts optimizer steps.
     clip_norm: if given, gradients are first scaled down to this global norm. The original clips nothing.
     accumulate: average the gradients of this many calls into one optimizer step.
-    options: over the defaults above: b1, b2, eps, weight_decay (adamw).
+    parts: {prefix of parameters: what their learning rate is multiplied by}, a number, or pairs [step, number], each
+      of which counts from that optimizer step on; of several prefixes the longest counts.
+    options: over the defaults above: b1, b2, eps, weight_decay (adamw); decay_rate, clipping_threshold,
+      min_dim_size_to_factor, the least side of a matrix that is factored, eps (adafactor).
 
     Raises: ValueError for an unknown name (listing the known ones), an option that the optimizer does not
       take, or a clip_norm or accumulate out of range.
@@ -311,10 +323,51 @@ def make_optimizer(
         raise ValueError(f"clip_norm: got {clip_norm!r}, expected a number above 0")
     if not isinstance(accumulate, int) or accumulate < 1:
         raise ValueError(f"accumulate: got {accumulate!r}, expected a whole number of at least 1")
-    optimizer = make(make_lr_schedule(learning_rate, schedule, run_steps), **(defaults | options))
+    rate, options = make_lr_schedule(learning_rate, schedule, run_steps), defaults | options
+    optimizer = make(rate, **options)
+    if parts:
+        factors = {prefix: _piecewise(prefix, said) for prefix, said in parts.items()}
+        each = {
+            prefix: make(lambda step, factor=factor: rate(step) * factor(step), **options)
+            for prefix, factor in factors.items()
+        }
+        optimizer = optax.multi_transform({"": optimizer} | each, partial(part_labels, list(parts)))
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     return optax.MultiSteps(optimizer, accumulate).gradient_transformation() if accumulate > 1 else optimizer
+
+
+def _piecewise(prefix: str, said: Any) -> Multiplier:
+    """What `parts` says of a prefix as a function of the step. Raises: ValueError for anything else."""
+    pairs = [[0, said]] if isinstance(said, int | float) else said
+    fits = (
+        isinstance(pairs, list | tuple)
+        and bool(pairs)
+        and all(
+            isinstance(pair, list | tuple)
+            and len(pair) == 2
+            and isinstance(pair[0], int)
+            and isinstance(pair[1], int | float)
+            and 0 <= pair[1] < math.inf
+            for pair in pairs
+        )
+    )
+    starts = [pair[0] for pair in pairs] if fits else [-1]
+    if starts[0] != 0 or sorted(set(starts)) != starts:
+        raise ValueError(
+            f"optimizer.parts: {prefix!r} is {said!r}, expected a number of at least 0, or pairs [step, number] whose "
+            "steps begin at 0 and grow"
+        )
+    begins, values = jnp.asarray(starts), jnp.asarray([pair[1] for pair in pairs], jnp.float32)
+    return lambda step: values[jnp.searchsorted(begins, step, side="right") - 1]
+
+
+def part_labels(prefixes: Sequence[str], params: PyTree) -> PyTree:
+    """For each leaf of params the longest of `prefixes` that it is below, '' for none."""
+    longest = sorted(prefixes, key=len, reverse=True)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: next((prefix for prefix in longest if is_below(path, [prefix])), ""), params
+    )
 
 
 def stop_gradients(params: PyTree, prefixes: Sequence[str]) -> PyTree:
@@ -322,6 +375,13 @@ def stop_gradients(params: PyTree, prefixes: Sequence[str]) -> PyTree:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jax.lax.stop_gradient(leaf) if is_below(path, prefixes) else leaf, params
     )
+
+
+def check_prefixes(option: str, prefixes: Sequence[str], params: PyTree) -> None:
+    """Raises: ValueError for a prefix that no parameter has, of a config's `option`."""
+    for prefix in prefixes:
+        if not any(is_below(path, [prefix]) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
+            raise ValueError(f"config.{option}: {prefix!r} has no parameters; there are: {', '.join(params)}")
 
 
 def freeze(
@@ -332,9 +392,7 @@ def freeze(
 
     Raises: ValueError for a prefix that no parameter has.
     """
-    for prefix in prefixes:
-        if not any(is_below(path, [prefix]) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
-            raise ValueError(f"config.freeze: {prefix!r} has no parameters; there are: {', '.join(params)}")
+    check_prefixes("freeze", prefixes, params)
 
     def labels(params: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(

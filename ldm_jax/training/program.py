@@ -87,6 +87,7 @@ def diffusion_parts(
 ) -> tuple[Callable, Callable]:
     """(step, params -> state before the first step). params: arrays or shapes, of which config.freeze picks by name."""
     tx, _ = make_optimizer(config, placement.mesh.size)
+    optimizer.check_prefixes("optimizer.parts", list(config["optimizer"].get("parts") or ()), params)
     tx = optimizer.freeze(tx, config.get("freeze") or (), params)
     objective, ema_decay = diffusion_objective(config, system), config.get("ema_decay", 0.9999)
     if config.get("personalization"):

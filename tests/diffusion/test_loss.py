@@ -1,10 +1,11 @@
 """The diffusion loss against its formula in numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.diffusion.loss import diffusion_loss, lvlb_weights, min_snr_weights, target
+from ldm_jax.diffusion.loss import debiased_weights, diffusion_loss, lvlb_weights, min_snr_weights, target
 from ldm_jax.diffusion.process import PREDICTION_TYPES, convert, q_sample
 from ldm_jax.diffusion.schedule import make_schedule
 
@@ -66,7 +67,8 @@ def test_lvlb_weights_of_x_start_have_the_originals_denominator():
     np.testing.assert_array_equal(lvlb_weights(SCHEDULE, "v"), np.ones(50))
 
 
-def test_min_snr_weighs_the_same_error_the_same_whatever_is_predicted():
+@pytest.mark.parametrize("weighed", [dict(min_snr_gamma=5.0), dict(debiased=True)])
+def test_the_same_error_weighs_the_same_whatever_is_predicted(weighed):
     """One wrong x_start, said as x_start, eps or v, has one weighted loss."""
     x_start, wrong, noise = RNG.normal(size=(3, 3, 2, 2, 1)).astype(np.float32)
     t = jnp.array([10, 20, 49])
@@ -75,11 +77,27 @@ def test_min_snr_weighs_the_same_error_the_same_whatever_is_predicted():
     for kind in PREDICTION_TYPES:
         said = convert(SCHEDULE, x_t, t, wrong, "x_start", kind)
         aim = target(kind, SCHEDULE, x_start, noise, t)
-        losses[kind], _, _ = diffusion_loss(
-            said, aim, t, schedule=SCHEDULE, prediction_type=kind, min_snr_gamma=5.0
-        )
+        losses[kind], _, _ = diffusion_loss(said, aim, t, schedule=SCHEDULE, prediction_type=kind, **weighed)
     np.testing.assert_allclose([losses["eps"], losses["v"]], losses["x_start"], rtol=1e-4)
     assert min_snr_weights(SCHEDULE, "x_start", 5.0).max() == 5.0
+    snr = SCHEDULE.alphas_cumprod / (1 - SCHEDULE.alphas_cumprod)
+    expected = 1 / np.sqrt(np.minimum(snr, 1000))
+    np.testing.assert_allclose(debiased_weights(SCHEDULE, "eps"), expected, rtol=1e-4)
+
+
+def test_what_a_mask_leaves_out_has_no_gradient():
+    mask = np.zeros((3, 2, 2), np.float32)
+    mask[0, 0], mask[1] = 1, 0.5
+
+    def loss(prediction):
+        return diffusion_loss(prediction, jnp.asarray(TARGET), T, schedule=SCHEDULE, mask=jnp.asarray(mask))[
+            0
+        ]
+
+    found, gradient = jax.value_and_grad(loss)(jnp.asarray(PREDICTION))
+    error = (PREDICTION - TARGET)[..., 0] * mask
+    np.testing.assert_allclose(found, (error**2).mean(), rtol=1e-6)
+    np.testing.assert_array_equal(np.asarray(gradient)[..., 0] != 0, mask > 0)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +107,7 @@ def test_min_snr_weighs_the_same_error_the_same_whatever_is_predicted():
         (dict(prediction_type="score"), "eps, x_start, v"),
         (dict(target=jnp.zeros((3, 2, 2))), "shape"),
         (dict(min_snr_gamma=0.0), "above 0"),
+        (dict(min_snr_gamma=5.0, debiased=True), "got debiased and min_snr_gamma 5.0, expected one of them"),
     ],
 )
 def test_errors(options, message):

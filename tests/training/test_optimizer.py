@@ -6,7 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from ldm_jax.training.optimizer import learning_rate, make_lr_schedule, make_optimizer, schedule_note
+from ldm_jax.training.optimizer import (
+    check_prefixes,
+    learning_rate,
+    make_lr_schedule,
+    make_optimizer,
+    schedule_note,
+)
 
 CYCLES = dict(
     warm_up_steps=[2, 4], f_min=[0.1, 0.2], f_max=[1.0, 0.5], f_start=[0.01, 0.02], cycle_lengths=[10, 20]
@@ -156,10 +162,54 @@ def test_accumulation_averages_gradients_and_counts_optimizer_steps():
     assert np.any(np.abs(a - PARAMS) > 1e-3)
 
 
+def test_adafactor_is_transformers_and_keeps_a_row_and_a_column():
+    torch, theirs = pytest.importorskip("torch"), pytest.importorskip("transformers.optimization")
+    params = RNG.normal(size=(6, 8)).astype(np.float32)
+    gradients = RNG.normal(size=(5, 6, 8)).astype(np.float32)
+    leaf = torch.nn.Parameter(torch.tensor(params))
+    options = dict(lr=0.1, scale_parameter=False, relative_step=False, warmup_init=False)
+    optimizer = theirs.Adafactor([leaf], **options)
+    for gradient in gradients:
+        leaf.grad = torch.tensor(gradient)
+        optimizer.step()
+    tx = make_optimizer("adafactor", 0.1, min_dim_size_to_factor=1)
+    ours = descend(tx, jnp.asarray(params), gradients)
+    np.testing.assert_allclose(ours, leaf.detach().numpy(), rtol=1e-4, atol=1e-5)
+    state = jax.eval_shape(
+        make_optimizer("adafactor", 0.1).init, jax.ShapeDtypeStruct((640, 320), jnp.float32)
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 1000  # 640 + 320, and counters
+
+
+def test_parts_have_rates_of_their_own():
+    """Two parts and the rest, each as an optimizer of its own would have it; the longer prefix counts."""
+    leaves = dict(a=dict(b=jnp.asarray(PARAMS), c=jnp.asarray(PARAMS)), d=jnp.asarray(PARAMS))
+    gradients = [jax.tree.map(lambda _, g=g: jnp.asarray(g), leaves) for g in GRADIENTS]
+    parts = {"a": 0.5, "a/b": [[0, 0.0], [2, 0.1]]}
+    found = descend(make_optimizer("adam", 0.1, parts=parts), leaves, gradients)
+    alone = {
+        rate: descend(make_optimizer("adam", rate), jnp.asarray(PARAMS), GRADIENTS) for rate in (0.1, 0.05)
+    }
+    np.testing.assert_allclose(found["d"], alone[0.1], rtol=1e-6)
+    np.testing.assert_allclose(found["a"]["c"], alone[0.05], rtol=1e-6)
+    two = descend(make_optimizer("adam", 0.1, parts=parts), leaves, gradients[:2])
+    np.testing.assert_array_equal(two["a"]["b"], PARAMS)
+    steps = np.abs(found["a"]["b"] - PARAMS)
+    assert (steps > 0).any() and steps.max() <= 3 * 0.1 * 0.1 * 1.5
+    with pytest.raises(ValueError, match="config.optimizer.parts: 'e' has no parameters; there are: a, d"):
+        check_prefixes("optimizer.parts", ["a/b", "e"], leaves)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
         (lambda: make_optimizer("sgd", 0.1), "adamw, adam"),
+        (
+            lambda: make_optimizer("adam", 0.1, parts={"a": -1}),
+            "parts: 'a' is -1, expected a number of at least 0",
+        ),
+        (lambda: make_optimizer("adam", 0.1, parts={"a": [[1, 0.5]]}), "whose steps begin at 0 and grow"),
+        (lambda: make_optimizer("adafactor", 0.1, b1=0.9), "'adafactor' has no option 'b1'"),
         (lambda: make_optimizer("adam", 0.1, weight_decay=0.1), "weight_decay"),
         (lambda: make_optimizer("adam", 0.1, clip_norm=0.0), "clip_norm"),
         (lambda: make_optimizer("adam", 0.1, accumulate=0), "accumulate"),
