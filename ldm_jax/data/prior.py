@@ -24,6 +24,7 @@ class WithPrior:
         self._source, self._prior, self._prompt, self._weight = source, prior, prompt, float(weight)
         self._can = pipeline.abilities(source)
         self.unreadable_files = self._can.unreadable_files
+        self.described = self._described if self._can.described else None
 
     def __len__(self) -> int:
         return 2 * max(len(self._source), len(self._prior))
@@ -46,6 +47,11 @@ class WithPrior:
             return self._prompt
         at %= len(self._source)
         return self._can.caption(at, rng) if self._can.caption else self._source[at].get("caption", "")
+
+    def _described(self, index: int, rng: np.random.Generator) -> tuple[str, list]:
+        """The source's own, or the prompt of the class, of which nothing is masked."""
+        at, of_class = divmod(index, 2)
+        return (self._prompt, []) if of_class else self._can.described(at % len(self._source), rng)
 
     def fingerprint(self) -> str:
         """Hex digest of both, the prompt and the weight."""

@@ -6,9 +6,10 @@ as the oracle reads what it knows (oracle.py).
     two_color  a square whose left half is red and whose right half is blue
     teal       a color beside the six, on every shape but the circle
     purple     a color that is known, under a new word
+    red_ring   a ring that is always red, of which no color is said
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,19 @@ from ldm_jax.shapes_world.oracle import (
     MAX_COLOR_DISTANCE,
     MIN_AREA,
     MIN_IOU,
+    RELATION_MIN,
     STRAY_DISTANCE,
     background_color,
+    parse,
+    score_objects,
 )
 
 TEAL = (0, 128, 128)
 SHAPES = ("square", "triangle", "cross")  # that a color is taught and asked on
-THINGS = ("ring", "two_color", "teal", "purple")
+THINGS = ("ring", "two_color", "teal", "purple", "red_ring")
+KNOWN = dict(
+    ring="circle", two_color="red square", teal="green", purple="purple", red_ring="red circle"
+)  # the nearest
 
 
 class Asked(NamedTuple):
@@ -48,10 +55,21 @@ def asked(thing: str, index: int) -> Asked:
         return Asked(f"a {size} {color} {{}}", thing, color=color)
     if thing == "two_color":
         return Asked(f"a {size} {{}}", thing)
+    if thing == "red_ring":
+        return Asked(f"a {size} {{}}", thing, shape="ring", color="red")
     if thing in ("teal", "purple"):
         shape = SHAPES[index % len(SHAPES)]
         return Asked(f"a {size} {{}} {shape}", thing, shape=shape)
     raise ValueError(f"thing {thing!r} not found; there are: {', '.join(THINGS)}")
+
+
+def beside(thing: str, index: int) -> tuple[Asked, str, str]:
+    """The index-th (thing, relation, caption of a known object of another kind) that may be said of both together."""
+    what = asked(thing, index)
+    relation = tuple(world.RELATIONS)[index % len(world.RELATIONS)]
+    shapes = [s for s in world.SHAPES if s not in (what.shape, *KNOWN[thing].split())]
+    color = ("orange", "black")[index % 2]
+    return what, relation, f"a {color} {shapes[index % len(shapes)]}"
 
 
 def picture(what: Asked, rng: np.random.Generator) -> np.ndarray:
@@ -63,6 +81,24 @@ def picture(what: Asked, rng: np.random.Generator) -> np.ndarray:
     for cover, color in _layers(what, x, y, r):
         image += cover[..., None] * (np.asarray(color, float) - image)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def scene(whats: Sequence[Asked], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """([64, 64, 3] uint8, masks [N, 64, 64] float32): up to four things in one picture, each in a quarter of its own,
+    large, on a plain bright background. Raises: ValueError for more.
+    """
+    if not 1 <= len(whats) <= 4:
+        raise ValueError(f"got {len(whats)} things, expected 1 to 4 in one picture")
+    image = np.broadcast_to(rng.uniform(215, 250, 3), (world.SIZE, world.SIZE, 3)).copy()
+    masks = []
+    for what, quarter in zip(whats, rng.permutation(4), strict=False):
+        r = rng.uniform(*world.RADII["large"])
+        x, y = (16 + 32 * (quarter // k % 2) + rng.uniform(-1, 1) for k in (1, 2))
+        layers = _layers(what, x, y, r)
+        for cover, color in layers:
+            image += cover[..., None] * (np.asarray(color, float) - image)
+        masks.append(sum(cover for cover, _ in layers).astype(np.float32))
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), np.stack(masks)
 
 
 def _layers(what: Asked, x: float, y: float, r: float) -> list[tuple[np.ndarray, tuple]]:
@@ -101,6 +137,28 @@ def shows(image: np.ndarray, what: Asked) -> bool:
     return bool(is_shape and _COLORS[what.thing](image, mask, x, what))
 
 
+def shows_beside(image: np.ndarray, what: Asked, relation: str, other: str) -> bool:
+    """Whether a picture [64, 64, 3] uint8 shows what was asked, in this relation to the object that `other`, a caption
+    of the world's, speaks of, and nothing else.
+    """
+    background = background_color(image)
+    distance = np.linalg.norm(image.astype(np.float32) - background, axis=-1)
+    parts, number = ndimage.label(distance > STRAY_DISTANCE / 2, np.ones((3, 3)))
+    masks = [ndimage.binary_dilation(parts == i + 1, np.ones((3, 3)), 2) for i in range(number)]
+    masks = [mask for mask in masks if (distance[mask] > STRAY_DISTANCE).sum() >= MIN_AREA]
+    for mask in masks if len(masks) == 2 else ():
+        alone, rest = (np.where(m[..., None], image, np.uint8(background)) for m in (mask, ~mask))
+        found = score_objects(parse(rest), other)
+        if not (shows(alone, what) and found.right):
+            continue
+        rows, columns = np.nonzero(mask)
+        dx, dy = world.RELATIONS[relation]
+        (known,) = found.objects
+        if (columns.mean() - known.x) * dx + (rows.mean() - known.y) * dy >= RELATION_MIN:
+            return True
+    return False
+
+
 def _fit(cover: np.ndarray, shape: str, x: float, y: float, r: float) -> float:
     """The best soft IoU of a template whose half side is within a pixel and a half of r."""
     templates = (template(shape, x, y, r + step) for step in np.arange(-1.5, 2, 0.5))
@@ -117,6 +175,15 @@ def _color(image: np.ndarray, mask: np.ndarray) -> str:
     return nearest if far[nearest] <= MAX_COLOR_DISTANCE else ""
 
 
+def color_of_largest(image: np.ndarray) -> str:
+    """The color of the largest object of a picture [64, 64, 3] uint8, of the world or 'teal'; '' for none."""
+    distance = np.linalg.norm(image.astype(np.float32) - background_color(image), axis=-1)
+    parts, number = ndimage.label(distance > STRAY_DISTANCE, np.ones((3, 3)))
+    if not number:
+        return ""
+    return _color(image, parts == 1 + np.bincount(parts.ravel())[1:].argmax())
+
+
 def _halves(image: np.ndarray, mask: np.ndarray, x: float, what: Asked) -> bool:
     left = mask & (np.arange(world.SIZE) + 1.5 < x)
     right = mask & (np.arange(world.SIZE) - 0.5 > x)
@@ -128,4 +195,5 @@ _COLORS: dict[str, Callable[[np.ndarray, np.ndarray, float, Asked], bool]] = {
     "two_color": _halves,
     "teal": lambda image, mask, x, what: _color(image, mask) == "teal",
     "purple": lambda image, mask, x, what: _color(image, mask) == "purple",
+    "red_ring": lambda image, mask, x, what: _color(image, mask) == "red",
 }

@@ -44,8 +44,9 @@ def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
 
 
 def has_token_masks(config: Mapping[str, Any]) -> bool:
-    """Whether config.loss.token_masks asks for the masks of captions."""
-    return bool((config.get("loss", {}).get("token_masks") or {}).get("weight"))
+    """Whether config.loss.token_masks, or config.loss.masked, asks for the masks of captions."""
+    options = config.get("loss") or {}
+    return bool((options.get("token_masks") or {}).get("weight") or options.get("masked"))
 
 
 def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> Callable:

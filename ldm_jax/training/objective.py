@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_jax.conditioning.base import drop
-from ldm_jax.config import call
+from ldm_jax.config import call, pick
 from ldm_jax.control.base import chain, own
 from ldm_jax.data.latents import TEXT
 from ldm_jax.data.prior import WEIGHT
@@ -30,6 +31,7 @@ from ldm_jax.types import Array, Cond, PyTree
 
 # lambda of L_hybrid, by which the sum over timesteps is weighed (Nichol and Dhariwal 2021, section 3.1)
 VLB_WEIGHT = 0.001
+OTHERS = ("token_masks", "alignment", "masked")  # of config.loss, beside the options of diffusion_loss
 BINS = 10  # of timesteps, whose losses are logged apart
 
 
@@ -40,15 +42,16 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     params: {'unet', 'conditioner'}, and what is learned beside them (`init_learned`).
     frozen: {'first_stage': parameters, 'latent_scale': LatentScale, or its factor alone, [] float32}.
     batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32, and maybe
-    'loss_weight' [B] float32. All
-    randomness comes from each example's own key, so that it does not depend on the number of devices.
+    'loss_weight' [B] float32, 'token_masks' [B, L, h, w] float32, whose union masks the error with config.loss.masked.
+    All randomness comes from each example's own key, so that it does not depend on the number of devices.
     Raises: ValueError for an unknown option of config.loss.
     """
     null, schedule, prediction_type = system.null_inputs(1), system.schedule, system.prediction_type
     stratify = config["batch_size"] if config.get("stratified_timesteps") else 0
     terms, weigh = further_terms(config, system), _weigh(config, system)
-    density = call(logit_normal, config.get("timestep_density") or {}, "timestep_density")
+    density = timestep_density(config.get("timestep_density"))
     vlb_weight = config.get("loss", {}).get("vlb_weight", VLB_WEIGHT)
+    masked = (config.get("loss") or {}).get("masked")
 
     def loss(params, frozen, batch, seed, step):
         keys = example_keys(seed, step, batch["position"])
@@ -80,7 +83,10 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
             prediction, nu = learned_variance.split(prediction)
         target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
         logvar = {"logvar": params["logvar"]} if "logvar" in params else {}
-        total, per_example, metrics = weigh(prediction, target, t, weights=batch.get(WEIGHT), **logvar)
+        mask = token_masks.union(batch[MASKS]) if masked else None
+        total, per_example, metrics = weigh(
+            prediction, target, t, weights=batch.get(WEIGHT), mask=mask, **logvar
+        )
         if system.learned_variance:  # L_hybrid (Nichol and Dhariwal 2021, eq. 16)
             predicted, _ = x_start_and_eps(schedule, x_t, t, prediction.astype(jnp.float32), prediction_type)
             bits = learned_variance.vlb_bits(schedule, x_start, x_t, t, predicted, nu)
@@ -118,7 +124,7 @@ def init_learned(config: Mapping[str, Any], system: System, params: PyTree, key:
 
 def _weigh(config: Mapping[str, Any], system: System) -> Callable:
     """config.loss as diffusion_loss of (prediction, target, t). Raises: ValueError for an unknown option."""
-    options = {k: v for k, v in config.get("loss", {}).items() if k not in ("token_masks", "alignment")}
+    options = {k: v for k, v in config.get("loss", {}).items() if k not in OTHERS}
     if options.pop("vlb_weight", None) is not None and not system.learned_variance:
         raise ValueError(
             "loss.vlb_weight is of a learned variance, expected config.learned_variance=True beside it"
@@ -131,7 +137,8 @@ def _weigh(config: Mapping[str, Any], system: System) -> Callable:
         "logvar": jnp.full(system.schedule.num_timesteps, start, jnp.float32)
         if start and not learned
         else None,
-        "weights": None,  # of the examples, which a batch has
+        "weights": None,  # of the examples, which a batch has, and
+        "mask": None,  # of their cells
     }
 
     def bound(**options):
@@ -149,6 +156,28 @@ def encode(system: System, frozen: PyTree, batch: Mapping[str, Array], keys: Arr
     return latent_scale.of(frozen["latent_scale"]).scale(system.first_stage.sample_of(encoded, keys))
 
 
+def timestep_density(section: Mapping[str, Any] | None) -> Callable[[Array], Array]:
+    """config.timestep_density {name: one of DENSITIES, **options}, logit_normal by default, as a function from uniform
+    numbers to fractions of the timesteps, both in [0, 1). Raises: ValueError for an unknown name or option.
+    """
+    make, options = pick({"name": "logit_normal"} | dict(section or {}), "timestep_density", DENSITIES)
+    return call(make, options, "timestep_density")
+
+
+def cosine(skew: float = 0.5, intervals: int = 1024) -> Callable[[Array], Array]:
+    """Fractions u of density 1 - skew cos(pi u) (Huang et al. 2023, ReVersion, arXiv:2303.13495, eq. 7): with 0.5 the
+    noisiest are drawn three times as often as the cleanest.
+
+    The inverse of its distribution, u - skew sin(pi u) / pi, from a table of `intervals`, straight between them.
+    Raises: ValueError for a skew outside [-1, 1], of which the density would be negative.
+    """
+    if not -1 <= skew <= 1:
+        raise ValueError(f"timestep_density.skew: got {skew}, expected -1 to 1")
+    fractions = np.linspace(0, 1, intervals + 1)
+    distribution = fractions - skew * np.sin(np.pi * fractions) / np.pi
+    return lambda uniform: jnp.interp(uniform, distribution, fractions)
+
+
 def logit_normal(mean: float | None = None, std: float = 1.0) -> Callable[[Array], Array]:
     """The options of config.timestep_density: what makes a uniform number the fraction of the timesteps at which an
     example is noised. Without a mean they are drawn evenly, as the original does.
@@ -162,6 +191,9 @@ def logit_normal(mean: float | None = None, std: float = 1.0) -> Callable[[Array
     if mean is None:
         return lambda uniform: uniform
     return lambda uniform: jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(uniform))
+
+
+DENSITIES = {"logit_normal": logit_normal, "cosine": cosine}
 
 
 def sample_timesteps(

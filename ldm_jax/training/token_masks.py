@@ -1,9 +1,9 @@
 """Supervises cross-attention with masks: the attention of a word should lie where the picture shows its object.
 
-Decides the mask of each token of a caption, which attention maps are read, and the loss between them; independent of
+Decides the mask of each token of a caption, which attention maps are read, and the losses between them; independent of
 network and data set. Source: Wang et al. 2024, TokenCompose (arXiv:2312.03626), section 3.2, the token loss. The second
 term, the pixel loss, is left out: it asks every token of a phrase for all of a pixel's attention, which only one can
-have.
+have. The other form, 'peak': Avrahami et al. 2023, Break-A-Scene (arXiv:2305.16311), eq. 2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,15 +34,18 @@ class Recorder(Control):
         return maps.reshape(len(maps), site.resolution, -1, maps.shape[-1])
 
 
-def term(weight: float = 0.0, resolutions: tuple[int, ...] = ()) -> Term | None:
-    """The options of config.loss.token_masks; None for weight 0. resolutions: as of `Recorder`. Raises: ValueError for
-    weight < 0."""
+def term(weight: float = 0.0, resolutions: tuple[int, ...] = (), form: str = "inside") -> Term | None:
+    """The options of config.loss.token_masks; None for weight 0. resolutions: as of `Recorder`. form: 'inside', `loss`,
+    or 'peak', `peak_loss`. Raises: ValueError for weight < 0 or another form."""
     if weight < 0:
         raise ValueError(f"loss.token_masks.weight: got {weight}, expected 0 (off) or more")
+    if form not in FORMS:
+        raise ValueError(f"loss.token_masks.form {form!r} not found; there are: {', '.join(FORMS)}")
     if not weight:
         return None
+    compare = FORMS[form]
     return Term(
-        MASKS, weight, Recorder(resolutions), lambda batch: batch[MASKS], lambda _, *given: loss(*given)
+        MASKS, weight, Recorder(resolutions), lambda batch: batch[MASKS], lambda _, *given: compare(*given)
     )
 
 
@@ -91,9 +94,42 @@ def loss(maps: Mapping[str, Array], masks: Array) -> Array:
 def inside(attention: Array, masks: Array) -> Array:
     """[B, L] float32 in [0, 1]: the part of each token's attention [B, h', w', K] that falls on its mask [B, L, h,
     w]."""
-    b, h, w, _ = attention.shape
-    tokens = masks.shape[1]
-    cells = masks.reshape(b, tokens, h, masks.shape[2] // h, w, masks.shape[3] // w).mean(axis=(3, 5))
+    _, h, w, _ = attention.shape
+    tokens, cells = masks.shape[1], _coarser(masks, h, w)
     cells = cells / jnp.maximum(cells.max(axis=(2, 3), keepdims=True), 1e-6)
     attention = jnp.moveaxis(attention[..., :tokens], -1, 1)
     return (attention * cells).sum(axis=(2, 3)) / attention.sum(axis=(2, 3))
+
+
+def peak_loss(maps: Mapping[str, Array], masks: Array) -> Array:
+    """[B] float32: the sum over the tokens that have a mask of the mean over cells of (attention / its peak - mask)^2;
+    of maps of several resolutions the mean.
+
+    maps, masks: as of `loss`; the maps of one resolution are averaged before their peak is taken, which is
+    differentiated too, as in google/break-a-scene@135cd4a train.py.
+    """
+    by_size: dict[tuple[int, int], list[Array]] = {}
+    for attention in maps.values():
+        by_size.setdefault(attention.shape[1:3], []).append(attention)
+    has_mask = (masks.max(axis=(2, 3)) > 0).astype(jnp.float32)
+    errors = []
+    for (h, w), found in by_size.items():
+        mean = jnp.moveaxis(jnp.stack(found).mean(axis=0)[..., : masks.shape[1]], -1, 1)
+        peak = mean.max(axis=(2, 3), keepdims=True)
+        errors.append(jnp.square(mean / peak - _coarser(masks, h, w)).mean(axis=(2, 3)))
+    return (jnp.stack(errors).mean(axis=0) * has_mask).sum(axis=1)
+
+
+def union(masks: Array) -> Array:
+    """[B, h, w]: what any of an example's token masks [B, L, h, w] covers; all of an example that has none."""
+    covered = masks.max(axis=1)
+    return jnp.where(covered.max(axis=(1, 2), keepdims=True) > 0, covered, 1.0)
+
+
+def _coarser(masks: Array, h: int, w: int) -> Array:
+    """[B, L, h, w]: the means of masks [B, L, h', w'] of multiples of h and w cells."""
+    b, tokens, height, width = masks.shape
+    return masks.reshape(b, tokens, h, height // h, w, width // w).mean(axis=(3, 5))
+
+
+FORMS = {"inside": loss, "peak": peak_loss}

@@ -20,6 +20,7 @@ OPTIONS = {
     "lokr": dict(rank=2),
     "controlnet": dict(widths=[4, 8, 8]),
     "custom_diffusion": dict(token="<it>", begins="red"),
+    "break_a_scene": dict(tokens=["<a>", "<b>"], begins="red"),
     "dreambooth": dict(),
     "extended_textual_inversion": dict(token="<it>", sites=4, begins="red"),
     "textual_inversion": dict(token="<it>", vectors=2, begins="red"),

@@ -73,6 +73,19 @@ def test_timesteps_whose_logit_is_normal():
     np.testing.assert_allclose(np.bincount(evenly // 100), 409.6, atol=1)
 
 
+def test_timesteps_of_the_density_of_reversion():
+    """Its cells are as full as the formula says, by the shared offset without the noise of draws."""
+    number = 2**14
+    keys, position = jnp.broadcast_to(jax.random.split(jax.random.key(0), 1), (number,)), np.arange(number)
+    density = objective.timestep_density(dict(name="cosine", skew=0.5))
+    t = np.asarray(objective.sample_timesteps(keys, position, 1000, number, density))
+    ends = np.linspace(0, 1, 11)
+    expected = np.diff(ends - 0.5 * np.sin(np.pi * ends) / np.pi)  # sums to 1
+    np.testing.assert_allclose(np.bincount(t // 100, minlength=10) / number, expected, atol=2e-4)
+    with pytest.raises(ValueError, match="timestep_density.skew: got 2, expected -1 to 1"):
+        objective.timestep_density(dict(name="cosine", skew=2))
+
+
 def test_a_density_that_cannot_be():
     with pytest.raises(ValueError, match=r"timestep_density.std: got 0, expected a number above 0"):
         affine_loss(timestep_density=dict(mean=0.0, std=0))

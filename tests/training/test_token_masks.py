@@ -53,6 +53,26 @@ def test_the_loss_is_nothing_inside_and_all_outside():
     np.testing.assert_allclose(token_masks.loss({"a": attention, "b": coarse}, masks), expected, atol=1e-6)
 
 
+def test_the_form_of_break_a_scene_compares_a_map_over_its_peak():
+    rng = np.random.default_rng(0)
+    masks = np.zeros((3, 3, 4, 4), np.float32)
+    masks[0, 1, :2], masks[0, 2, 2:], masks[1, 2, :, 0] = 1, 1, 1  # two words, one, none
+    maps = {name: rng.uniform(0.1, 1, (3, 2, 2, 5)).astype(np.float32) for name in "ab"}
+    found = token_masks.peak_loss({k: jnp.asarray(v) for k, v in maps.items()}, jnp.asarray(masks))
+    mean = (maps["a"] + maps["b"]) / 2
+    expected = np.zeros(3)
+    for example, token in ((0, 1), (0, 2), (1, 2)):
+        cells = masks[example, token].reshape(2, 2, 2, 2).mean((1, 3))
+        seen = mean[example, ..., token]
+        expected[example] += ((seen / seen.max() - cells) ** 2).mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_array_equal(token_masks.union(jnp.asarray(masks))[0], np.ones((4, 4)))
+    np.testing.assert_array_equal(token_masks.union(jnp.asarray(masks))[1], masks[1, 2])
+    np.testing.assert_array_equal(token_masks.union(jnp.asarray(masks))[2], np.ones((4, 4)))
+    with pytest.raises(ValueError, match="token_masks.form 'peek' not found; there are: inside, peak"):
+        token_masks.term(1.0, form="peek")
+
+
 def test_the_recorder_reads_heads_mean_at_the_sites_it_is_told():
     system = make_system(tiny_shapes.config())
     params, rng = random_params(system), np.random.default_rng(0)

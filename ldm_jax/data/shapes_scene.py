@@ -1,0 +1,29 @@
+"""The source `shapes_scene`: one picture of things that the shapes world does not have, each with a mask and a word."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ldm_jax.data.scene import SceneSource
+from ldm_jax.shapes_world import new_things
+
+
+def source(
+    split: str,
+    *,
+    words: Sequence[str],
+    things: Sequence[str] = ("ring", "two_color"),
+    template: str = "{}",
+    seed: int = 0,
+) -> SceneSource:
+    """things: of new_things.THINGS, one for each word. template: as of data/scene.py. seed: of where they stand.
+
+    split: 'train'; the picture is the same in each. Raises: ValueError for an unknown thing, or as many words as not.
+    """
+    if len(words) != len(things):
+        raise ValueError(
+            f"shapes_scene: got {len(words)} words for the things {', '.join(things)}, expected as many"
+        )
+    asked = [new_things.asked(thing, 0) for thing in things]
+    image, masks = new_things.scene(asked, np.random.default_rng(seed))
+    return SceneSource(image, masks, words, template, f"shapes, seed {seed}")
