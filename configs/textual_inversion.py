@@ -23,9 +23,10 @@ def get_config(arg: str = "") -> ConfigDict:
         )
     c = lora.get_config(arg)
     c.personalization = dict(
-        name="textual_inversion", token=TOKEN, vectors=1, begins=config_dict.placeholder(str), regularize=0.0
-    )
-    c.data.templates = dict(name="subject", word=TOKEN)
+        name="textual_inversion", token=TOKEN, vectors=1, begins=config_dict.placeholder(str), regularize=0.0,
+        progressive=config_dict.placeholder(int), pictures=0,
+    )  # fmt: skip
+    c.data.templates = dict(name="subject", word=TOKEN, of_picture=config_dict.placeholder(str))
     c.optimizer.base_lr, c.optimizer.weight_decay = 2e-3, 0.0  # 5e-4 for each picture of a batch of four
     if arg == "runlocal":
         c.personalization.begins = "circle"

@@ -128,7 +128,10 @@ def write(
             f"{file}: {section['name']} cannot be written as {layout}, expected textual_inversion as diffusers or kohya"
         )
     token = section["token"]
-    rows = {path[-3] if path[-3] in TOWERS else "": np.asarray(a) for path, a in flatten(delta).items()}
+    shared = section.get("vectors", 1)  # without the words of single pictures
+    rows = {
+        path[-3] if path[-3] in TOWERS else "": np.asarray(a)[:shared] for path, a in flatten(delta).items()
+    }
     assert all(path[-2:] == TABLE for path in flatten(delta))
     if layout == "kohya":
         written = {file: {tower or "emb_params": array for tower, array in rows.items()}}

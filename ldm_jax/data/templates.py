@@ -32,6 +32,19 @@ STYLE = (
 LISTS = {"subject": SUBJECT, "style": STYLE}
 
 
+def captioned(source: Any, section: Mapping[str, Any]) -> "Captioned":
+    """The source with the captions of `captions`. Of a section with `of_picture`, such as ' with {}#{}', each is
+    followed by that, which is given the word and the number of the picture.
+
+    Raises: ValueError as `captions`, and for an `of_picture` without two places.
+    """
+    options = dict(section)
+    own = options.pop("of_picture", None)
+    if own is not None and (not isinstance(own, str) or own.count("{}") != 2):
+        raise ValueError(f"data.templates.of_picture is {own!r}, expected a text such as ' with {{}}#{{}}'")
+    return Captioned(source, captions(options), own and own.replace("{}", str(options["word"]), 1))
+
+
 def captions(section: Mapping[str, Any]) -> Sequence[str]:
     """The captions of a config's data.templates {name: 'subject' or 'style', or texts: [...]; word: …}.
 
@@ -52,10 +65,13 @@ def captions(section: Mapping[str, Any]) -> Sequence[str]:
 
 
 class Captioned:
-    """A source whose examples have a caption of a list, another each time; the rest is the source's own."""
+    """A source whose examples have a caption of a list, another each time; the rest is the source's own.
 
-    def __init__(self, source: Any, said: Sequence[str]):
-        self._source, self._said = source, tuple(said)
+    own: what follows it, with '{}' for the number of the picture.
+    """
+
+    def __init__(self, source: Any, said: Sequence[str], own: str | None = None):
+        self._source, self._said, self._own = source, tuple(said), own or ""
 
     def __len__(self) -> int:
         return len(self._source)
@@ -70,8 +86,8 @@ class Captioned:
         return f"{self._source!r} with captions of {len(self._said)} templates"
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
-        """One of the captions."""
-        return self._said[rng.integers(len(self._said))]
+        """One of the captions, and what is the picture's own."""
+        return self._said[rng.integers(len(self._said))] + self._own.replace("{}", str(index))
 
     def said(self, index: int) -> list[str]:
         """All of the captions."""
@@ -79,4 +95,6 @@ class Captioned:
 
     def fingerprint(self) -> str:
         """Hex digest of the source and the captions."""
-        return hashlib.sha256(json.dumps([self._source.fingerprint(), *self._said]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([self._source.fingerprint(), *self._said, *[self._own] * bool(self._own)]).encode()
+        ).hexdigest()

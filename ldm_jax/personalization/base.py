@@ -12,8 +12,12 @@ and may have:
         the other functions are given.
     conditions(*, **options) -> {kind: options}
         The kinds of conditioning that it brings. The base then has them, and parameters in their places.
-    penalty(params, delta, *, **options) -> [] float32
-        What is added to the loss.
+    prepare(tokenizer, *, **options) -> {name: array}
+        What the next two need of the vocabulary; the words are in it. Without a tokenizer arrays of the same shapes.
+    shown(batch, step, prepared, *, **options) -> batch
+        What a step of training is shown in its place. step: [] int32, of the optimizer.
+    penalty(params, delta, seen, *, **options) -> [] float32
+        What is added to the loss. seen: Seen.
 The options of all are those of the config's section `personalization`; weight is a user's, when it is merged.
 The loss is that of the merged parameters, differentiated by the delta alone; its running average, the optimizer's
 state, checkpoints and adapters on disk hold the delta alone. It knows no training loop and no file
@@ -22,11 +26,21 @@ state, checkpoints and adapters on disk hold the delta alone. It knows no traini
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldm_jax.find import did_you_mean, find
 from ldm_jax.personalization.words import Words
 from ldm_jax.types import Array, PyTree
+
+FUNCTIONS = ("init", "merge", "words", "conditions", "prepare", "shown", "penalty")
+
+
+class Seen(NamedTuple):
+    """What a penalty may look at. batch: of the training step. keys: [B], of its examples. prepared: of `prepare`."""
+
+    batch: Mapping[str, Array]
+    keys: Array
+    prepared: Mapping[str, Array]
 
 
 def init_delta(section: Mapping[str, Any], key: Array, params: PyTree) -> PyTree:
@@ -65,18 +79,34 @@ def new_conditions(section: Mapping[str, Any]) -> dict[str, dict]:
     return {} if make is None else make(**_taken(make, options))
 
 
-def penalty(section: Mapping[str, Any], params: PyTree, delta: PyTree) -> Array | float:
+def prepare(section: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """What the section's way needs of the vocabulary in training; {} of one that needs nothing."""
+    return _asked(section, "prepare", {}, tokenizer)
+
+
+def shown(
+    section: Mapping[str, Any], batch: Mapping[str, Array], step: Array, prepared: Mapping[str, Array]
+) -> Mapping[str, Array]:
+    """What a training step of the section's way is shown; the batch itself of one that does not say."""
+    return _asked(section, "shown", batch, batch, step, prepared)
+
+
+def penalty(section: Mapping[str, Any], params: PyTree, delta: PyTree, seen: Seen) -> Array | float:
     """What the section's way adds to the loss; 0.0 of one that adds nothing."""
+    return _asked(section, "penalty", 0.0, params, delta, seen)
+
+
+def _asked(section: Mapping[str, Any], name: str, otherwise: Any, *given: Any) -> Any:
     module, options = _of(section)
-    add = getattr(module, "penalty", None)
-    return 0.0 if add is None else add(params, delta, **_taken(add, options))
+    fn = getattr(module, name, None)
+    return otherwise if fn is None else fn(*given, **_taken(fn, options))
 
 
 def _of(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     options = dict(section)
     name = options.pop("name", None)
     module = find("personalization", name)
-    made = [getattr(module, name, None) for name in ("init", "merge", "words", "conditions", "penalty")]
+    made = [getattr(module, name, None) for name in FUNCTIONS]
     known = {option for fn in made if fn for option in _options(fn)} - {"weight"}
     for option in options:
         if option not in known:

@@ -13,6 +13,7 @@ from ldm_jax.params import ParamPath, flatten, unflatten
 from ldm_jax.types import Array, PyTree
 
 TABLE = ("token_embed", "embedding")
+TOKENS = ("tokens", "tokens_2")  # of a batch, [B, L] int32: those of a text encoder, and of a second one
 
 
 class Words(NamedTuple):

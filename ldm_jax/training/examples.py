@@ -40,7 +40,7 @@ def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
         options["known"] = known
     source = pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
     section = config["data"].get("templates")
-    return templates.Captioned(source, templates.captions(section)) if section else source
+    return templates.captioned(source, section) if section else source
 
 
 def has_token_masks(config: Mapping[str, Any]) -> bool:
@@ -179,6 +179,11 @@ def check_words(config: dict, source: Any, captions: int = 100) -> None:
     new = new_words(config["personalization"]) if config.get("personalization") else None
     if new is None:
         return
+    own = config["personalization"].get("pictures")
+    if own and not config.get("prior") and own != len(source):
+        raise ValueError(
+            f"personalization.pictures is {own}, expected as many as {source!r} has, {len(source)}"
+        )
     token, can, rng = new.tokens[0], pipeline.abilities(source), np.random.default_rng(0)
     number = range(min(captions, len(source)))
     found = (can.caption(i, rng) if can.caption else str(source[i].get("caption", "")) for i in number)

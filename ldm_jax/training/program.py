@@ -35,9 +35,11 @@ from ldm_jax.training.alignment import ALIGNMENT, class_counts
 from ldm_jax.training.examples import has_token_masks
 from ldm_jax.training.objective import diffusion_objective, init_learned
 from ldm_jax.training.perceptual import OFF
-from ldm_jax.training.state import TrainState
+from ldm_jax.training.state import TrainState, example_keys
 from ldm_jax.training.token_masks import MASKS
 from ldm_jax.types import PyTree
+
+PENALTY = 1  # folded into an example's key, of which the objective splits off its own
 
 
 class TrainingProgram(NamedTuple):
@@ -90,9 +92,9 @@ def diffusion_parts(
     optimizer.check_prefixes("optimizer.parts", list(config["optimizer"].get("parts") or ()), params)
     tx = optimizer.freeze(tx, config.get("freeze") or (), params)
     objective, ema_decay = diffusion_objective(config, system), config.get("ema_decay", 0.9999)
-    if config.get("personalization"):
-        objective = of_delta(config["personalization"], objective)
     accumulate = config["optimizer"].get("accumulate", 1)
+    if config.get("personalization"):
+        objective = of_delta(config["personalization"], objective, system.tokenizer, accumulate)
     step = diffusion_step.make_step(objective, tx, ema_decay, placement.average, accumulate)
 
     def begin(params: PyTree) -> TrainState:
@@ -101,13 +103,23 @@ def diffusion_parts(
     return step, begin
 
 
-def of_delta(section: Mapping[str, Any], objective: Callable) -> Callable:
-    """The objective of {'delta': …}, which is `objective` of the merged parameters; frozen['base'] holds the base's."""
+def of_delta(
+    section: Mapping[str, Any], objective: Callable, tokenizer: Any, accumulate: int = 1
+) -> Callable:
+    """The objective of {'delta': …}, which is `objective` of the merged parameters; frozen['base'] holds the base's.
 
-    def loss(params, frozen, *rest):
+    tokenizer: that of the run, with its words. accumulate: as of diffusion_step.make_step.
+    """
+    prepared = personalization.prepare(section, tokenizer)
+
+    def loss(params, frozen, batch, seed, step):
+        batch = personalization.shown(section, batch, step // accumulate, prepared)
         merged = personalization.merge_delta(section, frozen["base"], params["delta"])
-        total, metrics = objective(merged, frozen, *rest)
-        return total + personalization.penalty(section, frozen["base"], params["delta"]), metrics
+        total, metrics = objective(merged, frozen, batch, seed, step)
+        keys = example_keys(seed, step, batch["position"])
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, PENALTY))(keys)
+        seen = personalization.Seen(batch, keys, prepared)
+        return total + personalization.penalty(section, frozen["base"], params["delta"], seen), metrics
 
     return loss
 

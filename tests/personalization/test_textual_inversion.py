@@ -10,6 +10,7 @@ from ldm_jax.checkpoints.base import Bundle
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.commands import train
 from ldm_jax.config import load_config
+from ldm_jax.data import templates
 from ldm_jax.inference import pipeline
 from ldm_jax.models.unet import apply_unet
 from ldm_jax.params import flatten, named_leaves
@@ -43,9 +44,43 @@ def test_the_words_begin_as_others_and_their_rows_are_the_last(model):
 def test_the_penalty_is_the_squared_way_from_where_they_began(model):
     params = words.add(model, base.new_words(SECTION)).params
     delta = base.init_delta(SECTION, jax.random.key(0), params)
-    assert base.penalty(SECTION, params, delta) == 0
+    seen = base.Seen({}, jax.random.split(jax.random.key(0), 1), {})
+    assert base.penalty(SECTION, params, delta, seen) == 0
     moved = jax.tree.map(lambda rows: rows + 0.5, delta)
-    np.testing.assert_allclose(base.penalty(SECTION, params, moved), 0.1 * 2 * 8 * 0.25, rtol=1e-6)
+    np.testing.assert_allclose(base.penalty(SECTION, params, moved, seen), 0.1 * 2 * 8 * 0.25, rtol=1e-6)
+
+
+def test_one_vector_after_the_other(model):
+    section = dict(name="textual_inversion", token="<it>", vectors=3, progressive=10)
+    more = words.add(model, base.new_words(section))
+    prepared = base.prepare(section, more.tokenizer)
+    tokens = make_system(more.config, more.tokenizer).inputs({"prompts": ["a <it>", "red"]})["tokens"]
+    np.testing.assert_array_equal(tokens[0], [2, 4, 8, 9, 10, 3])  # [BOS] a <it> <it>_1 <it>_2 [EOS]
+    shown = jax.jit(
+        lambda step: base.shown(section, {"tokens": jnp.asarray(tokens)}, step, prepared)["tokens"]
+    )
+    for step, expected in ((0, [2, 4, 8, 3, 0, 0]), (9, [2, 4, 8, 3, 0, 0]), (10, [2, 4, 8, 9, 3, 0])):
+        np.testing.assert_array_equal(shown(step), [expected, tokens[1]])
+    np.testing.assert_array_equal(shown(20), tokens)
+    assert base.shown(dict(section, progressive=None), {}, 0, prepared) == {}
+
+
+def test_words_of_single_pictures_stand_beside_the_shared_one(model, tmp_path):
+    section = dict(name="textual_inversion", token="<it>", vectors=2, pictures=3, begins="red")
+    new = base.new_words(section)
+    assert new.tokens == ("<it>", "<it>_1", "<it>#0", "<it>#1", "<it>#2")
+    more = words.add(model, new)
+    delta = base.init_delta(section, jax.random.key(0), more.params)
+    source = templates.captioned([{"image": 0}] * 3, dict(texts=["a {}"], word="<it>", of_picture=" {}#{}"))
+    said = source.caption(2, np.random.default_rng(0))
+    assert said == "a <it> <it>#2"
+    tokens = make_system(more.config, more.tokenizer).inputs({"prompts": [said]})["tokens"][0]
+    np.testing.assert_array_equal(tokens, [2, 4, 8, 9, 12, 3])
+    adapters.write_file(tmp_path / "it.safetensors", adapters.Adapter(section, delta, ""), "diffusers", model)
+    read = adapters.read(tmp_path / "it.safetensors", model=model)
+    assert read.section["vectors"] == 2  # the shared word alone is passed on
+    with pytest.raises(ValueError, match="of_picture is ' {}', expected a text such as ' with {}#{}'"):
+        templates.captioned([], dict(texts=["a {}"], word="<it>", of_picture=" {}"))
 
 
 def test_the_gradient_is_torchs(tmp_path):
@@ -136,7 +171,10 @@ def test_what_cannot_be_learned_is_said(run, model, tmp_path):
             "begin as 'zork', which the model's vocabulary does not",
         ),
         (dict(personalization=dict(SECTION, token="red")), "the word 'red' is in the vocabulary already"),
-        (dict(personalization=dict(SECTION, vectors=0)), "expected a word and at least 1 vector"),
+        (
+            dict(personalization=dict(SECTION, vectors=0)),
+            "expected a word, at least 1 vector and at least 0 pictures",
+        ),
         (
             dict(data={k: v for k, v in config["data"].items() if k != "templates"}),
             "the word '<it>' is to be learned and not in the captions of",
