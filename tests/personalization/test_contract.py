@@ -22,6 +22,7 @@ OPTIONS = {
     "custom_diffusion": dict(token="<it>", begins="red"),
     "break_a_scene": dict(tokens=["<a>", "<b>"], begins="red"),
     "dreambooth": dict(),
+    "reversion": dict(token="<R>", begins="a", prepositions=["red"]),
     "extended_textual_inversion": dict(token="<it>", sites=4, begins="red"),
     "textual_inversion": dict(token="<it>", vectors=2, begins="red"),
     "lora": dict(rank=2, conv_rank=2, text_rank=2, dora=True),
