@@ -231,10 +231,14 @@ class System(NamedTuple):
         params: {'conditioner': {kind: tree}}, where a kind without parameters may be missing. key: for dropout.
         """
         conds = []
-        for i, part in enumerate(self.parts):
+        for i, part in sorted(enumerate(self.parts), key=lambda pair: not _prepares(pair[1])):
             variables = {"params": params.get("conditioner", {}).get(part.name, {})}
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i) if i else key}
-            conds.append(part.conditioner.apply(variables, inputs, deterministic=deterministic, rngs=rngs))
+            made = part.conditioner.apply(variables, inputs, deterministic=deterministic, rngs=rngs)
+            if _prepares(part):
+                inputs = {**inputs, **made}
+            else:
+                conds.append(made)
         return merge(conds)
 
     def init(self, key: Array) -> PyTree:
@@ -270,6 +274,11 @@ class System(NamedTuple):
         """jax.ShapeDtypeStructs of {'unet', 'conditioner', 'first_stage'}; nothing is computed."""
         key = jax.random.key(0)
         return jax.eval_shape(self.init, key) | {"first_stage": jax.eval_shape(self.first_stage.init, key)}
+
+
+def _prepares(part: Part) -> bool:
+    """Whether its Conditioner gives the other kinds inputs, and no Cond."""
+    return getattr(part.kind, "PREPARES", False)
 
 
 def make_tokenizer(section: Mapping[str, Any] | None, known: Mapping[str, Callable]) -> Any:

@@ -32,10 +32,18 @@ def add(bundle: Bundle, kinds: Mapping[str, Mapping[str, Any]]) -> Bundle:
 def in_config(config: Mapping[str, Any], kinds: Mapping[str, Mapping[str, Any]], anew: bool = False) -> dict:
     """config with these kinds; of one that is there already its nets and those given, or with `anew` those given alone.
 
-    Raises: ValueError for nets that see other pictures than those that are there.
+    A width that is None is the text encoder's. Raises: ValueError for nets that see other pictures than those that are
+    there, or where there is no text encoder.
     """
     found = conditioning_kinds(config.get("conditioning"))
     for kind, options in kinds.items():
+        if "width" in options and options["width"] is None:
+            widths = [found[text]["width"] for text in ("text", "clip") if text in found]
+            if not widths:
+                raise ValueError(
+                    f"{kind} goes with one text encoder, expected config.conditioning.text or clip"
+                )
+            options = {**options, "width": widths[0]}
         before = {} if anew else found.get(kind, {})
         differing = [k for k, v in options.items() if before and k != "nets" and before.get(k, v) != v]
         if before and (differing or "nets" not in options):

@@ -13,6 +13,8 @@ Each other file of this room is one kind of conditioning and has:
                                   'latent', as many latent cells; left out by kinds that have none
     NEGATIVE: dict[str, Any]      text kinds, where needed: what a negative prompt is given beside it
     TOKENIZERS: dict[str, Callable]   text kinds only: how a tokenizer is made, by the `name` of a config's section
+    PREPARES: bool                whether the Conditioner returns inputs for the other kinds, {name: array}, and no
+                                  Cond; left out by kinds that do not
     Conditioner(nn.Module)        __call__(inputs: dict[str, Array], deterministic=True) -> Cond
     inputs(given: Mapping[str, Sequence], setting) -> dict[str, np.ndarray]     checked; leading axis B
     null_inputs(batch_size, setting) -> dict[str, np.ndarray]    the same structure, meaning nothing; an axis that

@@ -54,8 +54,8 @@ class Conditioner(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
-        """inputs {'tokens': [B, L] int32} -> Cond(context [B, L, width], with site_words [S, B, L, width]).
-        deterministic changes nothing.
+        """inputs {'tokens': [B, L] int32}, and maybe those of text.offsets_of -> Cond(context [B, L, width], with
+        site_words [S, B, L, width]). deterministic changes nothing.
 
         Raises: ValueError for an unknown layer.
         """
@@ -75,10 +75,10 @@ class Conditioner(nn.Module):
             name="transformer",
         )
 
-        def encode(tokens):
-            return transformer(tokens, LAYERS[self.layer], self.final_norm).hidden
+        def encode(tokens, offsets):
+            return transformer(tokens, LAYERS[self.layer], self.final_norm, offsets).hidden
 
-        return Cond(context=text.for_each_site(encode, inputs["tokens"], self.site_words))
+        return Cond(context=text.for_each_site(encode, inputs, self.site_words))
 
 
 def clip_tokenizer(vocab_file: str | Path, max_length: int = 77, pad_id: int | None = None) -> Tokenizer:

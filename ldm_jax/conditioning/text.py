@@ -41,26 +41,42 @@ class Conditioner(TextFields):
 
     @nn.compact
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
-        """inputs {'tokens': [B, L] int32} -> Cond(context [B, L, width]; with site_words [S, B, L, width])."""
+        """inputs {'tokens': [B, L] int32}, and maybe those of `offsets_of` -> Cond(context [B, L, width]; with
+        site_words [S, B, L, width])."""
         transformer = TextTransformer(**self.text_fields(), name="transformer")
 
-        def encode(tokens):
-            return transformer(tokens, deterministic)
+        def encode(tokens, offsets):
+            return transformer(tokens, deterministic, offsets)
 
-        return Cond(context=for_each_site(encode, inputs["tokens"], self.site_words))
+        return Cond(context=for_each_site(encode, inputs, self.site_words))
 
 
-def for_each_site(encode: Callable, tokens: Array, site_words: tuple[int, int] | None) -> Array:
-    """encode(tokens [B, L]) -> [B, L, D]; with site_words [S, B, L, D], one encoding for each cross-attention.
+def for_each_site(encode: Callable, inputs: Mapping[str, Array], site_words: tuple[int, int] | None) -> Array:
+    """encode(tokens [B, L], offsets [B, L, D] or None) -> [B, L, D] of the inputs; with site_words [S, B, L, D], one
+    encoding for each cross-attention.
 
-    site_words: (id, S): the token of this id stands at site s for id + s (Voynov et al. 2023, P+, section 3.1).
+    inputs: 'tokens', and maybe those of `offsets_of`. site_words: (id, S): the token of this id stands at site s for
+    id + s (Voynov et al. 2023, P+, section 3.1).
     """
+    tokens, offsets = inputs["tokens"], offsets_of(inputs)
     if site_words is None:
-        return encode(tokens)
+        return encode(tokens, offsets)
     first, sites = site_words
     each = jnp.where(tokens == first, first + jnp.arange(sites)[:, None, None], tokens)  # [S, B, L]
-    encoded = encode(each.reshape(-1, tokens.shape[1]))
+    if offsets is not None:
+        offsets = jnp.tile(offsets, (sites, 1, 1))
+    encoded = encode(each.reshape(-1, tokens.shape[1]), offsets)
     return encoded.reshape(*each.shape, -1)
+
+
+def offsets_of(inputs: Mapping[str, Array]) -> Array | None:
+    """[B, L, D]: what is added to the embeddings of 'tokens' [B, L], 'word_vectors' [B, D] where they are 'word_ids'
+    [B], zeros elsewhere (conditioning/word_encoder.py); None without.
+    """
+    if "word_vectors" not in inputs:
+        return None
+    here = inputs["tokens"] == inputs["word_ids"][:, None]
+    return jnp.where(here[..., None], inputs["word_vectors"][:, None], 0.0)
 
 
 class _Cut:

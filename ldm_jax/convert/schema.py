@@ -115,6 +115,7 @@ RULES: dict[str, Rule] = dict(
     enlarge=whole(1, 64), noise_schedule=TEXT,
     clip_l=maybe(SECTION), clip_g=SECTION, tokenizer=maybe(SECTION),
     site_words=maybe(lists(whole(0, 2**24), 2)), tokens=whole(1, 1024), nets=lists(lists(WIDTH)),
+    token=TEXT, side=SIDE, widths=lists(WIDTH), scale=ANY_NUMBER,
     # how a model is sampled unless one says otherwise
     num_steps=TIMESTEPS, guidance_scale=ANY_NUMBER, sampler=TEXT, eta=maybe(number(0, 1e9)), spacing=TEXT,
     final_alpha=maybe(TEXT), clip_denoised=maybe(number(1e-9, 1e9)), batch_size=whole(1, 2**20),

@@ -84,8 +84,12 @@ class CLIPTextTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Array, skip: int = 0, final_norm: bool = True) -> CLIPText:
+    def __call__(
+        self, tokens: Array, skip: int = 0, final_norm: bool = True, offsets: Array | None = None
+    ) -> CLIPText:
         """tokens [B, L] int32 in [0, vocab_size), L <= max_length -> CLIPText.
+
+        offsets: [B, L, width], added to the tokens' embeddings.
 
         hidden is what leaves the layer before the last `skip` ones (0: the last), through the final LayerNorm
         if final_norm. Every layer has its parameters whatever is read: under jit what is not read costs
@@ -104,7 +108,10 @@ class CLIPTextTransformer(nn.Module):
             dtype=self.dtype,
             name="token_embed",
         )
-        h = table(tokens) + positions[: tokens.shape[1]].astype(self.dtype)
+        h = table(tokens)
+        if offsets is not None:
+            h = h + offsets.astype(self.dtype)
+        h = h + positions[: tokens.shape[1]].astype(self.dtype)
         hidden = h
         for i in range(self.num_layers):
             h = CLIPTextLayer(

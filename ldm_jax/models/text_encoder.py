@@ -46,10 +46,11 @@ class TextTransformer(TextFields):
     """
 
     @nn.compact
-    def __call__(self, tokens: Array, deterministic: bool = True) -> Array:
+    def __call__(self, tokens: Array, deterministic: bool = True, offsets: Array | None = None) -> Array:
         """tokens [B, L] int32 in [0, vocab_size), L <= max_length -> [B, L, width] in dtype.
 
-        deterministic=False needs an rng 'dropout' if one of the dropouts is > 0.
+        offsets: [B, L, width], added to the tokens' embeddings. deterministic=False needs an rng 'dropout' if one of
+        the dropouts is > 0.
         Raises: ValueError if L > max_length.
         """
         length = tokens.shape[1]
@@ -62,6 +63,8 @@ class TextTransformer(TextFields):
         h = nn.Embed(self.vocab_size, self.width, embedding_init=init, dtype=self.dtype, name="token_embed")(
             tokens
         )
+        if offsets is not None:
+            h = h + offsets.astype(self.dtype)
         h = h + positions[:length].astype(self.dtype)
         h = nn.Dropout(self.embedding_dropout, deterministic=deterministic)(h)
         for i in range(self.num_layers):

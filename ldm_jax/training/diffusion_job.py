@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import atomic, grid, text_files
 from ldm_jax.atomic import write_json
-from ldm_jax.checkpoints import bundle
+from ldm_jax.checkpoints import adapters, bundle
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.checkpoints.warm_start import start_from
 from ldm_jax.data import pipeline
@@ -21,7 +22,7 @@ from ldm_jax.first_stage import make_first_stage
 from ldm_jax.inference.pipeline import LatentDiffusion
 from ldm_jax.inference.settings import check_sampling
 from ldm_jax.models import latent_scale
-from ldm_jax.params import fingerprint
+from ldm_jax.params import fingerprint, flatten, unflatten
 from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
 from ldm_jax.tasks import boxes, labels
@@ -103,9 +104,7 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
         params = first_params(config, system)
         if config.get("personalization"):
             frozen["base"] = params
-            params = {
-                "delta": personalization.init_delta(config["personalization"], init_key(config), params)
-            }
+            params = {"delta": first_delta(config, params)}
         if can.has_text:
             frozen_text = "conditioner" in (config.get("freeze") or ())
             trees = frozen.get("base", params)["conditioner"]
@@ -140,6 +139,28 @@ def first_params(config: dict, system: System) -> PyTree:
         params, notes = start_from(params, opened, config.get("freeze") or ())
         log.info("init_from %r: %s", config["init_from"], notes)
     return params | init_learned(config, system, params, jax.random.fold_in(init_key(config), 1))
+
+
+def first_delta(config: dict, params: PyTree) -> PyTree:
+    """The delta before the first step: a fresh one, or, with config.adapter_from, that adapter's, beside which what it
+    does not have is fresh.
+
+    params: of the base. Raises: ValueError for an adapter of another way, or one that does not fit.
+    """
+    section = config["personalization"]
+    delta = personalization.init_delta(section, init_key(config), params)
+    if not config.get("adapter_from"):
+        return delta
+    adapter = adapters.read(config["adapter_from"])
+    flat, there = flatten(delta), flatten(adapter.delta)
+    wrong = sorted("/".join(k) for k, v in there.items() if k not in flat or flat[k].shape != v.shape)
+    if adapter.section["name"] != section["name"] or wrong:
+        raise ValueError(
+            f"config.adapter_from {config['adapter_from']!r} is an adapter of {adapter.section['name']}"
+            + (f" with {wrong[0]}, which" if wrong else ", which")
+            + f" config.personalization, {section['name']}, has not"
+        )
+    return unflatten({path: jnp.asarray(there.get(path, leaf), jnp.float32) for path, leaf in flat.items()})
 
 
 def measure_latents(

@@ -33,7 +33,7 @@ KEYS = {
     "keep",
     "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps",
     "timestep_density", "sampling",
-    "base", "personalization", "prior", "classifier",
+    "base", "personalization", "adapter_from", "prior", "classifier",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
 TASKS = ("first_stage", "diffusion", "classifier")

@@ -23,6 +23,7 @@ from ldm_jax.conditioning import (
     unclip,
     upscale,
     vector,
+    word_encoder,
 )
 from ldm_jax.conditioning.base import Setting
 
@@ -60,6 +61,13 @@ def _ip_adapter() -> Example:
     embeddings = np.random.default_rng(0).normal(size=(2, 6))
     given = {"image_embeddings": list(embeddings), "image_scales": [0.5, 1]}
     return Example(given, setting(ip_adapter.Conditioner(width=6)))
+
+
+def _word_encoder() -> Example:
+    tokenizer = text.word_level_tokenizer(["a", "<it>"], 6)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 10, 12, 3), np.uint8)
+    conditioner = word_encoder.Conditioner(token="<it>", width=8, side=8, widths=(4, 4))
+    return Example({"word_images": list(pictures)}, setting(conditioner, tokenizer))
 
 
 def _controlnet() -> Example:
@@ -179,4 +187,5 @@ EXAMPLES = {
     "upscale": _upscale,
     "instruct": _instruct,
     "vector": _vector,
+    "word_encoder": _word_encoder,
 }

@@ -22,6 +22,7 @@ OPTIONS = {
     "custom_diffusion": dict(token="<it>", begins="red"),
     "break_a_scene": dict(tokens=["<a>", "<b>"], begins="red"),
     "dreambooth": dict(),
+    "e4t": dict(token="<it>", begins="red", rank=2, side=8, widths=[4, 4], whole=True),
     "reversion": dict(token="<R>", begins="a", prepositions=["red"]),
     "extended_textual_inversion": dict(token="<it>", sites=4, begins="red"),
     "textual_inversion": dict(token="<it>", vectors=2, begins="red"),
@@ -55,7 +56,9 @@ def test_a_fresh_delta_changes_nothing_to_the_bit_and_one_that_was_trained_does(
     before, after = named_leaves(params), named_leaves(merged(delta))
     assert before.keys() == after.keys()
     own = {
-        path for path in before if path.startswith(("unet/controlnet_", "unet/ip_adapter"))
+        path
+        for path in before
+        if path.startswith(("unet/controlnet_", "unet/ip_adapter", "conditioner/word_encoder"))
     }  # beside the base
     for path, leaf in before.items():
         assert path in own or np.array_equal(after[path], leaf), path
