@@ -1,14 +1,25 @@
 """Teaches a shapes model something that it does not know, one way after the other, and measures what each learned:
 
-    python benchmarks/personalization.py --thing purple --method textual_inversion
-    python benchmarks/personalization.py --thing ring --method lora --steps 200
+    python benchmarks/personalization.py --rows purple:textual_inversion,ring:lora --workdir /tmp/taught
+    python benchmarks/personalization.py --rows red_ring:dreambooth,red_ring:dreambooth_prior --steps 200
+    python benchmarks/personalization.py --rows scene:break_a_scene,above:reversion,teal:e4t
     python benchmarks/personalization.py --table
 
 A line of JSON for each goes to benchmarks/results/personalization.jsonl, and --table writes those into
-docs/personalization.md. Probe: how often the new thing is drawn right in captions of its kind, of `--samples`; right:
-how often ordinary captions are; drift: by how much their pictures changed, in levels of 255.
-The new word stands at a place of the vocabulary that no caption has used, [UNK], where a way
-brings none of its own.
+docs/personalization.md. A row that is there for the same base, pictures and steps is passed over, and a run that was
+stopped goes on where its --workdir stands: so a table can be made in pieces.
+
+Of `--samples` pictures each, in `--sampling_steps` steps:
+probe         how often the new thing is drawn right in captions of its kind, in sizes, shapes and colors of which the
+              training has seen few; before: of the base, for which the word is an unknown one
+composition   how often it is right in a relation to a known object; before: the nearest known thing in its place
+ordinary      how often ordinary captions are right
+drift         by how much their pictures changed, in levels of 255
+diversity     the entropy of the colors of "a circle", over that of the base
+
+Things: those of shapes_world/new_things.py; `scene`, a ring and a square of two colors in one picture; `above`, a
+relation that is known, under a new word, from pictures of one pair. e4t is first trained on `--domain` pictures of
+the known colors, and then on one of `teal` for 15 steps.
 """
 
 import argparse
@@ -17,7 +28,9 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -26,22 +39,30 @@ if str(ROOT) not in sys.path:
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks.report import append  # noqa: E402  (a script has its own folder on the path, and not the repository)
+from benchmarks.report import append, read  # noqa: E402  (a script has its own folder on the path, not the repository)
 from ldm_jax import grid  # noqa: E402
 from ldm_jax.checkpoints import adapters  # noqa: E402
+from ldm_jax.checkpoints.open import open_checkpoint  # noqa: E402
 from ldm_jax.commands import train  # noqa: E402
 from ldm_jax.config import load_config  # noqa: E402
 from ldm_jax.inference import pipeline  # noqa: E402
+from ldm_jax.models.ip_adapter import sites_of  # noqa: E402
+from ldm_jax.params import fingerprint  # noqa: E402
 from ldm_jax.shapes_world import new_things, oracle, prompts  # noqa: E402
+from ldm_jax.shapes_world import scenes as world  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "personalization.jsonl"
 DOCUMENT = ROOT / "docs" / "personalization.md"
 BEGIN, END = "<!-- benchmarks/personalization.py -->\n", "<!-- end -->\n"
 WORD = "zork"  # unknown to the base, whose tokenizer makes it [UNK]
-TOKEN = "<it>"
+TOKEN, OTHER = "<it>", "<b>"
 METHODS = {  # section of personalization, learning rate
     "textual_inversion": (dict(name="textual_inversion", token=TOKEN), 1e-2),
-    "extended_textual_inversion": (dict(name="extended_textual_inversion", token=TOKEN, sites=4), 1e-2),
+    "textual_inversion_progressive": (
+        dict(name="textual_inversion", token=TOKEN, vectors=2, progressive=50),
+        1e-2,
+    ),
+    "extended_textual_inversion": (dict(name="extended_textual_inversion", token=TOKEN), 1e-2),
     "lora": (dict(name="lora", rank=8, text_rank=8), 2e-3),
     "lora_dora": (dict(name="lora", rank=8, text_rank=8, dora=True), 2e-3),
     "loha": (dict(name="loha", rank=4), 2e-3),
@@ -49,97 +70,321 @@ METHODS = {  # section of personalization, learning rate
     "custom_diffusion": (dict(name="custom_diffusion", token=TOKEN), 2e-3),
     "dreambooth": (dict(name="dreambooth", text_encoder=True), 2e-4),
     "dreambooth_prior": (dict(name="dreambooth", text_encoder=True), 2e-4),
+    "break_a_scene": (dict(name="break_a_scene", tokens=[TOKEN, OTHER]), 1e-2),
+    "reversion": (dict(name="reversion", token=TOKEN, begins="and"), 1e-2),
+    "e4t": (dict(name="e4t", token=TOKEN, side=32), 1e-3),
 }
 ORDINARY = ("one", "relation")  # kinds of captions
+SCENE = ("ring", "two_color")
+Judged = tuple[str, Callable[[np.ndarray], bool]]  # a caption, and whether a picture is right
 
 
-def photographs(folder: Path, thing: str, word: str, number: int) -> None:
-    """Pictures of the thing with captions beside them."""
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    for i in range(number):
+class Task(NamedTuple):
+    """data: a config's. asked(word, i), beside(word, i): the i-th caption of the probe and of the composition, with
+    `word` for the new one. known: what stands for it in the composition before, read by the oracle; '' for none.
+    """
+
+    data: dict
+    asked: Callable[[str, int], Judged]
+    beside: Callable[[str, int], Judged]
+    known: str
+
+
+# ------------------------------------------------------------------------------------------------------- what is taught
+
+
+def task_of(args: argparse.Namespace, thing: str, word: str, folder: Path) -> Task:
+    """The task of a thing, whose pictures are written into the folder unless they are there."""
+    if thing == "scene":
+        return _scene()
+    plain = dict(name="folder", root=str(folder), recipe="none", split_folders=False)
+    if thing == "above":
+        _written(folder, (_above(i, word) for i in range(args.pictures)))
+        return Task(plain, _relation, _relation, "above")
+
+    def pictures():
+        rng = np.random.default_rng(0)
+        for i in range(args.pictures):
+            what = new_things.asked(thing, i)
+            yield new_things.picture(what, rng), what.caption.replace("{}", word)
+
+    def asked(word: str, i: int) -> Judged:
         what = new_things.asked(thing, i)
-        grid.write_png(folder / f"{i}.png", new_things.picture(what, rng))
-        (folder / f"{i}.txt").write_text(what.caption.replace("{}", word))
+        return what.caption.replace("{}", word), lambda image: new_things.shows(image, what)
+
+    def beside(word: str, i: int) -> Judged:
+        what, relation, other = new_things.beside(thing, i)
+        caption = f"{what.caption.replace('{}', word)} {relation} {other}"
+        return caption, lambda image: new_things.shows_beside(image, what, relation, other)
+
+    _written(folder, pictures())
+    return Task(plain, asked, beside, new_things.KNOWN[thing])
 
 
-def config_of(args: argparse.Namespace, folder: Path, section: dict, rate: float) -> dict:
+def _written(folder: Path, pictures) -> None:
+    if folder.is_dir():
+        return
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for i, (image, caption) in enumerate(pictures):
+        grid.write_png(partial / f"{i:04}.png", image)
+        (partial / f"{i:04}.txt").write_text(caption)
+    partial.rename(folder)
+
+
+def _scene() -> Task:
+    first, second = (new_things.asked(thing, 0) for thing in SCENE)
+    both = [(TOKEN, first), (OTHER, second)]
+
+    def asked(word: str, i: int) -> Judged:
+        token, what = both[i % 2]
+        return token if word == TOKEN else word, lambda image: new_things.shows(image, what)
+
+    def beside(word: str, i: int) -> Judged:
+        caption = f"{TOKEN} and {OTHER}" if word == TOKEN else f"{word} and {word}"
+        return caption, lambda image: all(_shown_somewhere(image, what) for _, what in both)
+
+    return Task(dict(name="shapes_scene", words=[TOKEN, OTHER], things=list(SCENE)), asked, beside, "")
+
+
+def _shown_somewhere(image: np.ndarray, what: new_things.Asked) -> bool:
+    """Whether one of the picture's halves, left, right, upper or lower, shows it."""
+    background = np.uint8(np.median(image.reshape(-1, 3), axis=0))
+    half = world.SIZE // 2
+    for rows, columns in ((slice(None), slice(half)), (slice(None), slice(half, None))):
+        for part in ((rows, columns), (columns, rows)):
+            alone = np.broadcast_to(background, image.shape).copy()
+            alone[part] = image[part]
+            if new_things.shows(alone, what):
+                return True
+    return False
+
+
+def _above(index: int, word: str) -> tuple[np.ndarray, str]:
+    """A red circle above a blue square, and a caption of it."""
+    rng = np.random.default_rng(index)
+    image = np.full((world.SIZE, world.SIZE, 3), rng.uniform(215, 250), float)
+    for shape, color, y in (("circle", "red", 16), ("square", "blue", 47)):
+        r, x = rng.uniform(*world.RADII["large"]), rng.uniform(20, 44)
+        cover = world.coverage(shape, x, y + rng.uniform(-2, 2), r)[..., None]
+        image += cover * (np.asarray(world.COLORS[color]) - image)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), f"a red circle {word} a blue square"
+
+
+def _relation(word: str, i: int) -> Judged:
+    """Two other objects in the relation."""
+    shapes, colors = world.SHAPES[1:], ("orange", "black", "purple", "green")
+    first, second = f"a {colors[i % 4]} {shapes[i % 3]}", f"a {colors[(i + 1) % 4]} {shapes[(i + 1) % 3]}"
+    return f"{first} {word} {second}", lambda image: oracle.score(image, f"{first} above {second}").right
+
+
+def _domain(folder: Path, number: int) -> None:
+    """Single objects of the known colors, with the word in the place of the color."""
+
+    def pictures():
+        for i in range(number):
+            scene = world.scene(i, max_objects=1)
+            (obj,) = scene.objects
+            yield world.render(scene), f"a {obj.size} {TOKEN} {obj.shape}"
+
+    _written(folder, pictures())
+
+
+# ---------------------------------------------------------------------------------------------------------- how it is
+
+
+def config_of(args: argparse.Namespace, method: str, data: dict, section: dict, rate: float) -> dict:
     config = load_config("configs/lora.py:runlocal")
-    config["optimizer"] = dict(
-        config["optimizer"], base_lr=rate, schedule=dict(name="constant", warm_up_steps=10)
-    )
-    config["data"] = dict(name="folder", root=str(folder), recipe="plain", split_folders=False)
+    schedule = dict(name="constant", warm_up_steps=10)
+    config["optimizer"] = dict(config["optimizer"], base_lr=rate, schedule=schedule)
+    config["data"] = dict(data)
     config |= dict(
         base=args.base, personalization=section, total_steps=args.steps, batch_size=4, ema_decay=0.9
     )
-    every = dict(checkpoint_every=25, preview_every=args.steps + 1, log_every=max(1, args.steps // 4))
-    if args.method == "dreambooth_prior":
+    if method == "dreambooth_prior":
         config["prior"] = dict(prompt=args.prior_prompt, number=args.prior)
+    elif method == "break_a_scene":
+        first = args.steps // 2
+        later = [[0, 0.0], [first, 0.02]]
+        config["loss"] = dict(loss_type="l2", masked=True, token_masks=dict(weight=0.01, form="peak"))
+        config["optimizer"]["parts"] = {
+            "delta/words": [[0, 1.0], [first, 0.02]],
+            "delta/unet": later,
+            "delta/conditioner": later,
+        }
+    else:
+        config["data"]["precompute_latents"] = True
+    if method == "reversion":
+        config["timestep_density"] = dict(name="cosine", skew=0.5)
+    every = dict(checkpoint_every=25, preview_every=args.steps + 1, log_every=max(1, args.steps // 4))
     return config | every
 
 
-def drawn(model: pipeline.LatentDiffusion, captions: list[str], steps: int) -> np.ndarray:
-    return model.sample(captions, list(range(len(captions))), num_steps=steps, batch_size=16)
+def taught(args: argparse.Namespace, method: str, task: Task, section: dict, workdir: Path) -> float:
+    """Trains in the workdir, until run/ is there; the seconds that it took."""
+    rate, began = args.rate or METHODS[method][1], time.time()
+    if method == "e4t":
+        _domain(workdir / "domain", args.domain)
+        data = dict(task.data, root=str(workdir / "domain"))
+        train.train(config_of(args, method, data, section, rate), workdir / "pretrained")
+        one = argparse.Namespace(**{**vars(args), "steps": 15})
+        config = config_of(one, method, task.data, section | dict(whole=True), rate / 5)
+        config |= dict(adapter_from=str(workdir / "pretrained"), ema_decay=0.0, checkpoint_every=15)
+        train.train(config, workdir / "run")
+    else:
+        train.train(config_of(args, method, task.data, section, rate), workdir / "run")
+    return time.time() - began
 
 
-def probe(model: pipeline.LatentDiffusion, thing: str, word: str, samples: int, steps: int) -> float:
-    """The part of captions of the thing, in sizes, shapes and colors in turns, that are drawn right."""
-    asked = [new_things.asked(thing, i) for i in range(samples)]
-    images = drawn(model, [what.caption.replace("{}", word) for what in asked], steps)
-    return float(np.mean([new_things.shows(image, what) for image, what in zip(images, asked, strict=True)]))
+def drawn(model: pipeline.LatentDiffusion, captions: list[str], steps: int, picture=None) -> np.ndarray:
+    given = {} if picture is None else {"word_images": [picture] * len(captions)}
+    at_once = min(len(captions), 32)
+    return model.sample(captions, list(range(len(captions))), num_steps=steps, batch_size=at_once, **given)
 
 
-def ordinary(model: pipeline.LatentDiffusion, samples: int, steps: int) -> tuple[np.ndarray, float]:
-    """(pictures of ordinary captions, the part of them that is right)."""
+def rate_of(model, judged: list[Judged], steps: int, picture=None) -> float:
+    """The part of the captions that are drawn right."""
+    images = drawn(model, [caption for caption, _ in judged], steps, picture)
+    return float(np.mean([right(image) for image, (_, right) in zip(images, judged, strict=True)]))
+
+
+def ordinary(model: pipeline.LatentDiffusion, samples: int, steps: int) -> tuple[np.ndarray, float, float]:
+    """(pictures of ordinary captions, the part of them that is right, the entropy of the colors of "a circle")."""
     captions = [c for kind in ORDINARY for c in prompts.prompts(kind, samples // len(ORDINARY))]
     images = drawn(model, captions, steps)
-    return images, float(np.mean([oracle.score(i, c).right for i, c in zip(images, captions, strict=True)]))
+    right = float(np.mean([oracle.score(i, c).right for i, c in zip(images, captions, strict=True)]))
+    colors = [new_things.color_of_largest(image) for image in drawn(model, ["a circle"] * samples, steps)]
+    parts = np.unique(colors, return_counts=True)[1] / samples
+    return images, right, float(-(parts * np.log(parts)).sum())
 
 
-def measure(args: argparse.Namespace, workdir: Path) -> dict:
-    section, rate = METHODS[args.method]
-    word = section.get("token", WORD)
-    folder = workdir / "photographs"
-    if not folder.is_dir():
-        photographs(folder, args.thing, word, args.pictures)
-    began = time.time()
-    train.train(config_of(args, folder, section, args.rate or rate), workdir / "run")
-    seconds = time.time() - began
+def measure(args: argparse.Namespace, thing: str, method: str, workdir: Path, base: "Base") -> dict:
+    section = dict(METHODS[method][0])
+    if method == "extended_textual_inversion":
+        section["sites"] = base.cross_sites
+    word = section.get("token", TOKEN if "tokens" in section else WORD)
+    if method.startswith("dreambooth") and thing in ("ring", "red_ring"):
+        word = f"{WORD} circle"  # the new one and its class
+    pictures = 1 if method == "e4t" else args.pictures
+    task = task_of(
+        argparse.Namespace(**{**vars(args), "pictures": pictures}), thing, word, workdir / "photographs"
+    )
+    seconds = taught(args, method, task, section, workdir)
     adapter = adapters.read(workdir / "run")
-    taught, plain = pipeline.load(args.base, adapters=[str(workdir / "run")]), pipeline.load(args.base)
-    found = dict(
-        probe=probe(taught, args.thing, word, args.samples, args.sampling_steps),
-        before=probe(plain, args.thing, WORD, args.samples, args.sampling_steps),
-    )
-    (now, right), (then, right_before) = (
-        ordinary(model, args.samples, args.sampling_steps) for model in (taught, plain)
-    )
-    drift = float(np.abs(now.astype(float) - then).mean())
-    about = dict(
-        thing=args.thing, method=args.method, base=args.base, pictures=args.pictures, steps=args.steps
-    )
-    size = 4 * sum(leaf.size for leaf in jax.tree.leaves(adapter.delta))
+    model = pipeline.load(args.base, adapters=[str(workdir / "run")])
+    picture = None
+    if method == "e4t":
+        picture = new_things.picture(new_things.asked(thing, 0), np.random.default_rng(0))
+    asked, beside = ([make(word, i) for i in range(args.samples)] for make in (task.asked, task.beside))
+    images, right, entropy = ordinary(model, args.samples, args.sampling_steps)
+    then, right_before, entropy_before = base.ordinary()
+    about = dict(thing=thing, method=method, base=args.base, base_fingerprint=base.fingerprint[:12])
     made = dict(
-        samples=args.samples, seconds=round(seconds, 1), bytes=size, hardware=platform.processor() or "cpu"
+        pictures=1 if thing == "scene" else pictures,
+        steps=args.steps,
+        samples=args.samples,
+        sampling_steps=args.sampling_steps,
+        seconds=round(seconds, 1),
+        bytes=4 * sum(leaf.size for leaf in jax.tree.leaves(adapter.delta)),
+        hardware=platform.processor() or "cpu",
+        jax=jax.__version__,
     )
-    return (
-        about | made | found | dict(right=right, right_before=right_before, drift=drift, jax=jax.__version__)
+    found = dict(
+        probe=rate_of(model, asked, args.sampling_steps, picture),
+        composition=rate_of(model, beside, args.sampling_steps, picture),
+        right=right,
+        drift=float(np.abs(images.astype(float) - then).mean()),
+        diversity=entropy / entropy_before,
     )
+    before = dict(right_before=right_before) | base.before(thing, task)
+    return about | made | found | before
+
+
+class Base:
+    """What the base does itself, measured once for all rows and kept in the workdir."""
+
+    def __init__(self, args: argparse.Namespace, workdir: Path):
+        self._args, self._workdir = args, workdir
+        params = open_checkpoint(args.base).bundle().params
+        self.fingerprint, self.cross_sites = fingerprint(params), len(sites_of(params["unet"]))
+
+    def _model(self) -> pipeline.LatentDiffusion:
+        return pipeline.load(self._args.base)
+
+    def _file(self, name: str) -> Path:
+        args = self._args
+        return self._workdir / f"{name}-{self.fingerprint[:12]}-{args.samples}-{args.sampling_steps}"
+
+    def ordinary(self) -> tuple[np.ndarray, float, float]:
+        """As `ordinary` of it."""
+        file = self._file("ordinary").with_suffix(".npz")
+        if not file.exists():
+            found = ordinary(self._model(), self._args.samples, self._args.sampling_steps)
+            np.savez(file, images=found[0], right=found[1], entropy=found[2])
+        with np.load(file) as kept:
+            return kept["images"], float(kept["right"]), float(kept["entropy"])
+
+    def before(self, thing: str, task: Task) -> dict[str, float]:
+        """{'before': of the probe, 'composition_before'} of a thing."""
+        file = self._file(f"before-{thing}").with_suffix(".json")
+        if not file.exists():
+            args = self._args
+            asked = [task.asked(WORD, i) for i in range(args.samples)]
+            known = [task.beside(task.known, i)[0] for i in range(args.samples)] if task.known else []
+            judged = [
+                (c, lambda image, c=c: oracle.score(image, c).right) for c in map(_without_twice, known)
+            ]
+            model = self._model()
+            found = dict(
+                before=rate_of(model, asked, args.sampling_steps),
+                composition_before=rate_of(model, judged, args.sampling_steps) if judged else None,
+            )
+            file.write_text(json.dumps(found))
+        return json.loads(file.read_text())
+
+
+def _without_twice(caption: str) -> str:
+    """A caption in which a known thing brought a color of its own, with that alone: 'a red red circle'."""
+    words = caption.split()
+    colors = [i for i, w in enumerate(words) if w in world.COLORS]
+    drop = {i for i, j in zip(colors, colors[1:], strict=False) if j == i + 1}
+    return " ".join(w for i, w in enumerate(words) if i not in drop)
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
 
 
 def table() -> str:
     """The lines of RESULTS as a table; of one thing and way the last."""
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    last = {(line["thing"], line["method"]): line for line in lines}
-    head = "| thing | way | pictures | steps | seconds | bytes | probe (before) | ordinary right (before) "
-    rows = [head + "| drift |", "|" + "---|" * 9]
+    last = {(line["thing"], line["method"]): line for line in read(RESULTS)}
+    head = "| thing | way | pictures | steps | seconds | bytes | probe (before) | composition (known) "
+    rows = [head + "| ordinary (before) | drift | diversity |", "|" + "---|" * 11]
+
+    def share(line: dict, name: str) -> str:
+        return "" if line.get(name) is None else f"{line[name]:.2f}"
+
     for (thing, method), line in sorted(last.items()):
         rows.append(
             f"| {thing} | {method} | {line['pictures']} | {line['steps']} | {line['seconds']:.0f} | {line['bytes']:,} "
-            f"| {line['probe']:.2f} ({line['before']:.2f}) | {line['right']:.2f} ({line['right_before']:.2f}) "
-            f"| {line['drift']:.1f} |"
+            f"| {share(line, 'probe')} ({share(line, 'before')}) "
+            f"| {share(line, 'composition')} ({share(line, 'composition_before')}) "
+            f"| {share(line, 'right')} ({share(line, 'right_before')}) | {line['drift']:.1f} "
+            f"| {share(line, 'diversity')} |"
         )
-    return "\n".join(rows) + "\n"
+    said = sorted({(line.get("base_fingerprint"), line["samples"]) for line in last.values()}, key=str)
+    bases = " and ".join(f"{base}, {number} pictures a figure" for base, number in said)
+    return "\n".join(rows) + f"\n\nBase (fingerprint of its parameters): {bases}.\n"
+
+
+def is_there(line: dict, args: argparse.Namespace, thing: str, method: str, base: Base) -> bool:
+    wanted = dict(
+        thing=thing,
+        method=method,
+        base_fingerprint=base.fingerprint[:12],
+        steps=args.steps,
+        samples=args.samples,
+    )
+    return all(line.get(name) == value for name, value in wanted.items())
 
 
 def main() -> None:
@@ -147,10 +392,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--thing", choices=new_things.THINGS)
-    add("--method", choices=METHODS)
+    things = (*new_things.THINGS, "scene", "above")
+    add("--rows", help=f"THING:METHOD,…; things: {', '.join(things)}; methods: {', '.join(METHODS)}")
     add("--base", default="shapes")
     add("--pictures", type=int, default=6)
+    add("--domain", type=int, default=240, help="pictures that e4t is pretrained on")
     add("--steps", type=int, default=200)
     add("--rate", type=float, help="the learning rate, in the place of the way's own")
     add("--samples", type=int, default=32)
@@ -162,22 +408,31 @@ def main() -> None:
         help="how many pictures of the class the base draws for dreambooth_prior",
     )
     add("--prior_prompt", default="a circle")
-    add(
-        "--workdir",
-        help="where the run is kept, and goes on if it was stopped; seconds are those of the last part",
-    )
+    add("--workdir", help="where runs are kept, and go on if they were stopped; seconds are the last part's")
     add("--table", action="store_true", help="write the results into the document")
     args = parser.parse_args()
     if args.table:
         before, _, rest = DOCUMENT.read_text().partition(BEGIN)
         DOCUMENT.write_text(before + BEGIN + table() + END + rest.partition(END)[2])
         return
+    rows = [row.partition(":")[::2] for row in (args.rows or "").split(",")]
+    for thing, method in rows:
+        if thing not in things or method not in METHODS:
+            parser.error(f"--rows: got {thing}:{method}, expected THING:METHOD of those that --help lists")
+        if (thing == "scene") != (method == "break_a_scene") or (method == "e4t" and thing != "teal"):
+            parser.error(f"--rows: {thing}:{method} do not go together")
     with tempfile.TemporaryDirectory() as place:
         workdir = Path(args.workdir or place)
         workdir.mkdir(parents=True, exist_ok=True)
-        line = measure(args, workdir)
-    print(json.dumps(line))
-    append(RESULTS, [line])
+        base = Base(args, workdir)
+        for thing, method in rows:
+            if any(is_there(line, args, thing, method, base) for line in read(RESULTS)):
+                continue
+            where = workdir / f"{thing}-{method}-{args.steps}-{base.fingerprint[:12]}"
+            where.mkdir(exist_ok=True)
+            line = measure(args, thing, method, where, base)
+            print(json.dumps(line), flush=True)
+            append(RESULTS, [line])
 
 
 if __name__ == "__main__":
