@@ -4,10 +4,15 @@
 
 leaves weights.safetensors (float16), classifier.json (how it was made, how often it is right) and reference.npz, the
 statistics that shapes-FID compares with. It learns from the splits `train` and `unseen`, since it has to know the pairs
-that a model must not see, and is scored on `test`. Two cores take well under an hour.
+that a model must not see, and is scored on `test`. Two cores take well under an hour. With --planted it learns a
+shortcut on purpose, to see whether an explanation finds it: circle or square, of scenes in which every circle is
+red and every square is blue (shapes_world/shortcut.py); that takes a minute or two, and leaves no reference.
+
+    python -m ldm_jax.commands.train_shapes_classifier --planted --steps 300 --num_scenes 2000 --out runs/shortcut
 """
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -19,11 +24,12 @@ import optax
 
 from ldm_jax import atomic, cli
 from ldm_jax.convert import files
+from ldm_jax.data import transforms
 from ldm_jax.metrics import features, shapes_features, statistics
-from ldm_jax.metrics.images import ArrayImages
 from ldm_jax.models.shapes_classifier import SIZE, ShapesClassifier
 from ldm_jax.params import named_leaves
 from ldm_jax.shapes_world import scenes as world
+from ldm_jax.shapes_world import shortcut
 from ldm_jax.types import KEY_IMPL, PyTree
 
 UNSEEN_SHARE = 0.2  # of the scenes that it learns from
@@ -36,12 +42,24 @@ def scenes(split: str, number: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([world.render(s) for s in drawn]), np.stack([shapes_features.labels(s) for s in drawn])
 
 
-def train(num_scenes: int, num_steps: int, batch_size: int, seed: int = 0) -> PyTree:
-    """The parameters, nested dicts of float32 arrays."""
+def shown(num_scenes: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the shipped one learns from: `scenes` of both splits."""
     unseen = max(1, int(num_scenes * UNSEEN_SHARE))
     parts = [scenes("train", num_scenes - unseen), scenes("unseen", unseen)]
     images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    model = ShapesClassifier(len(shapes_features.LABELS))
+    return images, labels
+
+
+def planted(split: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `scenes`, of the shortcut; labels [N, 2]."""
+    drawn = list(itertools.islice(shortcut.scenes(split), number))
+    labels = [[float(s.objects[0].shape == label) for label in shortcut.LABELS] for s in drawn]
+    return np.stack([world.render(s) for s in drawn]), np.asarray(labels, np.float32)
+
+
+def train(images: np.ndarray, labels: np.ndarray, num_steps: int, batch_size: int, seed: int = 0) -> PyTree:
+    """The parameters, nested dicts of float32 arrays. images: [N, 64, 64, 3] uint8. labels: [N, K] float32."""
+    model = ShapesClassifier(labels.shape[1])
     params = model.init(jax.random.key(seed, impl=KEY_IMPL), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
     tx = optax.adamw(optax.cosine_decay_schedule(LEARNING_RATE, num_steps), weight_decay=1e-4)
 
@@ -67,12 +85,12 @@ def train(num_scenes: int, num_steps: int, batch_size: int, seed: int = 0) -> Py
     return jax.tree.map(np.asarray, params)
 
 
-def accuracy(params: PyTree, number: int) -> dict[str, float]:
-    """On held-out scenes: the share of labels that are right, and that of scenes with no label wrong."""
-    images, labels = scenes("test", number)
-    extractor = shapes_features.shapes_extractor(params)
-    found = features.extract(ArrayImages(images), extractor, layers=("logits",), batch_size=64)
-    logits = np.concatenate([values["logits"] for _, values in found])
+def accuracy(params: PyTree, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The share of labels that are right, and that of scenes with no label wrong."""
+    network = jax.jit(lambda x: ShapesClassifier(labels.shape[1]).apply({"params": params}, x).logits)
+    logits = np.concatenate(
+        [network(transforms.to_float(part)) for part in np.array_split(images, max(1, len(images) // 64))]
+    )
     right = (logits > 0) == (labels > 0.5)
     return {"labels_right": float(right.mean()), "scenes_right": float(right.all(1).mean())}
 
@@ -100,29 +118,33 @@ def main(argv: list[str] | None = None) -> None:
         "--reference_each", type=int, default=2048, help="scenes of each kind of prompt (default %(default)s)"
     )
     add("--test_scenes", type=int, default=2000, help="to be scored on (default %(default)s)")
+    add("--planted", action="store_true", help="learn a shortcut, circle or square by color")
     args = parser.parse_args(argv)
     start = time.time()
-    params = train(args.num_scenes, args.steps, args.batch_size)
+    learned = planted("train", args.num_scenes) if args.planted else shown(args.num_scenes)
+    params = train(*learned, args.steps, args.batch_size)
     # What is measured with is what is written: the weights as float16 keeps them.
     params = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), params)
-    scored = accuracy(params, args.test_scenes)
+    scored = accuracy(params, *(planted if args.planted else scenes)("test", args.test_scenes))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     files.write_safetensors(out / "weights.safetensors", named_leaves(params), "float16")
-    statistics.write(out / "reference.npz", reference(params, args.reference_each))
+    if not args.planted:
+        statistics.write(out / "reference.npz", reference(params, args.reference_each))
     about = {
         "command": f"python -m ldm_jax.commands.train_shapes_classifier --steps {args.steps} --batch_size "
         f"{args.batch_size} "
-        f"--num_scenes {args.num_scenes} --reference_each {args.reference_each}",
+        f"--num_scenes {args.num_scenes} "
+        + ("--planted" if args.planted else f"--reference_each {args.reference_each}"),
         "hash": features.params_hash(params),
-        "labels": list(shapes_features.LABELS),
+        "labels": list(shortcut.LABELS if args.planted else shapes_features.LABELS),
         "test_scenes": args.test_scenes,
         **scored,
         "minutes": round((time.time() - start) / 60, 1),
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     atomic.write_text(out / "classifier.json", json.dumps(about, indent=2) + "\n")
-    print(json.dumps(about | {"labels": len(shapes_features.LABELS)}))
+    print(json.dumps(about | {"labels": len(about["labels"])}))
 
 
 def console() -> None:

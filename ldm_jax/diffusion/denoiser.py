@@ -23,7 +23,7 @@ class Denoiser(NamedTuple):
     visited: [S] timesteps of the run, descending. branches: rows per picture, such as source and target; row b * B + i
     belongs to branch b of picture i (control/rows.py). uncond_steps: fields of uncond that differ from step to step,
     [S, R, ...], such as the contexts of null-text inversion; None: none do. decode: scaled latents [R, h, w, c] ->
-    images [R, H, W, 3] in about [-1, 1]; None where there is no decoder.
+    images [R, H, W, 3] in about [-1, 1]; encode: the other way, the posterior's mode; None where there is none.
     """
 
     network: Callable
@@ -35,6 +35,7 @@ class Denoiser(NamedTuple):
     branches: int = 1
     uncond_steps: dict[str, Array] | None = None
     decode: Callable | None = None
+    encode: Callable | None = None
 
     def to_eps(self, x: Array, t: Array, prediction: Array) -> Array:
         """The prediction [B, ...] at x [B, ...], t [B] as eps, float32. Raises: ValueError for an unknown

@@ -15,7 +15,7 @@ import numpy as np
 from ldm_jax import text_files
 from ldm_jax.checkpoints.bundle import SHIPPED
 from ldm_jax.conditioning import clip as clip_conditioning
-from ldm_jax.convert import cached_weights, clip_vision, files
+from ldm_jax.convert import cached_weights, files
 from ldm_jax.convert import clip as clip_names
 from ldm_jax.convert import inception as inception_names
 from ldm_jax.convert import lpips as lpips_names
@@ -24,7 +24,6 @@ from ldm_jax.metrics import features, shapes_features, statistics
 from ldm_jax.metrics.clip_score import clip_extractor
 from ldm_jax.metrics.features import Extractor
 from ldm_jax.models.clip_text import CLIPTextTransformer
-from ldm_jax.models.clip_vision import CLIPVisionTransformer
 from ldm_jax.models.inception import SIZE, InceptionV3
 from ldm_jax.types import PyTree
 
@@ -79,16 +78,9 @@ def clip(folder: str | Path | None = None, batch_size: int = 64) -> Clip:
         "CLIP (a folder)", [f"{name}/config.json" for name in CLIPS], given
     ).parent
     config = text_files.read_object(path / "config.json", "config")
-    if "vision_config" not in config or "text_config" not in config:
-        raise ValueError(
-            f"{path} is no folder of transformers' CLIPModel: its config.json has no vision_config and text_config"
-        )
+    vision, params = classifiers.clip_tower(path)
     tensors = files.open_tensors(path)
     text_tensors = {n: t for n, t in tensors.items() if n.startswith(("text_model.", "text_projection."))}
-    vision = _vision(config)
-    blank = jnp.zeros((1, vision.image_size, vision.image_size, 3))
-    template = jax.eval_shape(vision.init, jax.random.key(0), blank)["params"]
-    params = clip_vision.from_state({name: t.read() for name, t in tensors.items()}, template)
     extractor = clip_extractor(f"CLIP {path.name}", vision, params)
     text = _text(config)
     tokenizer = clip_conditioning.clip_tokenizer(path, text.max_length)
@@ -111,21 +103,8 @@ def clip(folder: str | Path | None = None, batch_size: int = 64) -> Clip:
     return Clip(extractor, embed)
 
 
-def _vision(config: dict) -> CLIPVisionTransformer:
-    """Defaults are transformers' own, which its files leave out."""
-    c = config["vision_config"]
-    return CLIPVisionTransformer(
-        c.get("hidden_size", 768),
-        c.get("num_hidden_layers", 12),
-        c.get("num_attention_heads", 12),
-        c.get("patch_size", 32),
-        config.get("projection_dim", 512),
-        c.get("image_size", 224),
-        c.get("hidden_act", "quick_gelu"),
-    )
-
-
 def _text(config: dict) -> CLIPTextTransformer:
+    """Defaults are transformers' own, which its files leave out."""
     c = config["text_config"]
     return CLIPTextTransformer(
         c.get("vocab_size", 49408),

@@ -44,7 +44,7 @@ def _picture(grid: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(grid).save(buffer, format="PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="samples" src="data:image/png;base64,{data}">'
+    return f'<img alt="picture" src="data:image/png;base64,{data}">'
 
 
 def curve(
@@ -106,17 +106,26 @@ def page(
     repeat: Mapping[str, object] | None = None,
     grid: np.ndarray | None = None,
     figures: Mapping[str, str] | None = None,
+    rows: Sequence[tuple[str, Mapping[str, np.ndarray]]] = (),
 ) -> str:
     """The page as text.
 
     metrics: {name: number, or {'value': number, ...}}. repeat: all that is needed to repeat the run (command, seeds,
-    versions, recipe), shown as JSON. grid: [H, W, 3] uint8. figures: {caption: SVG text of `curve`}.
+    versions, recipe), shown as JSON. grid: [H, W, 3] uint8. figures: {caption: SVG text of `curve`}. rows: of a
+    table of pictures, (what is said of it, {column: [H, W, 3] uint8}), each of which has the same columns.
     """
     body = [f"<h1>{html.escape(title)}</h1>"]
     body += [f'<p class="warning">{html.escape(text)}</p>' for text in warnings if text]
     body.append("<table>" + "".join(_row(name, value) for name, value in metrics.items()) + "</table>")
     for caption, figure in (figures or {}).items():
         body.append(f"<h2>{html.escape(caption)}</h2>{figure}")
+    if rows:
+        names = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0][1])
+        cells = ("".join(f"<td>{_picture(image)}</td>" for image in shown.values()) for _, shown in rows)
+        lines = (
+            f"<tr>{c}<td>{html.escape(said)}</td></tr>" for c, (said, _) in zip(cells, rows, strict=True)
+        )
+        body.append(f"<table><tr>{names}<th></th></tr>{''.join(lines)}</table>")
     if grid is not None:
         body.append(f"<h2>Samples</h2>{_picture(grid)}")
     if repeat:

@@ -91,7 +91,7 @@ class Image(NamedTuple):
 def image(call, target) -> Asked:
     """target: a picture, or one for each: a file, or [h, w, 3] uint8 or in [-1, 1], whose sides divide the picture's
     (Rombach et al. 2022, appendix C: a low-resolution picture to be enlarged)."""
-    wanted = _one_each(call, target, call.picture, "image: target")
+    wanted = one_each(call, target, call.picture, "universal: image: target")
     height, width = call.image_shape
     h, w = wanted.shape[1:3]
     if height % h or width % w or height // h != width // w:
@@ -106,27 +106,57 @@ def image(call, target) -> Asked:
 
 
 class Class(NamedTuple):
-    """-log of the probability that a classifier gives to a label; its logits are each label's own odds."""
+    """-log of the probability that a classifier gives to a label, and that it does not give to another that is to go; its logits are each
+    label's own odds."""
 
     network: Any
+    leaves: bool = False
 
     def __call__(self, images: Array, target: PyTree, fixed: PyTree) -> Array:
-        logits = self.network.apply({"params": fixed}, images).logits
-        return jax.nn.softplus(-jnp.take_along_axis(logits, target["label"][:, None], axis=1)[:, 0])
+        logits = self.logits(images, fixed)
+
+        def of(name):
+            return jnp.take_along_axis(logits, target[name][:, None], axis=1)[:, 0]
+
+        return jax.nn.softplus(-of("label")) + (jax.nn.softplus(of("leave")) if self.leaves else 0.0)
+
+    def logits(self, images: Array, params: PyTree) -> Array:
+        """[B, labels] of images [B, H, W, 3]."""
+        if hasattr(self.network, "apply"):
+            return self.network.apply({"params": params}, images).logits
+        return self.network(images)
 
 
-def label(call, target, *, classifier="shapes_classifier") -> Asked:
-    """target: a label of the classifier, its name or its number, or one for each picture. classifier: of clean pictures."""
-    found = call.classifier(classifier)
-    return Asked(
-        Class(found.network),
-        {"label": call.labels(target, found.labels, "universal: class: target")},
-        found.params,
-    )
+def label(call, target, *, classifier="shapes_classifier", leave=None) -> Asked:
+    """target: a label of the classifier, its name or its number, or one for each picture. classifier: of clean pictures, by its name, or a
+    function of images [B, H, W, 3] in about [-1, 1] that gives the log odds of each label [B, labels], in jax. leave: a label that the
+    picture is to lose, or one for each."""
+    network, labels, params = classified(call, classifier)
+    wanted = {"label": call.labels(target, labels, "universal: class: target")}
+    if leave is not None:
+        wanted["leave"] = call.labels(leave, labels, "universal: class: leave")
+    return Asked(Class(network, leave is not None), wanted, params)
+
+
+def classified(call, classifier) -> tuple[Any, tuple[str, ...], PyTree]:
+    """(network or function, its labels, parameters). Raises: ValueError for what gives no odds of labels."""
+    if not callable(classifier):
+        found = call.classifier(classifier)
+        if not found.labels:
+            raise ValueError(
+                f"classifier {classifier!r} has no labels, expected one that says what pictures show"
+            )
+        return found.network, found.labels, found.params
+    given = jax.eval_shape(classifier, jax.ShapeDtypeStruct((1, *call.image_shape, 3), jnp.float32))
+    if getattr(given, "ndim", 0) != 2 or given.shape[0] != 1:
+        raise ValueError(
+            f"classifier: the function gave shape {getattr(given, 'shape', None)} of one picture, expected (1, labels)"
+        )
+    return classifier, tuple(str(i) for i in range(given.shape[1])), {}
 
 
 class Style(NamedTuple):
-    """Squares between the Gram matrices of a classifier's feature maps (Gatys et al. 2016) of a picture and the target's."""
+    """Squares between the Gram matrices of a network's feature maps (Gatys et al. 2016) of a picture and the target's."""
 
     network: Any
     layers: tuple[str, ...]
@@ -140,13 +170,29 @@ class Style(NamedTuple):
         _, seen = self.network.apply(
             {"params": params}, images, capture_intermediates=lambda module, _: module.name in self.layers
         )
-        maps = [jax.nn.relu(seen["intermediates"][name]["__call__"][0]) for name in self.layers]
-        return [jnp.einsum("bhwc,bhwd->bcd", m, m) / (m.shape[1] * m.shape[2]) for m in maps]
+        found = [_places(seen["intermediates"][name]["__call__"][0]) for name in self.layers]
+        return [jnp.einsum("bnc,bnd->bcd", m, m) / m.shape[1] for m in found]
 
 
-def style(call, target, *, classifier="shapes_classifier", layers=("norm_0", "norm_1", "norm_2")) -> Asked:
-    """target: a picture of the size that is drawn, or one for each. layers: of the classifier, by their names there."""
-    found, wanted = call.classifier(classifier), _one_each(call, target, call.picture, "style: target")
+def _places(features: Array) -> Array:
+    """[B, N, C]: feature maps [B, h, w, C] where they are above 0; of a transformer's tokens [B, 1 + N, C] those of patches."""
+    if features.ndim == 3:
+        return features[:, 1:]
+    return jax.nn.relu(features).reshape(features.shape[0], -1, features.shape[-1])
+
+
+STYLE_LAYERS = ("norm_0", "norm_1", "norm_2")  # of the shapes world's classifier
+CLIP_STYLE_LAYERS = ("layer_2",)  # Bansal et al. 2023: the features after CLIP's third block
+
+
+def style(call, target, *, classifier="shapes_classifier", layers=None) -> Asked:
+    """target: a picture of the size that is drawn, or one for each. classifier: of clean pictures, or a folder of CLIP. layers: of it, by
+    their names there."""
+    found, wanted = (
+        call.classifier(classifier),
+        one_each(call, target, call.picture, "universal: style: target"),
+    )
+    layers = layers or (STYLE_LAYERS if found.labels else CLIP_STYLE_LAYERS)
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     for layer in layers:
         if layer not in found.params:
@@ -185,7 +231,7 @@ def segmentation(call, target, *, palette, temperature: float = 0.1) -> Asked:
     """target: a map [H, W] of numbers of colors, or one for each picture. palette: K colors, RGB in 0..255. temperature: of the distances
     between colors, in units of [-1, 1]."""
     fixed = _palette(palette, temperature)
-    wanted = _one_each(call, target, np.asarray, "segmentation: target", ndim=2)
+    wanted = one_each(call, target, np.asarray, "universal: segmentation: target", ndim=2)
     number = len(fixed["palette"])
     if wanted.shape[1:] != tuple(call.image_shape) or wanted.dtype.kind not in "iu":
         raise ValueError(
@@ -288,18 +334,25 @@ def _numbers(given, number: int, name: str) -> list[int]:
     return numbers
 
 
-def _one_each(call, target, read: Callable, name: str, ndim: int = 3) -> np.ndarray:
-    """[N, ...]: target read, one for all pictures or one for each."""
+def one_each(call, target, read: Callable, name: str, ndim: int = 3) -> np.ndarray:
+    """[N, ...]: target read, one for all pictures or one for each. name: the option's, in messages."""
     many = isinstance(target, list | tuple) or np.ndim(target) == ndim + 1
     found = [read(one) for one in target] if many else [read(target)]
     if len(found) not in (1, call.num_pictures) or any(np.ndim(one) != ndim for one in found):
         shapes = ", ".join(str(np.shape(one)) for one in found)
         raise ValueError(
-            f"universal: {name}: got {len(found)} of shape {shapes}, expected one, or one for each of {call.num_pictures} pictures"
+            f"{name}: got {len(found)} of shape {shapes}, expected one, or one for each of {call.num_pictures} pictures"
         )
     if len({one.shape for one in found}) > 1:
-        raise ValueError(f"universal: {name}: got several sizes, expected one")
+        raise ValueError(f"{name}: got several sizes, expected one")
     return np.stack(found * (call.num_pictures // len(found)))
+
+
+def whole(value, name: str, least: int = 1) -> int:
+    """A whole number of at least `least`. Raises: ValueError for anything else; name: the option's, in the message."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
+    return int(value)
 
 
 LOSSES = {"image": image, "class": label, "style": style, "segmentation": segmentation, "boxes": boxes}

@@ -39,23 +39,24 @@ def prepare(
     palette=None,
     background=None,
     temperature=None,
+    leave=None,
 ) -> dict | None:
     """loss: the name of one in losses.py, or a function of images [B, H, W, 3] in about [-1, 1] that gives [B]. target, classifier,
-    layers, palette, background, temperature: what that loss takes (losses.py). The others: as of `guide`.
+    layers, palette, background, temperature, leave: what that loss takes (losses.py). The others: as of `guide`.
 
     Raises: ValueError for a loss that is none or that does not have these options, and for numbers out of range.
     """
-    for name, value, least in (("backward_steps", backward_steps, 0), ("repeats", repeats, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"universal: {name} is {value!r}, expected a whole number of at least {least}")
+    backward_steps = losses.whole(backward_steps, "universal: backward_steps", 0)
+    repeats = losses.whole(repeats, "universal: repeats")
     for name, value in (("clip", clip), ("backward_rate", backward_rate)):
         if value <= 0:
             raise ValueError(f"universal: {name} is {value}, expected a number above 0")
     if scale == 0 and backward_steps == 0 and repeats == 1:
         return None
     options = dict(
-        classifier=classifier, layers=layers, palette=palette, background=background, temperature=temperature
-    )
+        classifier=classifier, layers=layers, palette=palette, background=background, temperature=temperature,
+        leave=leave,
+    )  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     asked = losses.prepare(call, loss, target, given)
     return dict(

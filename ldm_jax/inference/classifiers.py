@@ -1,4 +1,4 @@
-"""Classifiers that guidance asks: of clean pictures, and of noised latents.
+"""Networks that guidance asks: classifiers of clean pictures and of noised latents, and CLIP's image tower.
 
 Decides which checkpoint is one, and whether it fits the model.
 """
@@ -7,22 +7,26 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.checkpoints.bundle import SHIPPED
 from ldm_jax.checkpoints.open import locate, open_checkpoint
 from ldm_jax.config import call
-from ldm_jax.convert import files
+from ldm_jax.convert import clip_vision, files
 from ldm_jax.diffusion.schedule import NoiseSchedule, make_schedule
+from ldm_jax.models.clip_vision import MEAN, STD, CLIPVisionTransformer
 from ldm_jax.models.noisy_classifier import NoisyClassifier
 from ldm_jax.models.shapes_classifier import ShapesClassifier
 from ldm_jax.params import from_names
-from ldm_jax.text_files import read_json
-from ldm_jax.types import PyTree
+from ldm_jax.text_files import read_json, read_object
+from ldm_jax.types import Array, PyTree
 
 
 class Classifier(NamedTuple):
-    """network: a linen module. params: its parameters. labels: names of its logits, in order."""
+    """network: a linen module, or what is applied as one. params: its parameters. labels: names of its logits, in
+    order; () of a network that has none."""
 
     network: Any
     params: PyTree
@@ -31,13 +35,16 @@ class Classifier(NamedTuple):
 
 def of_pictures(name: str) -> Classifier:
     """A classifier of clean pictures, [B, 64, 64, 3] in [-1, 1] -> .logits [B, labels], each label's own odds:
-    'shapes_classifier', which is shipped, or a folder that ldm_jax/commands/train_shapes_classifier.py wrote. Raises:
-    ValueError if there is none."""
-    folder = SHIPPED / name if name == "shapes_classifier" else Path(name)
+    'shapes_classifier', which is shipped, or a folder that ldm_jax/commands/train_shapes_classifier.py wrote. Of a
+    folder of transformers' CLIPModel its image tower, which has no labels. Raises: ValueError if there is none."""
+    folder = SHIPPED / name if name == "shapes_classifier" else Path(name).expanduser()
+    if (folder / "config.json").is_file() and not (folder / "classifier.json").is_file():
+        tower, params = clip_tower(folder)
+        return Classifier(ClipOfPictures(tower), params, ())
     if not (folder / "classifier.json").is_file():
         raise ValueError(
-            f"classifier {name!r} not found: expected 'shapes_classifier', or a folder with classifier.json and "
-            "weights.safetensors"
+            f"classifier {name!r} not found: expected 'shapes_classifier', a folder with classifier.json and "
+            "weights.safetensors, or one of CLIP"
         )
     return _read(folder, _stamp(folder))
 
@@ -48,6 +55,44 @@ def _read(folder: Path, stamp: int) -> Classifier:
     tensors = files.open_tensors(folder / "weights.safetensors")
     params = from_names({name: np.asarray(t.read(), np.float32) for name, t in tensors.items()})
     return Classifier(ShapesClassifier(len(labels)), params, labels)
+
+
+class ClipOfPictures(NamedTuple):
+    """CLIP's image tower, applied to images [B, H, W, 3] in about [-1, 1] of any size: bicubic, and so that a gradient
+    goes through."""
+
+    tower: CLIPVisionTransformer
+
+    def apply(self, variables: PyTree, images: Array, **options) -> Any:
+        """As of linen.Module."""
+        side = self.tower.image_size
+        resized = jax.image.resize(images, (images.shape[0], side, side, 3), "bicubic")
+        return self.tower.apply(variables, ((resized + 1) / 2 - MEAN) / STD, **options)
+
+
+def clip_tower(folder: Path) -> tuple[CLIPVisionTransformer, PyTree]:
+    """The image tower of a folder of transformers' CLIPModel, and its parameters. Raises: ValueError for another."""
+    return _read_tower(folder, _stamp(folder))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_tower(folder: Path, stamp: int) -> tuple[CLIPVisionTransformer, PyTree]:
+    config = read_object(folder / "config.json", "config")
+    if "vision_config" not in config or "text_config" not in config:
+        raise ValueError(
+            f"{folder} is no folder of transformers' CLIPModel: its config.json has no vision_config and text_config"
+        )
+    c = config["vision_config"]
+    # Defaults are transformers' own, which its files leave out.
+    tower = CLIPVisionTransformer(
+        c.get("hidden_size", 768), c.get("num_hidden_layers", 12), c.get("num_attention_heads", 12),
+        c.get("patch_size", 32), config.get("projection_dim", 512), c.get("image_size", 224),
+        c.get("hidden_act", "quick_gelu"),
+    )  # fmt: skip
+    blank = jnp.zeros((1, tower.image_size, tower.image_size, 3))
+    template = jax.eval_shape(tower.init, jax.random.key(0), blank)["params"]
+    tensors = files.open_tensors(folder)
+    return tower, clip_vision.from_state({name: t.read() for name, t in tensors.items()}, template)
 
 
 def of_noised_latents(path: str, latent_shape: tuple[int, int, int], schedule: NoiseSchedule) -> Classifier:

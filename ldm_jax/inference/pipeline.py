@@ -27,7 +27,7 @@ from ldm_jax.inference import checks, edits, inversions, known_pixels, sizes
 from ldm_jax.inference import devices as device_sets
 from ldm_jax.inference.edits import Edited
 from ldm_jax.inference.inversions import Inverted
-from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_program
+from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_encoder, make_program
 from ldm_jax.inference.runs import Run, make_run
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, pictures_of, resolve_settings
 from ldm_jax.inference.tiled_first_stage import TiledFirstStage
@@ -382,10 +382,7 @@ class LatentDiffusion:
         return np.asarray(program(self.params["first_stage"], self.devices.filled(latents)))[: len(latents)]
 
     def _encode(self, images: Array) -> np.ndarray:
-        def make():
-            return lambda params, x: self.scale.scale(self.system.first_stage.mode(params, x))
-
-        program = self._compiled("encode", make, False, True)
+        program = self._compiled("encode", lambda: make_encoder(self.system, self.scale), False, True)
         return np.asarray(program(self.params["first_stage"], self.devices.filled(images)))[: len(images)]
 
     def _in_tiles(self, image_shape: tuple[int, int], tile: int | None) -> TiledFirstStage | None:

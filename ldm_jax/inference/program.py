@@ -4,8 +4,8 @@ Decides what of a call is compiled in (Recipe) and what is an argument (Argument
 user gives (inference/pipeline.py does).
 """
 
-import functools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -139,10 +139,9 @@ def make_program(
         cond, uncond, further = conditions(system, scale, a, recipe.is_guided, encodes)
 
         # Guidance.
-        decode = functools.partial(make_decoder(system, scale), a.params["first_stage"])
-        denoiser = Denoiser(
-            model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited, n, decode=decode
-        )
+        run_of = system.schedule, system.prediction_type, a.visited
+        ends = coders(system, scale, a.params["first_stage"])
+        denoiser = Denoiser(model_fn, cond, uncond, *run_of, n, None, *ends)
         if recipe.is_guided and "uncond" in recipe.inverted:
             steps = {k: jnp.concatenate([v.swapaxes(0, 1)] * n, axis=1) for k, v in a.known["uncond"].items()}
             denoiser = denoiser._replace(uncond_steps=steps)
@@ -290,3 +289,14 @@ def make_decoder(system: System, scale: LatentScale | float) -> Callable:
     """(the first stage's params, scaled latents [B, h, w, c]) -> images [B, H, W, C] float32, about [-1, 1]."""
     scale = latent_scale.of(scale)
     return lambda params, latents: system.first_stage.decode(params, scale.unscale(latents))
+
+
+def make_encoder(system: System, scale: LatentScale | float) -> Callable:
+    """(the first stage's params, images [B, H, W, C] in [-1, 1]) -> scaled latents [B, h, w, c] float32, the posterior's mode."""
+    scale = latent_scale.of(scale)
+    return lambda params, images: scale.scale(system.first_stage.mode(params, images))
+
+
+def coders(system: System, scale: LatentScale | float, params: PyTree) -> tuple[Callable, Callable]:
+    """(decode, encode) of a Denoiser. params: the first stage's."""
+    return partial(make_decoder(system, scale), params), partial(make_encoder(system, scale), params)

@@ -9,11 +9,8 @@ import numpy as np
 
 from ldm_jax.data import transforms
 from ldm_jax.metrics.features import Extractor, params_hash
-from ldm_jax.models.clip_vision import CLIPVisionTransformer
+from ldm_jax.models.clip_vision import MEAN, STD, CLIPVisionTransformer
 from ldm_jax.types import Array, PyTree
-
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 def prepare(image: np.ndarray, size: int = 224) -> np.ndarray:

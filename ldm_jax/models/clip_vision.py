@@ -1,17 +1,23 @@
 """The image tower of CLIP: a vision transformer whose class token is projected to where captions lie.
 
-Decides the architecture (patches, class token, a LayerNorm before the layers too, pre-norm, no mask). It knows no
-pixels: resize and normalization are metrics/clip_score.py's.
+Decides the architecture (patches, class token, a LayerNorm before the layers too, pre-norm, no mask). How
+pixels are normalized for it is MEAN and STD; how they are resized is its users' (metrics/clip_score.py,
+inference/classifiers.py).
 Source: Radford et al. 2021 (arXiv:2103.00020) section 2.4; openai/CLIP clip/model.py VisionTransformer.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ldm_jax.models.attention import attend
 from ldm_jax.models.clip_text import ACTIVATIONS
 from ldm_jax.models.layers import Conv, LayerNorm, Linear
 from ldm_jax.types import Array
+
+# of pixels in [0, 1], as the released towers were trained (openai/CLIP clip/clip.py)
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 class CLIPVisionTransformer(nn.Module):

@@ -5,8 +5,9 @@ import pytest
 
 from ldm_jax.evaluation import networks
 from ldm_jax.metrics import features
-from ldm_jax.metrics.clip_score import MEAN, STD, clip_scores
+from ldm_jax.metrics.clip_score import clip_scores
 from ldm_jax.metrics.images import ArrayImages
+from ldm_jax.models.clip_vision import MEAN, STD
 from tests.conditioning import tiny_clip
 
 
@@ -57,7 +58,7 @@ def test_lpips_heads_may_lie_with_the_network_or_beside_it(tmp_path, monkeypatch
 
     monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(networks, "load_lpips", lambda *paths: [p.name for p in paths])
+    monkeypatch.setattr(networks.lpips_names, "load_lpips", lambda *paths: [p.name for p in paths if p])
     with pytest.raises(
         ValueError, match="VGG16 of LPIPS: found no weights; name the file, or put vgg16-397923af.pth"
     ):

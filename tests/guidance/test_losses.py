@@ -6,6 +6,7 @@ import pytest
 
 from ldm_jax.guidance import losses
 from ldm_jax.inference.methods import Call
+from ldm_jax.models.clip_vision import MEAN, STD
 from ldm_jax.shapes_world import scenes as world
 
 SCENES = [world.scene(i, "test", max_objects=1) for i in range(12)]
@@ -65,6 +66,33 @@ def test_the_style_of_a_picture_is_its_gram_matrices():
     assert np.abs(shifted - grams).max() < 0.1 * np.abs(grams).max()
 
 
+def test_the_style_of_clip_is_the_gram_matrix_of_transformers_hidden_states(tmp_path):
+    """After the third block, of patches alone, of the picture in CLIP's size and normalization."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    layers = dict(hidden_size=32, num_attention_heads=2, intermediate_size=128)
+    text = dict(layers, num_hidden_layers=1, vocab_size=20)
+    vision = dict(layers, num_hidden_layers=4, image_size=64, patch_size=16)
+    torch.manual_seed(0)
+    theirs = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision)).eval()
+    theirs.save_pretrained(tmp_path)
+    asked = losses.prepare(call(), "style", list(np.asarray(IMAGES)), dict(classifier=str(tmp_path)))
+    pixels = torch.tensor(np.asarray((IMAGES + 1) / 2 - MEAN) / STD).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        states = theirs.vision_model(pixels, output_hidden_states=True).hidden_states[3][:, 1:].numpy()
+    grams = np.einsum("bnc,bnd->bcd", states, states) / states.shape[1]
+    np.testing.assert_allclose(asked.loss.grams(IMAGES, asked.fixed)[0], grams, rtol=1e-3, atol=1e-4)
+    assert (table(asked).argmin(1) == np.arange(12)).all()
+    with pytest.raises(ValueError, match="has no labels, expected one that says what pictures show"):
+        losses.prepare(call(), "class", 0, dict(classifier=str(tmp_path)))
+
+
+def test_a_label_may_be_one_that_is_to_go():
+    odds = jnp.asarray([[2.0, -1.0, 0.5]])
+    asked = losses.prepare(call(1), "class", 0, dict(classifier=lambda images: odds, leave=2))
+    expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(0.5))
+    np.testing.assert_allclose(asked.loss(IMAGES[:1], asked.target, asked.fixed), [expected], rtol=1e-5)
+
+
 def test_a_function_of_images():
     asked = losses.prepare(call(), lambda images: images.mean((1, 2, 3)), None, {})
     np.testing.assert_allclose(asked.loss(IMAGES, {}, {}), IMAGES.mean((1, 2, 3)), rtol=1e-5)
@@ -86,7 +114,7 @@ def test_a_function_of_images():
             "class",
             "red circle",
             dict(palette=PALETTE),
-            "loss 'class' has no option 'palette'; it has: classifier",
+            "loss 'class' has no option 'palette'; it has: classifier, leave",
         ),
         ("class", "red circle", dict(classifier="nothing"), "classifier 'nothing' not found"),
         (
@@ -139,6 +167,7 @@ def test_a_function_of_images():
             dict(layers="norm_9"),
             "layer 'norm_9' not found; there are: conv_0",
         ),
+        ("class", 0, dict(classifier=lambda images: images.mean()), "gave shape .. of one picture, expected"),
         (lambda images: images, 3, {}, "a function takes images alone, got the option 'target'"),
     ],
 )

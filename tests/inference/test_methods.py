@@ -23,6 +23,14 @@ LEFT[:, :, :2] = 1
 FOLDER = tempfile.TemporaryDirectory()
 CLASSIFIER = tiny_classifier.write(Path(FOLDER.name) / "classifier", CONFIG["schedule"])
 GRAY = np.zeros((16, 16, 3), np.float32)
+PHOTO = np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8)
+
+
+def colors(images):
+    """A classifier: the log odds of three labels, how much of each color there is."""
+    return 5 * images.mean((1, 2))
+
+
 # Of each method: options that do something, and others of the same kind.
 OPTIONS = {
     ("guidance", "classifier_free"): (dict(scale=2.0), dict(scale=5.0)),
@@ -91,6 +99,14 @@ OPTIONS = {
         dict(source="a circle", amount=3.0),
     ),
     ("editing", "ledits_pp"): (dict(threshold=0.5), dict(threshold=0.9, amount=-2.0, words="circle")),
+    ("guidance", "dime"): (
+        dict(image=PHOTO, target=0, classifier=colors),
+        dict(image=[PHOTO, 255 - PHOTO], target=[1, 2], classifier=colors, scale=3.0, lookahead=2),
+    ),
+    ("editing", "ace"): (
+        dict(image=PHOTO, target=0, leave=1, classifier=colors, iterations=2),
+        dict(image=[PHOTO, 255 - PHOTO], target=[1, 2], leave=0, classifier=colors, iterations=3, rate=0.3),
+    ),
     ("editing", "blended"): (dict(x_start=CLEAN, mask=LEFT), dict(x_start=-CLEAN, mask=1 - LEFT)),
 }
 METHODS = [(room, name) for room in ("guidance", "editing") for name in names(room)]

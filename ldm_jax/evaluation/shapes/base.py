@@ -7,20 +7,24 @@ argparse takes}, its own arguments.
 """
 
 import argparse
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm_jax import cli, grid
+from ldm_jax import atomic, cli, grid
 from ldm_jax.checkpoints.base import options_from
 from ldm_jax.inference import pipeline
+from ldm_jax.params import fingerprint
 from ldm_jax.shapes_world import scenes as world
 
 # Seeds count up from it, as in shapes_world/prompts.py: training's previews take the low ones.
 FIRST_SEED = 1_000_000
 SHOWN = 16  # pictures of a grid
+PART = 40  # pictures after which a long measurement keeps what it has
 
 
 class Outcome(NamedTuple):
@@ -59,14 +63,39 @@ class Model:
                 f"{self.args.task!r} is for a model that takes {' and '.join(names) or 'none'}"
             )
 
-    def draw(self, label: str, number: int, **given) -> np.ndarray:
-        """`number` pictures [N, H, W, 3] uint8. given: of LatentDiffusion.sample, a value for each picture."""
+    def draw(self, label: str, number: int, first: int = 0, **given) -> np.ndarray:
+        """`number` pictures [N, H, W, 3] uint8, from the first on. given: of LatentDiffusion.sample, a value for
+        each."""
         args, report = self.args, cli.progress(label, number)
         return self.model.sample(
-            seeds=[FIRST_SEED + i for i in range(number)], num_steps=args.steps, sampler=args.sampler,
+            seeds=[FIRST_SEED + first + i for i in range(number)], num_steps=args.steps, sampler=args.sampler,
             guidance_scale=args.guidance_scale, batch_size=args.batch_size, progress=lambda done, _: report(done),
             **given,
         )  # fmt: skip
+
+    def in_parts(
+        self, about: dict[str, Any], number: int, make: Callable[[slice], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """{name: [number, ...]} of make(which of them), some at a time. With --out each part is kept in OUT/parts,
+        so that the same command goes on where it was stopped. about: what they depend on, besides the model and the
+        sampler."""
+        args, found = self.args, []
+        asked = dict(about, steps=args.steps, sampler=args.sampler, guidance_scale=args.guidance_scale)
+        asked |= dict(model=fingerprint(self.model.params)) if args.out else {}
+        name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        for start in range(0, number, PART):
+            which = slice(start, min(start + PART, number))
+            path = Path(args.out) / "parts" / f"{name}_{start}_{which.stop}.npz" if args.out else None
+            if path is None or not path.is_file():
+                found.append(make(which))
+                if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with atomic.writing(path) as partial, open(partial, "wb") as file:
+                        np.savez_compressed(file, **found[-1])
+            else:
+                with np.load(path) as kept:
+                    found.append(dict(kept))
+        return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
 
     def told(self, scenes: Sequence[world.Scene]) -> dict[str, list]:
         """Conditions that describe the scenes, for those that the model requires: prompts or class labels.

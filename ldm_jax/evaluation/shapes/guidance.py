@@ -3,7 +3,8 @@
 --told says what pictures are to show and how the model is told. With `prompts` the model is, by prompts of held-out
 scenes. With the others it is told nothing, and the method alone knows: `class` fills the labels of classifier
 guidance or the target of universal guidance with a class for each picture, `boxes` the target with the boxes and
-colors of a held-out scene, `low_resolution` with a scene made four times smaller.
+colors of a held-out scene, `low_resolution` with a scene made four times smaller. With --out what is drawn is kept
+there, so that the same command goes on where it was stopped, or draws further methods alone.
 """
 
 import argparse
@@ -41,13 +42,14 @@ OPTIONS = {
 
 
 class Question(NamedTuple):
-    """given: what LatentDiffusion.sample is told. target: what a method is, {option: value} by method and, of
-    universal guidance, loss. right: (number of the picture, the picture) -> whether it shows what was asked for.
-    more: figures of all pictures."""
+    """given: what LatentDiffusion.sample is told, a value for each picture. target: what a method is, {option: a value
+    for each picture} by method and, of universal guidance, loss; shared: {option: value} likewise. right: (number
+    of the picture, the picture) -> whether it shows what was asked for. more: figures of all pictures."""
 
     given: dict[str, list]
     target: dict[str, dict[str, Any]]
     right: Callable[[int, np.ndarray], bool]
+    shared: dict[str, dict[str, Any]] = {}
     more: Callable[[np.ndarray], dict[str, float | None]] = lambda images: {}
 
 
@@ -66,9 +68,7 @@ def score(args: argparse.Namespace) -> Outcome:
     drawn, found = {}, {}
     for row in [{}, *rows]:
         name = named(row)
-        drawn[name] = model.draw(
-            name, args.num_samples, guidance=filled(row, question.target) or None, **question.given
-        )
+        drawn[name] = _drawn(model, name, row, question)
         found[name] = [bool(question.right(i, image)) for i, image in enumerate(drawn[name])]
     plain = named({})
     figures = {
@@ -77,6 +77,24 @@ def score(args: argparse.Namespace) -> Outcome:
     }
     about = model.settings() | dict(told=args.told)
     return Outcome(figures | about, {"guidance": [images[:SHOWN] for images in drawn.values()]})
+
+
+def _drawn(model: Model, name: str, row: dict, question: Question) -> np.ndarray:
+    """[N, 64, 64, 3] uint8."""
+
+    def make(which: slice) -> dict[str, np.ndarray]:
+        told = {name: values[which] for name, values in question.given.items()}
+        target = {
+            method: {option: values[which] for option, values in options.items()}
+            | question.shared.get(method, {})
+            for method, options in question.target.items()
+        }
+        guidance = filled(row, target) or None
+        number = which.stop - which.start
+        return {"images": model.draw(name, number, which.start, guidance=guidance, **told)}
+
+    about = dict(row=row, told=model.args.told)
+    return model.in_parts(about, model.args.num_samples, make)["images"]
 
 
 def asked(text: str) -> list[dict]:
@@ -128,13 +146,14 @@ def _question(told: str, model: Model, number: int) -> Question:
             nothing,
             target,
             lambda i, image: scores.class_right(image, labels[i]),
-            lambda images: _distances(images, reference),
+            more=lambda images: _distances(images, reference),
         )
     scenes, images = scenes_and_images(number)
     if told == "boxes":
         boxes = [[_box(o) for o in scene.objects] for scene in scenes]
         palette = [*world.COLORS.values(), BACKGROUND]
-        target = {"universal boxes": dict(target=boxes, palette=palette, background=len(world.COLORS))}
+        target = {"universal boxes": dict(target=boxes)}
+        shared = {"universal boxes": dict(palette=palette, background=len(world.COLORS))}
 
         def right(i: int, image: np.ndarray) -> bool:
             found = scores.layout_score(image, scenes[i])
@@ -144,7 +163,7 @@ def _question(told: str, model: Model, number: int) -> Question:
             found = [scores.layout_score(*pair).iou for pair in zip(drawn, scenes, strict=True)]
             return {"iou": float(np.concatenate(found).mean())}
 
-        return Question(nothing, target, right, overlap)
+        return Question(nothing, target, right, shared, overlap)
     small = _small(images)
     target = {"universal image": dict(target=list(small))}
 
@@ -154,7 +173,7 @@ def _question(told: str, model: Model, number: int) -> Question:
             "psnr": mean_finite(psnr(images, drawn)),
         }
 
-    return Question(nothing, target, lambda i, image: shapes.reads_right(image, scenes[i]), near)
+    return Question(nothing, target, lambda i, image: shapes.reads_right(image, scenes[i]), more=near)
 
 
 def _one_object(number: int) -> list[world.Scene]:

@@ -35,7 +35,7 @@ class Painter:
             latent_shape=(image_size // 4, image_size // 4, 4),
             parts=(),
         )
-        self.paint, self.calls = paint, []
+        self.paint, self.calls, self.params = paint, [], {}
 
     def sample(self, prompts=None, seeds=(0,), *, strength=1.0, image_shape=None, progress=None, **given):
         settings = {k: given.pop(k) for k in ("num_steps", "sampler", "guidance_scale", "batch_size")}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.commands import evaluate
-from ldm_jax.evaluation.shapes import guidance
+from ldm_jax.evaluation.shapes import base, guidance
 from ldm_jax.inference import pipeline
 from ldm_jax.shapes_world import prompts as shapes
 from ldm_jax.shapes_world import scenes as world
@@ -47,6 +47,28 @@ def test_prompts_are_drawn_right_with_the_method_alone(run):
     low, high = found["interval"]["interval"]
     assert high == 1 and abs(low - 4 / (4 + 1.96**2)) < 1e-3  # Wilson's, of 4 out of 4
     assert found["interval"]["p"] == 0.125  # McNemar's: 2 / 2^4
+
+
+def test_what_is_drawn_is_kept_and_drawn_once(run, monkeypatch):
+    """A part at a time, each with its own seeds and prompts; a method that is added is drawn alone."""
+    monkeypatch.setattr(base, "PART", 3)
+    scenes = [shapes.scenes_and_prompts(kind, 1)[0][0] for kind in shapes.KINDS[:4]]
+
+    def paint(index, told, asked):
+        return world.render(scenes[index])
+
+    first = run(("prompts",), paint, *FOUR, "--guidance", "interval")
+    assert [len(call["seeds"]) for call in first["painter"].calls] == [3, 1] * 2
+    assert first["none"]["right"] == first["interval"]["right"] == 1
+    again = run(
+        ("prompts",),
+        lambda index, told, asked: blank(index, told),
+        *FOUR,
+        "--guidance",
+        '["interval", "self_attention"]',
+    )
+    assert len(again["painter"].calls) == 2 and again["self_attention"]["right"] == 0
+    assert again["interval"] == first["interval"]
 
 
 def test_methods_are_told_the_class_and_the_model_is_not(run):
