@@ -82,6 +82,7 @@ def diffusion_config(args: argparse.Namespace, factor: int, steps: int) -> dict[
     )  # fmt: skip
     config["prediction_type"], config["ema_decay"] = "v", 0.995
     config["stratified_timesteps"], config["batch_size"] = True, args.batch_size
+    config["sampling"] = dict(num_steps=args.training_steps, batch_size=args.draw)
     config["total_steps"], config["checkpoint_every"], config["preview_every"] = steps, 50, args.steps
     return config
 

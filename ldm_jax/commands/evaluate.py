@@ -104,6 +104,11 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--write_stats {args.write_stats!r}, expected a name that ends in .npz")
     if not args.write_stats and not args.out:
         raise ValueError("--out is missing: the folder for the result")
+    check_numbers(args)
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raises: ValueError for numbers that cannot be."""
     for name in ("num_images", "batch_size", "steps", "splits", "kid_size"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1")

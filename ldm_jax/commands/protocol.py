@@ -48,9 +48,7 @@ def run(argv: Sequence[str]) -> dict:
             raise ValueError(f"--{name} is missing")
     if argv[0] in ("superres", "inpaint") and not args.images:
         raise ValueError("--images is missing: the folder of pictures")
-    for name in ("num_images", "batch_size", "steps", "splits", "kid_size"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1")
+    evaluate.check_numbers(args)
     return find(ROOM, argv[0]).measure(args, argv)
 
 

@@ -38,14 +38,14 @@ def reconstruction_fn(section: dict, params: Any, size: tuple[int, int], batch_s
     first_stage = make_first_stage(section)
     check_size(*size, first_stage.factor)
     mesh = Mesh(np.asarray(jax.local_devices()), ("images",))
-    whole, split_ = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("images"))
+    whole, shared = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("images"))
     params, rows = jax.device_put(params, whole), batch_size * mesh.size
 
     def run(params: Any, x: jax.Array) -> jax.Array:
         z = first_stage.mode(params, x)
         return first_stage.decode(params, z)
 
-    program = jax.jit(run, in_shardings=(whole, split_), out_shardings=split_)
+    program = jax.jit(run, in_shardings=(whole, shared), out_shardings=shared)
 
     def reconstruct(pixels: np.ndarray) -> np.ndarray:
         out = []

@@ -30,7 +30,17 @@ OPTIONS = [
 
 def arguments(**changes):
     return SimpleNamespace(
-        **dict(out="out", images=None, num_scenes=8, first_stage_steps=10, steps=20, batch_size=4, narrow=16)
+        **dict(
+            out="out",
+            images=None,
+            num_scenes=8,
+            first_stage_steps=10,
+            steps=20,
+            batch_size=4,
+            narrow=16,
+            training_steps=5,
+            draw=4,
+        )
         | changes
     )
 
