@@ -76,6 +76,7 @@ def test_the_wheel_holds_the_package_its_configs_and_nothing_beside(wheel):
         "ldm-sample",
         "ldm-evaluate",
         "ldm-convert",
+        "ldm-protocol",
         "ldm-sweep",
         "ldm-precompute-latents",
     ):
