@@ -1,7 +1,7 @@
 """The flag --config of the commands that train: a config, any of whose keys --config.KEY=VALUE sets.
 
 Keys are of the type that the config gives them. A list is written 1,2,3 or [1,2,3]; a key that is None takes any
-value. Options of optimizers and their schedules can be set where a config leaves them at their defaults, too.
+value. Options that a config leaves at their defaults can be set, too (config_keys.py).
 """
 
 import ast
@@ -14,9 +14,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from ldm_jax.commands import config_keys
 from ldm_jax.config import config_names, make_config
 from ldm_jax.text_files import cut
-from ldm_jax.training import optimizer
 
 NAME = "config"
 OVERRIDE = re.compile(rf"--?(?:no)?{NAME}\.([^=]+)")
@@ -33,35 +33,26 @@ class _Config(flags.ArgumentParser):
     alone."""
 
     def __init__(self, argv: Sequence[str]):
-        self._keys = [match[1] for match in map(OVERRIDE.match, argv) if match]
+        self._argv = argv
 
     def parse(self, argument: str) -> ConfigDict:
         config = make_config(argument)
-        for key in self._keys:
-            _let_in(config, key)
-            _own_value(config, key)
+        config_keys.prepare(config, self._argv)
+        for key in (match[1] for match in map(OVERRIDE.match, self._argv) if match):
+            _own_value(config, key, self._argv)
         return config.lock()
 
     def flag_type(self) -> str:
         return "config"
 
 
-def _let_in(config: ConfigDict, key: str) -> None:
-    """Gives the config a key, None, that stands for an option which it leaves at its default."""
-    within, _, name = key.rpartition(".")
-    if name in optimizer.section_options().get(within, ()) and within.split(".")[0] in config:
-        section = _own_value(config, within)
-        if isinstance(section, ConfigDict) and name not in section:
-            section[name] = None
-
-
-def _own_value(config: ConfigDict, key: str) -> Any:
+def _own_value(config: ConfigDict, key: str, argv: Sequence[str] = ()) -> Any:
     """What the config has under a key such as 'model.channels'. Raises: ValueError if there is no such key."""
     value = config
     for depth, part in enumerate(key.split(".")):
         name = part.partition("[")[0]  # of a list, --config.model.channel_mult[0]=2 sets one element
         if not isinstance(value, ConfigDict) or name not in value:
-            left_out = optimizer.section_options().get(".".join(key.split(".")[:depth]), ())
+            left_out = config_keys.of_section(config, ".".join(key.split(".")[:depth]), argv)
             known = sorted({*value, *left_out}) if isinstance(value, ConfigDict) else []
             nearest = difflib.get_close_matches(name, known, 1)
             within = ".".join([NAME, *key.split(".")[:depth]])
@@ -134,17 +125,17 @@ def read_config(argv: Sequence[str]) -> dict:
         raise ValueError(f"unexpected argument {rest[1]!r}; see --help")
     if values.config is None:
         raise ValueError(f"--config is missing: a file, or one of {', '.join(config_names())}")
-    _check_elements(values[NAME])
+    _check_elements(values[NAME], argv)
     return values.config.to_dict()
 
 
-def _check_elements(flag: Any) -> None:
+def _check_elements(flag: Any, argv: Sequence[str]) -> None:
     """Raises: ValueError for a list set on the command line whose elements are of other types than the config's own."""
     own = make_config(flag.config_filename)
+    config_keys.prepare(own, argv)
     for key, value in flag.override_values.items():
         if not isinstance(value, list):
             continue
-        _let_in(own, key)
         before = _own_value(own, key)
         types = {type(element) for element in before or ()}
         allowed = types | ({int} if float in types else set())

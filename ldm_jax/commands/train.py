@@ -21,7 +21,7 @@ from ldm_jax.commands import config_flag, dry_run
 from ldm_jax.data import latents
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
-from ldm_jax.training import loop, optimizer, profiling, program, watch
+from ldm_jax.training import held_out, loop, optimizer, profiling, program, watch
 from ldm_jax.training.base_model import with_base
 from ldm_jax.training.classifier_job import classifier_job
 from ldm_jax.training.diffusion_job import diffusion_job
@@ -171,6 +171,7 @@ def train_claimed(
         log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])
         # 4. Run the loop with logging, pictures, evaluation and profiling attached.
         writer, evaluate = metric_writer(workdir), monitor.every(config, workdir)
+        held = held_out.every(config, job.held_out)
         mfu = utilization.Utilization(lambda: step_flops(config, workdir))
         with (
             preemption.watching(checkpoints) as stop,
@@ -189,7 +190,9 @@ def train_claimed(
             calls = loop.Calls(
                 report=told,
                 show=lambda done, state: show(workdir, writer, job, done, state),
-                evaluate=lambda done, state: together("the evaluation", evaluate(writer, done, state)),
+                evaluate=lambda done, state: together(
+                    "the evaluation", bool(evaluate(writer, done, state) | held(writer, done, state))
+                ),
                 stop=asked,
                 before_step=tracer.before_step,
                 after_step=tracer.after_step,

@@ -314,6 +314,10 @@ def _trained(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(described | {"added_tokens": trained}))
 
 
+def to_be_trained(model: str = "bpe", max_length: int = 77) -> None:
+    """None: the run trains it on its captions (training/vocabulary.py), and its checkpoints have it with them."""
+
+
 def _fix_length(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
     tokenizer.enable_truncation(max_length)
     tokenizer.enable_padding(length=max_length, pad_id=tokenizer.token_to_id("[PAD]") or 0, pad_token="[PAD]")
@@ -322,4 +326,9 @@ def _fix_length(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
 
 # How a config's tokenizer section is made into one, by its `name`; the other keys are the function's
 # arguments.
-TOKENIZERS = {"word_level": word_level_tokenizer, "wordpiece": wordpiece_tokenizer, "file": load_tokenizer}
+TOKENIZERS = {
+    "word_level": word_level_tokenizer,
+    "wordpiece": wordpiece_tokenizer,
+    "file": load_tokenizer,
+    "trained": to_be_trained,
+}

@@ -90,6 +90,7 @@ RULES: dict[str, Rule] = dict(
     per_channel_latents=maybe(FLAG), learned_variance=maybe(FLAG), variance=TEXT,
     prediction_type=TEXT, class_names=maybe(lists(TEXT, 2**20)), name=TEXT,
     dtype=one_of("float32", "bfloat16", "float16"), remat=maybe(either(FLAG, TEXT)),
+    text_from=maybe(TEXT), base_tokenizer=maybe(TEXT), holdout_every=maybe(whole(0, 2**31)),
     # networks
     in_channels=WIDTH, out_channels=maybe(WIDTH), channels=WIDTH, channel_mult=lists(COUNT), z_channels=WIDTH,
     embed_dim=WIDTH, num_res_blocks=each(COUNT), attention_levels=lists(LEVEL), num_heads=maybe(each(WIDTH)),

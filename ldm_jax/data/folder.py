@@ -244,8 +244,8 @@ def source(
 ) -> FolderSource:
     """The images of a folder, sorted by path.
 
-    split: 'train' or 'test'. Where root has sub-folders train/ or test/, they are the splits; otherwise a
-        hash of each file's name sends about `holdout` of them to 'test', and the rest to 'train'.
+    split: 'train' or 'test'. Where root has sub-folders train/ or test/, they are the splits; otherwise, and of a
+        train/ alone, a hash of each file's name sends about `holdout` of them to 'test', and the rest to 'train'.
     min_side: pixels; images whose shorter side is less are left out (the headers of all files are read for
         it).
     split_folders: whether train/ and test/ are splits (True) or classes (False). None: classes where one of them lies
@@ -260,7 +260,8 @@ def source(
     """
     top = check_root(split, root, holdout)
     options = dict(min_side=min_side, holdout=holdout, split_folders=split_folders, caption_key=caption_key)
-    missing = sorted(e[0] for e in known if not any((f / e[0]).exists() for f in (top, top / split)))
+    places = (top, *(top / name for name in SPLITS))
+    missing = sorted(e[0] for e in known if not any((place / e[0]).exists() for place in places))
     path = index.path_of("folder", str(top.absolute()), split, options, missing)
     kept = index.load(path)
     if kept is not None and _holds(top, kept):
@@ -300,8 +301,9 @@ def _find(
     whole = listing.walk(top, (*EXTENSIONS, *caption_files.SUFFIXES))
     there = whole.of(EXTENSIONS)
     below, folders = "", _split_folders(whole, there, top, split_folders)
+    divided = not folders or (folders == ["train/"] and holdout)
     if folders:
-        below = f"{split}/"
+        below = "train/" if divided else f"{split}/"
         if below not in folders:
             raise ValueError(f"folder {str(top)!r} has no {below}, only {folders[0]}")
     root = top / below
@@ -314,7 +316,7 @@ def _find(
         raise ValueError(f"folder {str(root)!r} holds no images ({', '.join(EXTENSIONS)})")
     # 3. Those of the split.
     number = len(names)
-    if not folders:
+    if divided:
         test = held_out(names, holdout)
         names = [name for name in names if (name in test) == (split == "test")]
     if min_side is not None:

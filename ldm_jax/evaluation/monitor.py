@@ -89,7 +89,7 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
     config = dict(config, first_stage=first.config["first_stage"])
     measured = text_files.read_object(workdir / "latents.json", "record of latents", latents.RECORD)
     params = {"first_stage": first.params["first_stage"]}
-    system = make_system(config)
+    system = make_system(config, bundle.read_tokenizer(workdir))
     scale = latent_scale.of_config(measured, system.first_stage.channels)
     base = LatentDiffusion(system, params, scale, config)
     names, count = options["metrics"], options["num_images"]

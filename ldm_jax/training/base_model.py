@@ -1,5 +1,5 @@
-"""A run that stands on a whole model: `config.base`, a checkpoint that is trained on, or taught something small
-(personalization/).
+"""A run that stands on a whole model, `config.base`, a checkpoint that is trained on, or taught something small
+(personalization/); or on the text encoder of one, `config.text_from`.
 
 Decides which sections of a config come from it. It reads no parameters.
 """
@@ -7,10 +7,12 @@ Decides which sections of a config come from it. It reads no parameters.
 from typing import Any
 
 from ldm_jax.checkpoints import conditions, words
-from ldm_jax.checkpoints.base import Bundle
+from ldm_jax.checkpoints.base import Bundle, Checkpoint, Options
 from ldm_jax.checkpoints.open import open_checkpoint
+from ldm_jax.config import conditioning_kinds
 from ldm_jax.personalization.base import new_conditions, new_words
 from ldm_jax.personalization.words import Words
+from ldm_jax.types import PyTree
 
 # What a config that names a base need not say.
 SECTIONS = (
@@ -24,9 +26,10 @@ def with_base(config: dict) -> dict:
 
     Raises: ValueError for a base that is no model, or a first stage alone.
     """
+    config = _with_text(config)
     if not config.get("base"):
         return config
-    opened = open_checkpoint(config["base"]).config
+    opened = _opened(config, "base").config
     if opened.get("task") != "diffusion":
         raise ValueError(
             f"config.base {config['base']!r} is a first stage alone, expected a model that samples"
@@ -50,14 +53,46 @@ def tokenizer_of(config: dict) -> Any:
             raise ValueError(
                 f"config.base names no model, expected one that learns the word {new.tokens[0]!r}"
             )
-        return None
-    tokenizer = open_checkpoint(config["base"]).tokenizer
+        return _opened(config, "text_from").tokenizer if config.get("text_from") else None
+    tokenizer = _opened(config, "base").tokenizer
     if new is None:
         return tokenizer
     more = words.with_tokens(tokenizer, new.tokens)
     if new.begins:
         words.ids_of(tokenizer, new.begins)
     return more
+
+
+def _opened(config: dict, key: str) -> Checkpoint:
+    """The checkpoint that config[key] names. config.base_tokenizer: where its vocabulary is, if it lies elsewhere."""
+    return open_checkpoint(config[key], Options(tokenizer=config.get("base_tokenizer") or None))
+
+
+def _with_text(config: dict) -> dict:
+    """config, conditioned on the text encoder of the model that config.text_from names, which stays as it is.
+
+    Raises: ValueError for a model without one, and beside config.base, whose own it would be."""
+    if not config.get("text_from"):
+        return config
+    if config.get("base"):
+        raise ValueError("config.text_from goes without config.base, whose own text encoder is taken")
+    opened = _opened(config, "text_from").config
+    kinds = conditioning_kinds(opened.get("conditioning"))
+    if list(kinds) not in (["text"], ["clip"]):
+        raise ValueError(
+            f"config.text_from {config['text_from']!r} is conditioned on {', '.join(kinds) or 'nothing'}, expected a "
+            f"model with one text encoder"
+        )
+    model = dict(config["model"], context_dim=opened["model"]["context_dim"])
+    freeze = list(dict.fromkeys([*(config.get("freeze") or ()), "conditioner"]))
+    return config | dict(conditioning=opened["conditioning"], model=model, freeze=freeze)
+
+
+def text_of(config: dict) -> PyTree | None:
+    """{'conditioner': parameters} of the model that config.text_from names; None where it names none."""
+    if not config.get("text_from"):
+        return None
+    return {"conditioner": _opened(config, "text_from").bundle().params["conditioner"]}
 
 
 def with_words(config: dict, bundle: Bundle) -> Bundle:

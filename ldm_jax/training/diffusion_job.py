@@ -26,8 +26,8 @@ from ldm_jax.params import fingerprint, flatten, unflatten
 from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
 from ldm_jax.tasks import boxes, labels
-from ldm_jax.training import latents, loop, program, watch
-from ldm_jax.training.base_model import tokenizer_of, with_words
+from ldm_jax.training import held_out, latents, loop, program, vocabulary, watch
+from ldm_jax.training.base_model import text_of, tokenizer_of, with_words
 from ldm_jax.training.examples import (
     check_example,
     check_words,
@@ -78,8 +78,9 @@ def open_run(config: dict, workdir: Path) -> tuple[dict, System, dict, Any, Call
         first = open_first_stage(config, workdir)
     config = dict(config, first_stage=first.config["first_stage"])
     frozen = {"first_stage": first.params["first_stage"]}
-    system = make_system(config, tokenizer_of(config))
     source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
+    tokenizer = tokenizer_of(config) or vocabulary.of_run(config, workdir, source)
+    system = make_system(config, tokenizer)
     return config, system, frozen, source, crop
 
 
@@ -128,6 +129,7 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
         data_fingerprint,
         names,
         can.unreadable_files,
+        held_out.make(config, system, frozen, crop),
     )
 
 
@@ -138,6 +140,9 @@ def first_params(config: dict, system: System) -> PyTree:
         opened = with_words(config, open_checkpoint(config["init_from"]).bundle()).params
         params, notes = start_from(params, opened, config.get("freeze") or ())
         log.info("init_from %r: %s", config["init_from"], notes)
+    if text := text_of(config):
+        params, notes = start_from(params, text, ("conditioner",))
+        log.info("text_from %r: %s", config["text_from"], notes)
     return params | init_learned(config, system, params, jax.random.fold_in(init_key(config), 1))
 
 

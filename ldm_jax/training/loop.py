@@ -33,6 +33,9 @@ class TrainingJob(NamedTuple):
     fingerprint: str  # of the data
     class_names: list[str] | None = None  # names of the conditioning classes, if the data have them
     unreadable: Callable[[], list] = list  # () -> data files that could not be read so far, see workdir.py
+    held_out: Callable[[PyTree], dict[str, float]] | None = (
+        None  # averaged parameters -> scalars, see held_out.py
+    )
 
 
 class Calls(NamedTuple):

@@ -32,7 +32,7 @@ KEYS = {
     "lpips", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every", "checkpoint_every", "preview_every",
     "keep",
     "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps",
-    "timestep_density", "sampling",
+    "timestep_density", "sampling", "text_from", "base_tokenizer", "holdout_every",
     "base", "personalization", "adapter_from", "prior", "classifier",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
@@ -69,7 +69,7 @@ def check_config(config: dict) -> None:
     at_once = config.get("steps_per_dispatch", 1)
     if at_once < 1:
         raise ValueError(f"config.steps_per_dispatch is {at_once}, expected at least 1")
-    for key in (*POSITIVE[:-1], "evaluate_every"):
+    for key in (*POSITIVE[:-1], "evaluate_every", "holdout_every"):
         if (config.get(key) or 0) % at_once:
             raise ValueError(
                 f"config.{key} is {config[key]}, expected a multiple of steps_per_dispatch, {at_once}"
@@ -127,8 +127,10 @@ def check_workdir(workdir: Path, config: dict) -> None:
     free = {"total_steps", "log_every", "checkpoint_every", "preview_every", "keep", "sampling"}
     free |= {
         "base",
+        "base_tokenizer",
         "personalization",
         "evaluate_every",
+        "holdout_every",
         "evaluate",
         "class_names",
         "parallelism",

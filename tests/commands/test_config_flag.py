@@ -132,3 +132,46 @@ def test_any_option_of_the_optimizer_and_its_schedule_can_be_set():
         rate("--config.optimizer.accumulate=two")
     with pytest.raises(ValueError, match="optimizer 'adam' has no option 'weight_decay'; it has: base_lr"):
         rate("--config.optimizer.name=adam", "--config.optimizer.weight_decay=0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "key", "value"),
+    [
+        ("folder_ldm4", ["--config.data.holdout=0.1"], "data.holdout", 0.1),
+        ("folder_ldm4", ["--config.condition_dropout=0.2"], "condition_dropout", 0.2),
+        ("folder_ldm4", ["--config.freeze=unet/conv_in"], "freeze", "unet/conv_in"),
+        ("folder_ldm4", ["--config.model.context_dim=64"], "model.context_dim", 64),
+        ("folder_ldm4", ["--config.data.aspect_buckets", "5"], "data.aspect_buckets", 5),
+        ("kl_f4", ["--config.optimizer.accumulate=4"], "optimizer.accumulate", 4),
+        ("sd1", ["--config.holdout_every=100"], "holdout_every", 100),
+        (
+            "folder_ldm4",
+            ["--config.conditioning.num_classes=9", "--config.conditioning.name=class_label"],
+            "conditioning",
+            {"name": "class_label", "num_classes": 9},
+        ),
+        (
+            "imagenet_ldm4",
+            ["--config.data.name=webdataset", "--config.data.root=x", "--config.data.caption_key=txt"],
+            "data",
+            {"name": "webdataset", "split": "train", "recipe": "imagenet", "root": "x", "caption_key": "txt"},
+        ),
+    ],
+)
+def test_options_that_a_config_leaves_out_can_be_set_where_they_make_sense(name, argv, key, value):
+    assert value_of(read_config(["--config", name, *argv]), key) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "said"),
+    [
+        ("kl_f4", "condition_dropout=0.1", "no 'condition_dropout' in config; "),
+        ("folder_ldm4", "discriminator.num_layers=1", "no 'discriminator' in config; "),
+        ("folder_ldm4", "data.dataset=x", "no 'dataset' in config.data; it has: aspect_buckets, caption_key, derive"),
+        ("folder_ldm4", "data.name=fodler", "data source 'fodler' not found; .* did you mean 'folder'"),
+        ("folder_ldm4", "conditioning.num_classes=9", "no 'num_classes' in config.conditioning; it has: name"),
+    ],
+)  # fmt: skip
+def test_options_that_make_none_are_answered_with_those_there_are(name, flag, said):
+    with pytest.raises(ValueError, match=said):
+        read_config(["--config", name, f"--config.{flag}"])

@@ -176,6 +176,9 @@ def test_folders_that_will_not_do(tmp_path, pictures):
     write(tmp_path / "half" / "train" / "a.png")
     with pytest.raises(ValueError, match="has no test/, only train/"):
         folder.source("test", root=tmp_path / "half")
+    write(tmp_path / "half" / "train" / "b.png")
+    parts = [folder.source(split, root=tmp_path / "half", holdout=0.1) for split in folder.SPLITS]
+    assert [len(part) for part in parts] == [1, 1] and parts[0].path(0) != parts[1].path(0)
 
 
 def test_a_class_that_is_called_train(tmp_path, caplog):
