@@ -9,7 +9,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet "diffusers==0.42.1" "torch==2.13.0" "transformers==5.14.1" "numpy==2.4.6"
+"$folder/venv/bin/pip" install --quiet "diffusers==0.42.1" "torch==2.13.0" "transformers==5.24.0" "numpy==2.4.6"
 "$folder/venv/bin/python" - <<'PYTHON'
 import warnings
 
@@ -19,7 +19,7 @@ import torch
 given = dict(latents_mean=[1.0] * 4, latents_std=[1.0] * 4, scaling_factor=0.5)
 vae = diffusers.AutoencoderKL(block_out_channels=(32,), latent_channels=4, **given)
 unet = dict(
-    sample_size=4, block_out_channels=(32, 32), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    sample_size=8, block_out_channels=(32, 32), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=8, attention_head_dim=4, layers_per_block=1,
 )
 decoded = {}
@@ -28,12 +28,12 @@ decoded = {}
 def remember(name):
     def decode(z, **options):
         decoded[name] = float(z.mean())
-        return (torch.zeros(1, 3, 4, 4),)
+        return (torch.zeros(1, 3, 8, 8),)
 
     return decode
 
 
-zero = torch.zeros(1, 4, 4, 4)
+zero = torch.zeros(1, 4, 8, 8)
 text = dict(prompt_embeds=torch.zeros(1, 5, 8), num_inference_steps=1, guidance_scale=1.0, latents=zero, output_type="pt")
 flat = diffusers.UNet2DConditionModel(**unet)
 xl = diffusers.UNet2DConditionModel(
