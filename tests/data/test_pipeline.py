@@ -185,6 +185,6 @@ def test_collate_names_the_ragged_key():
 def test_unknown_source_lists_those_there_are():
     with pytest.raises(
         ValueError,
-        match="'imagenot' not found; ldm_jax/data/ has: folder, latents, layouts, neighbours, shapes, tfds",
+        match="'imagenot' not found; ldm_jax/data/ has: array_record, arrow, folder, .*, tfds, webdataset",
     ):
         pipeline.open_source("imagenot", "train")
