@@ -11,8 +11,10 @@ import pathlib
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
-from ldm_jax.config import load_config
+from ldm_jax.commands import config_keys
+from ldm_jax.config import load_config, make_config
 from ldm_jax.find import find, names
 from ldm_jax.inference import methods, sampler_options
 
@@ -134,10 +136,13 @@ def complaints(name: str, rest: str) -> list[str]:
     if config and keys_of(config[1]) is None:
         said.append(f"there is no config {config[1]}")
     elif config:
+        whole = make_config(config[1])
+        argv = rest.replace("mypackage.data:source", "folder").split()  # the reader's own
+        config_keys.prepare(whole, argv)  # with the keys that it may have, too
         for flag in (flag for flag in given if flag.startswith("config.")):
-            keys = keys_of(config[1])
+            keys = whole
             for key in flag.split(".")[1:]:
-                if not isinstance(keys, dict) or key not in keys:
+                if not isinstance(keys, ConfigDict) or key not in keys:
                     said.append(f"{config[1]} has no key for --{flag}")
                     break
                 keys = keys[key]
