@@ -82,19 +82,6 @@ class FolderSource(stand_in.StandsIn):
         """The file of an example."""
         return self.root / self.found.names[at]
 
-    def shapes(self) -> np.ndarray:
-        """[N, 2] int: (height, width) of each picture as it is shown, by its file's header; of one that cannot be read
-        that of a square.
-        """
-        path = index.path_of("shapes", str(self.root.absolute()), self.fingerprint())
-        kept = index.load(path)
-        if kept is not None:
-            return kept.columns["shapes"]
-        found = np.asarray(listing.in_threads(_shape, [str(self.root / name) for name in self.found.names]))
-        if len(self) >= index.LEAST:
-            index.save(path, index.Kept({"shapes": found}, {}))
-        return found
-
     pick = staticmethod(stand_in.pick_caption)
 
     def said(self, index: int) -> list[str]:
@@ -151,14 +138,6 @@ def _digest(entries: Iterable[Entry]) -> str:
     for entry in entries:
         digest.update(json.dumps(entry).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _shape(path: str) -> tuple[int, int]:
-    try:
-        return pictures.shape_of(path)
-    except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise nearly anything
-        log.warning("%s: its size cannot be read (%s); a square is taken", path, error)
-        return 1, 1
 
 
 def fraction(name: str) -> float:

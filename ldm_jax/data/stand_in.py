@@ -7,10 +7,11 @@ import io
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ldm_jax.data import pictures
+from ldm_jax.data import index, listing, pictures
 
 MAX_UNREADABLE = 0.01
 
@@ -21,7 +22,7 @@ class StandsIn:
     """Random access to encoded pictures, each of which is named once in the log if it cannot be read. One is always let
     pass; more than 1 % of all, counted as they are met, stop the run.
 
-    A source has `__len__`, `_read(at) -> (what pictures.decode takes, the fields beside the image)` and
+    A source has `__len__`, `fingerprint`, `_read(at) -> (what pictures.decode takes, the fields beside the image)` and
     `_called(at) -> its name` for messages.
     """
 
@@ -46,13 +47,31 @@ class StandsIn:
         """Whether another picture is known to stand in for this one."""
         return index in self.unreadable or index in self.gone
 
+    def shapes(self) -> np.ndarray:
+        """[N, 2] int: (height, width) of each picture as it is shown, by its file's header; of one that cannot be read
+        that of a square. Kept (index.py)."""
+        path = index.path_of("shapes", repr(self), self.fingerprint())
+        kept = index.load(path)
+        if kept is not None:
+            return kept.columns["shapes"]
+        found = np.asarray(listing.in_threads(self._shape, range(len(self))), np.int64)
+        if len(self) >= index.LEAST:
+            index.save(path, index.Kept({"shapes": found}, {}))
+        return found
+
+    def _shape(self, at: int) -> tuple[int, int]:
+        try:
+            return pictures.shape_of(_source(self._read(at)[0]))
+        except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise nearly anything
+            log.warning("%s: its size cannot be read (%s); a square is taken", self._called(at), error)
+            return 1, 1
+
     def _example(self, at: int) -> dict | None:
         if self.is_missing(at):
             return None
         try:
             encoded, fields = self._read(at)
-            source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-            return {"image": pictures.decode(source), **fields}
+            return {"image": pictures.decode(_source(encoded)), **fields}
         except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise nearly anything
             self._note(at, error)
             return None
@@ -79,6 +98,11 @@ class StandsIn:
                 f"{count} of the {len(self)} images of {self!r} are unreadable, "
                 f"expected at most 1 %: {first}; {self.REMEDY}"
             )
+
+
+def _source(encoded: bytes | str | Path) -> Any:
+    """What pictures.decode takes."""
+    return io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
 
 
 def pick_caption(example: dict, rng: np.random.Generator) -> dict:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.data import folder, index, listing
+from ldm_jax.data import pictures as pictures_room
 from ldm_jax.data.pictures import OVERVIEW
 
 
@@ -281,7 +282,7 @@ def test_an_index_is_kept_and_no_file_is_looked_for_again(pictures, kept, monkey
     shapes = first.shapes()
     walk = listing.walk
     monkeypatch.setattr(listing, "walk", lambda *_: pytest.fail("the folder is walked through again"))
-    monkeypatch.setattr(folder, "_shape", lambda *_: pytest.fail("a header is read again"))
+    monkeypatch.setattr(pictures_room, "shape_of", lambda *_: pytest.fail("a header is read again"))
     caplog.clear()
     second = folder.source("train", root=pictures, holdout=0.2)
     assert "have no caption" in caplog.text  # is said again

@@ -37,7 +37,9 @@ def batches(source, number, **options):
 
 
 def test_every_format_gives_the_same_batches(tmp_path):
-    found = {name: batches(opened(name, tmp_path / name), 7) for name in written_shards.FORMATS}
+    sources = {name: opened(name, tmp_path / name) for name in written_shards.FORMATS}
+    assert all(source.shapes().tolist() == [[8, 12]] * 12 for source in sources.values())
+    found = {name: batches(source, 7) for name, source in sources.items()}
     for name, these in found.items():
         for ours, theirs in zip(found["folder"], these, strict=True):
             assert ours.keys() == theirs.keys()
