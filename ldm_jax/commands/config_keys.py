@@ -37,6 +37,7 @@ SECTIONS = (
     "optimizer",
     "optimizer.schedule",
 )
+LISTS = ("freeze", "class_names")  # whose values are lists, also of one name
 LOSS = ("learn_logvar", "logvar_init", "token_masks", "alignment")
 
 
@@ -115,4 +116,4 @@ def _let_in(config: ConfigDict, key: str, given: Mapping[str, str]) -> None:
             return
     name = key.rpartition(".")[2]
     if name in options.get(within, ()) and name not in section:
-        section[name] = None
+        section[name] = [] if key in LISTS else None

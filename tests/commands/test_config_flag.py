@@ -139,7 +139,7 @@ def test_any_option_of_the_optimizer_and_its_schedule_can_be_set():
     [
         ("folder_ldm4", ["--config.data.holdout=0.1"], "data.holdout", 0.1),
         ("folder_ldm4", ["--config.condition_dropout=0.2"], "condition_dropout", 0.2),
-        ("folder_ldm4", ["--config.freeze=unet/conv_in"], "freeze", "unet/conv_in"),
+        ("folder_ldm4", ["--config.freeze=unet/conv_in"], "freeze", ["unet/conv_in"]),
         ("folder_ldm4", ["--config.model.context_dim=64"], "model.context_dim", 64),
         ("folder_ldm4", ["--config.data.aspect_buckets", "5"], "data.aspect_buckets", 5),
         ("kl_f4", ["--config.optimizer.accumulate=4"], "optimizer.accumulate", 4),
