@@ -129,7 +129,7 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
         data_fingerprint,
         names,
         can.unreadable_files,
-        held_out.make(config, system, frozen, crop),
+        held_out.make(config, system, frozen, crop, read_unreadable(workdir)),
     )
 
 

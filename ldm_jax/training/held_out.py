@@ -6,7 +6,7 @@ what config.loss adds beside the error of the prediction does not count. The fir
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,19 +28,21 @@ log = logging.getLogger(__name__)
 
 
 def make(
-    config: Mapping[str, Any], system: System, frozen: PyTree, crop: Callable
+    config: Mapping[str, Any], system: System, frozen: PyTree, crop: Callable, known: Sequence = ()
 ) -> Callable[[PyTree], dict[str, float]] | None:
     """(averaged parameters) -> {'holdout/loss': …, 'holdout/loss_by_timestep/0.0': …}; None where config.holdout_every
     asks for none.
 
+    known: unreadable files of the run, which metadata may still name.
     Raises: ValueError where the data have no split 'test', and for a negative number.
     """
-    every = config.get("holdout_every") or 0
-    if every < 0:
-        raise ValueError(f"config.holdout_every is {every}, expected a number of steps, or 0 for none")
-    if not every:
+    interval = config.get("holdout_every") or 0
+    if interval < 0:
+        raise ValueError(f"config.holdout_every is {interval}, expected a number of steps, or 0 for none")
+    if not interval:
         return None
-    source = open_source(dict(config, data=dict(config["data"], split="test")))
+    data = dict(config["data"], split="test")
+    source = open_source(dict(config, data=data), known if data.get("holdout") else ())
     number = min(MOST, len(source))
     size = min(AT_ONCE, number)
     loss = {k: v for k, v in config.get("loss", {}).items() if k not in ("token_masks", "alignment")}

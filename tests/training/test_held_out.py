@@ -1,5 +1,7 @@
 """The loss on pictures that are held out: a closed form, and that it is the same each time."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,4 +37,11 @@ def test_a_network_that_says_zero_misses_the_pictures_of_the_test_split(tmp_path
     with pytest.raises(ValueError, match="'test' is empty"):
         flat = dict(config, data=dict(data, root=str(tmp_path / "train")))
         held_out.make(flat, system, frozen(0.5), image_transform(config))
+    lines = [{"file_name": f"{i:02d}.png", "text": "a"} for i in range(21)]
+    (tmp_path / "test" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "test" / "07.png").unlink()  # it could not be read, and was taken away
+    flat = dict(config, data=dict(data, root=str(tmp_path / "test"), holdout=0.3))
+    with pytest.raises(FileNotFoundError, match="07.png"):
+        held_out.make(flat, system, frozen(0.5), image_transform(config))
+    assert held_out.make(flat, system, frozen(0.5), image_transform(config), [["07.png", 9, "a"]])
     assert held_out.make(config | dict(holdout_every=0), system, frozen(0.5), image_transform(config)) is None
