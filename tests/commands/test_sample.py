@@ -125,7 +125,9 @@ def test_a_folder_of_pictures_and_masks(tmp_path, capsys):
         )
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "d.png", "grid.png"]
     # What is measured, trained on and started from is the pictures, not the grid of them.
-    for found in (open_images(out).files, folder_source.source("train", root=out).files, files_in(out)):
+    trained = folder_source.source("train", root=out)
+    trained = [trained.path(i) for i in range(len(trained))]
+    for found in (open_images(out).files, trained, files_in(out)):
         assert [file.name for file in found] == ["a.png", "d.png"]
     np.testing.assert_array_equal(picture(out / "d.png")[~HOLE], PHOTO[~HOLE])
     said = capsys.readouterr().err
