@@ -38,7 +38,8 @@ _SHARED = (
 def is_folder(path: Path) -> bool:
     """Whether a folder is a ControlNet that diffusers wrote."""
     try:
-        return json.loads((path / "config.json").read_text())["_class_name"] == "ControlNetModel"
+        named = json.loads((path / "config.json").read_text())["_class_name"]
+        return named in ("ControlNetModel", "FlaxControlNetModel")
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
