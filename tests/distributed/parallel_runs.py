@@ -96,7 +96,7 @@ def job_of(stage: str, placement, rate: float):
             state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
             objective = diffusion_objective(DIFFUSION, system)
             step = diffusion_step.make_step(objective, tx, 0.999, placement.average)
-            frozen = {"first_stage": {}, "scale_factor": np.float32(1.0)}
+            frozen = {"first_stage": {}, "latent_scale": np.float32(1.0)}
 
             def kept(start):
                 for batch in batches(start):
