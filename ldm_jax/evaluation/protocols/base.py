@@ -100,13 +100,13 @@ def compare(
 def write_table(
     out: Path, measured: Mapping[str, Mapping[str, Any]], published: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """OUT/table.md: a row for each of `measured` {row: {metric: figure}}, and what was published below it."""
+    """OUT/table.md: a row for each of `measured` {row: {metric: figure}}, and below it what was published of
+    the same metrics."""
     names = list(dict.fromkeys(name for row in measured.values() for name in row))
     rows = [[label, *(_figure(row.get(name)) for name in names)] for label, row in measured.items()]
-    rows += [
-        [f"published: {label}", *(_figure(row.get(name)) for name in names)]
-        for label, row in published.items()
-    ]
+    for label, row in published.items():
+        if set(row) & set(names):
+            rows.append([f"published: {label}", *(_figure(row.get(name)) for name in names)])
     report.write_page(out / "table.md", report.markdown(["", *names], rows))
 
 
