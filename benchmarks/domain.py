@@ -101,8 +101,10 @@ def measure(args: argparse.Namespace, workdir: Path) -> list[dict]:
     return lines
 
 
-def table() -> str:
-    last = {line["model"]: line for line in read(RESULTS)}
+def table(lines: list[dict]) -> str:
+    last = {line["model"]: line for line in lines}
+    if not {"lora", "base"} <= last.keys():
+        return "Not measured yet.\n"
     rows = ["| trained on | pictures | accuracy on real ones | ring | two_color | teal |", "|" + "---|" * 6]
 
     def row(what: str, found: dict) -> str:
@@ -112,11 +114,10 @@ def table() -> str:
             f"| {what} | {found['trained_on']} | {found['accuracy']:.2f} ({low:.2f} to {high:.2f}) | {each} |"
         )
 
-    if "lora" in last:
-        rows.append(row("the pictures that the LoRA was taught", last["lora"]["of_real"]))
-        rows.append(row("what the LoRA draws", last["lora"]))
-        rows.append(row("what the base draws of the same captions", last["base"]))
-        rows.append(f"\nBase {last['lora']['base_fingerprint']}, {last['lora']['number']} real pictures.")
+    rows.append(row("the pictures that the LoRA was taught", last["lora"]["of_real"]))
+    rows.append(row("what the LoRA draws", last["lora"]))
+    rows.append(row("what the base draws of the same captions", last["base"]))
+    rows.append(f"\nBase {last['lora']['base_fingerprint']}, {last['lora']['number']} real pictures.")
     return "\n".join(rows) + "\n"
 
 
@@ -136,7 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.table:
         before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-        DOCUMENT.write_text(before + BEGIN + table() + END + rest.partition(END)[2])
+        DOCUMENT.write_text(before + BEGIN + table(read(RESULTS)) + END + rest.partition(END)[2])
         return
     if not args.workdir:
         parser.error("--workdir is missing: the folder for pictures and the run")

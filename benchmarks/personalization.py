@@ -354,26 +354,31 @@ def _without_twice(caption: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ the table
 
 
-def table() -> str:
-    """The lines of RESULTS as a table; of one thing and way the last."""
-    last = {(line["thing"], line["method"]): line for line in read(RESULTS)}
+def table(lines: list[dict]) -> str:
+    """The lines as a table; of one thing and way the last."""
+    last = {(line["thing"], line["method"]): line for line in lines}
     head = "| thing | way | pictures | steps | seconds | bytes | probe (before) | composition (known) "
-    rows = [head + "| ordinary (before) | drift | diversity |", "|" + "---|" * 11]
+    rows = [head + "| ordinary (before) | drift | diversity | base |", "|" + "---|" * 12]
 
     def share(line: dict, name: str) -> str:
         return "" if line.get(name) is None else f"{line[name]:.2f}"
 
+    def pair(line: dict, name: str, before: str) -> str:
+        now, then = share(line, name), share(line, before)
+        return f"{now} ({then})" if then else now
+
     for (thing, method), line in sorted(last.items()):
         rows.append(
             f"| {thing} | {method} | {line['pictures']} | {line['steps']} | {line['seconds']:.0f} | {line['bytes']:,} "
-            f"| {share(line, 'probe')} ({share(line, 'before')}) "
-            f"| {share(line, 'composition')} ({share(line, 'composition_before')}) "
-            f"| {share(line, 'right')} ({share(line, 'right_before')}) | {line['drift']:.1f} "
-            f"| {share(line, 'diversity')} |"
+            f"| {pair(line, 'probe', 'before')} | {pair(line, 'composition', 'composition_before')} "
+            f"| {pair(line, 'right', 'right_before')} | {line['drift']:.1f} | {share(line, 'diversity')} "
+            f"| {line.get('base_fingerprint', 'earlier')} |"
         )
-    said = sorted({(line.get("base_fingerprint"), line["samples"]) for line in last.values()}, key=str)
-    bases = " and ".join(f"{base}, {number} pictures a figure" for base, number in said)
-    return "\n".join(rows) + f"\n\nBase (fingerprint of its parameters): {bases}.\n"
+    samples = " or ".join(map(str, sorted({line["samples"] for line in last.values()})))
+    return (
+        "\n".join(rows)
+        + f"\n\nEach share is of {samples} pictures; base: the fingerprint of its parameters.\n"
+    )
 
 
 def is_there(line: dict, args: argparse.Namespace, thing: str, method: str, base: Base) -> bool:
@@ -413,7 +418,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.table:
         before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-        DOCUMENT.write_text(before + BEGIN + table() + END + rest.partition(END)[2])
+        DOCUMENT.write_text(before + BEGIN + table(read(RESULTS)) + END + rest.partition(END)[2])
         return
     rows = [row.partition(":")[::2] for row in (args.rows or "").split(",")]
     for thing, method in rows:
