@@ -22,7 +22,7 @@ OPTIONS = {
     "custom_diffusion": dict(token="<it>", begins="red"),
     "break_a_scene": dict(tokens=["<a>", "<b>"], begins="red"),
     "dreambooth": dict(),
-    "e4t": dict(token="<it>", begins="red", rank=2, side=8, widths=[4, 4], whole=True),
+    "e4t": dict(token="<it>", begins="red", rank=2, side=8, widths=[4, 4]),
     "reversion": dict(token="<R>", begins="a", prepositions=["red"]),
     "extended_textual_inversion": dict(token="<it>", sites=4, begins="red"),
     "textual_inversion": dict(token="<it>", vectors=2, begins="red"),
