@@ -6,6 +6,9 @@ Draw:    python sample.py --prompt "" --guidance classifier --guidance.classifie
 Smoke:   python train.py --config configs/shapes_noisy_classifier.py:runlocal --workdir /tmp/shapes_noisy_classifier
 Source:  Dhariwal & Nichol 2021 (arXiv:2105.05233), section 4 and table 12, in small: the encoder half of a UNet,
          attention at its lower resolutions, a pool by attention; timesteps uniform, weight decay 0.05.
+Result:  577,976 parameters; loss 1.73 over all timesteps after 2000 steps, 14 minutes of two cores beside other work
+         (2026-11-29). Of 128 held-out scenes with one object it reads 98 % right at timestep 0, 91 % at 100, 84 % at
+         200, 56 % at 300, 30 % at 500. What it leads to: docs/guidance.md.
 """
 
 from ml_collections import ConfigDict, config_dict
