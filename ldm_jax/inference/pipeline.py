@@ -23,8 +23,9 @@ from ldm_jax.checkpoints import adapters as adapter_files
 from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints.base import Options
 from ldm_jax.checkpoints.open import open_checkpoint
-from ldm_jax.inference import checks, edits, inversions, known_pixels, sizes
+from ldm_jax.inference import analysis, checks, edits, inversions, known_pixels, sizes
 from ldm_jax.inference import devices as device_sets
+from ldm_jax.inference.analysis import Analysis
 from ldm_jax.inference.edits import Edited
 from ldm_jax.inference.inversions import Inverted
 from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_encoder, make_program
@@ -231,6 +232,11 @@ class LatentDiffusion:
         Returns: Edited. Raises: ValueError as `sample` and `invert`.
         """
         return edits.edit(self, source, prompts, method, seeds, image, inversion, options, sampling)
+
+    def analyze(self, images=None, prompts=None, method: str = "daam", seeds=None, **options) -> Analysis:
+        """What the network sees in pictures, given or drawn from prompts and seeds, by a method of recognition/: see
+        inference/analysis.py."""
+        return analysis.analyze(self, images, prompts, method, seeds, **options)
 
     def resolve(self, **asked) -> dict[str, Any]:
         """The settings of `sample` that are used: see settings.resolve_settings.

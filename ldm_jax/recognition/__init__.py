@@ -1,0 +1,1 @@
+"""What a diffusion model knows, read out: one file per method."""

@@ -1,0 +1,43 @@
+"""What every recognition method has in common: a network is shown noised pictures, and what it sees in them is read.
+
+Each other file of this room is one method and has:
+    reads(shape) -> Control         shape: (h, w, c) of the latents. What it records of each call of the network.
+    gather(taps, shape) -> dict     of the call's taps, {name: [B, ...] float32}; part of the compiled program. The mean
+                                    over noises is kept of it.
+    recognize(read, shown, *, **options) -> Found     on the host: what is made of that. read: {name: [N, S, ...]} of N
+                                    pictures at S levels of noise.
+    LEVELS: tuple[float, ...]       the levels of noise, parts of the schedule's timesteps in [0, 1]
+    NOISES: int                     drawn at each level
+    NEEDS: tuple[str, ...]          'context': cross-attention and a prompt; left out by most
+It does not know how pictures become latents, nor where prompts come from (inference/analysis.py).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Shown(NamedTuple):
+    """What the network was shown. images: [N, H, W, 3] float32 in [-1, 1]. words: of each picture's prompt
+    [(word, places of its tokens)]; none without prompts. find: (i, word) -> the places of a word, of one or several, in
+    the prompt of picture i; raises ValueError where it has none."""
+
+    images: np.ndarray
+    words: Sequence[list[tuple[str, list[int]]]] = ()
+    find: Callable[[int, str], list[int]] | None = None
+
+
+class Found(NamedTuple):
+    """What a method makes of N pictures. maps: of each, [(name, [h, w] float32)]. labels: [N, H, W] int32, the class or
+    segment of each pixel. points: [N, P, 2] float32, (x, y) in pixels from the top left corner. Of these, a method
+    gives those that it is for."""
+
+    maps: list[list[tuple[str, np.ndarray]]] | None = None
+    labels: np.ndarray | None = None
+    points: np.ndarray | None = None
+
+
+def rows_of(cells: int, shape: tuple[int, ...]) -> int:
+    """The height of a map of so many cells, of latents [h, w, c] of the same proportions."""
+    return round(shape[0] * (cells / (shape[0] * shape[1])) ** 0.5)

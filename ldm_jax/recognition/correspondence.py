@@ -1,0 +1,90 @@
+"""DIFT: points of one picture found again in others, by the features of the decoder.
+
+Source: Tang et al. 2023 (arXiv:2306.03881), section 4: features of the trunk of a network that is shown the picture
+with the noise of t = 261 of 1000, the mean over 8 noises, compared by cosine. Which of the decoder's levels: the first
+that has half of the latents' rows (Stable Diffusion's 32 of 64), or 16 where that is more. As there, the similarity is
+read at pixels; here it is enlarged instead of the features.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import struct
+
+from ldm_jax.control.base import Control, Site
+from ldm_jax.recognition.base import Found, Shown
+from ldm_jax.types import Array
+
+LEVELS = (0.261,)
+NOISES = 8
+LEAST = 16  # rows
+
+
+class Trunk(Control):
+    """Reads the trunk's features [B, h', w', C] of the decoder, where they have at least `least` rows."""
+
+    least: int = struct.field(pytree_node=False, default=0)
+
+    def touches(self, site: Site) -> bool:
+        return site.kind == "trunk" and site.place == "up" and site.resolution >= self.least
+
+    def record(self, site: Site, value: Array) -> Array:
+        return value
+
+
+def reads(shape: tuple[int, int, int]) -> Control:
+    return Trunk(min(shape[0], max(LEAST, shape[0] // 2)))
+
+
+def gather(taps: dict[str, Array], shape: tuple[int, int, int]) -> dict[str, Array]:
+    """{'features': [B, h', w', C]}, of the level's places in order the one of `place`."""
+    first = min(value.shape[1] for value in taps.values())
+    read = [value for _, value in sorted(taps.items()) if value.shape[1] == first]
+    return {"features": read[min(place(shape), len(read) - 1)].astype(np.float32)}
+
+
+def place(shape: tuple[int, int, int]) -> int:
+    """Which of the trunk's places at the level that is read, in the order of the forward pass."""
+    return 0 if shape[0] >= 2 * LEAST else 1
+
+
+def recognize(
+    read: Mapping[str, np.ndarray], shown: Shown, *, points: Sequence[tuple[float, float]] = ()
+) -> Found:
+    """Where the points of the first picture are in each of the pictures, the first included.
+
+    points: (x, y) in pixels from the top left corner of the first picture.
+    Raises: ValueError for no points, and for points outside of it.
+    """
+    height, width = shown.images.shape[1:3]
+    given = np.asarray(points, np.float32)
+    if given.ndim != 2 or given.shape[1:] != (2,):
+        raise ValueError(f"correspondence: points are {points!r}, expected pairs (x, y) in pixels")
+    outside = [tuple(p) for p in given.tolist() if not (0 <= p[0] < width and 0 <= p[1] < height)]
+    if outside:
+        raise ValueError(
+            f"correspondence: the point {outside[0]} lies outside of a picture of {width} x {height}"
+        )
+    features = read["features"].mean(axis=1)
+    features = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    asked = at_points(features[0], given, (height, width))
+    similar = np.einsum("pc,nhwc->nphw", asked, features)
+    large = np.asarray(jax.image.resize(similar, (*similar.shape[:2], height, width), "cubic"))
+    best = large.reshape(*large.shape[:2], -1).argmax(-1)
+    found = np.stack([best % width + 0.5, best // width + 0.5], -1).astype(np.float32)
+    found[0] = given
+    return Found(points=found)
+
+
+def at_points(features: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[P, C]: features [h, w, C] at points [P, 2], (x, y) in pixels of a picture of `size`; between cells linear."""
+    h, w = features.shape[:2]
+    y = np.clip(points[:, 1] * h / size[0] - 0.5, 0, h - 1)
+    x = np.clip(points[:, 0] * w / size[1] - 0.5, 0, w - 1)
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    down, right = np.minimum(top + 1, h - 1), np.minimum(left + 1, w - 1)
+    dy, dx = (y - top)[:, None], (x - left)[:, None]
+    above = (1 - dx) * features[top, left] + dx * features[top, right]
+    below = (1 - dx) * features[down, left] + dx * features[down, right]
+    return (1 - dy) * above + dy * below

@@ -1,0 +1,90 @@
+"""Pictures analyzed: one program for all words and levels, and what cannot be."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.checkpoints import bundle
+from ldm_jax.commands import recognize
+from ldm_jax.inference import pipeline
+from ldm_jax.system import make_system
+from tests.inference.test_pipeline import CONFIG
+from tests.tiny_models import random_params
+
+RED, BLUE = "a red circle", "a blue square"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    system = make_system(CONFIG)
+    path = tmp_path_factory.mktemp("bundles") / "text"
+    bundle.save(path, bundle.Bundle(CONFIG, random_params(system), system.tokenizer))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return pipeline.load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def photos(model):
+    return np.random.default_rng(0).integers(0, 256, (2, *model.system.image_shape, 3), np.uint8)
+
+
+def test_no_word_level_or_picture_compiles_anew(model, photos):
+    first = model.analyze(photos, RED, "daam", levels=(0.2, 0.6))
+    compiled = model.num_compiled
+    again = model.analyze(photos, RED, "daam", levels=(0.2, 0.6))
+    other = model.analyze(photos[::-1], BLUE, "daam", levels=(0.1, 0.9), word="square", threshold=0.7)
+    assert model.num_compiled == compiled
+    for (name, a), (_, b) in zip(first.found.maps[0], again.found.maps[0], strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+    assert [name for name, _ in first.found.maps[0]] == RED.split()
+    assert other.found.labels.shape == photos.shape[:3]
+    np.testing.assert_array_equal(first.images, photos)
+
+
+def test_a_picture_does_not_depend_on_those_beside_it(model, photos):
+    both = model.analyze(photos, [RED, BLUE], "daam").found.maps
+    alone = model.analyze(photos[1], BLUE, "daam", seeds=[1]).found.maps
+    for (_, a), (_, b) in zip(both[1], alone[0], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (dict(method="dam"), "recognition method 'dam' not found; .*; did you mean 'daam'"),
+        (dict(wird="circle"), "daam has no option 'wird'; it has: word, threshold; did you mean 'word'"),
+        (dict(word="cross"), "the prompt 'a red circle' has no word 'cross'; it has: a, red, circle"),
+        (dict(prompts=None), "daam reads what the words of a prompt look at, expected prompts"),
+        (dict(images=None, prompts=None, method="diffseg"), "expected images, or prompts"),
+        (dict(levels=(0.5, 1.5)), "levels: got .*, expected parts of the timesteps from 0 to 1"),
+        (dict(noises=0), "noises: got 0, expected a whole number from 1"),
+        (dict(seeds=[1, 2, 3]), "seeds: got 3 for 2 images, expected as many"),
+    ],
+)
+def test_what_cannot_be(model, photos, given, said):
+    with pytest.raises(ValueError, match=said):
+        model.analyze(**(dict(images=photos, prompts=RED, method="daam") | given))
+
+
+def test_pictures_and_words_from_the_command_line(checkpoint, photos, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for path, photo in zip(paths, photos, strict=True):
+        Image.fromarray(photo).save(path)
+    first = ["daam", "--checkpoint", str(checkpoint), "--image", *map(str, paths), "--prompt", RED]
+    recognize.main([*first, "--word", "circle", "--threshold", "0.5", "--out", str(tmp_path / "seen")])
+    said = json.loads((tmp_path / "seen/found.json").read_text())["pictures"]
+    assert [list(of_one["seen_most"]) for of_one in said] == [["circle"]] * 2
+    with Image.open(tmp_path / "seen/1_labels.png") as labels:
+        assert set(np.unique(labels)) <= {0, 1} and labels.size == photos.shape[2:0:-1]
+    assert (tmp_path / "seen/0.png").exists()
+
+
+def test_an_option_without_a_value():
+    with pytest.raises(ValueError, match="--word: expected options of the method as --NAME VALUE"):
+        recognize.main(["daam", "--word"])
