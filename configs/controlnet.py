@@ -3,11 +3,12 @@ drawn; the copy alone is trained and stored.
 
 Run:     python train.py --config configs/controlnet.py --config.base=MODEL --config.data.root=PICTURES \
              --workdir runs/outlines
-Draw:    ldm_jax.load(MODEL, adapters=["runs/outlines"]).sample("…", hints=[picture])
+         :shapes teaches the shipped shapes model.
+Draw:    python sample.py --checkpoint MODEL --control runs/outlines:outline.png --prompt "…"
 Smoke:   python train.py --config configs/controlnet.py:runlocal --workdir /tmp/controlnet
 Source:  Zhang et al. 2023 (arXiv:2302.05543), section 3: half of the captions emptied; the rate is that of
          lllyasviel/ControlNet's tutorial_train.py.
-Result:  not measured yet on a model of that size; the smoke test teaches the shipped shapes model for two steps.
+Result:  docs/personalization.md, "Things at their places", of :shapes; not measured yet on a larger model.
 """
 
 from ml_collections import ConfigDict
@@ -16,15 +17,28 @@ from configs import lora
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    if arg not in ("", "runlocal"):
-        raise ValueError(f"configs/controlnet.py takes 'runlocal' or nothing after the colon, got {arg!r}")
-    c = lora.get_config(arg)
+    if arg not in ("", "shapes", "runlocal"):
+        raise ValueError(
+            f"configs/controlnet.py takes 'shapes', 'runlocal' or nothing after the colon, got {arg!r}"
+        )
+    c = following(arg)
     c.personalization = dict(name="controlnet", widths=[16, 32, 96, 256], channels=3)
-    c.data.derive = dict(hint=dict(name="outline", threshold=0.2))
+    if arg:
+        c.personalization.widths = [16, 32, 96]  # the shapes model's latents are a quarter of the picture
+    return c
+
+
+def following(arg: str) -> ConfigDict:
+    """What configs of adapters that follow outlines have in common."""
+    c = lora.get_config("runlocal" if arg == "runlocal" else "")
     c.condition_dropout = 0.5
     c.optimizer.base_lr = 1e-5
-    if arg == "runlocal":
-        c.personalization.widths = [16, 32, 96]  # the shapes model's latents are a quarter of the picture
-    else:
-        c.total_steps = 20_000
+    c.total_steps = 2 if arg == "runlocal" else 20_000
+    if arg == "shapes":
+        c.base = "shapes"
+        c.data = dict(name="shapes", split="train", num_scenes=10_000, annotations=False)
+        c.batch_size, c.total_steps = 16, 600
+        c.optimizer.base_lr = 1e-3
+        c.log_every, c.checkpoint_every, c.preview_every = 20, 50, 1000
+    c.data.derive = dict(hint=dict(name="outline", threshold=0.2))
     return c

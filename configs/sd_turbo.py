@@ -1,5 +1,5 @@
-r"""SD-Turbo: the network of Stable Diffusion 2, in one to four steps at 512 x 512. It is for sampling: adversarial
-distillation is not in this repository.
+r"""SD-Turbo: the network of Stable Diffusion 2, in one to four steps at 512 x 512. It is for sampling;
+configs/adversarial.py distills one.
 
 Run:     python sample.py --checkpoint FILE --config configs/sd_turbo.py --steps 1 --guidance_scale 1 \
          --sampler euler_ancestral --spacing trailing

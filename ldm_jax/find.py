@@ -23,10 +23,15 @@ ENTRY = {
     "personalization": "merge",
     "recognition": "recognize",
     "samplers": "sampler",
+    "training/distillation": "distill",
 }
-SINGULAR = dict(
-    data="data source", editing="editing method", guidance="guidance method", inversion="inversion method"
-) | dict(personalization="personalization method", recognition="recognition method", samplers="sampler")
+SINGULAR = (
+    dict(
+        data="data source", editing="editing method", guidance="guidance method", inversion="inversion method"
+    )
+    | dict(personalization="personalization method", recognition="recognition method", samplers="sampler")
+    | {"training/distillation": "distillation"}
+)
 
 
 def names(room: str) -> list[str]:

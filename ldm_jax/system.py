@@ -134,6 +134,11 @@ class System(NamedTuple):
         return tuple(key for part in parts for key in part.kind.DROPS)
 
     @property
+    def is_guided(self) -> bool:
+        """Whether guidance leads away from what has no condition; else its scale is told to the network, or nothing."""
+        return bool(self.drops) and self.unet.guidance_dim is None
+
+    @property
     def encodes(self) -> tuple[str, ...]:
         """The keys of the inputs that are images until `encode_inputs`."""
         return tuple(key for part in self.parts for key in part.kind.ENCODES)
@@ -201,6 +206,14 @@ class System(NamedTuple):
             out |= new
         return out
 
+    def at_steps(self, inputs: Mapping[str, np.ndarray], visited: np.ndarray) -> dict[str, np.ndarray]:
+        """inputs for a run that visits the timesteps [S], descending: of kinds that count in a part of it."""
+        found = dict(inputs)
+        for part in self.parts:
+            if hasattr(part.kind, "at_steps") and len(visited):
+                found = part.kind.at_steps(found, visited, self.schedule.num_timesteps)
+        return found
+
     def unconditional(self, inputs: Mapping[str, Array], null: Mapping[str, Array]) -> dict[str, Array]:
         """inputs with those that guidance drops taken from null, at the inputs' lengths; spatial conditions stay."""
         dropped = {key: jnp.broadcast_to(null[key], inputs[key].shape) for key in self.drops}
@@ -230,7 +243,7 @@ class System(NamedTuple):
 
         params: {'conditioner': {kind: tree}}, where a kind without parameters may be missing. key: for dropout.
         """
-        conds = []
+        conds, inputs = [], self._encode_phrases(params, inputs)
         for i, part in sorted(enumerate(self.parts), key=lambda pair: not _prepares(pair[1])):
             variables = {"params": params.get("conditioner", {}).get(part.name, {})}
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i) if i else key}
@@ -240,6 +253,23 @@ class System(NamedTuple):
             else:
                 conds.append(made)
         return merge(conds)
+
+    def _encode_phrases(self, params: PyTree, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """inputs whose PHRASES, tokens [B, N, L], became what the text encoder says of each at its end marker, [B, N,
+        D]. Raises: ValueError for a model whose text is not read from 'tokens' alone.
+        """
+        found = dict(inputs)
+        for key in (key for part in self.parts for key in getattr(part.kind, "PHRASES", ())):
+            reader = next((part for part in self.parts if part.name in ("text", "clip")), None)
+            if reader is None:
+                raise ValueError(f"{key}: expected a model whose text is of the kind text or clip")
+            flat = inputs[key].reshape(-1, inputs[key].shape[-1])
+            end = reader.kind.null_inputs(1, self.setting(reader))["tokens"][0, 1]  # of no words: begin, end
+            variables = {"params": params.get("conditioner", {}).get(reader.name, {})}
+            said = reader.conditioner.apply(variables, {"tokens": flat}, deterministic=True).context
+            last = jnp.argmax(flat == end, axis=1)
+            found[key] = said[jnp.arange(len(flat)), last].reshape(*inputs[key].shape[:2], -1)
+        return found
 
     def init(self, key: Array) -> PyTree:
         """Fresh parameters of the network and its conditioners: {'unet': …, 'conditioner': {kind: tree}}, the first

@@ -30,8 +30,11 @@ class Cond(struct.PyTreeNode):
     context: [B, L, D] float, attended to by cross-attention; L is not fixed.
     concat:  [B, h, w, c'] float, concatenated to the channels of x, after them.
     vector:  [B] int32 class labels, or [B, D] float; added to the timestep embedding through its own embedding.
+    guidance: [B] float, the scale of guidance that a network was distilled with and is told of.
     hints:   {'images': [B, n, H, W, C] float in [0, 1], 'scales', 'starts', 'stops': [B, n] float, 'T': [B] float},
         what n ControlNets beside the network see, how much each counts, and from which part of the noise to which;
+        'adapter_images' and so on, the same of T2I-Adapters;
+        'instances', what is where (models/instances.py);
         {'embedding': [B, D], 'embedding_scale': [B]}, what an IP-Adapter attends to.
     """
 
@@ -39,3 +42,4 @@ class Cond(struct.PyTreeNode):
     concat: Array | None = None
     vector: Array | None = None
     hints: dict[str, Array] | None = None
+    guidance: Array | None = None

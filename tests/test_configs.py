@@ -268,10 +268,10 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     layouts = "layout" in conditioning_kinds(config.get("conditioning"))
     shown_layouts = {"layouts_00000002.png"} if layouts else set()
     assert set(pictures) == {"samples_00000002.png"} | shown_layouts
-    if config.get("base"):
+    if config.get("personalization"):
         model, config = pipeline.load(config["base"], adapters=[str(workdir)]), with_base(config)
     else:
-        model = pipeline.load(str(workdir))
+        model, config = pipeline.load(str(workdir)), with_base(config)
     source = open_source(config)
     named = {"class_labels", "layouts"} & set(model.system.takes)
     assert model.config.get("class_names") == (list(CLASS_NAMES) if named else config.get("class_names"))

@@ -20,10 +20,11 @@ from ldm_jax.checkpoints import (
     embedding_files,
     ip_adapter_files,
     lora_files,
+    t2i_adapter_files,
     words,
 )
 from ldm_jax.checkpoints.base import Bundle
-from ldm_jax.convert import adapter_names, files
+from ldm_jax.convert import adapter_names, files, schema, t2i_adapter
 from ldm_jax.params import check_params, flatten, from_names, named_leaves, unflatten
 from ldm_jax.personalization import base, low_rank
 from ldm_jax.types import PyTree
@@ -33,13 +34,15 @@ SECTION, WEIGHTS = "adapter.json", "adapter.safetensors"
 
 class Adapter(NamedTuple):
     """section: {'name': …, options} of a config's `personalization`. delta: nested dicts of float32 arrays. base:
-    its name, as text. header: what its file said beside.
+    its name, as text. header: what its file said beside. sampling: of a config, how a model with it is sampled where it
+    was distilled.
     """
 
     section: dict[str, Any]
     delta: PyTree
     base: str
     header: Mapping[str, str] = {}
+    sampling: Mapping[str, Any] = {}
 
 
 def save(folder: str | Path, adapter: Adapter) -> None:
@@ -49,6 +52,7 @@ def save(folder: str | Path, adapter: Adapter) -> None:
         header = {"format": "pt"} | dict(adapter.header)
         files.write_safetensors(partial / WEIGHTS, named_leaves(adapter.delta), "float32", header)
         about = dict(personalization=adapter.section, base=adapter.base)
+        about |= dict(sampling=adapter.sampling) if adapter.sampling else {}
         (partial / SECTION).write_text(json.dumps(about, indent=2) + "\n")
 
 
@@ -73,12 +77,14 @@ def read(path: str | Path, ema: bool = True, model: Bundle | None = None) -> Ada
             )
         delta = unflatten(flat)
         header = lora_files.read_header(path / WEIGHTS)
-        return Adapter(dict(about["personalization"]), delta, str(about.get("base", "")), header)
+        sampling = about.get("sampling") or {}
+        schema.check_config(dict(sampling=sampling), f"{path / SECTION}")
+        return Adapter(dict(about["personalization"]), delta, str(about.get("base", "")), header, sampling)
     if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
         config = text_files.read_object(path / "config.json", "the workdir's config")
         if config.get("personalization"):
             return of_run(config, _trained(path, ema))
-    known = any((path / name).is_file() for name in lora_files.WEIGHTS) or controlnet_files.is_folder(path)
+    known = any((path / name).is_file() for name in lora_files.WEIGHTS) or _is_net(path)
     if path.is_file() or known:
         return _read_file(path, model)
     raise ValueError(
@@ -87,18 +93,26 @@ def read(path: str | Path, ema: bool = True, model: Bundle | None = None) -> Ada
     )
 
 
+def _is_net(path: Path) -> bool:
+    """Whether a folder is a ControlNet or a T2I-Adapter that diffusers wrote."""
+    return controlnet_files.is_folder(path) or t2i_adapter_files.is_folder(path)
+
+
 def _read_file(path: Path, model: Bundle | None) -> Adapter:
     if model is None:
         raise ValueError(
             f"{path} names the layers of a model: it is read together with that, which --base says"
         )
-    file = path if controlnet_files.is_folder(path) else lora_files.locate(path)
+    file = path if _is_net(path) else lora_files.locate(path)
     tensors = files.open_tensors(file)
     if ip_adapter_files.is_ip_adapter(tensors):
         section, delta = ip_adapter_files.read(file, tensors, _adapted(model.params))
         return Adapter(section, delta, "")
     if controlnet_files.is_controlnet(tensors):
         section, delta = controlnet_files.read(file, tensors, model)
+        return Adapter(section, delta, "")
+    if t2i_adapter.is_adapter(tensors):
+        section, delta = t2i_adapter_files.read(file, tensors, model)
         return Adapter(section, delta, "")
     if embedding_files.is_embedding(tensors):
         section, delta = embedding_files.read(file, tensors, _adapted(model.params))
@@ -123,6 +137,13 @@ def write_file(path: str | Path, adapter: Adapter, layout: str, model: Bundle, d
     if adapter.section["name"] == "controlnet":
         controlnet_files.write(Path(path), layout, adapter.section, adapter.delta, model, dtype)
         return
+    if adapter.section["name"] == "t2i_adapter":
+        t2i_adapter_files.write(Path(path), layout, adapter.section, adapter.delta, dtype)
+        return
+    if adapter.section["name"] == "instances":
+        raise ValueError(
+            f"{path}: nobody reads instances as {layout}, expected adapter, the layout of our own"
+        )
     given = model.config, _adapted(model.params)
     lora_files.write(Path(path), layout, adapter.section, adapter.delta, adapter.header, *given, dtype)
 
@@ -144,7 +165,10 @@ def _adapted(params: PyTree) -> PyTree:
 
 def of_run(config: Mapping[str, Any], trained: PyTree) -> Adapter:
     """The adapter that a run's parameters are. config: the run's."""
-    return Adapter(dict(config["personalization"]), trained["delta"], str(config.get("base") or ""))
+    sampling = config["sampling"] if config.get("distillation") else {}
+    return Adapter(
+        dict(config["personalization"]), trained["delta"], str(config.get("base") or ""), {}, sampling
+    )
 
 
 def _trained(workdir: Path, ema: bool) -> PyTree:
@@ -161,7 +185,7 @@ def _trained(workdir: Path, ema: bool) -> PyTree:
 
 def applied(bundle: Bundle, adapters: Sequence[tuple[Adapter, float]]) -> Bundle:
     """The model with every adapter added as often as its weight says, in order, and with the words and conditions that
-    they bring.
+    they bring, sampled as those say that were distilled.
 
     Raises: ValueError for one that is of another base, and for a word that is there already.
     """
@@ -173,6 +197,9 @@ def applied(bundle: Bundle, adapters: Sequence[tuple[Adapter, float]]) -> Bundle
         if kinds:
             bundle = conditions.add(bundle, kinds)
         bundle = bundle._replace(params=merged(bundle.params, [(adapter, weight)]))
+        if adapter.sampling:
+            sampling = dict(bundle.config.get("sampling") or {}) | dict(adapter.sampling)
+            bundle = bundle._replace(config=dict(bundle.config, sampling=sampling))
     return bundle
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.checkpoints.base import Bundle
-from ldm_jax.config import conditioning_kinds, conditioning_section
+from ldm_jax.config import conditioning_kinds, conditioning_section, options_of
+from ldm_jax.find import find
 from ldm_jax.params import flatten, unflatten
 from ldm_jax.system import make_system
 
@@ -53,6 +54,7 @@ def in_config(config: Mapping[str, Any], kinds: Mapping[str, Mapping[str, Any]],
             )
         found[kind] = dict(options)
         if "nets" in options:
-            steps = config["schedule"].get("num_timesteps", 1000)
-            found[kind] |= dict(nets=[*before.get("nets", ()), *options["nets"]], num_timesteps=steps)
+            found[kind] |= dict(nets=[*before.get("nets", ()), *options["nets"]])
+        if "num_timesteps" in options_of(find("conditioning", kind).Conditioner):
+            found[kind] |= dict(num_timesteps=config["schedule"].get("num_timesteps", 1000))
     return dict(config, conditioning=conditioning_section(found))

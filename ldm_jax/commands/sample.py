@@ -78,18 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--tile", type=int, help="side in pixels of the tiles in which large pictures are drawn")
     add_sampler_arguments(parser)
     add_methods(parser)
-    add = parser.add_argument_group("the model").add_argument
-    add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
-    add(
-        "--adapter", action="append", default=[], metavar="PATH[:WEIGHT]",
-        help="a run or folder that taught the model something, and how much of it; again for several",
-    )  # fmt: skip
-    add("--refiner", help="a second model, which takes over at --refiner_start (SDXL's refiner)")
-    add(
-        "--refiner_start", type=float, default=0.8,
-        help="the share of the noise levels that the first model runs (default %(default)s)",
-    )  # fmt: skip
-    cli.add_checkpoint_arguments(add)
+    add_model_arguments(parser)
     add = parser.add_argument_group("without drawing anything").add_argument
     add(
         "--dry_run",
@@ -127,6 +116,28 @@ def add_embedding_arguments(parser: argparse.ArgumentParser) -> None:
     add("--upscaler_noise_level", type=int, help="of the noise that --upscaler adds to the small picture")
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and what it was taught."""
+    add = parser.add_argument_group("the model").add_argument
+    add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
+    add(
+        "--adapter", action="append", default=[], metavar="PATH[:WEIGHT]",
+        help="a run or folder that taught the model something, and how much of it; again for several",
+    )  # fmt: skip
+    add(
+        "--control", action="append", default=[], metavar="ADAPTER:IMAGE[:WEIGHT[:START:STOP]]",
+        help="an adapter and the picture that it follows; of a ControlNet or T2I-Adapter how much it counts, and from "
+        "which share of the steps to which; of an IP-Adapter a picture, with --image_encoder, or .npy of its embedding",
+    )  # fmt: skip
+    add("--image_encoder", help="the CLIP whose embeddings an IP-Adapter takes: a folder of transformers'")
+    add("--refiner", help="a second model, which takes over at --refiner_start (SDXL's refiner)")
+    add(
+        "--refiner_start", type=float, default=0.8,
+        help="the share of the noise levels that the first model runs (default %(default)s)",
+    )  # fmt: skip
+    cli.add_checkpoint_arguments(add)
+
+
 def add_methods(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group(
         "methods on top (docs/methods.md); an option of theirs is --edit.NAME VALUE"
@@ -157,7 +168,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     from ldm_jax.tasks.jobs import FILES, GIVEN
 
-    given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
+    flags = [name for name in GIVEN if name not in ("control", "instances")]  # the first is read below
+    given = {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
     alike = args.jobs is None and not any(
         name in given for name in FILES
     )  # pictures that differ in seeds alone
@@ -178,10 +190,16 @@ def main(argv: list[str] | None = None) -> None:
     from ldm_jax.inference import pipeline
     from ldm_jax.inference.cascade import Cascade
     from ldm_jax.inference.refiner import BaseAndRefiner
-    from ldm_jax.tasks import run
+    from ldm_jax.tasks import controls, run
 
     options = options_from(args)._asdict()
-    model = pipeline.load(args.checkpoint, cli.executables(), args.adapter, **options)
+    followed = [controls.parse(text) for text in args.control]
+    adapters = [*args.adapter, *((adapter, 1.0) for adapter, _ in followed)]
+    model = pipeline.load(args.checkpoint, cli.executables(), adapters, **options)
+    if followed:
+        given["control"] = tuple(control for _, control in followed)
+    if args.image_encoder:
+        model.embed = picture_embedder(args.image_encoder)
     if args.refiner:
         refiner = pipeline.load(args.refiner, cli.executables())
         model = BaseAndRefiner(model, refiner, args.refiner_start)
@@ -320,6 +338,15 @@ def open_embedder(args: argparse.Namespace, model):
     if args.reference is not None:
         return embedded.Reference(networks.clip(args.clip), pictures.read_picture(args.reference))
     return embedded.Prompted(networks.clip(args.clip), embedding_prior.load(args.prior))
+
+
+def picture_embedder(folder: str):
+    """picture [H, W, 3] uint8 -> [D], by the image tower of a folder of CLIP."""
+    from ldm_jax.inference import classifiers
+    from ldm_jax.metrics.clip_score import clip_extractor
+
+    tower = clip_extractor("CLIP", *classifiers.clip_tower(Path(folder).expanduser()))
+    return lambda picture: tower.apply(tower.params, tower.prepare(picture)[None])["embedding"][0]
 
 
 def find_jobs(args: argparse.Namespace, given: dict, seeds: cli.Seeds, model) -> tuple:

@@ -8,6 +8,8 @@ Each other file of this room is one kind of conditioning and has:
     DROPS: tuple[str, ...]        the keys of its inputs that guidance replaces by "nothing"; spatial kinds: none
     ENCODES: tuple[str, ...]      the keys of its inputs that are images [B, H, W, 3] in [-1, 1], which the system
                                   encodes (posterior mode times scale factor) before the Conditioner sees them
+    PHRASES: tuple[str, ...]      those that are tokens of texts [B, N, L], which the system has its text kind encode,
+                                  [B, N, D], before the Conditioner sees them; left out by kinds that have none
     SPATIAL: dict[str, str]       those of TAKES that say how large the picture is, and in what: 'image', as many
     pixels, or
                                   'latent', as many latent cells; left out by kinds that have none
@@ -19,6 +21,8 @@ Each other file of this room is one kind of conditioning and has:
     inputs(given: Mapping[str, Sequence], setting) -> dict[str, np.ndarray]     checked; leading axis B
     null_inputs(batch_size, setting) -> dict[str, np.ndarray]    the same structure, meaning nothing; an axis that
                                   may have any length in inputs has length 1 here
+    at_steps(inputs, visited, num_timesteps) -> inputs   of kinds that count in a part of a run: what a user said in
+                                  shares of its steps, for the timesteps [S] that it visits
     network_params(conditioner, unet, key, x, t, cond) -> tree    of kinds with nets beside the network: their fresh
                                   parameters, which lie beside the network's
 A Conditioner whose `has_null` is False knows nothing that means nothing: guidance cannot drop its condition.
@@ -91,7 +95,9 @@ def merge(conds: Sequence[Cond]) -> Cond:
     hints: dict[str, Array] = {}
     for cond in conds:
         hints |= cond.hints or {}
-    return Cond(join("context", 1), join("concat", -1), join("vector", None), hints or None)
+    return Cond(
+        join("context", 1), join("concat", -1), join("vector", None), hints or None, join("guidance", None)
+    )
 
 
 def numbers(values: Sequence | np.ndarray, shape: tuple[int | None, ...], what: str) -> np.ndarray:

@@ -18,8 +18,8 @@ class Site(NamedTuple):
     """One place inside a network where a Control acts.
 
     name: 'up_1.attn_0' (blocks of a transformer of depth > 1 append '.1', '.2', ...). place: 'down' | 'mid' | 'up'.
-    kind: 'self' | 'cross' | 'res' | 'skip' | 'trunk' | 'stream'. resolution: the height in latent cells at that place.
-    index: how many sites of the same kind come before it, in the order of the forward pass.
+    kind: 'self' | 'cross' | 'res' | 'encoder' | 'skip' | 'trunk' | 'stream'. resolution: the height in
+    latent cells at that place. index: how many sites of the same kind come before it, in the order of the forward pass.
     """
 
     name: str
@@ -61,7 +61,8 @@ class Control(struct.PyTreeNode):
         return p
 
     def features(self, site: Site, x: Array) -> Array:
-        """x [B, h, w, C]: a residual branch before its shortcut is added ('res'), a skip connection ('skip'), the
+        """x [B, h, w, C]: a residual branch before its shortcut is added ('res'), what a level of the encoder ends
+        with, before it becomes a skip, and that when it is halved ('encoder'), a skip connection ('skip'), the
         middle, or the trunk just before each skip is concatenated and before the head ('trunk'); [B, N, C]: the
         residual stream of a transformer block between its self- and its cross-attention ('stream')."""
         return x

@@ -52,6 +52,7 @@ PIPELINES = {
     "StableDiffusionXLPipeline": _Pipeline(("sdxl",), 5.0),
     "StableDiffusionXLImg2ImgPipeline": _Pipeline(("sdxl",), 5.0),
     "StableDiffusionXLInpaintPipeline": _Pipeline(("sdxl", "inpaint"), 7.5),
+    "LatentConsistencyModelPipeline": _Pipeline(("clip", "guidance_scale"), 8.5, 4),
     "LDMPipeline": _Pipeline(()),
     "LDMSuperResolutionPipeline": _Pipeline(("superres",), num_steps=100),
     "LDMTextToImagePipeline": _Pipeline(("text",), 5.0),
@@ -196,6 +197,7 @@ def write_pipeline_configs(
         "StableDiffusionPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInstructPix2PixPipeline",
+        "LatentConsistencyModelPipeline",
     ):
         index["requires_safety_checker"] = False
     if "depth" in parts:  # it is no part of the model: the user of a pipeline brings one
@@ -240,6 +242,9 @@ def _read_conditioning(kinds, files, index, model, first_stage, scale) -> dict[s
         elif kind == "inpaint":  # these pipelines also run UNets without a mask's channels
             if model["in_channels"] > first_stage["embed_dim"]:
                 parts["inpaint"] = {"convention": "stable_diffusion"}
+        elif kind == "guidance_scale":  # this pipeline also runs UNets that are not told
+            if model.get("guidance_dim"):
+                parts["guidance_scale"] = {}
         elif kind == "instruct":
             parts["instruct"] = dict(scale)
         elif kind == "unclip":

@@ -4,8 +4,7 @@ Decides which of diffusers' options are a field of ours, which say nothing about
 tiling) and are passed over, and which cannot be expressed on the other side: those are an error that names the option
 and its value. An option that a file does not have is taken at diffusers' own default, not at ours. Pipelines and text
 encoders are diffusers_config.py's; names of tensors are diffusers_unet.py's and diffusers_first_stage.py's.
-Source: diffusers 0.42 models/unets/unet_2d_condition.py, unet_2d.py, models/autoencoders/autoencoder_kl.py,
-vq_model.py.
+Source: diffusers 0.42 models/unets/unet_2d{_condition,}.py, models/autoencoders/{autoencoder_kl,vq_model}.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +37,7 @@ _CONDITION = {
     "num_class_embeds": None,
     "resnet_time_scale_shift": "default",
     "projection_class_embeddings_input_dim": None,
+    "time_cond_proj_dim": None,
 }
 _UNCONDITIONAL = {
     "in_channels": 3,
@@ -272,12 +272,13 @@ def _read_condition(options: dict[str, Any]) -> dict[str, Any]:
     if any(isinstance(d, (list, tuple)) for d in per_level(depth, levels)):
         refuse("unet", "transformer_layers_per_block", depth, "one number per level")
     model |= {"transformer_depth": _plain(depth), "context_dim": used.pop()}
-    if options["use_linear_projection"]:
-        model["use_linear_projection"] = True
     only_cross = per_level(options["only_cross_attention"], levels)
-    if any(only_cross):
-        model["disable_self_attention"] = only_cross
-    return model | _read_vector(options)
+    more = dict(
+        use_linear_projection=bool(options["use_linear_projection"]),
+        guidance_dim=options["time_cond_proj_dim"],
+    )
+    more |= dict(disable_self_attention=any(only_cross) and only_cross)
+    return model | _read_vector(options) | {name: value for name, value in more.items() if value}
 
 
 def _read_unconditional(options: dict[str, Any]) -> dict[str, Any]:
@@ -379,6 +380,7 @@ def _write_condition(model: Mapping[str, Any], attends: list[bool], depths: list
         "cross_attention_dim": model["context_dim"],
         "transformer_layers_per_block": depths[0] if len(set(depths)) == 1 else [max(1, d) for d in depths],
         "use_linear_projection": bool(model.get("use_linear_projection", False)),
+        "time_cond_proj_dim": model.get("guidance_dim"),
     }
 
 
@@ -477,10 +479,7 @@ def _kind(name: str, kinds: Mapping[str, Any], what: str, option: str) -> Any:
 
 
 def _options(
-    section: Mapping[str, Any],
-    what: str,
-    defaults: Mapping[str, Any],
-    fixed: Mapping[str, tuple],
+    section: Mapping[str, Any], what: str, defaults: Mapping[str, Any], fixed: Mapping[str, tuple]
 ) -> dict[str, Any]:
     """defaults, overruled by the section, once what cannot be followed is refused."""
     schema.check(what, section, schema.DIFFUSERS)

@@ -143,6 +143,8 @@ def _ends(name: str, tree: PyTree, vector: str) -> list[Entry]:
         return [
             e for i in (1, 2) for e in state_dict.linear((name, f"linear_{i}"), f"{torch_name}.linear_{i}")
         ]
+    if name == "guidance_embed":
+        return state_dict.linear((name,), "time_embedding.cond_proj", bias=False)
     if name == "norm_out":
         return state_dict.norm((name,), "conv_norm_out")
     if name not in ("conv_in", "conv_out"):

@@ -96,6 +96,7 @@ RULES: dict[str, Rule] = dict(
     embed_dim=WIDTH, num_res_blocks=each(COUNT), attention_levels=lists(LEVEL), num_heads=maybe(each(WIDTH)),
     head_dim=maybe(each(WIDTH)), num_heads_upsample=maybe(whole(-1, 2**16)), context_dim=maybe(each(WIDTH)),
     transformer_depth=maybe(each(COUNT)), transformer_depth_middle=maybe(COUNT), vector_dim=maybe(WIDTH),
+    guidance_dim=maybe(whole(4, 2**16)),
     num_attention_blocks=maybe(each(COUNT)), num_groups=WIDTH, n_embed=maybe(ROWS), dropout=SHARE,
     num_classes=maybe(either(ROWS, one_of("continuous", "sequential"))), disable_self_attention=maybe(each(FLAG)),
     attn_type=TEXT, beta=ANY_NUMBER, remap=NOTHING, unknown_index=either(TEXT, whole(0, 2**24)),
@@ -115,8 +116,8 @@ RULES: dict[str, Rule] = dict(
     convention=TEXT, embedding_dropout=SHARE, num_stages=COUNT, size_width=WIDTH, max_noise_level=TIMESTEPS,
     enlarge=whole(1, 64), noise_schedule=TEXT,
     clip_l=maybe(SECTION), clip_g=SECTION, tokenizer=maybe(SECTION),
-    site_words=maybe(lists(whole(0, 2**24), 2)), tokens=whole(1, 1024), nets=lists(lists(WIDTH)),
-    token=TEXT, side=SIDE, widths=lists(WIDTH), scale=ANY_NUMBER,
+    site_words=maybe(lists(whole(0, 2**24), 2)), tokens=whole(1, 1024), nets=either(lists(lists(WIDTH)), SECTIONS),
+    token=TEXT, side=SIDE, widths=lists(WIDTH), scale=ANY_NUMBER, number=whole(1, 1024), dim=WIDTH, hidden=WIDTH,
     # how a model is sampled unless one says otherwise
     num_steps=TIMESTEPS, guidance_scale=ANY_NUMBER, sampler=TEXT, eta=maybe(number(0, 1e9)), spacing=TEXT,
     final_alpha=maybe(TEXT), clip_denoised=maybe(number(1e-9, 1e9)), batch_size=whole(1, 2**20),

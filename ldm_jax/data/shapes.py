@@ -28,6 +28,7 @@ class ShapesSource:
         semantic_mask   [64, 64] uint8, 0 background, class + 1
         corners         [k, 2] float32, (y, x) relative to the side of the image, object after object
         corner_objects  [k] int64 in [0, n), the object that each corner belongs to
+        instances       what each object is and where, in one or more forms, as conditioning/instances.py takes them
     """
 
     def __init__(self, split: str, num_scenes: int, seed: int, annotations: bool, max_objects: int):
@@ -55,7 +56,9 @@ class ShapesSource:
             "caption": world.caption(scene),
             "class_label": world.class_label(max(scene.objects, key=lambda o: o.r)),
         }
-        return example | annotations(scene) if self.annotations else example
+        if not self.annotations:
+            return example
+        return example | annotations(scene) | {"instances": instances(scene, np.random.default_rng(index))}
 
     def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
         """A true caption of example `index`: with `rng` the order, the sizes and the relation are said or
@@ -96,6 +99,23 @@ def layout(scene: world.Scene) -> dict[str, list]:
     corners = [obj.box for obj in scene.objects]
     boxes = [[float(v) / world.SIZE for v in (x0, y0, x1 - x0, y1 - y0)] for x0, y0, x1, y1 in corners]
     return {"boxes": boxes, "labels": [world.class_label(obj) for obj in scene.objects]}
+
+
+def instances(scene: world.Scene, rng: np.random.Generator | None = None) -> list[dict]:
+    """What conditioning/instances.py takes, of a scene's objects in caption order. rng: each form in which a place is
+    said is left out half of the time, but never all of them; None: it is said in all.
+    """
+    found = []
+    for i, obj in enumerate(scene.objects):
+        box = [float(v) / world.SIZE for v in obj.box]
+        forms = dict(
+            box=box, point=[obj.x / world.SIZE, obj.y / world.SIZE], mask=world.objects_mask(scene, [i])
+        )
+        if rng is not None:
+            always = rng.choice(list(forms))
+            forms = {name: value for name, value in forms.items() if name == always or rng.random() < 0.5}
+        found.append({"text": world.noun_phrase(obj)} | forms)
+    return found
 
 
 def annotations(scene: world.Scene) -> dict:

@@ -66,7 +66,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         for index, example in enumerate(_examples(split, getattr(config, split), config.seed)):
             boxes = [tfds.features.BBox(*(float(v) for v in box)) for box in example["boxes"]]
-            example.pop("layout")  # boxes and labels say it
+            for name in ("layout", "instances"):  # boxes, labels and masks say it
+                example.pop(name)
             yield index, example | {"boxes": boxes}
 
 

@@ -79,6 +79,8 @@ def clip(folder: str | Path | None = None, batch_size: int = 64) -> Clip:
     ).parent
     config = text_files.read_object(path / "config.json", "config")
     vision, params = classifiers.clip_tower(path)
+    if "text_config" not in config:
+        raise ValueError(f"{path} has the image tower of CLIP alone, expected a CLIPModel, with text_config")
     tensors = files.open_tensors(path)
     text_tensors = {n: t for n, t in tensors.items() if n.startswith(("text_model.", "text_projection."))}
     extractor = clip_extractor(f"CLIP {path.name}", vision, params)

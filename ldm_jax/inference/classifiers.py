@@ -78,6 +78,10 @@ def clip_tower(folder: Path) -> tuple[CLIPVisionTransformer, PyTree]:
 @functools.lru_cache(maxsize=2)
 def _read_tower(folder: Path, stamp: int) -> tuple[CLIPVisionTransformer, PyTree]:
     config = read_object(folder / "config.json", "config")
+    if (
+        config.get("model_type") == "clip_vision_model"
+    ):  # CLIPVisionModelWithProjection, as beside an IP-Adapter
+        config = dict(config, vision_config=config, text_config={})
     if "vision_config" not in config or "text_config" not in config:
         raise ValueError(
             f"{folder} is no folder of transformers' CLIPModel: its config.json has no vision_config and text_config"

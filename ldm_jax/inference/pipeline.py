@@ -36,6 +36,7 @@ from ldm_jax.models import latent_scale
 from ldm_jax.models.controlnet import apply_network
 from ldm_jax.models.latent_scale import LatentScale
 from ldm_jax.params import check_params
+from ldm_jax.personalization.base import new_conditions
 from ldm_jax.system import System, make_system
 from ldm_jax.types import Array, PyTree
 from ldm_jax.xla.executables import Executables
@@ -90,6 +91,8 @@ class LatentDiffusion:
         self.place(params)
         self._programs: dict[Recipe | str, Callable] = dict(programs or {})
         self._executables = executables
+        self.conditioned: tuple[str, ...] = ()  # its adapters that bring a condition, in order
+        self.embed: Callable | None = None  # a picture [H, W, 3] uint8 as what an IP-Adapter takes, [D]
         self._tiled: dict[int, TiledFirstStage] = {}
         self._callback: Callable | None = None
         self._calling_back = threading.Lock()
@@ -324,6 +327,8 @@ class LatentDiffusion:
     def _prepare(
         self, given, seeds: np.ndarray, settings: Mapping[str, Any], tile: int | None = None, **options
     ) -> Run:
+        if self.system.unet.guidance_dim is not None:
+            given = {"guidance_scales": [settings["guidance_scale"]] * len(seeds), **given}
         run = make_run(self.system, given, seeds, settings, tile=tile, **options)
         if run.recipe.tiling is None:
             return run
@@ -483,9 +488,12 @@ def load(
     checkpoint = open_checkpoint(name, Options(**options))
     for note in checkpoint.notes:
         log.info("%s", note)
-    bundle = checkpoint.bundle()
+    bundle, ways = checkpoint.bundle(), []
     if adapters:
         weighed = [adapter_files.parse(a) if isinstance(a, str) else a for a in adapters]
         found = [(adapter_files.read(path, model=bundle), weight) for path, weight in weighed]
         bundle = adapter_files.applied(bundle, found)
-    return from_bundle(bundle, executables)
+        ways = [adapter.section["name"] for adapter, _ in found if new_conditions(adapter.section)]
+    model = from_bundle(bundle, executables)
+    model.conditioned = tuple(ways)
+    return model

@@ -262,7 +262,7 @@ def arguments(
     """
     params = jax.eval_shape(system.in_compute_dtype, params)
     image_shape = system.image_shape if image_shape is None else image_shape
-    guided = bool(system.drops) and float(settings["guidance_scale"]) != 1.0
+    guided = system.is_guided and float(settings["guidance_scale"]) != 1.0
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
     used = (CLASSIFIER_FREE,) if guided else ()
     recipe = Recipe(settings["sampler"], system.latent_shape_of(image_shape), static, used)

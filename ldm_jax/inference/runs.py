@@ -99,10 +99,10 @@ def make_run(
 
     # 3. Find where sampling starts, and assemble the recipe and the arguments.
     _check_latents(x_T, number, latent_shape)
-    whole = x_start is None and inverted is None
-    start, stop = _places(system, visited, part, 1.0 if whole else strength, whole, x_T)
+    start, stop = _places(system, visited, part, strength, x_start is None and inverted is None, x_T)
     if inverted is not None:
         x_T, x_start = (inverted.arrays["trajectory"][:, place] for place in (start, -1))
+    steps = visited[start:] if part == (0, 1) else visited  # those that shares of a run are of
     checks.say_what_has_no_effect(is_guided, negative_prompts, strength, len(visited), stop - start)
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
     from_latents, keeps = x_T is not None, keep is not None
@@ -116,7 +116,7 @@ def make_run(
     )  # fmt: skip
     arguments = Arguments(
         params=(),
-        inputs=(*branches, inputs),
+        inputs=tuple(system.at_steps(one, steps) for one in (*branches, inputs)),
         null=null if is_guided else {},
         seeds=seeds,
         visited=np.asarray(visited),
@@ -141,7 +141,7 @@ def _places(
     for a start that nothing is given for.
     """
     if part == (0, 1):
-        return len(visited) - round(strength * len(visited)), len(visited)
+        return 0 if whole else len(visited) - round(strength * len(visited)), len(visited)
     for name, share in zip(("start", "stop"), part, strict=True):
         checks.check_number(name, share, 0, 1)
     if part[0] >= part[1]:
@@ -185,7 +185,7 @@ def _choose(
         schedule=system.schedule,
     )  # fmt: skip
     choice = methods.choose(guidance, edit, call)
-    if bool(system.drops) and scale != 1.0 and not methods.replaces_guidance(choice.methods):
+    if system.is_guided and scale != 1.0 and not methods.replaces_guidance(choice.methods):
         choice = choice.with_first(CLASSIFIER_FREE, {"scale": np.float32(scale)})
     return choice
 

@@ -158,8 +158,8 @@ def tile_model_fn(model_fn: Callable, *, tile: int, overlap: int) -> Callable:
             return model_fn(x, t, cond, control)
         if control is not None:
             raise ValueError(f"control: got {type(control).__name__}, expected None where tiles are denoised")
-        if "images" in (cond.hints or {}):
-            raise ValueError("hints: ControlNets see whole pictures, expected none where tiles are denoised")
+        if {"images", "adapter_images", "instances"} & set(cond.hints or {}):
+            raise ValueError("hints: adapters see whole pictures, expected none where tiles are denoised")
 
         def of_tile(place):
             def window(a):

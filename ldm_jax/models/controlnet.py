@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ldm_jax.control.base import Control, Site, Wrapped
-from ldm_jax.models import ip_adapter
+from ldm_jax.models import instances, ip_adapter, t2i_adapter
 from ldm_jax.models.layers import Conv, Linear
 from ldm_jax.models.unet import Sites, UNet, apply_unet
 from ldm_jax.types import Array, Cond, PyTree
@@ -87,7 +87,8 @@ def widths_of(params: PyTree) -> tuple[int, ...]:
 
 def beside(unet: UNet, widths: Sequence[int]) -> ControlNet:
     """The ControlNet of a network's own fields."""
-    fields = {k: getattr(unet, k) for k in UNet.__dataclass_fields__ if k not in ("parent", "name")}
+    left = ("parent", "name", "guidance_dim")  # which it is not told
+    fields = {k: getattr(unet, k) for k in UNet.__dataclass_fields__ if k not in left}
     return ControlNet(**fields, widths=tuple(widths))
 
 
@@ -170,25 +171,38 @@ def apply_network(
         control = ip_adapter.decoupled(
             params[ip_adapter.NAME], hints["embedding"], hints["embedding_scale"], control
         )
+    if "instances" in hints:
+        own, levels = hints["instances"], range(len(unet.channel_mult))
+        scale = now({**own, "T": hints["T"]}, t)[:, 0]
+        heads = [unet.heads_at(level) for level in levels]
+        control = instances.placed(params[instances.NAME], heads, x, own, scale, control)
     if "images" in hints:
         control = _added(unet, params, x, t, cond, control)
+    if "adapter_images" in hints:
+        counts, levels = now(hints, t, "adapter_"), len(unet.channel_mult)
+        control = t2i_adapter.added(params, levels, x, hints, counts, unet.dtype, control)
     return apply_unet(unet, params, x, t, cond.replace(hints=None), control, dropout_key)
 
 
-def _added(unet: UNet, params: Mapping, x: Array, t: Array, cond: Cond, control: Control | None) -> Added:
-    """`control`, before which each net adds its outputs times its scale.
-
-    A net counts where its start < 1 - t / T <= its stop, both in [0, 1] of the noise that is gone; hints['T'] is T.
+def now(hints: Mapping[str, Array], t: Array, prefix: str = "") -> Array:
+    """[B, n]: how much each net of hints counts at t [B]: its scale where its start < 1 - t / T <= its stop, both of
+    the noise that is gone, else 0. hints['T'] is T; prefix: of the other names.
     """
+    gone = (1 - t.astype(jnp.float32) / hints["T"])[:, None]
+    counts = (hints[f"{prefix}starts"] < gone) & (gone <= hints[f"{prefix}stops"])
+    return hints[f"{prefix}scales"] * counts
+
+
+def _added(unet: UNet, params: Mapping, x: Array, t: Array, cond: Cond, control: Control | None) -> Added:
+    """`control`, before which each net adds its outputs times its scale."""
     hints, rest = cond.hints, cond.replace(hints=None)
-    gone = 1 - t.astype(jnp.float32) / hints["T"]
+    counts = now(hints, t)
     sums: list[Array] = []
     for i in range(hints["images"].shape[1]):
         own = params[NAME.format(i)]
         net = beside(unet, widths_of(own))
         outputs = net.apply({"params": own}, x, t, rest, hints["images"][:, i])
-        counts = (hints["starts"][:, i] < gone) & (gone <= hints["stops"][:, i])
-        scale = (hints["scales"][:, i] * counts)[:, None, None, None]
+        scale = counts[:, i, None, None, None]
         outputs = [scale * y.astype(jnp.float32) for y in outputs]
         sums = [a + b for a, b in zip(sums, outputs, strict=True)] if sums else outputs
     return Added(control, tuple(sums[:-1]), sums[-1])

@@ -169,6 +169,18 @@ class LayerNorm(nn.Module):
         return _layer_norm(x, scale, bias, self.epsilon, self.dtype)
 
 
+def guidance_embedding(scale: Array, dim: int) -> Array:
+    """[B, dim] float32: sin, then cos, of 1000 (scale - 1) at dim / 2 frequencies from 1 to 1 / 10000, both included.
+
+    scale: [B], of guidance; 1 is off. Source: get_guidance_scale_embedding of diffusers 0.42's
+    LatentConsistencyModelPipeline, after Kingma et al. 2021 (arXiv:2107.00630).
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000.0) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
+    angles = 1000 * (scale.astype(jnp.float32) - 1)[:, None] * frequencies
+    return jnp.pad(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1), ((0, 0), (0, dim % 2)))
+
+
 def timestep_embedding(t: Array, dim: int, max_period: float = 10000.0) -> Array:
     """t [B], integer or float, into [B, dim] float32: cosines of t at dim // 2 frequencies, then the sines.
 

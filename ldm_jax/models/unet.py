@@ -18,7 +18,7 @@ from ldm_jax.control.base import Control, Site
 from ldm_jax.models import remat
 from ldm_jax.models.attention import AttentionBlock, Context, SpatialTransformer
 from ldm_jax.models.hooks import feature_hook
-from ldm_jax.models.layers import Conv, GroupNorm, Linear, timestep_embedding
+from ldm_jax.models.layers import Conv, GroupNorm, Linear, guidance_embedding, timestep_embedding
 from ldm_jax.models.remat import Remat
 from ldm_jax.models.resblock import Downsample, EmbeddingMLP, ResBlock, Upsample
 from ldm_jax.types import Array, Cond
@@ -60,6 +60,7 @@ class UNet(nn.Module):
     use_scale_shift_norm, resblock_updown, conv_resample, dropout: see models/resblock.py.
     num_classes: cond.vector is [B] int32 labels below it, or with 'continuous' [B] float.
     vector_dim: cond.vector is [B, vector_dim].
+    guidance_dim: cond.guidance is [B], embedded in so many numbers (Meng et al. 2023, arXiv:2210.03142, section 3.1).
     disable_self_attention: per level, whether both attentions of a transformer block go to the context.
     disable_middle_self_attention: the same for the middle.
     new_attention_order: channel order of AttentionBlock's qkv.
@@ -91,6 +92,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     num_classes: int | str | None = None
     vector_dim: int | None = None
+    guidance_dim: int | None = None
     disable_self_attention: tuple[bool, ...] | None = None
     disable_middle_self_attention: bool = False
     num_attention_blocks: tuple[int, ...] | None = None
@@ -124,8 +126,14 @@ class UNet(nn.Module):
         """
         self._check_inputs(x, t, cond)
         sites, levels = Sites(), len(self.channel_mult)
-        res, attention = self._blocks(self._embed(t, cond.vector), cond, control, deterministic, sites)
-        h, skips = self._encode(self._joined(x, cond), res, attention)
+        res, attention = self._blocks(
+            self._embed(t, cond.vector, cond.guidance), cond, control, deterministic, sites
+        )
+
+        def hook(name, h):
+            return feature_hook(self, control, sites(name, "encoder", h.shape[1]), h)
+
+        h, skips = self._encode(self._joined(x, cond), res, attention, hook=hook)
         h = feature_hook(self, control, sites("mid.out", "res", h.shape[1]), h)
 
         for i, level in enumerate(reversed(range(levels))):
@@ -144,6 +152,12 @@ class UNet(nn.Module):
         assert not skips
         _check_site_contexts(cond.context, sites.counts["cross"])
         return self._head(h).astype(x.dtype)
+
+    def heads_at(self, level: int) -> int:
+        """How many heads the attention of a level has."""
+        if self.head_dim is None:
+            return _at(self.num_heads, level)
+        return self.channels * self.channel_mult[level] // _at(self.head_dim, level)
 
     @property
     def decoder(self) -> tuple[str, ...]:
@@ -186,9 +200,15 @@ class UNet(nn.Module):
         return res, attention
 
     def _encode(
-        self, x: Array, res: Callable, attention: Callable, hint: Array | None = None
+        self,
+        x: Array,
+        res: Callable,
+        attention: Callable,
+        hint: Array | None = None,
+        hook: Callable = lambda name, h: h,
     ) -> tuple[Array, list[Array]]:
-        """(the middle, [the skips]) of what `_joined` gives; hint: added after the first convolution."""
+        """(the middle, [the skips]) of what `_joined` gives; hint: added after the first convolution. hook: of what a
+        level ends with, 'down_0.out', and of that when it is halved, 'down_0.halved'; both become skips."""
         levels = len(self.channel_mult)
         h = Conv(self.channels, dtype=self.dtype, name="conv_in")(x)
         h = h if hint is None else h + hint
@@ -198,22 +218,30 @@ class UNet(nn.Module):
                 h = res(f"down_{level}.res_{j}", h, level)
                 if self._has_attention(level, j):
                     h = attention(f"down_{level}.attn_{j}", h, level)
+                if j == _at(self.num_res_blocks, level) - 1:
+                    h = hook(f"down_{level}.out", h)
                 skips.append(h)
             if level < levels - 1:
                 if self.resblock_updown:
                     h = res(f"down_{level}.downsample", h, level, "down")
                 else:
                     h = Downsample(self.conv_resample, dtype=self.dtype, name=f"down_{level}_downsample")(h)
+                h = hook(f"down_{level}.halved", h)
                 skips.append(h)
 
         h = res("mid.res_0", h, levels - 1)
         h = attention("mid.attn", h, levels - 1)
         return res("mid.res_1", h, levels - 1), skips
 
-    def _embed(self, t: Array, vector: Array | None) -> Array:
-        """The embedding [B, 4 channels] of the timestep, plus that of cond.vector."""
-        width = 4 * self.channels
-        emb = EmbeddingMLP(width, self.dtype, name="time_embed")(timestep_embedding(t, self.channels))
+    def _embed(self, t: Array, vector: Array | None, guidance: Array | None = None) -> Array:
+        """The embedding [B, 4 channels] of the timestep and of cond.guidance, plus that of cond.vector."""
+        width, told = 4 * self.channels, timestep_embedding(t, self.channels)
+        if self.guidance_dim is not None:
+            embed = Linear(
+                self.channels, use_bias=False, zero_init=True, dtype=self.dtype, name="guidance_embed"
+            )
+            told = told + embed(guidance_embedding(guidance, self.guidance_dim))
+        emb = EmbeddingMLP(width, self.dtype, name="time_embed")(told)
         if self.vector_dim is not None:
             emb = emb + EmbeddingMLP(width, self.dtype, name="label_embed")(vector)
         elif self.num_classes == "continuous":
@@ -230,7 +258,7 @@ class UNet(nn.Module):
     ) -> Array:
         """The attention block `name` after a residual block of `level`, with its sites and their contexts."""
         middle, resolution, channels = name == "mid.attn", h.shape[1], h.shape[-1]
-        heads = _at(self.num_heads, level) if self.head_dim is None else channels // _at(self.head_dim, level)
+        heads = self.heads_at(level)
         shared = {
             "num_heads": heads,
             "num_groups": self.num_groups,
@@ -359,6 +387,9 @@ class UNet(nn.Module):
                 raise ValueError(
                     f"UNet: cond.vector is {cond.vector.dtype}, expected int32 labels below {self.num_classes}"
                 )
+        if (self.guidance_dim is None) != (cond.guidance is None):
+            got = "is missing" if cond.guidance is None else "is given"
+            raise ValueError(f"UNet: cond.guidance {got}, but guidance_dim={self.guidance_dim}")
         if (self.context_dim is None) != (cond.context is None):
             got = "is missing" if cond.context is None else "is given"
             raise ValueError(f"UNet: cond.context {got}, but context_dim={self.context_dim}")
@@ -451,8 +482,8 @@ def site_table(
     computed.
 
     x_shape: (B, h, w, c). cond: arrays or jax.ShapeDtypeStructs. The shape is that of the probs [B, heads, N,
-    K] at sites of kind 'self' and 'cross', of the features [B, h, w, C] at 'res', 'skip' and 'trunk', [B, N, C] at
-    'stream'.
+    K] at sites of kind 'self' and 'cross', of the features [B, h, w, C] at 'res', 'encoder', 'skip' and 'trunk', [B, N,
+    C] at 'stream'.
     """
     log = _Log()
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.models import controlnet
+from ldm_jax.personalization import beside
 from ldm_jax.types import Array, PyTree
 
 
@@ -34,27 +35,8 @@ def merge(params: PyTree, delta: PyTree, *, weight: Array | float = 1.0) -> PyTr
 
     Raises: ValueError for a model that has no place for one, or one of another structure.
     """
-    net, unet = delta["unet"]["controlnet"], params["unet"]
-    number = sum(name.startswith("controlnet_") for name in unet)
-    if not number:
-        raise ValueError(
-            "controlnet: the model has no place for a net, expected config.conditioning.controlnet"
-        )
-    name = controlnet.NAME.format(number - 1)
-    place = unet[name]
-    shapes = [{k: v.shape for k, v in _leaves(tree).items()} for tree in (place, net)]
-    if shapes[0] != shapes[1]:
-        wrong = sorted(k for k in shapes[0].keys() | shapes[1] if shapes[0].get(k) != shapes[1].get(k))
-        raise ValueError(
-            f"controlnet: {len(wrong)} of its arrays do not fit this model, such as {wrong[0]} of "
-            f"{shapes[1].get(wrong[0])}, here {shapes[0].get(wrong[0])}: it is of another base"
-        )
     scaled = {
         layer: jax.tree.map(lambda leaf: leaf * weight, tree) if layer.startswith(controlnet.ZERO) else tree
-        for layer, tree in net.items()
+        for layer, tree in delta["unet"]["controlnet"].items()
     }
-    return dict(params, unet=dict(unet) | {name: scaled})
-
-
-def _leaves(tree: PyTree) -> dict[str, Array]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return beside.placed(params, scaled, controlnet.NAME, "controlnet")

@@ -28,8 +28,7 @@ def sampler(
 ) -> Sampler:
     """For a network that was distilled to it, in 1 to 8 steps; guidance is within such a network.
 
-    The guess f = c_skip x + c_out x_start with c_skip = d^2 / (s^2 + d^2), c_out = s / sqrt(s^2 + d^2), d = sigma_data
-    and s = timestep_scaling t, so that f(x, 0) = x. The last step gives f.
+    The last step gives the guess f (`boundary`).
     clip_denoised: x_start is clipped to [-clip_denoised, clip_denoised]; None: it is not.
     temperature: scales the fresh noise. noise_fn: (info, x) -> noise [B, ...], for prescribed noise.
     """
@@ -39,10 +38,26 @@ def sampler(
         x_start = (x - jnp.sqrt(-jnp.expm1(log_bar)) * eps) / jnp.exp(0.5 * log_bar)
         if clip_denoised is not None:
             x_start = jnp.clip(x_start, -clip_denoised, clip_denoised)
-        scaled = timestep_scaling * jnp.asarray(info.t, jnp.float32)
-        total = scaled**2 + sigma_data**2
-        guess = sigma_data**2 / total * x + scaled / jnp.sqrt(total) * x_start
+        guess = boundary(x, x_start, info.t, timestep_scaling, sigma_data)
         noise = jnp.sqrt(-jnp.expm1(log_bar_prev)) * temperature * noise_fn(info, x)
         return state, jnp.exp(0.5 * log_bar_prev) * guess + noise, taps
 
     return Sampler(lambda x_T: (), step)
+
+
+def boundary(
+    x: Array,
+    x_start: Array,
+    t: Array,
+    timestep_scaling: Array | float = 10.0,
+    sigma_data: Array | float = 0.5,
+) -> Array:
+    """The guess f = c_skip x + c_out x_start [B, ...] of x and x_start [B, ...] at t [B] or [].
+
+    c_skip = d^2 / (s^2 + d^2) and c_out = s / sqrt(s^2 + d^2), where d = sigma_data and s = timestep_scaling t, so that
+    f(x, 0) = x.
+    """
+    scaled = timestep_scaling * jnp.asarray(t, jnp.float32)
+    scaled = scaled.reshape(scaled.shape + (1,) * (x.ndim - 1)) if scaled.ndim else scaled
+    total = scaled**2 + sigma_data**2
+    return sigma_data**2 / total * x + scaled / jnp.sqrt(total) * x_start

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ldm_jax import text_files
 from ldm_jax.data import pictures
 from ldm_jax.data.pictures import EXTENSIONS
+from ldm_jax.tasks import controls
 from ldm_jax.text_files import shown
 from ldm_jax.types import MAX_SEED
 
@@ -28,7 +29,18 @@ TEXTS = ("prompt", "prompt_2", "negative_prompt")
 NUMBERS = ("strength",)
 WHOLE_NUMBERS = ("seed", "noise_level")
 METHODS = ("guidance", "edit", "inversion")  # a name, or {name: {option: value}}
-GIVEN = (*TEXTS, "class_label", *FILES, "strength", "noise_level", "size", "extend", *METHODS)
+GIVEN = (
+    *TEXTS,
+    "class_label",
+    *FILES,
+    "strength",
+    "noise_level",
+    "size",
+    "extend",
+    "control",
+    "instances",
+    *METHODS,
+)
 FIELDS = ("name", "seed", *GIVEN)
 # Bytes of a job's name: a file may have 255 in its own, and seeds, numbers and endings come to this one.
 LONGEST_NAME = 200
@@ -68,6 +80,8 @@ def make_job(
             raise ValueError(f"a job has no {shown(field)}; it may have: {', '.join(FIELDS)}")
         _check_kind(field, value)
     fields = {field: value for field, value in fields.items() if value is not None}
+    if "control" in fields:
+        fields["control"] = controls.of_field(fields["control"], folder)
     given = {
         field: str((folder or Path()) / value) if field in FILES and isinstance(value, str | Path) else value
         for field, value in fields.items()
@@ -129,6 +143,9 @@ def of_lines(
     if not path.is_file():
         raise ValueError(f"jobs file {path} is not there")
     defaults = {name: _absolute(value) if name in FILES else value for name, value in defaults.items()}
+    if "control" in defaults:
+        given = [control._replace(image=str(_absolute(control.image))) for control in defaults["control"]]
+        defaults = defaults | {"control": given}
     jobs, failures = [], []
     for number, line in text_files.lines(path, "jobs file"):
         where = f"{path.name} line {number}"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ldm_jax import text_files
 from ldm_jax.data import pictures, transforms
-from ldm_jax.tasks import extend, labels
+from ldm_jax.tasks import controls, extend, labels
 from ldm_jax.tasks import jobs as job_sources
 from ldm_jax.tasks.jobs import Job
 
@@ -35,6 +35,7 @@ CONDITIONS = {
     "embeddings": "embeddings",
     "image_embedding": "image_embeddings",
     "noise_level": "noise_levels",
+    "instances": "instances",
 }
 _OF_IMAGES = (
     "images",
@@ -300,8 +301,9 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
         conditions["layouts"] = labels.within_room(
             system, labels.layout(given["layout"], names), names, job.where
         )
-    if "noise_level" in given:
-        conditions["noise_levels"] = given["noise_level"]
+    for field in ("noise_level", "instances"):
+        if field in given:
+            conditions[CONDITIONS[field]] = given[field]
     conditions |= {
         CONDITIONS[field]: arrays[field]
         for field in ("map", "depth", "embeddings", "image_embedding")
@@ -311,6 +313,10 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
         conditions["init_images" if blending else chosen.image] = arrays["image"]
     if "mask" in arrays:
         conditions["fill_masks" if blending else "masks"] = arrays["mask"]
+    kinds = [way for way in getattr(model, "conditioned", ()) if way in controls.KINDS]
+    if "control" in given or kinds:
+        drawn, embed = system.image_shape if shape is None else shape, getattr(model, "embed", None)
+        conditions |= controls.conditions(kinds, given.get("control", ()), drawn, embed)
     strength = given.get("strength", STRENGTH if "init_images" in conditions and not blending else None)
     if strength is not None and not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength}, expected a number from 0 to 1")
@@ -327,7 +333,7 @@ def _check_fields(system: Any, name: str, given: Mapping[str, Any], blending: bo
     extra += ["negative_prompt"] if "prompts" in system.takes else []
     useful = list(dict.fromkeys([*TASKS[name].needs, *may, *extra, "size"]))
     for field in given:
-        if field not in (*useful, *job_sources.METHODS):
+        if field not in (*useful, *job_sources.METHODS, "control"):
             raise ValueError(f"task {name!r} of this model takes {', '.join(useful)}, got {field}")
     needed = [
         field

@@ -87,25 +87,42 @@ def term(
     if bool(classes) == bool(features):
         got = "both" if classes else "neither"
         raise ValueError(f"loss.alignment: got {got} of classes and features, expected one of them")
-    if not sites and len(system.unet.channel_mult) == 1:
-        sites = (MIDDLE,)
-    recorder = Recorder(tuple(sites), system.latent_shape[0])
+    recorder = recorder_of(system, sites)
     compared = with_classes(classes) if classes else with_features(features, system.image_shape)
     head = Projection(compared.channels, width, compared.depth)
 
     def loss(params: PyTree, taps: dict, target: Array) -> Array:
         errors = [
-            compared.loss(head.apply({"params": params[ALIGNMENT][_name(tap)]}, value), target)
+            compared.loss(head.apply({"params": params[ALIGNMENT][head_name(tap)]}, value), target)
             for tap, value in taps.items()
         ]
         return jnp.stack(errors).mean(axis=0)
 
-    init = partial(_init, system=system, recorder=recorder, head=head)
+    init = partial(init_heads, system=system, recorder=recorder, head=head)
     return Term(ALIGNMENT, weight, recorder, compared.target, loss, init)
 
 
-def _init(key: Array, params: PyTree, *, system: System, recorder: Recorder, head: Projection) -> PyTree:
-    """{site: parameters of its head}. Raises: ValueError for a site that the network does not have."""
+def recorder_of(system: System, sites: Sequence[str]) -> Recorder:
+    """Reads features at `sites`; none given: of the trunk, where it is coarser than the latents, or of a network of one
+    level the middle's output.
+    """
+    if not sites and len(system.unet.channel_mult) == 1:
+        sites = (MIDDLE,)
+    return Recorder(tuple(sites), system.latent_shape[0])
+
+
+def init_heads(
+    key: Array,
+    params: PyTree,
+    *,
+    system: System,
+    recorder: Recorder,
+    head: Projection,
+    what: str = "loss.alignment.sites",
+) -> PyTree:
+    """{site: parameters of its head}. Raises: ValueError, beginning with `what`, for a site that the network does not
+    have.
+    """
     null = system.null_inputs(1)
     latent = np.zeros((1, *system.latent_shape), np.float32)
     inputs = {k: latent if k in system.encodes else v for k, v in null.items()}
@@ -115,15 +132,15 @@ def _init(key: Array, params: PyTree, *, system: System, recorder: Recorder, hea
     ]
     for name in recorder.names:
         if name not in (known := [site.name for site, _ in table]):
-            raise ValueError(f"loss.alignment.sites: {name!r} not found; there are: {', '.join(known)}")
+            raise ValueError(f"{what}: {name!r} not found; there are: {', '.join(known)}")
     read = [(site.name, shape) for site, shape in table if recorder.touches(site)]
     return {
-        _name(name): head.init(jax.random.fold_in(key, i), jnp.zeros((1, shape[-1])))["params"]
+        head_name(name): head.init(jax.random.fold_in(key, i), jnp.zeros((1, shape[-1])))["params"]
         for i, (name, shape) in enumerate(read)
     }
 
 
-def _name(tap: str) -> str:
+def head_name(tap: str) -> str:
     """Of the parameters of a site's head."""
     return tap.partition("/")[0].replace(".", "_")
 

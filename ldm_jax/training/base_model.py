@@ -40,6 +40,10 @@ def with_base(config: dict) -> dict:
     new = _words(config)
     config = words.in_config(config, tokenizer_of(config), new) if new else config
     kinds = new_conditions(config["personalization"]) if config.get("personalization") else {}
+    dim = (config.get("distillation") or {}).get("guidance_dim")
+    if dim is not None:
+        kinds = kinds | {"guidance_scale": {}}
+        config = config | dict(model=dict(config["model"], guidance_dim=dim))
     return conditions.in_config(config, kinds, anew=True) if kinds else config
 
 

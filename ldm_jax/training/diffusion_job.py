@@ -38,7 +38,6 @@ from ldm_jax.training.examples import (
     order_of,
 )
 from ldm_jax.training.first_stage_job import batches_of, image_transform, init_key
-from ldm_jax.training.objective import init_learned
 from ldm_jax.training.precompute import read_first_stage, text_encoder_fingerprint
 from ldm_jax.training.prior import with_prior
 from ldm_jax.training.workdir import (
@@ -103,8 +102,11 @@ def diffusion_job(config: dict, workdir: Path, placement: parallel.Placement) ->
     conditions = conditions_of(config, system, source, crop)
     with parallel.on_host():
         params = first_params(config, system)
+        if program.stands_on_base(config):  # a copy: a step may write over what it trains
+            frozen["base"] = jax.tree.map(
+                np.array, {k: params[k] for k in ("unet", "conditioner") if k in params}
+            )
         if config.get("personalization"):
-            frozen["base"] = params
             params = {"delta": first_delta(config, params)}
         if can.has_text:
             frozen_text = "conditioner" in (config.get("freeze") or ())
@@ -143,7 +145,7 @@ def first_params(config: dict, system: System) -> PyTree:
     if text := text_of(config):
         params, notes = start_from(params, text, ("conditioner",))
         log.info("text_from %r: %s", config["text_from"], notes)
-    return params | init_learned(config, system, params, jax.random.fold_in(init_key(config), 1))
+    return params | program.learned(config, system, params, jax.random.fold_in(init_key(config), 1))
 
 
 def first_delta(config: dict, params: PyTree) -> PyTree:
@@ -240,7 +242,7 @@ def preview_of(config: dict, system: System, frozen: PyTree, source: Any, condit
                 given.setdefault(name, []).append(value)
 
     def preview(ema_params: PyTree) -> dict:
-        if "base" in frozen:
+        if config.get("personalization"):
             ema_params = personalization.merge_delta(
                 config["personalization"], frozen["base"], ema_params["delta"]
             )

@@ -19,15 +19,18 @@ def make_step(
     ema_decay: float,
     average: Callable = lambda tree: tree,
     accumulate: int = 1,
+    sees_average: bool = False,
 ) -> Callable:
     """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Placement.compile.
 
     ema_decay: the limit of the average's decay; its warm-up is ema.decay's. average: over the devices,
     parallel.Placement.average.
     accumulate: how many batches tx makes one step of, which is what the average counts.
+    sees_average: the loss finds the running average in frozen['average'].
     """
 
     def step(state: TrainState, frozen: PyTree, batch: PyTree, seed: Array):
+        frozen = dict(frozen, average=state.ema_params) if sees_average else frozen
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
             state.params, frozen, batch, seed, state.step
         )

@@ -32,6 +32,7 @@ from ldm_jax.training import (
     optimizer,
 )
 from ldm_jax.training.alignment import ALIGNMENT, class_counts
+from ldm_jax.training.distillation import base as distillation
 from ldm_jax.training.examples import has_token_masks
 from ldm_jax.training.objective import diffusion_objective, init_learned
 from ldm_jax.training.perceptual import OFF
@@ -91,16 +92,38 @@ def diffusion_parts(
     tx, _ = make_optimizer(config, placement.mesh.size)
     optimizer.check_prefixes("optimizer.parts", list(config["optimizer"].get("parts") or ()), params)
     tx = optimizer.freeze(tx, config.get("freeze") or (), params)
-    objective, ema_decay = diffusion_objective(config, system), config.get("ema_decay", 0.9999)
+    distilled = bool(config.get("distillation"))
+    objective = (distillation.distillation_objective if distilled else diffusion_objective)(config, system)
+    ema_decay = config.get("ema_decay", 0.9999)
+    sees_average = distilled and distillation.way(config, system).sees_average
     accumulate = config["optimizer"].get("accumulate", 1)
     if config.get("personalization"):
         objective = of_delta(config["personalization"], objective, system.tokenizer, accumulate)
-    step = diffusion_step.make_step(objective, tx, ema_decay, placement.average, accumulate)
+    step = diffusion_step.make_step(objective, tx, ema_decay, placement.average, accumulate, sees_average)
 
     def begin(params: PyTree) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
 
     return step, begin
+
+
+def stands_on_base(config: Mapping[str, Any]) -> bool:
+    """Whether the loss looks at the parameters that the run began with, frozen['base']."""
+    return bool(config.get("personalization") or config.get("distillation"))
+
+
+def learned(config: Mapping[str, Any], system: System, params: PyTree, key: jax.Array) -> PyTree:
+    """What the loss learns beside the network, {name: tree}.
+
+    Raises: ValueError for a distillation that does with config.personalization, which trains the delta alone.
+    """
+    more = distillation.init_learned(config, system, params, jax.random.fold_in(key, 1))
+    if more and config.get("personalization"):
+        raise ValueError(
+            f"config.distillation {config['distillation']['name']!r} learns a {', '.join(more)}, and with "
+            "config.personalization the delta alone is trained: expected it left out"
+        )
+    return init_learned(config, system, params, key) | more
 
 
 def of_delta(
@@ -114,8 +137,12 @@ def of_delta(
 
     def loss(params, frozen, batch, seed, step):
         batch = personalization.shown(section, batch, step // accumulate, prepared)
-        merged = personalization.merge_delta(section, frozen["base"], params["delta"])
-        total, metrics = objective(merged, frozen, batch, seed, step)
+
+        def whole(params):
+            return personalization.merge_delta(section, frozen["base"], params["delta"])
+
+        average = {"average": whole(frozen["average"])} if "average" in frozen else {}
+        total, metrics = objective(whole(params), frozen | average, batch, seed, step)
         keys = example_keys(seed, step, batch["position"])
         keys = jax.vmap(lambda key: jax.random.fold_in(key, PENALTY))(keys)
         seen = personalization.Seen(batch, keys, prepared)
@@ -128,13 +155,14 @@ def diffusion_program(config: Mapping[str, Any], placement: parallel.Placement) 
     """Of the second stage, whose examples are images, or moments with data.precompute_latents."""
     system, key = make_system(config), jax.random.key(0)
     params = jax.eval_shape(system.init, key)
-    params |= jax.eval_shape(lambda key, params: init_learned(config, system, params, key), key, params)
     frozen = {
         "first_stage": jax.eval_shape(system.first_stage.init, key),
         "latent_scale": latents.scale_shapes(config, system.first_stage.channels),
     }
-    if config.get("personalization"):
+    if stands_on_base(config):
         frozen["base"] = params
+    params |= jax.eval_shape(partial(learned, config, system), params, key)
+    if config.get("personalization"):
         make = partial(personalization.init_delta, config["personalization"])
         params = {"delta": jax.eval_shape(make, key, params)}
     step, begin = diffusion_parts(config, system, placement, params)

@@ -33,7 +33,7 @@ KEYS = {
     "keep",
     "model", "conditioning", "condition_dropout", "freeze", "schedule", "prediction_type", "stratified_timesteps",
     "timestep_density", "sampling", "text_from", "base_tokenizer", "holdout_every",
-    "base", "personalization", "adapter_from", "prior", "classifier",
+    "base", "personalization", "adapter_from", "prior", "classifier", "distillation",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
 }  # fmt: skip
 TASKS = ("first_stage", "diffusion", "classifier")
@@ -63,6 +63,8 @@ def check_config(config: dict) -> None:
             raise ValueError(f"config.lpips has no option {key!r}; it has: {', '.join(LPIPS)}")
     if config.get("personalization"):
         _check_personalization(config)
+    if config.get("distillation"):
+        _check_distillation(config)
     for key in POSITIVE:
         if config[key] < 1:
             raise ValueError(f"config.{key} is {config[key]}, expected at least 1")
@@ -92,6 +94,18 @@ def _check_personalization(config: dict) -> None:
             raise ValueError(
                 f"config.{key} is {wrong} with config.personalization, expected it left out: the delta alone is trained"
             )
+
+
+def _check_distillation(config: dict) -> None:
+    """Raises: ValueError for a run without a teacher, and for terms of the loss that it does not have."""
+    if not config.get("base"):
+        raise ValueError(
+            "config.distillation: config.base names no model, expected the one that is the teacher"
+        )
+    options = config.get("loss") or {}
+    for key, value in options.items():
+        if isinstance(value, dict) and value.get("weight") or key == "learn_logvar" and value:
+            raise ValueError(f"config.loss.{key} does not go with config.distillation, expected it left out")
 
 
 def check_numbers(value: Any, name: str) -> None:

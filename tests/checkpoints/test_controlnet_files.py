@@ -66,7 +66,11 @@ def test_its_arrays_are_theirs(sd1, nets, hints):
 
 
 def test_the_same_picture_as_diffusers_with_two_of_them(sd1, nets, hints):
-    scales, stop = [0.8, 0.5], 0.67  # the last of three steps goes without
+    scales, start, stop = (
+        [0.8, 0.5],
+        [0.3, 0.0],
+        [1.0, 0.67],
+    )  # of three steps one goes without the first or the second
     ours = pipeline.load(sd1.folder / "bundle", adapters=[str(folder) for _, folder in nets])
     plain = sd1.theirs()
     theirs = diffusers.StableDiffusionControlNetPipeline(
@@ -79,12 +83,15 @@ def test_the_same_picture_as_diffusers_with_two_of_them(sd1, nets, hints):
     with torch.no_grad():
         expected = theirs(
             PROMPT, image=pictures, latents=torch.tensor(latents.transpose(0, 3, 1, 2)),
-            controlnet_conditioning_scale=scales, control_guidance_end=stop, **given
+            controlnet_conditioning_scale=scales, control_guidance_start=start,
+            control_guidance_end=stop, **given
         ).images  # fmt: skip
         without = plain(PROMPT, latents=torch.tensor(latents.transpose(0, 3, 1, 2)), **given).images
     assert np.abs(expected - without).max() > 0.02
     settings = ours.resolve(num_steps=STEPS, guidance_scale=3.0, sampler="ddim", spacing="leading")
-    asked = dict(prompts=[PROMPT], hints=[hints], hint_scales=[scales], hint_stops=[stop])
+    asked = dict(
+        prompts=[PROMPT], hints=[hints], hint_scales=[scales], hint_starts=[start], hint_stops=[stop]
+    )
     drawn = np.clip((ours.decode(ours.sample_latents(asked, [3], batch_size=1, **settings)) + 1) / 2, 0, 1)
     assert np.abs(drawn - expected).max() * 255 <= 2
     program = ours.num_compiled

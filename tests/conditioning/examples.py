@@ -11,7 +11,9 @@ from ldm_jax.conditioning import (
     concat,
     controlnet,
     depth,
+    guidance_scale,
     inpaint,
+    instances,
     instruct,
     ip_adapter,
     layout,
@@ -19,6 +21,7 @@ from ldm_jax.conditioning import (
     sdxl,
     semantic,
     superres,
+    t2i_adapter,
     text,
     unclip,
     upscale,
@@ -76,6 +79,28 @@ def _controlnet() -> Example:
     return Example(
         {"hints": list(hints), **numbers}, setting(controlnet.Conditioner(nets=((4, 4, 4), (4, 4, 4))))
     )
+
+
+def _t2i_adapter() -> Example:
+    hints = np.random.default_rng(0).uniform(size=(2, 1, IMAGE_SIZE, IMAGE_SIZE, 3))
+    numbers = dict(adapter_hint_scales=[0.5, 1], adapter_hint_starts=[0, 0.5], adapter_hint_stops=[0.5, 1])
+    nets = (dict(widths=(4, 4), factor=FACTOR),)
+    return Example({"adapter_hints": list(hints), **numbers}, setting(t2i_adapter.Conditioner(nets=nets)))
+
+
+def _guidance_scale() -> Example:
+    return Example({"guidance_scales": [2.0, 7.5]}, setting(guidance_scale.Conditioner()))
+
+
+def _instances() -> Example:
+    tokenizer = text.word_level_tokenizer(["a", "red", "circle"], 6)
+    mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE))
+    mask[4:8] = 1
+    one = {"text": "a red circle", "box": [0, 0.1, 0.5, 1]}
+    given = {"instances": [[one, {"text": "a circle", "mask": mask}], [{"text": "red", "point": [0.5, 0.2]}]]}
+    numbers = dict(instance_scales=[0.5, 1], instance_starts=[0, 0.5], instance_stops=[0.5, 1])
+    conditioner = instances.Conditioner(number=2, dim=8, width=8, hidden=8)
+    return Example(given | numbers, setting(conditioner, tokenizer))
 
 
 def _layout() -> Example:
@@ -174,6 +199,7 @@ EXAMPLES = {
     "colorize": _colorize,
     "concat": _concat,
     "controlnet": _controlnet,
+    "guidance_scale": _guidance_scale,
     "ip_adapter": _ip_adapter,
     "depth": _depth,
     "inpaint": _inpaint,
@@ -182,9 +208,11 @@ EXAMPLES = {
     "sdxl": _sdxl,
     "semantic": _semantic,
     "superres": _superres,
+    "t2i_adapter": _t2i_adapter,
     "text": _text,
     "unclip": _unclip,
     "upscale": _upscale,
+    "instances": _instances,
     "instruct": _instruct,
     "vector": _vector,
     "word_encoder": _word_encoder,

@@ -19,6 +19,8 @@ OPTIONS = {
     "loha": dict(rank=2),
     "lokr": dict(rank=2),
     "controlnet": dict(widths=[4, 8, 8]),
+    "instances": dict(number=2, dim=8, width=6, hidden=6),
+    "t2i_adapter": dict(widths=[4, 8], factor=4),
     "custom_diffusion": dict(token="<it>", begins="red"),
     "break_a_scene": dict(tokens=["<a>", "<b>"], begins="red"),
     "dreambooth": dict(),
@@ -58,7 +60,15 @@ def test_a_fresh_delta_changes_nothing_to_the_bit_and_one_that_was_trained_does(
     own = {
         path
         for path in before
-        if path.startswith(("unet/controlnet_", "unet/ip_adapter", "conditioner/word_encoder"))
+        if path.startswith(
+            (
+                "conditioner/word_encoder",
+                "unet/controlnet_",
+                "unet/instances",
+                "unet/ip_adapter",
+                "unet/t2i_adapter_",
+            )
+        )
     }  # beside the base
     for path, leaf in before.items():
         assert path in own or np.array_equal(after[path], leaf), path

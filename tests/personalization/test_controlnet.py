@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldm_jax.checkpoints import adapters, bundle
-from ldm_jax.commands import train
+from ldm_jax.commands import sample, train
 from ldm_jax.config import load_config
 from ldm_jax.data import derive
 from ldm_jax.inference import pipeline
@@ -42,10 +43,26 @@ def test_a_run_trains_the_net_alone_and_at_weight_zero_it_draws_the_bases_pictur
     assert (model.sample("a red circle", **given) != plain).any()
     off = model.sample("a red circle", hint_scales=[0.0], **given)
     np.testing.assert_array_equal(off, plain)
-    with pytest.raises(ValueError, match="ControlNets see whole pictures"):
+    with pytest.raises(ValueError, match="hints: adapters see whole pictures"):
         model.sample(
             "a", [3], num_steps=2, tile=16, image_shape=(32, 32), hints=[np.ones((32, 32, 3), np.float32)]
         )
+
+
+def test_the_command_line_gives_a_net_its_picture(folder, tmp_path):
+    hint = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
+    Image.fromarray(hint).save(tmp_path / "hint.png")
+    argv = ["--checkpoint", str(folder / "model"), "--prompt", "a red circle", "--steps", "2", "--seeds", "3"]
+    argv += ["--out", str(tmp_path / "out")]
+    sample.main([*argv, "--control", f"{folder / 'run'}:{tmp_path / 'hint.png'}:0.5:0:0.5"])
+    model = pipeline.load(folder / "model", adapters=[str(folder / "run")])
+    given = dict(hints=[hint], hint_scales=[0.5], hint_stops=[0.5])
+    expected = model.sample("a red circle", [3], num_steps=2, batch_size=1, **given)[0]
+    assert np.abs(np.asarray(Image.open(tmp_path / "out" / "3.png")).astype(int) - expected).max() <= 1
+    with pytest.raises(
+        ValueError, match=r"got 0 pictures, expected 1, one for each adapter that takes one \(controlnet\)"
+    ):
+        sample.main([*argv, "--adapter", str(folder / "run")])
 
 
 def test_outlines():
@@ -61,7 +78,7 @@ def test_outlines():
 def test_one_of_another_base_is_said():
     params = random_params(make_system(CONFIG))
     delta = controlnet.init(jax.random.key(0), params, widths=(4, 8, 8))
-    with pytest.raises(ValueError, match="controlnet: the model has no place for a net"):
+    with pytest.raises(ValueError, match="controlnet: the model has no place for one"):
         controlnet.merge(params, delta)
     other = controlnet.init(jax.random.key(0), params, widths=(4, 4, 8))
     whole = dict(params, unet=params["unet"] | {"controlnet_0": other["unet"]["controlnet"]})
