@@ -314,6 +314,8 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
     if "mask" in arrays:
         conditions["fill_masks" if blending else "masks"] = arrays["mask"]
     kinds = [way for way in getattr(model, "conditioned", ()) if way in controls.KINDS]
+    if "image_embeddings" in conditions:  # an IP-Adapter's picture that is told apart
+        kinds = [way for way in kinds if way != "ip_adapter"]
     if "control" in given or kinds:
         drawn, embed = system.image_shape if shape is None else shape, getattr(model, "embed", None)
         conditions |= controls.conditions(kinds, given.get("control", ()), drawn, embed)
@@ -341,6 +343,7 @@ def _check_fields(system: Any, name: str, given: Mapping[str, Any], blending: bo
         if field != "prompt" and condition in system.takes and condition not in system.optional
     ]
     made = {"mask"} if "extend" in given else set()
+    made |= {"image_embedding"} if "control" in given else set()
     missing = [
         field for field in dict.fromkeys([*TASKS[name].needs, *needed]) if field not in {*given, *made}
     ]
