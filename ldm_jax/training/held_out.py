@@ -50,7 +50,7 @@ def make(
     plain |= dict(freeze=(), timestep_density=None)
     objective = diffusion_objective(plain, system)
     if config.get("personalization"):
-        objective = program.of_delta(config["personalization"], objective)
+        objective = program.of_delta(config["personalization"], objective, system.tokenizer)
     transform = inputs_of(system, conditions_of(plain, system, source, crop))
     indices = [i * len(source) // number for i in range(number // size * size)]
 
