@@ -137,7 +137,6 @@ def test_diffusers_builds_exactly_our_first_stages(name):
         ("class_embeddings_concat", True),
         ("resnet_time_scale_shift", "ada_group"),
         ("mid_block_type", None),
-        ("time_cond_proj_dim", 256),
         ("cross_attention_dim", [768, 768, 768, 1024]),
         ("transformer_layers_per_block", [[1, 2], 1, 1, 1]),
         ("block_out_channels", [320, 480, 640, 640]),
