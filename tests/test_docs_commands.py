@@ -123,7 +123,7 @@ def complaints(name: str, rest: str) -> list[str]:
     if path is None:
         return [f"{name} is not there"]
     known, said, given = flags_of(path), [], FLAG.findall(rest)
-    if name == "ldm-recognize":
+    if name == "ldm-recognize" and rest.split()[:1] in [[method] for method in names("recognition")]:
         known |= {"levels", "noises", *analysis.options_of(rest.split()[0])}
     for flag in given:
         kind, dot, option = flag.partition(".")
