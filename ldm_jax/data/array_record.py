@@ -4,12 +4,14 @@ Decides which features of a record are the picture, its caption and its class. A
 own source, `tfds`, which knows its features. Neither needs tensorflow.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ldm_jax import text_files
 from ldm_jax.data import shards
+from ldm_jax.data.places import File
 from ldm_jax.data.shards import Record, ShardSource, choose_key, no_pictures
 
 IMAGES = ("image", "image/encoded", "jpg", "png", "image_bytes")
@@ -18,7 +20,7 @@ LABELS = ("label", "class_label", "image/class/label", "cls")
 
 
 class _Records:
-    def __init__(self, root: Path, files: Sequence[Path], keys: dict[str, str | None]):
+    def __init__(self, root: str | Path, files: Sequence[File], keys: dict[str, str | None]):
         from array_record.python import array_record_data_source
 
         self.root, self.files = root, list(files)
@@ -57,7 +59,7 @@ class _Records:
         return f"array_record({str(self.root)!r}, {len(self)} records)"
 
     def called(self, at: int) -> str:
-        return f"{self.root.name}/{at}"
+        return f"{os.path.basename(os.path.abspath(self.root))}/{at}"
 
     def read(self, at: int) -> Record:
         found, (image, caption, label) = _features(self._records[at]), self._keys
@@ -116,5 +118,7 @@ def source(
         lambda name: "array_record" in name or name.endswith(".arrayrecord"),
         ".array_record files",
     )
+    if files[0].bucket is not None:
+        raise ValueError(f"data.root is {root}, expected a folder: array_record reads files of a disk")
     keys = dict(image_key=image_key, caption_key=caption_key, label_key=label_key)
-    return shards.of_split(_Records(Path(root), files, keys), split, holdout, stated)
+    return shards.of_split(_Records(root, files, keys), split, holdout, stated)

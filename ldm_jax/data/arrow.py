@@ -36,7 +36,7 @@ class _Arrow:
         self._starts = [0, *np.cumsum([batch.num_rows for _, batch in self._batches]).tolist()]
         self.has_captions, self.several = self.keys.caption is not None, self.keys.several
         self.class_names = self.keys.class_names
-        self.content = ["arrow", shards.sizes(self.files), list(self.keys[:3])]
+        self.content = ["arrow", [[f.name, f.stat().st_size] for f in self.files], list(self.keys[:3])]
 
     def __len__(self) -> int:
         return self._starts[-1] if self._batches else 0

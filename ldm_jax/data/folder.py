@@ -353,12 +353,12 @@ def _holds(top: Path, kept: index.Kept) -> bool:
     return listing.is_as_before(top, facts["folders"], {**facts["files"], **own, **files})
 
 
-def check_address(root: str | Path) -> None:
-    """Raises: ValueError for an address that no folder has."""
-    if "://" in str(root):
-        raise ValueError(
-            f"data.root is {root}, expected a folder: mount the bucket, or copy the data to a disk (docs/cloud_tpu.md)"
-        )
+def check_split(split: str, holdout: float) -> None:
+    """Raises: ValueError for an unknown split, or a holdout outside [0, 1)."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} of a folder not found; there are: {', '.join(SPLITS)}")
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout is {holdout}, expected a fraction in [0, 1)")
 
 
 def check_root(split: str, root: str | Path, holdout: float) -> Path:
@@ -367,12 +367,12 @@ def check_root(split: str, root: str | Path, holdout: float) -> Path:
         raise ValueError(
             "data.root is empty, expected the folder of your pictures: --config.data.root=FOLDER"
         )
-    check_address(root)
+    check_split(split, holdout)
+    if "://" in str(root):
+        raise ValueError(
+            f"data.root is {root}, expected a folder: mount the bucket, or copy the data to a disk (docs/cloud_tpu.md)"
+        )
     root = Path(root).expanduser()
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} of a folder not found; there are: {', '.join(SPLITS)}")
-    if not 0 <= holdout < 1:
-        raise ValueError(f"holdout is {holdout}, expected a fraction in [0, 1)")
     if not root.is_dir():
         raise FileNotFoundError(
             f"folder {str(root)!r} is {'not a directory' if root.exists() else 'not there'}"

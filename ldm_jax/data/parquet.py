@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ldm_jax import text_files
 from ldm_jax.data import columns, listing, shards
+from ldm_jax.data.places import File, Unreachable
 from ldm_jax.data.shards import Record, ShardSource
 
 HELD = 128 * 2**20  # bytes of row groups that are held
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 class _Parquet:
     """Rows of files with one schema. groups: of each row group (file, number in it); starts: [G + 1], its first row."""
 
-    def __init__(self, root: Path, files: Sequence[Path], keys: dict[str, str | None]):
+    def __init__(self, root: str | Path, files: Sequence[File], keys: dict[str, str | None]):
         from pyarrow import parquet
 
         self.root, self.files = root, list(files)
@@ -59,9 +61,12 @@ class _Parquet:
                 largest // 2**20,
             )
 
-    def _footer(self, file: Path) -> Any:
+    def _footer(self, file: File) -> Any:
         try:
-            return self._open(file).metadata
+            with file.open() as opened:
+                return self._open(opened).metadata
+        except Unreachable:
+            raise
         except Exception as error:  # noqa: BLE001 - pyarrow has many, and a damaged file may raise any
             raise ValueError(f"{file} cannot be read as parquet: {error}") from None
 
@@ -80,7 +85,7 @@ class _Parquet:
         group = bisect.bisect_right(self._starts, at) - 1
         table, row = self._table(group), at - self._starts[group]
         values = {name: table.column(name)[row].as_py() for name in self.keys.all}
-        return columns.record(values, self.keys, self.files[self._groups[group][0]].parent)
+        return columns.record(values, self.keys, self.files[self._groups[group][0]].folder)
 
     def caption(self, at: int) -> Any:
         if self.keys.caption is None:
@@ -96,8 +101,16 @@ class _Parquet:
                 self._held.move_to_end((group, column))
                 return self._held[group, column]
         file, number = self._groups[group]
-        with self._open(self.files[file], metadata=self._metadata[file]) as opened:
-            table = opened.read_row_group(number, columns=[column] if column else self.keys.all)
+        wanted, where = [column] if column else self.keys.all, self.files[file]
+        try:
+            with where.open() as opened:
+                table = self._open(opened, metadata=self._metadata[file]).read_row_group(
+                    number, columns=wanted
+                )
+        except Exception as error:  # noqa: BLE001 - of a bucket, what its library raises comes out of pyarrow's reading
+            if where.bucket is None:
+                raise
+            raise Unreachable(f"{where} cannot be read: {text_files.cut(error, 300)}") from None
         with self._lock:
             self._held[group, column] = table
             while len(self._held) > 1 and sum(t.nbytes for t in self._held.values()) > HELD:
@@ -129,4 +142,4 @@ def source(
         root, split, holdout, lambda name: name.endswith(".parquet"), ".parquet files"
     )
     keys = dict(image_key=image_key, caption_key=caption_key, label_key=label_key)
-    return shards.of_split(_Parquet(Path(root), files, keys), split, holdout, stated)
+    return shards.of_split(_Parquet(root, files, keys), split, holdout, stated)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ldm_jax.data import pictures
 
+SPLITS = ("train", "test")
 PICTURE, MASK = "img", "mask{}"
 
 
@@ -70,6 +71,12 @@ class SceneSource:
         return digest.hexdigest()
 
 
+def check_split(split: str) -> None:
+    """Raises: ValueError for a split that no source has."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} of a scene not found; there are: {', '.join(SPLITS)}")
+
+
 def source(
     split: str, *, root: str | Path, words: Sequence[str], template: str = "a photo of {}", side: int = 512
 ) -> SceneSource:
@@ -80,6 +87,7 @@ def source(
     masks or not different, a template without one place for them, and for a mask that is empty, or of another size than
     the picture.
     """
+    check_split(split)
     folder = Path(root).expanduser()
     if template.count("{}") != 1 or not words or len(set(words)) != len(words):
         raise ValueError(

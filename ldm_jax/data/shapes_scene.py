@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ldm_jax.data.scene import SceneSource
+from ldm_jax.data.scene import SceneSource, check_split
 from ldm_jax.shapes_world import new_things
 
 
@@ -20,6 +20,7 @@ def source(
 
     split: 'train'; the picture is the same in each. Raises: ValueError for an unknown thing, or as many words as not.
     """
+    check_split(split)
     if len(words) != len(things):
         raise ValueError(
             f"shapes_scene: got {len(words)} words for the things {', '.join(things)}, expected as many"

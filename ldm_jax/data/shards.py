@@ -5,7 +5,6 @@ its picture is decoded as every source's, its captions as text_files.py has it. 
 source's to know: it makes a `Shards`.
 """
 
-import glob
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ import numpy as np
 
 from ldm_jax import text_files
 from ldm_jax.data import folder, stand_in
+from ldm_jax.data.places import File, files_at
 
 SPLITS = folder.SPLITS
 # As Hugging Face's `datasets` tells splits by the words of a path (datasets/data_files.py); of several the first.
@@ -126,31 +126,21 @@ def of_split(shards: Shards, split: str, holdout: float, stated: bool) -> ShardS
 
 def files_of(
     root: str | Path, split: str, holdout: float, matches: Callable[[str], bool], what: str
-) -> tuple[list[Path], bool]:
+) -> tuple[list[File], bool]:
     """(the files, whether they are those of the split alone), sorted by path.
 
-    root: a folder, at any depth of which they lie; a file; or a pattern, with *, ?, [0-9] or {00000..00099}. Where any
-    file's path below it has a word of WORDS, those of the split are taken: 'test' is validation where there is no test.
-    matches: of a file's name. what: the files, for messages.
+    root: of places.files_at. Where any file's path below it has a word of WORDS, those of the split are taken: 'test'
+    is validation where there is no test. matches: of a file's name. what: the files, for messages.
     Raises: FileNotFoundError, ValueError for what is not there, and as folder.check_root.
     """
-    folder.check_address(root)
+    folder.check_split(split, holdout)
     text = os.path.expanduser(str(root))
-    if any(sign in text for sign in "*?[{") and not os.path.exists(text):
-        found = sorted(Path(f) for one in _braces(text) for f in glob.glob(one, recursive=True))
-        if not found:
-            raise FileNotFoundError(f"{what}: nothing is there of the pattern {text!r}")
-        top = Path(os.path.commonpath([f.parent for f in found]))
-    elif text and os.path.isfile(text):
-        found, top = [Path(text)], Path(text).parent
-    else:
-        top = folder.check_root(split, root, holdout)
-        found = sorted(p for p in top.rglob("*") if not _hidden(p.relative_to(top)) and p.is_file())
-        found = [f for f in found if matches(f.name)]
-        if not found:
-            raise ValueError(f"folder {str(top)!r} holds no {what}")
-    folder.check_root(split, top, holdout)
-    says = {f: _split_of(f.relative_to(top).as_posix()) for f in found}
+    if "://" not in text and not any(sign in text for sign in "*?[{") and not os.path.isfile(text):
+        folder.check_root(split, root, holdout)
+    found = files_at(root, matches)
+    if not found:
+        raise ValueError(f"folder {str(root)!r} holds no {what}")
+    says = {f: _split_of(f.below) for f in found}
     if not any(says.values()):
         return found, False
     there = sorted({said for said in says.values() if said})
@@ -159,17 +149,13 @@ def files_of(
     wanted = "validation" if split == "test" and "test" not in there else split
     chosen = [f for f in found if says[f] == wanted]
     if not chosen:
-        raise ValueError(f"{str(top)!r} has no {what} of split {split!r}, only of {', '.join(there)}")
+        raise ValueError(f"{str(root)!r} has no {what} of split {split!r}, only of {', '.join(there)}")
     passed = [f for f in found if says[f] is None]
     if passed:
         log.warning(
-            "%s: %d %s of no split are passed over, such as %s", top, len(passed), what, passed[0].name
+            "%s: %d %s of no split are passed over, such as %s", root, len(passed), what, passed[0].name
         )
     return chosen, True
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _split_of(name: str) -> str | None:
@@ -177,28 +163,14 @@ def _split_of(name: str) -> str | None:
     return next((split for split, known in WORDS.items() if words & set(known)), None)
 
 
-def _braces(pattern: str) -> list[str]:
-    """'a{08..11}' as a08, a09, a10, a11, and 'a{b,c}' as ab, ac, as shells write them."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if not match:
-        return [pattern]
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if numbers:
-        first, last = numbers.groups()
-        inner = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
-    else:
-        inner = match[1].split(",")
-    return [one for i in inner for one in _braces(pattern[: match.start()] + i + pattern[match.end() :])]
+def stamps(files: Sequence[File]) -> list[list]:
+    """[[path, size in bytes, when it changed]] of each, for what is kept of them."""
+    return [[os.path.abspath(f.path) if f.bucket is None else str(f), f.size, f.changed] for f in files]
 
 
-def stamps(files: Sequence[Path]) -> list[list]:
-    """[[path, size in bytes, time of the last change in nanoseconds]] of each, for what is kept of them."""
-    return [[str(f.absolute()), (s := f.stat()).st_size, s.st_mtime_ns] for f in files]
-
-
-def sizes(files: Sequence[Path]) -> list[list]:
+def sizes(files: Sequence[File]) -> list[list]:
     """[[name, size in bytes]] of each, for fingerprints: files may be moved together, or copied."""
-    return [[f.name, f.stat().st_size] for f in files]
+    return [[f.name, f.size] for f in files]
 
 
 def choose_key(

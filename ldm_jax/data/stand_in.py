@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.data import index, listing, pictures
+from ldm_jax.data.places import Unreachable
 
 MAX_UNREADABLE = 0.01
 
@@ -72,6 +73,8 @@ class StandsIn:
         try:
             encoded, fields = self._read(at)
             return {"image": pictures.decode(_source(encoded)), **fields}
+        except Unreachable:
+            raise
         except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise nearly anything
             self._note(at, error)
             return None

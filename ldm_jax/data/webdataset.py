@@ -22,6 +22,7 @@ import numpy as np
 from ldm_jax import text_files
 from ldm_jax.data import index, shards
 from ldm_jax.data.pictures import EXTENSIONS
+from ldm_jax.data.places import File
 from ldm_jax.data.shards import Record, ShardSource
 
 IMAGES = tuple(suffix[1:] for suffix in EXTENSIONS)
@@ -38,7 +39,7 @@ class _Tars:
     """Samples of tar files. columns: `shard` [N], `name`, and of each of COLUMN two of numbers, `_at` and `_size`,
     which is -1 where a sample has none."""
 
-    def __init__(self, root: Path, files: Sequence[Path], kept: index.Kept):
+    def __init__(self, root: str | Path, files: Sequence[File], kept: index.Kept):
         self.root, self.files, self._columns, facts = root, list(files), *kept
         self._caption, self.several = facts["caption"], facts["several"]
         self.has_captions, self.class_names = self._caption is not None, []
@@ -54,27 +55,26 @@ class _Tars:
         return f"{self.files[self._columns['shard'][at]].name}/{self._columns['name'][at]}"
 
     def read(self, at: int) -> Record:
-        with open(self.files[self._columns["shard"][at]], "rb", buffering=0) as file:
-            image, caption, label = (self._member(file, at, column) for column in COLUMN)
+        image, caption, label = self._members(at, *COLUMN)
         assert image is not None  # samples without one are left out
         return Record(image, self._said(caption), None if label is None else int(label))
 
     def caption(self, at: int) -> Any:
-        with open(self.files[self._columns["shard"][at]], "rb", buffering=0) as file:
-            return self._said(self._member(file, at, "caption"))
+        return self._said(*self._members(at, "caption"))
 
     def _said(self, caption: bytes | None) -> Any:
         return None if caption is None else caption_of(caption, self._caption)
 
-    def _member(self, file: Any, at: int, column: str) -> bytes | None:
-        size = int(self._columns[f"{column}_size"][at])
-        if size < 0:
-            return None
-        file.seek(int(self._columns[f"{column}_at"][at]))
-        found = file.read(size)
-        if len(found) < size:
-            raise ValueError(f"{file.name} is cut: it ends before byte {file.tell() + size - len(found)}")
-        return found
+    def _members(self, at: int, *wanted: str) -> list[bytes | None]:
+        """The bytes of some of COLUMN, by one reading of what lies from the first of them to the last: members of a
+        sample stand one after the other."""
+        places = [(int(self._columns[f"{c}_at"][at]), int(self._columns[f"{c}_size"][at])) for c in wanted]
+        there = [(start, start + size) for start, size in places if size >= 0]
+        if not there:
+            return [None] * len(wanted)
+        first, last = min(start for start, _ in there), max(end for _, end in there)
+        data = self.files[self._columns["shard"][at]].read(first, last - first)
+        return [data[s - first : s - first + size] if size >= 0 else None for s, size in places]
 
 
 def caption_of(data: bytes, key: str) -> Any:
@@ -87,41 +87,35 @@ def caption_of(data: bytes, key: str) -> Any:
     return said.get(field) if isinstance(said, dict) else None
 
 
-def members(path: Path) -> Iterator[tuple[str, str, Member]]:
+def members(path: File) -> Iterator[tuple[str, str, Member]]:
     """(name of the sample, ending in small letters, Member) of each file in a tar.
 
     Raises: ValueError for one that is compressed, damaged or cut, saying after how many members.
     """
-    number, tar = 0, None
+    number = 0
     try:
-        tar = tarfile.open(path, "r:")
-        for member in tar:
-            number += 1
-            tar.members = []  # which it would hold all
-            folder, name = posixpath.split(member.name)
-            stem, _, ending = name.partition(".")
-            if member.isreg() and stem and ending:
-                yield posixpath.join(folder, stem), ending.lower(), (member.offset_data, member.size)
-        with open(path, "rb") as file:  # tarfile takes a damaged header for the end
-            file.seek(tar.offset)
+        with path.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                number += 1
+                tar.members = []  # which it would hold all
+                folder, name = posixpath.split(member.name)
+                stem, _, ending = name.partition(".")
+                if member.isreg() and stem and ending:
+                    yield posixpath.join(folder, stem), ending.lower(), (member.offset_data, member.size)
+            file.seek(tar.offset)  # tarfile takes a damaged header for the end
             if file.read(BLOCK) != bytes(BLOCK):
                 raise tarfile.ReadError("the next header is none, and no end")
     except (tarfile.TarError, EOFError) as error:
-        with open(path, "rb") as file:
-            compressed = file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7")
-        if compressed:
+        if path.size > 2 and path.read(0, 2) in (b"\x1f\x8b", b"BZ", b"\xfd7"):
             raise ValueError(
                 f"{path} is compressed, which has no random access: unpack it to a .tar"
             ) from None
         raise ValueError(
             f"{path} is cut or damaged after {number} members ({error}): fetch it again, or move it away"
         ) from None
-    finally:
-        if tar is not None:
-            tar.close()
 
 
-def samples(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
+def samples(path: File) -> Iterator[tuple[str, dict[str, Member]]]:
     """(name, {ending: Member}) of each sample. Raises: as `members`; ValueError for a member that is there twice."""
     name, found = None, {}
     for sample, ending, member in members(path):
@@ -138,11 +132,11 @@ def samples(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
         yield name, found
 
 
-def _build(files: Sequence[Path], keys: dict[str, str | None]) -> index.Kept:
+def _build(files: Sequence[File], keys: dict[str, str | None]) -> index.Kept:
     """The index of all files. Raises: ValueError as `samples`, and for keys that are not there."""
     first = next((sample for file in files for sample in samples(file)), None)
     if first is None:
-        raise ValueError(f"{files[0].parent} holds no samples in its {len(files)} tar files")
+        raise ValueError(f"{files[0].folder} holds no samples in its {len(files)} tar files")
     caption, several = _caption_key(files, first[1], keys["caption_key"])
     label = shards.choose_key(keys["label_key"], list(first[1]), (LABEL,), "label_key", f"{files[0]}")
     images = (keys["image_key"],) if keys["image_key"] else IMAGES
@@ -167,9 +161,9 @@ def _build(files: Sequence[Path], keys: dict[str, str | None]) -> index.Kept:
         there = ", ".join(sorted(first[1]))
         raise ValueError(f"{files[0]} has no pictures ({', '.join(images)}); its samples have: {there}")
     if other:
-        log.warning("%s: samples without a picture are passed over", files[0].parent)
+        log.warning("%s: samples without a picture are passed over", files[0].folder)
     if caption and (without := int((rows[:, 4] < 0).sum())):
-        log.warning("%s: %d samples have no caption; theirs is ''", files[0].parent, without)
+        log.warning("%s: %d samples have no caption; theirs is ''", files[0].folder, without)
     columns = {"name": index.strings(n for names, _, _ in scanned for n in names), "shard": rows[:, 0]}
     for i, column in enumerate(COLUMN):
         columns |= {f"{column}_at": rows[:, 1 + 2 * i], f"{column}_size": rows[:, 2 + 2 * i]}
@@ -177,13 +171,11 @@ def _build(files: Sequence[Path], keys: dict[str, str | None]) -> index.Kept:
     return index.Kept(columns, {"caption": caption, "several": several, "keys": chosen})
 
 
-def _caption_key(files: Sequence[Path], first: dict[str, Member], key: str | None) -> tuple[str | None, bool]:
+def _caption_key(files: Sequence[File], first: dict[str, Member], key: str | None) -> tuple[str | None, bool]:
     """(the key of captions, whether they may be several), by the first sample."""
     there, fields = list(first), {}
     if "json" in first:
-        with open(files[0], "rb") as file:
-            file.seek(first["json"][0])
-            said = text_files.parse_json(file.read(first["json"][1]).decode("utf-8", "replace"))
+        said = text_files.parse_json(files[0].read(*first["json"]).decode("utf-8", "replace"))
         fields = said if isinstance(said, dict) else {}
         there += [f"json/{field}" for field in fields]
     usual = [name for name in CAPTIONS if fields.get(name.partition("/")[2], True) is not None]
@@ -224,4 +216,4 @@ def source(
         kept.facts["said"] = said.lines
         if len(kept.columns["shard"]) >= index.LEAST:
             index.save(path, kept)
-    return shards.of_split(_Tars(Path(root), files, kept), split, holdout, stated)
+    return shards.of_split(_Tars(root, files, kept), split, holdout, stated)

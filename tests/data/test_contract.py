@@ -31,6 +31,13 @@ def options(request, tmp_path):
         pytest.importorskip({"arrow": "pyarrow", "parquet": "pyarrow"}.get(request.param, "numpy"))
         written = written_shards.FORMATS[request.param](tmp_path / "data", written_shards.pictures(3))
         return request.param, written
+    if request.param == "scene":
+        Image.new("RGB", (8, 6), (9, 9, 9)).save(tmp_path / "img.png")
+        for i in range(2):
+            Image.new("L", (8, 6), 255).save(tmp_path / f"mask{i}.png")
+        return request.param, {"root": tmp_path, "words": ["cat", "dog"], "side": 8}
+    if request.param == "shapes_scene":
+        return request.param, {"words": ["cat", "dog"]}
     if request.param == "layouts":
         lines = []
         for i in range(3):

@@ -6,6 +6,7 @@ import json
 import pathlib
 import tarfile
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -186,7 +187,48 @@ def test_what_the_libraries_themselves_wrote(name, folder):
         assert [test[i]["caption"] for i in range(len(test))] == ["picture 3"]
 
 
-def test_an_address_of_a_bucket_is_said_as_it_was_typed():
+@pytest.mark.parametrize("name", ["webdataset", "parquet"])
+def test_shards_in_a_bucket_are_those_on_the_disk(name, tmp_path, monkeypatch):
+    def no_answer(*_, **__):
+        raise OSError("the network is down")
+
+    here = opened(name, tmp_path / "data")
+    bucket = fsspec.filesystem("memory")
+    bucket.put(str(tmp_path / "data"), f"/{tmp_path.name}/{name}", recursive=True)
+    address = f"memory://{tmp_path.name}/{name}"
+    try:
+        there = pipeline.open_source(name, "train", root=address)
+        assert there.fingerprint() == here.fingerprint()
+        for ours, theirs in zip(batches(here, 5), batches(there, 5), strict=True):
+            for key in ours:
+                np.testing.assert_array_equal(ours[key], theirs[key])
+        ending = {"webdataset": "{00000..00002}.tar", "parquet": "data/train-*.parquet"}[name]
+        assert len(pipeline.open_source(name, "train", root=f"{address}/{ending}")) == 12
+        parts = [pipeline.open_source(name, split, root=address, holdout=0.3) for split in shards.SPLITS]
+        assert sum(map(len, parts)) == 12 and all(map(len, parts))
+        monkeypatch.setattr(type(bucket), "cat_file", no_answer)
+        monkeypatch.setattr(type(bucket), "_open", no_answer)
+        with pytest.raises(RuntimeError, match="cannot be read: the network is down"):
+            pipeline.open_source(name, "train", root=address)[3] if name == "parquet" else there[3]
+        assert not there.unreadable
+        monkeypatch.undo()
+        with pytest.raises(FileNotFoundError, match=f"nothing is there at '{address}/none'"):
+            pipeline.open_source(name, "train", root=f"{address}/none")
+        with pytest.raises(ValueError, match="has no 'none', which caption_key names"):
+            pipeline.open_source(name, "train", root=address, caption_key="none")
+    finally:
+        bucket.rm(f"/{tmp_path.name}", recursive=True)
+
+
+def test_an_address_of_a_bucket_is_said_as_it_was_typed(monkeypatch):
+    def no_permission(address):
+        raise PermissionError("anonymous caller does not have storage.objects.list access")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", no_permission)
     for name in written_shards.FORMATS:
-        with pytest.raises(ValueError, match=r"data.root is gs://bucket/photos, expected a folder: mount"):
+        with pytest.raises(ValueError, match=r"data.root (is )?gs://bucket/photos") as error:
             pipeline.open_source(name, "train", root="gs://bucket/photos")
+        said = (
+            "expected a folder: mount" if name in ("folder", "arrow") else "listed: anonymous caller does not"
+        )
+        assert said in str(error.value)
