@@ -14,12 +14,14 @@ import numpy as np
 from flax import struct
 
 from ldm_jax.control.base import Control, Site
+from ldm_jax.recognition import graph_cut
 from ldm_jax.recognition.base import Found, Shown, rows_of
 from ldm_jax.types import Array
 
 LEVELS = (0.1, 0.3, 0.5, 0.7)
 NOISES = 2
 NEEDS = ("context",)
+SHARPNESS = 20.0  # by which a map above its threshold is a probability
 COARSEST = 4  # the least part of the latents' side that is read: 16 rows of Stable Diffusion's 64
 
 
@@ -52,12 +54,18 @@ def gather(taps: dict[str, Array], shape: tuple[int, int, int]) -> dict[str, Arr
 
 
 def recognize(
-    read: Mapping[str, np.ndarray], shown: Shown, *, word: str = "", threshold: float = 0.4
+    read: Mapping[str, np.ndarray],
+    shown: Shown,
+    *,
+    word: str = "",
+    threshold: float = 0.4,
+    refine: float = 0.0,
 ) -> Found:
     """The map of each word, in the prompt's order, and the mask of one.
 
     word: of the prompts, one or several words; labels [N, H, W] then is 1 where its map is above `threshold` of its
-    range. '': the maps of all words and no labels.
+    range. '': the maps of all words and no labels. refine: the strength of a graph cut that leads a mask's border to
+    one of the picture (graph_cut.py); 0 is none.
     Raises: ValueError for a word that a prompt does not have, and a threshold out of [0, 1].
     """
     if not 0 <= threshold <= 1:
@@ -68,12 +76,23 @@ def recognize(
         return Found([[(said, m[..., at].mean(-1)) for said, at in words if at] for words, m in told])
     of_word = [m[..., shown.find(i, word)].mean(-1) for i, m in enumerate(maps)]
     size = shown.images.shape[1:3]
-    labels = np.stack([mask(one, size, threshold) for one in of_word])
+    given = zip(of_word, shown.images, strict=True)
+    labels = np.stack([mask(one, size, threshold, image, refine) for one, image in given])
     return Found([[(word, one)] for one in of_word], labels)
 
 
-def mask(values: np.ndarray, size: tuple[int, int], threshold: float) -> np.ndarray:
-    """[H, W] int32: 1 where a map [h, w], enlarged, is above `threshold` of its range."""
+def mask(
+    values: np.ndarray,
+    size: tuple[int, int],
+    threshold: float,
+    image: np.ndarray | None = None,
+    refine: float = 0.0,
+) -> np.ndarray:
+    """[H, W] int32: 1 where a map [h, w], enlarged, is above `threshold` of its range; with refine > 0 the cut of least
+    energy, of the picture [H, W, 3] in [-1, 1] and of how far the map is above the threshold."""
     large = np.asarray(jax.image.resize(values, size, "cubic"))
     low, high = large.min(), large.max()
+    if refine and image is not None and high > low:
+        above = (large - low) / (high - low) - threshold
+        return graph_cut.refine(1 / (1 + np.exp(-SHARPNESS * above)), image, refine)
     return (large - low > threshold * (high - low)).astype(np.int32)

@@ -58,7 +58,10 @@ def test_a_picture_does_not_depend_on_those_beside_it(model, photos):
     ("given", "said"),
     [
         (dict(method="dam"), "recognition method 'dam' not found; .*; did you mean 'daam'"),
-        (dict(wird="circle"), "daam has no option 'wird'; it has: word, threshold; did you mean 'word'"),
+        (
+            dict(wird="circle"),
+            "daam has no option 'wird'; it has: word, threshold, refine; did you mean 'word'",
+        ),
         (dict(word="cross"), "the prompt 'a red circle' has no word 'cross'; it has: a, red, circle"),
         (dict(prompts=None), "daam reads what the words of a prompt look at, expected prompts"),
         (dict(images=None, prompts=None, method="diffseg"), "expected images, or prompts"),

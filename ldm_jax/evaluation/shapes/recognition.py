@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ldm_jax import cli
+from ldm_jax.data import transforms
 from ldm_jax.evaluation.shapes.base import Model, Outcome
 from ldm_jax.find import did_you_mean
 from ldm_jax.recognition import daam as daam_file
@@ -22,6 +23,7 @@ LABELED = (1, 5, 20)
 OPTIONS = {
     "--recognition": dict(default="", help="recognition: files of ldm_jax/recognition, a,b (default: all)"),
     "--threshold": dict(type=float, help="recognition: of daam or diffseg (default: their own)"),
+    "--refine": dict(type=float, help="recognition: the strength of daam's graph cut (default: none)"),
     "--levels": dict(type=float, nargs="+", help="recognition: of noise, parts of the timesteps (default: their own)"),
 }  # fmt: skip
 
@@ -36,7 +38,11 @@ def score(args: argparse.Namespace) -> Outcome:
             raise ValueError(
                 f"--recognition: {name!r} not found; there are: {there}{did_you_mean(name, SCORES)}"
             )
-    given = {name: getattr(args, name) for name in ("threshold", "levels") if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name)
+        for name in ("threshold", "refine", "levels")
+        if getattr(args, name) is not None
+    }
     if given and len(asked) != 1:
         raise ValueError(f"--{next(iter(given))}: expected one method in --recognition, each has its own")
     model, figures, shown = Model(args), {}, {}
@@ -54,14 +60,16 @@ def daam(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
     chosen = [s for s in _scenes(4 * number) if len({o.shape for o in s.objects}) == len(s.objects) > 1]
     scenes, captions = chosen[:number], [world.caption(scene) for scene in chosen[:number]]
     images = [world.render(scene) for scene in scenes]
-    threshold = options.pop("threshold", 0.4)
+    threshold, refine = options.pop("threshold", 0.4), options.pop("refine", 0.0)
     made = model.model.analyze(images, captions, "daam", batch_size=model.args.batch_size, **options)
     inside, overlap, ceiling, middle, shown = [], [], [], [], []
     for scene, maps in zip(scenes, made.found.maps or (), strict=True):
         for i, obj in enumerate(scene.objects):
             truth = world.objects_mask(scene, [i]) >= 0.5
             values = dict(maps)[obj.shape]
-            seen, cell = daam_file.mask(values, truth.shape, threshold) == 1, world.SIZE // len(values)
+            picture = transforms.to_float(world.render(scene))
+            seen = daam_file.mask(values, truth.shape, threshold, picture, refine) == 1
+            cell = world.SIZE // len(values)
             highest = np.asarray(jax.image.resize(values, truth.shape, "cubic")).argmax()
             inside.append(bool(truth.ravel()[highest]))
             overlap.append(iou(seen, truth))
