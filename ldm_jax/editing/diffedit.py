@@ -4,9 +4,10 @@ is the picture drawn anew.
 Decides which cells change: those where the noise that the edited prompt sees differs from what the source's
 sees. Outside of them the picture follows the trajectory that it was inverted to, at every step. Source:
 section 3.2, and what the paper leaves open from diffusers' StableDiffusionDiffEditPipeline: the picture is
-noised to half of the timesteps by several noises, the same for both prompts, guidance acts in both
-predictions, differences above 3 times their mean are cut off there. (There the mean is the batch's; here each
-picture has its own.) The encoding is unconditional.
+noised to half of the timesteps by several noises, the same for both prompts, differences above 3 times their
+mean are cut off there. (There the mean is the batch's; here each picture has its own. There guidance acts in
+both predictions, which scales their difference, and so its mean: here the conditions alone are compared.) The
+encoding is unconditional.
 """
 
 import jax
@@ -18,10 +19,11 @@ from ldm_jax.control import rows
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.diffusion.process import q_sample
 from ldm_jax.samplers.base import Edit, batch_t, step_noise
-from ldm_jax.types import Array
+from ldm_jax.types import Array, Cond
 
 NEUTRAL = dict(mask=1.0)
-BRANCHES = ("source",)
+CONDITIONS = ("source",)
+NEEDS = ("context",)
 EACH = ("trajectory", "mask")
 INVERSION = {"ddim": {"prompt": ""}}
 CLIP = 3.0  # times the mean, above which a difference is cut off
@@ -30,7 +32,7 @@ CLIP = 3.0  # times the mean, above which a difference is cut off
 def prepare(
     call, *, source, mask=None, level: float = 0.5, threshold: float = 0.5, num_noises: int = 10
 ) -> dict | None:
-    """source: the reference prompt, or "". mask: [h, w] or [N, h, w] in [0, 1], of latent cells that change,
+    """source: the reference prompt, or one for each picture; "" is any. mask: [h, w] or [N, h, w] in [0, 1], of latent cells that change,
     in the place of the one that is found; 1 is plain drawing of the inverted picture. level: the fraction of
     the timesteps that the picture is noised to. threshold: of the differences, which end at 1. num_noises:
     whose differences are averaged.
@@ -55,6 +57,7 @@ def prepare(
     if mask is not None and (given == 1).all():
         return None
     return dict(
+        source=call.conditions([source], "diffedit: source"),
         trajectory=call.inverted["trajectory"],
         mask=np.broadcast_to(given, (number, height, width))[..., None],
         timestep=np.int32(min(round(level * call.num_timesteps), call.num_timesteps - 1)),
@@ -67,6 +70,7 @@ def prepare(
 def edit(
     denoiser: Denoiser,
     *,
+    source: tuple[Cond, ...],
     trajectory: Array,
     mask: Array,
     timestep: Array,
@@ -74,32 +78,31 @@ def edit(
     finds: bool = True,
     num_noises: int = 10,
 ) -> Edit:
-    """trajectory: [B, S + 1, h, w, c]. mask: [B, h, w, 1] float32, used unless finds. timestep: [] at which
-    it is found. threshold: []."""
+    """source: one Cond of B rows. trajectory: [B, S + 1, h, w, c]. mask: [B, h, w, 1] float32, used unless finds.
+    timestep: [] at which it is found. threshold: []."""
     clean = trajectory[:, -1]
 
-    def find(x: Array, info, eps_fn) -> Array:
+    def find(info) -> Array:
+        conds = rows.join_conds(source[0], denoiser.cond)
+
         def difference(i, total):
-            keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(info.key[: clean.shape[0]])
+            keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(info.key)
             noised = q_sample(denoiser.schedule, clean, timestep, step_noise(keys, clean.shape, "diffedit"))
-            both = jnp.concatenate([noised] * denoiser.branches)
-            eps, _ = eps_fn(both, batch_t(timestep.astype(info.t.dtype), both))
-            source, target = rows.split_branches(eps, denoiser.branches)[jnp.asarray([0, -1])]
-            return total + jnp.abs(target - source).mean(-1, keepdims=True)
+            both = rows.join_halves(noised, noised)
+            eps, _ = denoiser.eps(both, batch_t(timestep.astype(info.t.dtype), both), conds)
+            before, after = rows.split_halves(eps)
+            return total + jnp.abs(after - before).mean(-1, keepdims=True)
 
         found = lax.fori_loop(0, num_noises, difference, jnp.zeros((*clean.shape[:3], 1))) / num_noises
         most = CLIP * found.mean((1, 2, 3), keepdims=True)
         return (jnp.minimum(found, most) > threshold * most).astype(jnp.float32)
 
     def before(edited, x, info, eps_fn):
-        if not finds:
-            return edited, x
-        return lax.cond(info.index == 0, lambda: find(x, info, eps_fn), lambda: edited), x
+        return (lax.cond(info.index == 0, lambda: find(info), lambda: edited) if finds else edited), x
 
     def after(edited, x, taps, info):
-        branches = rows.split_branches(x, denoiser.branches)
         known = jnp.take(trajectory, denoiser.step_of(info.t) + 1, axis=1)
-        return edited, rows.join_branches(branches.at[-1].set(jnp.where(edited > 0.5, branches[-1], known)))
+        return edited, jnp.where(edited > 0.5, x, known)
 
     return Edit(
         init=lambda x_T: mask, before=before, after=after, shows=lambda edited: {"mask": edited[..., 0]}
