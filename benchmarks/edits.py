@@ -1,12 +1,15 @@
-"""What an editing method adds to the memory of sampling, by XLA's own count of temporaries, compiled for a CPU:
+"""What an editing method, or an inversion, adds to the memory of sampling, by XLA's own count of temporaries,
+compiled for a CPU:
 
     python benchmarks/edits.py --model small                          # all methods
     python benchmarks/edits.py --model sd1 --methods attend_and_excite,masactrl
+    python benchmarks/edits.py --model sd1 --missing                  # those without a line yet
+    python benchmarks/edits.py --model sd1 --methods masactrl --run   # and runs a step of each, on random parameters
 
-Nothing is run and no parameter is made. Each method is compiled for one picture, and plain sampling for as many rows: a
-method that draws the source beside the picture is compared with two pictures. Lines go to
-benchmarks/results/edits.jsonl, and `python benchmarks/report.py` makes the table of docs/benchmarks.md. Steps are
-two; a scan is as large for more.
+Each method is compiled for one picture, and plain sampling for as many rows: a method that draws the source beside the
+picture is compared with two pictures. Without --run nothing is run and no parameter is made. Lines go to
+benchmarks/results/edits.jsonl, and `python benchmarks/report.py` makes the table of docs/benchmarks.md. A scan is as
+large for more steps.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "edits.jsonl"
@@ -23,71 +27,151 @@ REGIONS = [
     {"phrase": "a red circle", "box": [0, 0, 0.5, 0.5]},
     {"phrase": "a blue square", "box": [0.5, 0.5, 0.5, 0.5]},
 ]
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "prompt_to_prompt": dict(source=SOURCE),
     "attend_and_excite": {},
     "structured": {},
     "dense_diffusion": dict(regions=REGIONS),
+    "llm_grounded": dict(layout={"objects": REGIONS}),
     "masactrl": dict(source=SOURCE, words="circle"),
     "plug_and_play": dict(source=SOURCE),
+    "cross_image": dict(source=SOURCE, appearance="a green circle and a green square", words="circle"),
+    "eye_for_an_eye": dict(source=SOURCE, appearance="a green circle and a green square", words="circle"),
+    "style_injection": dict(source=SOURCE, style=PROMPT),
+    "pix2pix_zero": dict(source=SOURCE),
+    "diffedit": dict(source=SOURCE),
+    "ledits_pp": {},
 }
+INVERSIONS = ("ddim", "null_text")  # those that are not a scan of the same calls as another
 MODELS = {"small": 32, "sd1": 64}  # rows of the latents
+SCALE, STEPS = 7.5, 2
 
 
-def temporaries(name: str, method: str | None, pictures: int) -> int:
-    """Bytes of the temporaries of the program that draws so many pictures."""
+def sampling(system: Any, side: int, method: str | None, pictures: int) -> tuple[Any, Any, int]:
+    """(the program that draws so many pictures, its arguments without parameters, the rows of a picture)."""
+    import numpy as np
+
+    from ldm_jax.find import find
+    from ldm_jax.inference.inversions import Inverted
+    from ldm_jax.inference.program import make_program
+    from ldm_jax.inference.runs import make_run
+    from ldm_jax.inference.settings import FALLBACK
+
+    inverted, shape = None, (pictures, STEPS + 1, *system.latent_shape_of((side, side)))
+    if method and hasattr(find("editing", method), "INVERSION"):  # of a given picture
+        arrays = dict(trajectory=np.zeros(shape, np.float32))
+        arrays |= dict(noises=arrays["trajectory"][:, 1:]) if method == "ledits_pp" else {}
+        inverted = Inverted(arrays, "noises" not in arrays, {}, (side, side))
+    run = make_run(
+        system, {"prompts": [PROMPT] * pictures}, np.arange(pictures, dtype=np.uint32),
+        FALLBACK | dict(num_steps=STEPS, guidance_scale=SCALE), image_shape=(side, side),
+        edit=method and {method: OPTIONS[method]}, inverted=inverted,
+    )  # fmt: skip
+    return make_program(system, 1.0, run.recipe), run.arguments, len(run.arguments.inputs)
+
+
+def inverting(system: Any, side: int, name: str) -> tuple[Any, Any, int]:
+    """As `sampling`, of an inversion of one picture."""
+    import numpy as np
+
+    from ldm_jax.inference import inversions, methods
+    from ldm_jax.inference.sampler_options import visited_timesteps
+    from ldm_jax.inference.settings import FALLBACK
+
+    _, args, rows = sampling(system, side, None, 1)
+    shape, visited = (
+        system.latent_shape_of((side, side)),
+        visited_timesteps(FALLBACK | dict(num_steps=STEPS), system.schedule),
+    )
+    call = methods.Call(
+        1, np.asarray(visited), system.schedule.num_timesteps, shape, [PROMPT], system.tokenizer, SCALE
+    )
+    method, shared, each = methods.choose_inversion(name, {}, call)
+    recipe = inversions.InversionRecipe(method, shape, "first", True)
+    known = {"x_start": np.zeros((1, *shape), np.float32)}
+    args = args._replace(visited=np.asarray(visited), sampler={}, known=known, shared=(shared,), each=(each,))
+    return inversions.make_inverter(system, 1.0, recipe), args, rows
+
+
+def compiled(system: Any, program: Any, args: Any) -> Any:
+    """The program, for a CPU, of arguments without parameters."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from benchmarks import speed_models
-    from ldm_jax.conditioning.text import TOKENIZERS
-    from ldm_jax.inference.program import make_program
-    from ldm_jax.inference.runs import make_run
-    from ldm_jax.inference.settings import FALLBACK
-    from ldm_jax.system import make_system
-
-    config = speed_models.read_config(name)
-    words = sorted({*PROMPT.split(), *SOURCE.split()})
-    system = make_system(config, TOKENIZERS["word_level"](words=words, max_length=77))
-    side = MODELS[name] * system.first_stage.factor
-    edit = None if method is None else {method: OPTIONS[method]}
-    run = make_run(
-        system, {"prompts": [PROMPT] * pictures}, np.arange(pictures, dtype=np.uint32),
-        FALLBACK | dict(num_steps=2, guidance_scale=7.5), image_shape=(side, side), edit=edit,
-    )  # fmt: skip
-    args = run.arguments._replace(params=jax.eval_shape(system.in_compute_dtype, system.param_shapes()))
+    args = args._replace(params=jax.eval_shape(system.in_compute_dtype, system.param_shapes()))
     shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)), args)
-    compiled = jax.jit(make_program(system, 1.0, run.recipe)).lower(shapes).compile()
-    return int(compiled.memory_analysis().temp_size_in_bytes)
+    return jax.jit(program).lower(shapes).compile()
+
+
+def random_params(system: Any) -> Any:
+    """Parameters of a normal distribution a tenth as wide as a column of ones."""
+    import jax
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        fan_in = max(1, int(np.prod(leaf.shape[:-1])))
+        values = rng.standard_normal(leaf.shape, np.float32) * 0.1 / np.sqrt(fan_in)
+        return (1 + values if leaf.ndim == 1 else values).astype(leaf.dtype)
+
+    return jax.tree.map(draw, jax.eval_shape(system.in_compute_dtype, system.param_shapes()))
 
 
 def main(argv: list[str] | None = None) -> None:
+    every = [*OPTIONS, *INVERSIONS]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="sd1", choices=list(MODELS), help="default %(default)s")
-    parser.add_argument("--methods", default=",".join(OPTIONS), help="default %(default)s")
+    parser.add_argument("--methods", default=",".join(every), help="default %(default)s")
+    parser.add_argument("--missing", action="store_true", help="those alone that have no line")
+    parser.add_argument("--run", action="store_true", help="also run each once, with random parameters")
     args = parser.parse_args(argv)
     sys.path.insert(0, str(ROOT))
     from benchmarks import cost_guard
 
     os.environ.update(cost_guard.SAME)
+    if args.run:  # what is counted is the same
+        os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
     import jax
+    import numpy as np
 
-    from ldm_jax.find import find
+    from benchmarks import speed_models
+    from ldm_jax.conditioning.text import TOKENIZERS
+    from ldm_jax.system import make_system
 
-    plain: dict[int, int] = {}
-    for method in args.methods.split(","):
-        pictures = 1 + len(getattr(find("editing", method), "BRANCHES", ()))
+    config = speed_models.read_config(args.model)
+    words = sorted({w for o in (PROMPT, SOURCE, OPTIONS["cross_image"]["appearance"]) for w in o.split()})
+    system = make_system(config, TOKENIZERS["word_level"](words=words, max_length=77))
+    side = MODELS[args.model] * system.first_stage.factor
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    done = {line["method"] for line in lines if line["model"] == args.model} if args.missing else set()
+    plain = {
+        line["rows"]: line["plain"]
+        for line in lines
+        if line["model"] == args.model and line["jax"] == jax.__version__
+    }
+    params = random_params(system) if args.run else None
+    for method in [one for one in args.methods.split(",") if one not in done]:
         started = time.time()
-        if pictures not in plain:
-            plain[pictures] = temporaries(args.model, None, pictures)
-        used = temporaries(args.model, method, 1)
+        made = inverting(system, side, method) if method in INVERSIONS else sampling(system, side, method, 1)
+        program, arguments, rows = made
+        if rows not in plain:
+            found = compiled(system, *sampling(system, side, None, rows)[:2])
+            plain[rows] = int(found.memory_analysis().temp_size_in_bytes)
+        ready = compiled(system, program, arguments)
+        used = int(ready.memory_analysis().temp_size_in_bytes)
         line = dict(
-            model=args.model, method=method, rows=pictures, temporaries=used, plain=plain[pictures],
-            ratio=round(used / plain[pictures], 3), jax=jax.__version__, seconds=round(time.time() - started, 1),
+            model=args.model, method=method, rows=rows, temporaries=used, plain=plain[rows],
+            ratio=round(used / plain[rows], 3), jax=jax.__version__, seconds=round(time.time() - started, 1),
         )  # fmt: skip
+        if args.run:
+            began = time.time()
+            drawn = jax.tree.leaves(ready(arguments._replace(params=params)))
+            finite = all(bool(np.isfinite(leaf).all()) for leaf in drawn)
+            line |= dict(run_seconds=round(time.time() - began, 1), finite=finite)
         print(json.dumps(line), flush=True)
         with open(RESULTS, "a") as file:
             file.write(json.dumps(line) + "\n")

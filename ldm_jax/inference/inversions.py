@@ -18,7 +18,7 @@ from ldm_jax.diffusion import learned_variance
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.find import find
 from ldm_jax.inference import methods, sizes
-from ldm_jax.inference.program import PER_PICTURE, Arguments, conditions
+from ldm_jax.inference.program import PER_PICTURE, Arguments, conditions, for_methods
 from ldm_jax.inference.runs import Run, condition_inputs
 from ldm_jax.inference.sampler_options import visited_timesteps
 from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each
@@ -77,9 +77,11 @@ def make_inverter(
     """Arguments -> the arrays of inversion/base.py with the pictures first, [B, S, ...]. Of the arguments,
     known has 'x_start', and shared and each those of the method alone."""
 
+    unet = for_methods(system, [recipe.method])
+
     @jax.jit  # traced once for all the places that call it
     def network(params, x, t, cond, control):
-        return apply(system.unet, params, x, t, cond, control)
+        return apply(unet, params, x, t, cond, control)
 
     def run(a: Arguments) -> dict[str, PyTree]:
         def model_fn(x, t, cond, control=None):

@@ -4,7 +4,7 @@ Decides what of a call is compiled in (Recipe) and what is an argument (Argument
 user gives (inference/pipeline.py does).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from ldm_jax.inversion import base as inversion
 from ldm_jax.models import latent_scale
 from ldm_jax.models.controlnet import apply_network
 from ldm_jax.models.latent_scale import LatentScale
+from ldm_jax.models.unet import UNet
 from ldm_jax.samplers import base
 from ldm_jax.system import System
 from ldm_jax.types import Array, Cond, PyTree
@@ -118,8 +119,7 @@ def make_program(
     apply: calls the network, like models.controlnet.apply_network.
     """
     make_sampler = find("samplers", recipe.sampler).sampler
-    # With gradients, what a block computes is not kept for them: it is the same, and costs a second forward pass.
-    unet = system.unet.clone(remat="full") if methods.differentiates(recipe.methods) else system.unet
+    unet = for_methods(system, recipe.methods)
 
     @jax.jit  # some samplers call the network in two places: it is traced and lowered once for both
     def network(params, x, t, cond, control):
@@ -180,6 +180,12 @@ def make_program(
         return (out, edit.shows(edited)) if recipe.records else out
 
     return run
+
+
+def for_methods(system: System, used: Sequence[Method]) -> UNet:
+    """The network, of which, with gradients, what a block computes is not kept for them: it is the same, and costs a
+    second forward pass."""
+    return system.unet.clone(remat="loop") if methods.differentiates(used) else system.unet
 
 
 def conditions(

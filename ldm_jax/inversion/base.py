@@ -8,15 +8,14 @@ Each other file of this room is one method and has:
                             theirs compiles anew. The arrays, over the S visited timesteps, noisiest first:
         trajectory [S + 1, B, h, w, c]      x at each visited timestep and, last, what drawing again ends at
         noises [S, B, h, w, c]              the noise of each step, where drawing again is not along the ODE
-        uncond {field: [S, B, ...]}         fields of Cond in the place of the unconditional ones, step by
-        step
-    ETA: float              of the DDIM sampler that draws the picture again FOLLOWS: bool           whether
-    the source branch of an edit is put back onto the trajectory after each step,
+        uncond {field: [S, B, ...]}         fields of Cond in the place of the unconditional ones, step by step
+    ETA: float              of the DDIM sampler that draws the picture again
+    FOLLOWS: bool           whether the source branch of an edit is put back onto the trajectory after each step,
                             because guidance leads away from it
     NEEDS: tuple[str, ...]  fields of the Denoiser that may not be None; left out where nothing is needed
-    EACH: tuple[str, ...]   those of the arrays among the options that have one entry per picture; left out by
-    most prepare(call, *, **options) -> dict[str, Any]     left out by those without options: makes invert's
-    options out of
+    GRADIENTS: bool         as of editing/base.py; left out by those that ask for none
+    EACH: tuple[str, ...]   those of the arrays among the options that have one entry per picture; left out by most
+    prepare(call, *, **options) -> dict[str, Any]     left out by those without options: makes invert's options out of
                             what a user says, on the host, checked; call is an inference.methods.Call
 The denoiser is conditioned on the picture's own prompt. It does not know how a method is chosen
 (inference/inversions.py), nor which editing method follows.

@@ -21,6 +21,7 @@ from ldm_jax.types import Array
 ETA = 0.0
 FOLLOWS = False
 NEEDS = ("uncond", "context")
+GRADIENTS = True
 ADAM = (0.9, 0.999, 1e-8)
 
 

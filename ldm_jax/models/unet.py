@@ -147,7 +147,8 @@ class UNet(nn.Module):
                 if self.resblock_updown:
                     h = res(f"up_{i}.upsample", h, level, "up")
                 else:
-                    h = Upsample(self.conv_resample, self.dtype, name=f"up_{i}_upsample")(h)
+                    upsample = remat.block("resample", Upsample, self.remat)
+                    h = upsample(self.conv_resample, self.dtype, name=f"up_{i}_upsample")(h)
         h = feature_hook(self, control, sites("head", "trunk", h.shape[1]), h)
         assert not skips
         _check_site_contexts(cond.context, sites.counts["cross"])
@@ -225,7 +226,8 @@ class UNet(nn.Module):
                 if self.resblock_updown:
                     h = res(f"down_{level}.downsample", h, level, "down")
                 else:
-                    h = Downsample(self.conv_resample, dtype=self.dtype, name=f"down_{level}_downsample")(h)
+                    downsample = remat.block("resample", Downsample, self.remat)
+                    h = downsample(self.conv_resample, dtype=self.dtype, name=f"down_{level}_downsample")(h)
                 h = hook(f"down_{level}.halved", h)
                 skips.append(h)
 

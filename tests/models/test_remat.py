@@ -88,8 +88,8 @@ def test_what_a_policy_computes_again():
 
 def test_an_unknown_policy_lists_those_there_are():
     with pytest.raises(
-        ValueError, match="remat: got 'blocks', expected one of full, dots, attention, or False"
+        ValueError, match="remat: got 'blocks', expected one of full, dots, attention, loop, or False"
     ):
         UNET.clone(remat="blocks")
-    with pytest.raises(ValueError, match="full, dots, attention"):
+    with pytest.raises(ValueError, match="full, dots, attention, loop"):
         drawn(FIRST_STAGE.clone(remat="blocks"))

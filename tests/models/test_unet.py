@@ -109,12 +109,13 @@ def test_rematerialized_blocks_take_controls_record_and_have_the_same_gradient()
         return jax.jit(jax.value_and_grad(partial(loss, unet=unet), has_aux=True))(jnp.float32(1))
 
     (expected, expected_taps), expected_grad = both(UNet(**TINY))
-    (value, taps), grad = both(UNet(**TINY, remat=True))
-    assert set(taps) == set(expected_taps) == {"mid.attn/cross"}
-    np.testing.assert_allclose(taps["mid.attn/cross"], expected_taps["mid.attn/cross"], rtol=1e-5)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(grad, expected_grad, rtol=1e-4)
-    assert grad != 0
+    for policy in (True, "loop"):
+        (value, taps), grad = both(UNet(**TINY, remat=policy))
+        assert set(taps) == set(expected_taps) == {"mid.attn/cross"}
+        np.testing.assert_allclose(taps["mid.attn/cross"], expected_taps["mid.attn/cross"], rtol=1e-5)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-4)
+        assert grad != 0
 
 
 def test_a_record_that_would_be_lost_is_an_error():
