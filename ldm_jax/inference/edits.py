@@ -4,12 +4,14 @@ Decides what an editing method is told of the source. What a method does is its 
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldm_jax import grid
+from ldm_jax.data import pictures
 from ldm_jax.find import find
 from ldm_jax.inference import inversions, methods, words
 from ldm_jax.types import Array
@@ -64,6 +66,11 @@ def edit(
     # The source, where the method looks at it, and the picture beside it.
     looks = "source" in (*getattr(module, "BRANCHES", ()), *methods.options_of("editing", method))
     said = ({"source": source} if looks else {}) | dict(options or {})
+    given = {name: said[name] for name in getattr(module, "PICTURES", {}) if said.get(name) is not None}
+    for name, picture in given.items():
+        prompt = module.PICTURES[name]
+        said = {prompt: ""} | said
+        said[name] = _trajectory(model, picture, said[prompt], len(prompts), sampling)
     drawn, shown = _drawn(model, prompts, seeds, edit=[(method, said)], **sampling)
     told = {name: said[name] for name in getattr(module, "BRANCHES", ())} if drawn.shape[1] > 1 else {}
     sources = {name: drawn[:, i] for i, name in enumerate(told)}
@@ -78,6 +85,23 @@ def edit(
         rebuilt = model._in_batches(model.decode, clean, sampling.get("batch_size", BATCH_SIZE))
         sources = {"source": grid.to_uint8(rebuilt)}
     return Edited(drawn[:, -1], sources, shown, maps)
+
+
+def _trajectory(
+    model: Any, picture: Any, prompt: Any, number: int, sampling: Mapping[str, Any]
+) -> np.ndarray:
+    """[number, S + 1, h, w, c]: what a picture, an array or a file, or one each, is inverted to without guidance."""
+    many = picture if isinstance(picture, list | tuple) else [picture]
+    images = [pictures.read_picture(one) if isinstance(one, str | Path) else np.asarray(one) for one in many]
+    shared = {name: sampling[name] for name in ("batch_size", *inversions.SHARED) if name in sampling}
+    shape = sampling["inverted"].image_shape if "inverted" in sampling else model.system.image_shape
+    for image in images:
+        if np.shape(image)[:2] != tuple(shape):
+            raise ValueError(
+                f"a further picture is of size {np.shape(image)[:2]}, expected {tuple(shape)}, that of the edited one"
+            )
+    path = model.invert(images, prompt, inversions.SAMPLER, **shared).arrays["trajectory"]
+    return np.broadcast_to(path, (number, *path.shape[1:]))
 
 
 def _drawn(model: Any, *args, **options) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -67,6 +67,10 @@ OPTIONS = {
         dict(source="a red circle", appearance="a blue circle"),
         dict(source="a blue circle", appearance="a circle", scale=1.0, contrast=1.2, words="circle"),
     ),
+    ("editing", "style_injection"): (
+        dict(source="a red circle", style="a blue circle"),
+        dict(source="a blue circle", style="a circle", until=0.7, adain=0.5, keep=0.2, sharpness=2.0),
+    ),
     ("editing", "eye_for_an_eye"): (
         dict(source="a red circle", appearance="a blue circle"),
         dict(source="a blue circle", appearance="a circle", until=0.5, words="circle"),
