@@ -143,7 +143,7 @@ TABLES = dict(
 SECOND_STAGES |= {name: row[:3] for name, row in TABLES.items()}
 
 SHAPES_TASKS = {
-    f"shapes_{task}" for task in ("class", "layout", "semantic", "superres", "inpaint", "colorize")
+    f"shapes_{task}" for task in ("class", "layout", "semantic", "superres", "inpaint", "colorize", "spatext")
 }
 
 

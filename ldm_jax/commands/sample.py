@@ -63,6 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--layout", help='.json of {"boxes": [[x0, y0, w, h], ...], "labels": [...]}, relative to the picture'
     )
+    add(
+        "--regions", help='.json of {"regions": [{"box": [x0, y0, w, h], "text": ...}, ...]} (spatext models)'
+    )
     add("--depth", help="depth maps, near is large: gray PNG of 8 or 16 bits, or .npy")
     add("--embeddings", help=".npy of embeddings [how many, width] (retrieval models)")
     add("--jobs", help="a file of JSON lines, a job each; other inputs are what lines do not say")

@@ -116,6 +116,7 @@ RULES: dict[str, Rule] = dict(
     convention=TEXT, embedding_dropout=SHARE, num_stages=COUNT, size_width=WIDTH, max_noise_level=TIMESTEPS,
     enlarge=whole(1, 64), noise_schedule=TEXT,
     clip_l=maybe(SECTION), clip_g=SECTION, tokenizer=maybe(SECTION),
+    words=lists(TEXT, 2**16), group_sizes=lists(WIDTH),
     site_words=maybe(lists(whole(0, 2**24), 2)), tokens=whole(1, 1024), nets=either(lists(lists(WIDTH)), SECTIONS),
     token=TEXT, side=SIDE, widths=lists(WIDTH), scale=ANY_NUMBER, number=whole(1, 1024), dim=WIDTH, hidden=WIDTH,
     # how a model is sampled unless one says otherwise

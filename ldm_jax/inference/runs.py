@@ -279,6 +279,8 @@ def _check_methods(
             raise ValueError(
                 f"{method.name} is for models that take changed_images, which this model does not"
             )
+        if methods.needs([method], "regions") and "regions" not in system.takes:
+            raise ValueError(f"{method.name} is for models that take regions, which this model does not")
         if tiling is not None and methods.touches_network([method]):
             raise ValueError(
                 f"{method.name} acts inside the network, which sees one tile at a time: leave tile or it out"

@@ -171,9 +171,10 @@ class UNet(nn.Module):
         )
 
     def _joined(self, x: Array, cond: Cond) -> Array:
-        """What the first convolution sees: x [B, h, w, c], cond.concat, the cells' own places."""
-        x = x if cond.concat is None else jnp.concatenate([x, cond.concat.astype(x.dtype)], axis=-1)
-        return jnp.concatenate([x, coordinates(x)], axis=-1) if self.coordinates else x
+        """What the first convolution sees: x [B, h, w, c], the cells' own places, cond.concat, which comes last so
+        that a network that is given one begins with the kernel of one without (checkpoints/warm_start.py)."""
+        x = jnp.concatenate([x, coordinates(x)], axis=-1) if self.coordinates else x
+        return x if cond.concat is None else jnp.concatenate([x, cond.concat.astype(x.dtype)], axis=-1)
 
     def _blocks(
         self, emb: Array, cond: Cond, control: Control | None, deterministic: bool, sites: Sites

@@ -20,6 +20,7 @@ FILES = {
     "image": EXTENSIONS,
     "map": (*EXTENSIONS, ".npy"),
     "layout": (".json",),
+    "regions": (".json",),
     "depth": (*EXTENSIONS, ".npy"),
     "embeddings": (".npy",),
     "image_embedding": (".npy",),

@@ -97,6 +97,14 @@ def layout(value: Any, names: Sequence[str] | None = None) -> Any:
     return dict(value, labels=[number(label, names) for label in value["labels"]])
 
 
+def regions(value: Any) -> Any:
+    """Regions (conditioning/spatext.py). value: the list of them, or the path of a JSON file {"regions": the list}.
+    Raises: ValueError for a file that is absent or something else."""
+    if isinstance(value, str | Path):
+        value = text_files.read_object(value, "regions", {"regions": list})
+    return value["regions"] if isinstance(value, Mapping) and "regions" in value else value
+
+
 def _conditioner(system: Any) -> Any:
     return next((part.conditioner for part in system.parts if part.name == "layout"), None)
 

@@ -30,6 +30,7 @@ CONDITIONS = {
     "prompt_2": "prompts_2",
     "class_label": "class_labels",
     "layout": "layouts",
+    "regions": "regions",
     "map": "segmentations",
     "depth": "depths",
     "embeddings": "embeddings",
@@ -301,6 +302,8 @@ def prepare(model: Any, job: Job, task: str | None = None, fit: str = "none") ->
         conditions["layouts"] = labels.within_room(
             system, labels.layout(given["layout"], names), names, job.where
         )
+    if "regions" in given:
+        conditions["regions"] = labels.regions(given["regions"])
     for field in ("noise_level", "instances"):
         if field in given:
             conditions[CONDITIONS[field]] = given[field]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.data import aspect_buckets, derive, pipeline, templates
+from ldm_jax.data import aspect_buckets, derive, pipeline, regions, templates
 from ldm_jax.data.latents import TEXT
 from ldm_jax.data.prior import WEIGHT
 from ldm_jax.data.transforms import RECIPES
@@ -58,6 +58,7 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
     """
     derived, can = derive.derivation(config["data"].get("derive") or {}), pipeline.abilities(source)
     masked, classes = has_token_masks(config), alignment.class_counts(config)
+    told = next((part.conditioner for part in system.parts if part.name == "spatext"), None)
     interpolation = RECIPES[config["data"].get("recipe", "none")].interpolation
 
     def conditions(example: dict, rng: np.random.Generator) -> tuple[dict, dict]:
@@ -77,6 +78,9 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
             fields[MASKS] = token_masks.of_caption(system.tokenizer, fields["caption"], phrases, size)
         elif "prompts" in system.takes and can.caption:
             fields["caption"] = can.caption(example["index"], rng)
+        if told is not None:
+            fields["regions"] = regions.drawn(can.segments(example["index"]), told.group_sizes, rng)
+            fields["caption"] = "" if rng.random() < regions.NOTHING else fields["caption"]
         if "image" in fields:
             fields |= derived(fields["image"], rng)
         if "seeds" in system.takes:
@@ -140,7 +144,8 @@ def _pictured(config: dict, system: System) -> list[str]:
 def needed_beside_moments(config: dict, system: System) -> set[str]:
     """The fields of an example that conditioning asks for where its latents are stored; the image only if it is looked
     at."""
-    fields = {field for field in system.example.values() if field not in (config["data"].get("derive") or {})}
+    made = {"regions", *(config["data"].get("derive") or {})}
+    fields = {field for field in system.example.values() if field not in made}
     return fields | ({"image"} if _pictured(config, system) else set())
 
 
@@ -150,12 +155,13 @@ def check_example(config: dict, system: System, source: Any) -> None:
     data, example, can = config["data"], source[0], pipeline.abilities(source)
     derived, kinds = set(data.get("derive") or {}), ", ".join(part.name for part in system.parts)
     fields = set(example) | derived | {"seed"} | ({"caption"} if can.caption else set())
+    fields |= {"regions"} if can.segments else set()
     cuts = data.get("recipe", "none") != "none" or data.get("flip")
     if has_token_masks(config):
         _check_masks(system, source, cuts)
     _check_alignment(config, source, cuts)
     for name, field in system.example.items():
-        if name in system.optional or field in fields:
+        if field in fields or (name in system.optional and field != "regions"):
             continue
         raise ValueError(f"conditioning {kinds!r} needs a {field} for each image, and {source!r} has none")
     if data.get("precompute_latents") and can.cut:

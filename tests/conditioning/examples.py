@@ -20,6 +20,7 @@ from ldm_jax.conditioning import (
     retrieval,
     sdxl,
     semantic,
+    spatext,
     superres,
     t2i_adapter,
     text,
@@ -101,6 +102,15 @@ def _instances() -> Example:
     numbers = dict(instance_scales=[0.5, 1], instance_starts=[0, 0.5], instance_stops=[0.5, 1])
     conditioner = instances.Conditioner(number=2, dim=8, width=8, hidden=8)
     return Example(given | numbers, setting(conditioner, tokenizer))
+
+
+def _spatext() -> Example:
+    conditioner = spatext.Conditioner(width=3, words=("circle", "square", "red"), group_sizes=(2, 1))
+    regions = [
+        [{"box": [0, 0, 0.5, 1], "text": "a red circle"}],
+        [{"mask": np.eye(4), "embedding": [1, 2, 3]}],
+    ]
+    return Example({"regions": regions}, setting(conditioner))
 
 
 def _layout() -> Example:
@@ -204,6 +214,7 @@ EXAMPLES = {
     "depth": _depth,
     "inpaint": _inpaint,
     "layout": _layout,
+    "spatext": _spatext,
     "retrieval": _retrieval,
     "sdxl": _sdxl,
     "semantic": _semantic,

@@ -9,6 +9,7 @@ from ldm_jax.guidance import (
     classifier_free,
     composable,
     instruct_pix2pix,
+    multi_conditional,
     perp_neg,
     perturbed_attention,
     self_attention,
@@ -67,6 +68,9 @@ METHODS = {
     "self_attention": lambda inner, d: self_attention.guide(inner, d, scale=2.0, sigma=1.0),
     "perturbed_attention": lambda inner, d: perturbed_attention.guide(inner, d, scale=2.0),
     "instruct_pix2pix": lambda inner, d: instruct_pix2pix.guide(inner, d, scale=4.0, image_scale=1.5),
+    "multi_conditional": lambda inner, d: multi_conditional.guide(
+        inner, d, scale=4.0, map_scale=2.0, both=3.0, apart=0.7
+    ),
 }
 
 

@@ -94,6 +94,7 @@ OPTIONS = {
         dict(prompt=["a", "blue"], word="circle", scale=0.5, take="words", share=0.5),
     ),
     ("guidance", "instruct_pix2pix"): (dict(image_scale=1.5), dict(scale=5.0, image_scale=0.5)),
+    ("guidance", "multi_conditional"): (dict(map_scale=2.0), dict(scale=1.0, map_scale=0.5, apart=0.6)),
     ("editing", "diffedit"): (
         dict(source="a blue circle"),
         dict(source="a circle", level=0.3, threshold=0.2),
@@ -138,6 +139,21 @@ def instructed():
     return pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, INSTRUCTED)
 
 
+TOLD = dict(
+    INSTRUCTED,
+    model=dict(CONFIG["model"], in_channels=CONFIG["model"]["in_channels"] + 2),
+    conditioning=dict(text=INSTRUCTED["conditioning"]["text"], spatext=dict(width=2)),
+)
+REGIONS = [[dict(box=[0, 0, 0.5, 1], embedding=[1, 2])], [dict(box=[0, 0.5, 1, 0.5], embedding=[3, -1])]]
+
+
+@functools.cache
+def told():
+    """A model that takes regions beside the prompt."""
+    system = make_system(TOLD)
+    return pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, TOLD)
+
+
 def draw(model, room, name, options, **more):
     """options: None draws the same without the method."""
     how = {} if options is None else {"guidance" if room == "guidance" else "edit": {name: options}}
@@ -147,11 +163,13 @@ def draw(model, room, name, options, **more):
         how["inverted"] = model.invert(PICTURES, "", **asked)
     if name == "instruct_pix2pix":
         model, how = instructed(), how | {"changed_images": PICTURES}
+    if name == "multi_conditional":
+        model, how = told(), how | {"regions": REGIONS}
     return model.sample(["a red circle", "a blue circle"], [3, 4], **how, **(asked | more))
 
 
 def compiled(model):
-    return model.num_compiled + instructed().num_compiled
+    return model.num_compiled + instructed().num_compiled + told().num_compiled
 
 
 def test_every_method_has_a_row():
@@ -199,7 +217,7 @@ def test_the_sources_of_an_edit_are_the_same_to_the_bit_whatever_its_numbers(mod
 @every_method
 def test_what_a_method_says_of_itself(room, name):
     module = find(room, name)
-    assert module.__doc__ and set(getattr(module, "NEEDS", ())) <= {"uncond", "context", "concat"}
+    assert module.__doc__ and set(getattr(module, "NEEDS", ())) <= {"uncond", "context", "concat", "regions"}
     options = set(methods.options_of(room, name)) | set(getattr(module, "BRANCHES", ()))
     assert set(module.NEUTRAL) <= options and set(getattr(module, "CONDITIONS", ())) <= set(
         taken_by(module, room)
