@@ -1,19 +1,25 @@
 """Prompts of two things, drawn plainly and under editing methods: are both there, and where they were asked for?
 
 Methods that take boxes are given those of the scene that the prompt describes; all draw the same prompts from the same
-seeds.
+seeds. What was read of each picture is kept in OUT/composition.jsonl, so that a command that was stopped, or is run
+again for more pictures or another method, goes on.
 """
 
 import argparse
+import itertools
 import json
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from ldm_jax.evaluation.shapes.base import SHOWN, Model, Outcome
+from ldm_jax import cli
+from ldm_jax.evaluation.shapes.base import FIRST_SEED, SHOWN, Model, Outcome
 from ldm_jax.evaluation.shapes.edits import mcnemar
+from ldm_jax.evaluation.shapes.rows import Rows
 from ldm_jax.find import did_you_mean, names
 from ldm_jax.shapes_world import prompts, scores
 from ldm_jax.shapes_world import scenes as world
@@ -43,25 +49,57 @@ def score(args: argparse.Namespace) -> Outcome:
     methods, options = _asked(args)
     model = Model(args)
     model.check_takes("prompts")
-    told = [
-        pair
-        for kind in KINDS
-        for pair in prompts.scenes_and_prompts(kind, max(1, args.num_samples // len(KINDS)))
-    ]
-    said, layouts = [prompt for _, prompt in told], [layout(scene, prompt) for scene, prompt in told]
+    each = max(1, args.num_samples // len(KINDS))
+    # One of each kind in turn, so that more pictures begin with those that are there.
+    told = list(
+        itertools.chain(*zip(*(prompts.scenes_and_prompts(kind, each) for kind in KINDS), strict=True))
+    )
+    rows = Rows(Path(args.out) / "composition.jsonl" if args.out else None)
     found, shown = {}, []
     for name in (PLAIN, *methods):
-        started = time.time()
-        edit = None if name == PLAIN else {name: _given(name, layouts) | options.get(name, {})}
-        images = model.draw(name, len(said), prompts=said, edit=edit)
-        each = (time.time() - started) / len(said)
-        reads = [read(image, *one) for image, one in zip(images, told, strict=True)]
-        found[name] = figures(reads, found.get(PLAIN, {}).get("reads", reads)) | {"seconds": round(each, 3)}
-        found[name]["reads"] = reads
-        shown.append(images[:SHOWN])
-    for one in found.values():
-        del one["reads"]
-    return Outcome(found | model.settings() | dict(num_samples=len(said)), {"composition": shown})
+        pictures = _measure(model, name, options.get(name, {}), told, rows)
+        done = rows.of(_key(args, name, options.get(name, {})))
+        found[name] = [done[i] for i in range(len(told))]
+        shown += [pictures[:SHOWN]] if len(pictures) == len(told) else []
+    reads = {name: [Read(**{f: row[f] for f in Read._fields}) for row in one] for name, one in found.items()}
+    made: dict[str, Any] = {name: figures(reads[name], reads[PLAIN]) for name in found}
+    for name, one in found.items():
+        made[name]["seconds"] = round(float(np.mean([row["seconds"] for row in one])), 3)
+    return Outcome(
+        made | model.settings() | dict(num_samples=len(told)), {"composition": shown} if shown else {}
+    )
+
+
+def _key(args: argparse.Namespace, name: str, options: dict) -> dict[str, Any]:
+    """What identifies the rows of a method."""
+    return dict(
+        checkpoint=args.checkpoint, steps=args.steps, sampler=args.sampler, guidance_scale=args.guidance_scale,
+        method=name, options=options,
+    )  # fmt: skip
+
+
+def _measure(model: Model, name: str, options: dict, told: Sequence, rows: Rows) -> np.ndarray:
+    """Draws and reads those of the prompts that have no row. Returns the pictures that it drew."""
+    args, key = model.args, _key(model.args, name, options)
+    done = rows.of(key)
+    todo = [i for i in range(len(told)) if i not in done]
+    report, drawn = cli.progress(name, len(told)), [np.zeros((0, world.SIZE, world.SIZE, 3), np.uint8)]
+    for start in range(0, len(todo), args.batch_size):
+        some, began = todo[start : start + args.batch_size], time.time()
+        said, layouts = [told[i][1] for i in some], [layout(*told[i]) for i in some]
+        images = model.model.sample(
+            said, [FIRST_SEED + i for i in some], num_steps=args.steps, sampler=args.sampler,
+            guidance_scale=args.guidance_scale, batch_size=args.batch_size,
+            edit=None if name == PLAIN else {name: _given(name, layouts) | options},
+        )  # fmt: skip
+        seconds = round((time.time() - began) / len(some), 3)
+        reads = [read(image, *told[i]) for i, image in zip(some, images, strict=True)]
+        rows.add(
+            key, [dict(number=i, seconds=seconds, **r._asdict()) for i, r in zip(some, reads, strict=True)]
+        )
+        drawn.append(images)
+        report(len(told) - len(todo) + start + len(some))
+    return np.concatenate(drawn)
 
 
 def _asked(args: argparse.Namespace) -> tuple[list[str], dict[str, dict]]:

@@ -18,6 +18,7 @@ from scipy import stats
 
 from ldm_jax import atomic, cli
 from ldm_jax.evaluation.shapes.base import FIRST_SEED, SHOWN, Model, Outcome
+from ldm_jax.evaluation.shapes.rows import Rows
 from ldm_jax.find import did_you_mean, find, names
 from ldm_jax.shapes_world import edits
 from ldm_jax.shapes_world import scenes as world
@@ -108,10 +109,7 @@ class Kept:
         )  # fmt: skip
         self.inversion, self.options = args.inversion, options
         self.pictures: dict[str, np.ndarray] = {}
-        self.rows: list[dict] = []
-        path = self.folder and self.folder / "edits.jsonl"
-        if path and path.is_file():
-            self.rows = [json.loads(line) for line in path.read_text().splitlines()]
+        self.rows = Rows(self.folder and self.folder / "edits.jsonl")
 
     def key(self, name: str, kind: str) -> dict:
         """What identifies the rows of a method, or of 'source'."""
@@ -124,16 +122,10 @@ class Kept:
 
     def of(self, name: str, kind: str) -> dict[int, dict]:
         """{number of the case: what was measured}."""
-        wanted = self.key(name, kind)
-        return {row["number"]: row for row in self.rows if all(row.get(k) == v for k, v in wanted.items())}
+        return self.rows.of(self.key(name, kind))
 
     def add(self, name: str, kind: str, rows: Sequence[dict]) -> None:
-        rows = [self.key(name, kind) | row for row in rows]
-        self.rows += rows
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / "edits.jsonl", "a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+        self.rows.add(self.key(name, kind), rows)
 
     def picture(
         self, kind: str, number: int, make: Callable[[], np.ndarray] | None = None

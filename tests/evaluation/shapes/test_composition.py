@@ -23,7 +23,7 @@ class Painter:
         self.system = SimpleNamespace(takes=("prompts",), optional=(), image_size=64)
         self.edits = []
 
-    def sample(self, prompts, edit, **given):
+    def sample(self, prompts, seeds, edit, **given):
         self.edits.append(edit)
         return np.stack([self.paint(prompt, i, edit) for i, prompt in enumerate(prompts)])
 
@@ -66,6 +66,10 @@ def test_what_is_painted_is_what_is_read(run, tmp_path):
         assert found[name]["p_right"] < 0.01 and found[name]["bound"] == 1
     assert found["attend_and_excite"]["neglect"] == 0 and found["attend_and_excite"]["iou"] < 0.5
     assert painter.edits[1] == {"attend_and_excite": {}} and (tmp_path / "composition.png").is_file()
+    again, painter = run("--methods", "attend_and_excite,dense_diffusion,llm_grounded")
+    for one in (again, found):
+        del one["seconds"]
+    assert again == found and painter.edits == []  # all of it is on the disk
 
 
 def test_options_reach_the_method_and_mistakes_are_said(run):
