@@ -276,8 +276,9 @@ def measure(args: argparse.Namespace, thing: str, method: str, workdir: Path, ba
     if method == "e4t":
         picture = new_things.picture(new_things.asked(thing, 0), np.random.default_rng(0))
     asked, beside = ([make(word, i) for i in range(args.samples)] for make in (task.asked, task.beside))
+    then, right_before, entropy_before = base.ordinary()  # the base first, as that is kept
+    before = dict(right_before=right_before) | base.before(thing, task)
     images, right, entropy = ordinary(model, args.samples, args.sampling_steps)
-    then, right_before, entropy_before = base.ordinary()
     about = dict(thing=thing, method=method, base=args.base, base_fingerprint=base.fingerprint[:12])
     made = dict(
         pictures=1 if thing == "scene" else pictures,
@@ -296,7 +297,6 @@ def measure(args: argparse.Namespace, thing: str, method: str, workdir: Path, ba
         drift=float(np.abs(images.astype(float) - then).mean()),
         diversity=entropy / entropy_before,
     )
-    before = dict(right_before=right_before) | base.before(thing, task)
     return about | made | found | before
 
 
