@@ -22,11 +22,12 @@ Result:  The shipped model (ldm_jax/shipped/shapes/training.json): of 306 held-o
          images in parts: 117,000 without alignment and masks at the constant rate or a cosine, 29,000 with both, and
          67,000 with the transformer's words bound. Of 102 prompts on the way, with the averages of each moment: 65, 18,
          6, 53, 29, 0 % after 93,000 images without, and 94, 18, 12, 71, 59, 6 % after 117,000 and 19,000 with
-         alignment and masks. Trained with the network, the transformer forgets what lies where: a probe reads the place of
-         none of its nouns (python -m ldm_jax.commands.train_shapes_words --probe --init_from shapes --steps 300
-         --num_scenes 6000 --test_scenes 500), and of all after 700 steps with --anchor 5. Going on from there with
-         --config.freeze=conditioner --config.timestep_density.mean=0.5, the UNet had not learned to read it after 33,000
-         images: relations 19 % of 32 prompts.
+         alignment and masks.
+         Trained with the network, the transformer forgets what lies where: a probe reads the place of none of its nouns
+         (python -m ldm_jax.commands.train_shapes_words --probe --init_from shapes --steps 300 --num_scenes 6000
+         --test_scenes 500), and of all after 700 steps with --anchor 5. Going on from there with
+         --config.freeze=conditioner --config.timestep_density.mean=0.5, the UNet had not learned to read it after
+         33,000 images: relations 19 % of 32 prompts.
 """
 
 from ml_collections import ConfigDict, config_dict
