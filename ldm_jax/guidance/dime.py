@@ -33,7 +33,7 @@ def prepare(
     leave=None,
     classifier="shapes_classifier",
     scale: float = 8.0,
-    distance: float = 0.05,
+    distance: float = 0.1,
     clip: float = 1.0,
     lookahead=1,
 ) -> dict | None:
@@ -77,7 +77,7 @@ def guide(
     fixed: PyTree,
     image: Array,
     scale: Array = 8.0,
-    distance: Array = 0.05,
+    distance: Array = 0.1,
     clip: Array = 1.0,
     lookahead: Array = 1,
 ) -> EpsFn:
