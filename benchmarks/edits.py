@@ -4,10 +4,10 @@ compiled for a CPU:
     python benchmarks/edits.py --model small                          # all methods
     python benchmarks/edits.py --model sd1 --methods attend_and_excite,masactrl
     python benchmarks/edits.py --model sd1 --missing                  # those without a line yet
-    python benchmarks/edits.py --model sd1 --methods masactrl --run   # and runs a step of each, on random parameters
 
 Each method is compiled for one picture, and plain sampling for as many rows: a method that draws the source beside the
-picture is compared with two pictures. Without --run nothing is run and no parameter is made. Lines go to
+picture is compared with two pictures. Nothing is run and no parameter is made. XLA orders a CPU's
+instructions so that many can run at once, at the cost of memory; --order memory tells it to save that. Lines go to
 benchmarks/results/edits.jsonl, and `python benchmarks/report.py` makes the table of docs/benchmarks.md. A scan is as
 large for more steps.
 """
@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 INVERSIONS = ("ddim", "null_text")  # those that are not a scan of the same calls as another
 MODELS = {"small": 32, "sd1": 64}  # rows of the latents
 SCALE, STEPS = 7.5, 2
+ORDERS = dict(speed="", memory="--xla_cpu_enable_concurrency_optimized_scheduler=false")
 
 
 def sampling(system: Any, side: int, method: str | None, pictures: int) -> tuple[Any, Any, int]:
@@ -104,21 +105,6 @@ def compiled(system: Any, program: Any, args: Any) -> Any:
     return jax.jit(program).lower(shapes).compile()
 
 
-def random_params(system: Any) -> Any:
-    """Parameters of a normal distribution a tenth as wide as a column of ones."""
-    import jax
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        fan_in = max(1, int(np.prod(leaf.shape[:-1])))
-        values = rng.standard_normal(leaf.shape, np.float32) * 0.1 / np.sqrt(fan_in)
-        return (1 + values if leaf.ndim == 1 else values).astype(leaf.dtype)
-
-    return jax.tree.map(draw, jax.eval_shape(system.in_compute_dtype, system.param_shapes()))
-
-
 def main(argv: list[str] | None = None) -> None:
     every = [*OPTIONS, *INVERSIONS]
     parser = argparse.ArgumentParser(
@@ -127,16 +113,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="sd1", choices=list(MODELS), help="default %(default)s")
     parser.add_argument("--methods", default=",".join(every), help="default %(default)s")
     parser.add_argument("--missing", action="store_true", help="those alone that have no line")
-    parser.add_argument("--run", action="store_true", help="also run each once, with random parameters")
+    parser.add_argument("--order", default="speed", choices=list(ORDERS), help="default %(default)s")
     args = parser.parse_args(argv)
     sys.path.insert(0, str(ROOT))
     from benchmarks import cost_guard
 
-    os.environ.update(cost_guard.SAME)
-    if args.run:  # what is counted is the same
-        os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
+    os.environ.update(cost_guard.SAME, XLA_FLAGS=f"{cost_guard.SAME['XLA_FLAGS']} {ORDERS[args.order]}")
     import jax
-    import numpy as np
 
     from benchmarks import speed_models
     from ldm_jax.conditioning.text import TOKENIZERS
@@ -147,13 +130,11 @@ def main(argv: list[str] | None = None) -> None:
     system = make_system(config, TOKENIZERS["word_level"](words=words, max_length=77))
     side = MODELS[args.model] * system.first_stage.factor
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    lines = [
+        line for line in lines if line.get("order", "speed") == args.order and line["jax"] == jax.__version__
+    ]
     done = {line["method"] for line in lines if line["model"] == args.model} if args.missing else set()
-    plain = {
-        line["rows"]: line["plain"]
-        for line in lines
-        if line["model"] == args.model and line["jax"] == jax.__version__
-    }
-    params = random_params(system) if args.run else None
+    plain = {line["rows"]: line["plain"] for line in lines if line["model"] == args.model}
     for method in [one for one in args.methods.split(",") if one not in done]:
         started = time.time()
         made = inverting(system, side, method) if method in INVERSIONS else sampling(system, side, method, 1)
@@ -165,13 +146,9 @@ def main(argv: list[str] | None = None) -> None:
         used = int(ready.memory_analysis().temp_size_in_bytes)
         line = dict(
             model=args.model, method=method, rows=rows, temporaries=used, plain=plain[rows],
-            ratio=round(used / plain[rows], 3), jax=jax.__version__, seconds=round(time.time() - started, 1),
+            ratio=round(used / plain[rows], 3), order=args.order, jax=jax.__version__,
+            seconds=round(time.time() - started, 1),
         )  # fmt: skip
-        if args.run:
-            began = time.time()
-            drawn = jax.tree.leaves(ready(arguments._replace(params=params)))
-            finite = all(bool(np.isfinite(leaf).all()) for leaf in drawn)
-            line |= dict(run_seconds=round(time.time() - began, 1), finite=finite)
         print(json.dumps(line), flush=True)
         with open(RESULTS, "a") as file:
             file.write(json.dumps(line) + "\n")

@@ -194,15 +194,17 @@ def start_table(lines: Iterable[Mapping[str, Any]]) -> str:
 
 def edits_table(lines: Iterable[Mapping[str, Any]]) -> str:
     """Of benchmarks/edits.py's lines, the last of each method and model: temporaries beside those of plain sampling."""
-    lines = list(lines)
-    last = {(line["model"], line["method"]): line for line in lines}
-    ran = {(line["model"], line["method"]): line for line in lines if line.get("finite")}
-    out = [("method", "model", "rows", "temporaries", "plain sampling", "ratio", "two steps run")]
+
+    def of(line: Mapping[str, Any]) -> tuple[str, str]:
+        least = ", least memory" if line.get("order") == "memory" else ""
+        return line["model"] + least, line["method"]
+
+    last = {of(line): line for line in lines}
+    out = [("method", "model", "rows", "temporaries", "plain sampling", "ratio")]
     out.append(("---",) * len(out[0]))
-    for of, line in last.items():
+    for key, line in sorted(last.items()):
         sizes = (f"{line[name] / 1e6:,.0f} MB" for name in ("temporaries", "plain"))
-        seconds = f"{ran[of]['run_seconds']:.0f} s" if of in ran else ""
-        out.append((of[1], of[0], str(line["rows"]), *sizes, f"{line['ratio']:.2f}", seconds))
+        out.append((key[1], key[0], str(line["rows"]), *sizes, f"{line['ratio']:.2f}"))
     return "\n".join(f"| {' | '.join(line)} |" for line in out)
 
 
