@@ -88,6 +88,9 @@ class _List(flags.ArgumentParser):
         return "list"
 
 
+KEY = re.compile(r"config(\.\w+(\[-?\d+\])?)+")  # of what a flag sets
+
+
 class _Anything(flags.ArgumentParser):
     """A number, list, dict, bool or None as Python writes it, and otherwise text: for keys that are None."""
 
@@ -114,6 +117,11 @@ def read_config(argv: Sequence[str]) -> dict:
 
     Raises: ValueError without one, for a key that it does not have, a value of another type, or another argument.
     """
+    for key in (a.partition("=")[0].lstrip("-") for a in argv if a.startswith(("--config.", "-config."))):
+        if not KEY.fullmatch(key):
+            raise ValueError(
+                f"--{cut(key, 200)}: expected names between the dots; others are set in the config's file"
+            )
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(NAME, None, flag_values=values, sys_argv=["", *argv])
     values[NAME].parser = _Config(argv)

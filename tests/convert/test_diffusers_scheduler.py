@@ -437,7 +437,7 @@ def test_the_class_that_the_pipeline_names_counts():
     section = {"_class_name": "PNDMScheduler", "steps_offset": 1, **SD_NOISE}
     read = scheduler_sections(section, "DDIMScheduler")["sampling"]
     assert read == {"sampler": "ddim", "spacing": "leading", "final_alpha": "one", "clip_denoised": 1.0}
-    assert diffusers_config._class_of(["diffusers", "DDIMScheduler"]) == "DDIMScheduler"
+    assert diffusers_config.class_of(["diffusers", "DDIMScheduler"]) == "DDIMScheduler"
 
 
 @pytest.mark.parametrize("sampler", WRITTEN)
