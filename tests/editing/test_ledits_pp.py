@@ -1,18 +1,19 @@
-"""LEDITS++: its mask in closed form, and that without one it is plain guidance."""
+"""LEDITS++: its mask in closed form, and that without one it is plain guidance.
+
+The parts are compared with diffusers' (also its noises, tests/inversion/test_exactness.py), and not the whole pipeline,
+whose inversion hands DDIMScheduler.add_noise timesteps as floats, which it refuses as indices (diffusers 0.42.1).
+"""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
-from ldm_jax.checkpoints import bundle, write
-from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.editing import ledits_pp
 from ldm_jax.guidance.base import COND, UNCOND
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
 from tests.inference.test_pipeline import CONFIG
-from tests.tiny_models import random_params, stable_diffusion_1
+from tests.tiny_models import random_params
 
 QUICK = dict(num_steps=4, guidance_scale=3.0)
 PICTURES = list(np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8))
@@ -86,41 +87,3 @@ def test_errors(model, options, said):
         ValueError, match="ledits_pp leads away from the unconditional|expected a guidance_scale"
     ):
         model.edit("", "a red circle", "ledits_pp", image=PICTURES[0], num_steps=2, guidance_scale=1.0)
-
-
-@pytest.mark.slow
-def test_the_same_latents_as_diffusers(tmp_path):
-    """Of its inversion's noises, with both masks: latents of 64 x 64, whose maps of 16 x 16 cells both read."""
-    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
-    network = dict(
-        in_channels=4, out_channels=4, channels=32, channel_mult=[1, 1, 1, 1], num_res_blocks=1, attention_levels=[2],
-        num_heads=2, transformer_depth=1, context_dim=64,
-    )  # fmt: skip
-    bundle.save(tmp_path / "bundle", stable_diffusion_1(tmp_path / "vocabulary", model=network))
-    write.write(open_checkpoint(tmp_path / "bundle"), tmp_path / "diffusers", "diffusers")
-    theirs = diffusers.LEditsPPPipelineStableDiffusion.from_pretrained(
-        tmp_path / "diffusers", safety_checker=None
-    )
-    theirs.scheduler = diffusers.DDIMScheduler.from_config(
-        theirs.scheduler.config, clip_sample=False, set_alpha_to_one=False, steps_offset=1
-    )
-    theirs.set_progress_bar_config(disable=True)
-    ours, steps = pipeline.load(tmp_path / "diffusers"), 6
-    image = np.random.default_rng(3).integers(0, 256, (128, 128, 3), np.uint8)
-    theirs.invert(Image.fromarray(image), num_inversion_steps=steps, skip=0.0, generator=torch.manual_seed(0))
-    expected = theirs(
-        editing_prompt="a blue square", edit_guidance_scale=7.0, edit_threshold=0.8, output_type="latent"
-    ).images.numpy()
-
-    how = dict(num_steps=steps, guidance_scale=7.0)
-    asked = how | dict(spacing="leading", final_alpha="first")
-    found = ours.invert(image, "", {"edit_friendly": {"scale": 1.0}}, [0], **asked)
-    noises = theirs.zs.numpy().transpose(1, 0, 3, 4, 2)
-    path = found.arrays["trajectory"].copy()
-    path[:, 0] = theirs.init_latents.numpy().transpose(0, 2, 3, 1)
-    found = found._replace(arrays={"trajectory": path, "noises": noises})
-    edit = {"ledits_pp": dict(threshold=0.8)}
-    drawn = ours.sample("a blue square", [0], inverted=found, edit=edit, output="latents", **how)
-    plain = ours.sample("a blue square", [0], inverted=found, output="latents", **how)
-    far = np.abs(plain - expected.transpose(0, 2, 3, 1)).max()
-    assert np.abs(drawn - expected.transpose(0, 2, 3, 1)).max() < 1e-2 * far
