@@ -169,7 +169,7 @@ DIFFUSERS: dict[str, Rule] = dict(
     resnet_time_scale_shift=TEXT, downsample_type=TEXT, upsample_type=TEXT, scaling_factor=number(1e-9, 1e9),
     latents_mean=maybe(lists(ANY_NUMBER, 2**16)), latents_std=maybe(lists(number(1e-9, 1e9), 2**16)),
     num_vq_embeddings=ROWS, vq_embed_dim=maybe(WIDTH), sample_size=maybe(each(SIDE)),
-    addition_time_embed_dim=maybe(WIDTH),
+    addition_time_embed_dim=maybe(WIDTH), time_cond_proj_dim=maybe(WIDTH),
     # schedulers
     num_train_timesteps=maybe(TIMESTEPS), beta_start=BETA, beta_end=BETA, trained_betas=maybe(lists(BETA, 100_000)),
     max_noise_level=TIMESTEPS,
