@@ -21,7 +21,7 @@ from ldm_jax.diffusion.timesteps import make_timesteps
 from ldm_jax.models.embedding_prior import EmbeddingPrior
 from ldm_jax.params import check_params, from_names, named_leaves
 from ldm_jax.samplers import base, ddim
-from ldm_jax.types import Array, PyTree
+from ldm_jax.types import KEY_IMPL, Array, PyTree
 
 CONFIG, WEIGHTS = "prior.json", "weights.safetensors"
 STATISTICS = ("image_mean", "image_std", "text_mean", "text_std")
@@ -110,6 +110,8 @@ def load(folder: str | Path) -> Prior:
 def fresh(network: EmbeddingPrior, seed: int = 0) -> PyTree:
     """Parameters of a prior before training, with statistics of 0 and 1."""
     blank = jnp.zeros((1, network.width))
-    params = network.init(jax.random.key(seed), blank, jnp.zeros(1, jnp.int32), blank)["params"]
+    params = network.init(jax.random.key(seed, impl=KEY_IMPL), blank, jnp.zeros(1, jnp.int32), blank)[
+        "params"
+    ]
     statistics = {name: jnp.full(network.width, float(name.endswith("std"))) for name in STATISTICS}
     return {"network": params} | statistics
