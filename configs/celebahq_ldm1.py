@@ -5,7 +5,7 @@ Smoke:   python train.py --config configs/celebahq_ldm1.py:runlocal --workdir /t
 Source:  Rombach et al. 2022, table 14 (270 million parameters) and figure 7; 270,458,115 parameters. 500,000 steps at
          a rate of 9e-05.
 Result:  one of the lines of figure 7, FID over samples per second at 10 to 200 DDIM steps; not measured here.
-         `python -m ldm_jax.commands.compression` draws that figure in small (docs/evaluation.md).
+         `python -m ldm_jax.commands.compression` draws that figure in small (docs/paper.md).
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ Smoke:   python train.py --config configs/imagenet_ldm16.py:runlocal --workdir /
 Source:  Rombach et al. 2022, table 13 (395 million parameters) and figure 6; 395,002,632 parameters, and 512,000 of
          the classes. 2 million steps at a rate of 4.5e-05.
 Result:  one of the lines of figure 6, 100 DDIM steps; not measured here. `python -m ldm_jax.commands.compression`
-         draws that figure in small (docs/evaluation.md).
+         draws that figure in small (docs/paper.md).
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ Source:  Rombach et al. 2022, table 13 (395 million parameters) and figure 6; 39
          = 32 has 16: train the first stage with --config configs/vq_f32.py --config.first_stage.z_channels=32
          --config.first_stage.embed_dim=32.
 Result:  one of the lines of figure 6, 100 DDIM steps; not measured here. `python -m ldm_jax.commands.compression`
-         draws that figure in small (docs/evaluation.md).
+         draws that figure in small (docs/paper.md).
 """
 
 from ml_collections import ConfigDict

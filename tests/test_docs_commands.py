@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ldm_jax.commands import config_keys
 from ldm_jax.config import load_config, make_config
 from ldm_jax.find import find, names
-from ldm_jax.inference import analysis, methods, sampler_options
+from ldm_jax.inference import methods, sampler_options
 
 ROOMS = {"guidance": "guidance", "edit": "editing", "inversion": "inversion"}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -124,7 +124,7 @@ def complaints(name: str, rest: str) -> list[str]:
         return [f"{name} is not there"]
     known, said, given = flags_of(path), [], FLAG.findall(rest)
     if name == "ldm-recognize" and rest.split()[:1] in [[method] for method in names("recognition")]:
-        known |= {"levels", "noises", *analysis.options_of(rest.split()[0])}
+        known |= {"levels", "noises", *methods.options_of("recognition", rest.split()[0])}
     for flag in given:
         kind, dot, option = flag.partition(".")
         if dot and kind in (*ROOMS, "sampler") and kind in known:

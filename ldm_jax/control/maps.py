@@ -43,9 +43,14 @@ def finest(taps: dict[str, Array], shape: tuple[int, ...]) -> Array:
         )
     cells = max(value.shape[1] for value in read)
     found = [value for value in read if value.shape[1] == cells]
-    height = round(shape[1] * (cells / (shape[1] * shape[2])) ** 0.5)
+    height = rows_of(cells, shape[1:])
     mean = sum(found) / len(found)
     return mean.reshape(-1, height, cells // height, mean.shape[-1])
+
+
+def rows_of(cells: int, shape: tuple[int, ...]) -> int:
+    """The height of a map of so many cells, of latents [h, w, c] of the same proportions."""
+    return round(shape[0] * (cells / (shape[0] * shape[1])) ** 0.5)
 
 
 def resize(maps: Array, shape: tuple[int, ...], method: str = "linear") -> Array:

@@ -6,7 +6,6 @@ anything is compiled. What is read and made of it is the method's own file's.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from ldm_jax.conditioning.base import pictures
 from ldm_jax.data import transforms
 from ldm_jax.diffusion import process
 from ldm_jax.find import did_you_mean, find
-from ldm_jax.inference import inversions, sizes
+from ldm_jax.inference import inversions, methods, sizes
 from ldm_jax.inference.program import PER_PICTURE, Arguments, conditions
 from ldm_jax.inference.runs import Run, condition_inputs
 from ldm_jax.inference.settings import batches, check_seeds, one_each
@@ -101,7 +100,7 @@ def analyze(
     Raises: ValueError for an unknown method or option, and for what the method or the model cannot take.
     """
     system, module = model.system, find("recognition", method)
-    checked(method, module, options)
+    checked(method, options)
     if "context" in getattr(module, "NEEDS", ()):
         if not system.unet.context_dim:
             raise ValueError(f"{method} reads cross-attention, and this model has none")
@@ -124,7 +123,11 @@ def analyze(
     x_start = model._in_batches(model.encode, shown, batch_size)
 
     # 2. What the network sees in them.
-    told = condition_inputs(system, given, None, seeds, shape)[0] if given else system.null_inputs(len(seeds))
+    told = (
+        condition_inputs(system, given, None, seeds, shape)[0]
+        if given
+        else system.null_inputs(len(seeds), None, shape)
+    )
     levels = module.LEVELS if levels is None else tuple(levels)
     recipe = ReadingRecipe(method, system.latent_shape_of(shape), _noises(module, noises))
     arguments = Arguments(
@@ -150,21 +153,15 @@ def analyze(
     return Analysis(transforms.to_bytes(shown), module.recognize(read, about, **options))
 
 
-def checked(method: str, module: Any, options: Mapping[str, Any]) -> None:
+def checked(method: str, options: Mapping[str, Any]) -> None:
     """Raises: ValueError for an option that the method does not have."""
-    known = options_of(method)
+    known = methods.options_of("recognition", method)
     for option in options:
         if option not in known:
             there = ", ".join(known) or "none"
             raise ValueError(
                 f"{method} has no option {option!r}; it has: {there}{did_you_mean(option, known)}"
             )
-
-
-def options_of(method: str) -> dict[str, inspect.Parameter]:
-    """The options of a method that a user can set."""
-    made = inspect.signature(find("recognition", method).recognize).parameters.values()
-    return {p.name: p for p in made if p.kind is p.KEYWORD_ONLY}
 
 
 def _noises(module: Any, asked: int | None) -> int:

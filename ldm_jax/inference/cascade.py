@@ -11,10 +11,11 @@ from typing import Any
 
 from ldm_jax import grid
 from ldm_jax.inference.pipeline import LatentDiffusion
+from ldm_jax.inference.staged import Staged
 from ldm_jax.system import System
 
 
-class Cascade:
+class Cascade(Staged):
     """base: any model, or a refined one. upscalers: models that take low_res_images, in the order in which they draw.
 
     It samples like the base, with the base's settings; each upscaler is run with its own recommended ones, and with the
@@ -35,20 +36,6 @@ class Cascade:
             _check_upscaler(base.system, upscaler.system, i)
         self.base, self.upscalers, self.noise_levels = base, tuple(upscalers), noise_levels
         self._levels(noise_levels)
-
-    @property
-    def system(self) -> System:
-        """The base's."""
-        return self.base.system
-
-    @property
-    def config(self) -> dict:
-        """The base's."""
-        return self.base.config
-
-    def resolve(self, **asked: Any) -> dict[str, Any]:
-        """The settings of the base: see LatentDiffusion.resolve."""
-        return self.base.resolve(**asked)
 
     def sample(
         self,

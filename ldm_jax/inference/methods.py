@@ -24,7 +24,7 @@ from ldm_jax.samplers.base import Edit, Sampler, chain_edits
 from ldm_jax.types import Cond, EpsFn, PyTree
 
 # The function of a method's module that builds it, by room.
-MAKES = {"guidance": "guide", "editing": "edit", "inversion": "invert"}
+MAKES = {"guidance": "guide", "editing": "edit", "inversion": "invert", "recognition": "recognize"}
 Asked = str | Mapping[str, Any] | Sequence | None
 
 

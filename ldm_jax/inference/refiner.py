@@ -12,10 +12,11 @@ import numpy as np
 from ldm_jax.inference import checks
 from ldm_jax.inference.pipeline import LatentDiffusion
 from ldm_jax.inference.settings import FALLBACK
+from ldm_jax.inference.staged import Staged
 from ldm_jax.system import System
 
 
-class BaseAndRefiner:
+class BaseAndRefiner(Staged):
     """base, refiner: models of one latent space and one noise schedule. switch: in (0, 1), the share of the noise
     levels that the base runs.
 
@@ -30,20 +31,6 @@ class BaseAndRefiner:
             raise ValueError(f"refiner_start: got {switch}, expected a number between 0 and 1")
         _check_together(base.system, refiner.system)
         self.base, self.refiner, self.switch = base, refiner, float(switch)
-
-    @property
-    def system(self) -> System:
-        """The base's."""
-        return self.base.system
-
-    @property
-    def config(self) -> dict:
-        """The base's."""
-        return self.base.config
-
-    def resolve(self, **asked: Any) -> dict[str, Any]:
-        """The settings that both are run with: see LatentDiffusion.resolve of the base."""
-        return self.base.resolve(**asked)
 
     def sample(
         self,

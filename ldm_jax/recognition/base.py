@@ -16,6 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from flax import struct
+
+from ldm_jax.control.base import Control, Site
+from ldm_jax.types import Array
 
 
 class Shown(NamedTuple):
@@ -38,6 +42,16 @@ class Found(NamedTuple):
     points: np.ndarray | None = None
 
 
-def rows_of(cells: int, shape: tuple[int, ...]) -> int:
-    """The height of a map of so many cells, of latents [h, w, c] of the same proportions."""
-    return round(shape[0] * (cells / (shape[0] * shape[1])) ** 0.5)
+class Trunk(Control):
+    """Reads the decoder's trunk [B, h', w', C], where it has at least `least` rows; with `head` also before the
+    head."""
+
+    least: int = struct.field(pytree_node=False, default=0)
+    head: bool = struct.field(pytree_node=False, default=False)
+
+    def touches(self, site: Site) -> bool:
+        here = site.place == "up" or self.head
+        return here and site.kind == "trunk" and site.resolution >= self.least
+
+    def record(self, site: Site, value: Array) -> Array:
+        return value

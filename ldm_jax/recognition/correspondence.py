@@ -10,27 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from flax import struct
 
-from ldm_jax.control.base import Control, Site
-from ldm_jax.recognition.base import Found, Shown
+from ldm_jax.control.base import Control
+from ldm_jax.recognition.base import Found, Shown, Trunk
 from ldm_jax.types import Array
 
 LEVELS = (0.261,)
 NOISES = 8
 LEAST = 16  # rows
-
-
-class Trunk(Control):
-    """Reads the trunk's features [B, h', w', C] of the decoder, where they have at least `least` rows."""
-
-    least: int = struct.field(pytree_node=False, default=0)
-
-    def touches(self, site: Site) -> bool:
-        return site.kind == "trunk" and site.place == "up" and site.resolution >= self.least
-
-    def record(self, site: Site, value: Array) -> Array:
-        return value
 
 
 def reads(shape: tuple[int, int, int]) -> Control:

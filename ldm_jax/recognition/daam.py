@@ -14,13 +14,15 @@ import numpy as np
 from flax import struct
 
 from ldm_jax.control.base import Control, Site
+from ldm_jax.control.maps import rows_of
 from ldm_jax.recognition import graph_cut
-from ldm_jax.recognition.base import Found, Shown, rows_of
+from ldm_jax.recognition.base import Found, Shown
 from ldm_jax.types import Array
 
 LEVELS = (0.1, 0.3, 0.5, 0.7)
 NOISES = 2
 NEEDS = ("context",)
+THRESHOLD = 0.4  # part of a map's range
 SHARPNESS = 20.0  # by which a map above its threshold is a probability
 COARSEST = 4  # the least part of the latents' side that is read: 16 rows of Stable Diffusion's 64
 
@@ -58,7 +60,7 @@ def recognize(
     shown: Shown,
     *,
     word: str = "",
-    threshold: float = 0.4,
+    threshold: float = THRESHOLD,
     refine: float = 0.0,
 ) -> Found:
     """The map of each word, in the prompt's order, and the mask of one.

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from ldm_jax.control.base import Control, Site
-from ldm_jax.recognition.base import Found, Shown, rows_of
+from ldm_jax.control.maps import rows_of
+from ldm_jax.recognition.base import Found, Shown
 from ldm_jax.types import Array
 
 LEVELS = (0.3,)

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 
-from ldm_jax.control.base import Control, Site
-from ldm_jax.recognition.base import Found, Shown
+from ldm_jax.control.base import Control
+from ldm_jax.recognition.base import Found, Shown, Trunk
 from ldm_jax.types import KEY_IMPL, Array, PyTree
 
 LEVELS = (0.05, 0.15, 0.25)
@@ -24,20 +23,8 @@ COARSEST = 4  # the least part of the latents' side whose features are read
 VOTERS, BATCH, RATE = 10, 256, 1e-3
 
 
-class Trunk(Control):
-    """Reads the trunk's features [B, h', w', C] where they have at least `least` rows."""
-
-    least: int = struct.field(pytree_node=False, default=0)
-
-    def touches(self, site: Site) -> bool:
-        return site.kind == "trunk" and site.resolution >= self.least
-
-    def record(self, site: Site, value: Array) -> Array:
-        return value
-
-
 def reads(shape: tuple[int, int, int]) -> Control:
-    return Trunk(shape[0] // COARSEST)
+    return Trunk(shape[0] // COARSEST, head=True)
 
 
 def gather(taps: dict[str, Array], shape: tuple[int, int, int]) -> dict[str, Array]:

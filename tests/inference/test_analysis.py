@@ -11,6 +11,7 @@ from ldm_jax.commands import recognize
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
 from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_sizes import SEMANTIC
 from tests.tiny_models import random_params
 
 RED, BLUE = "a red circle", "a blue square"
@@ -52,6 +53,17 @@ def test_a_picture_does_not_depend_on_those_beside_it(model, photos):
     alone = model.analyze(photos[1], BLUE, "daam", seeds=[1]).found.maps
     for (_, a), (_, b) in zip(both[1], alone[0], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_spatial_model_at_another_size_than_it_was_trained_at():
+    network = SEMANTIC["model"] | dict(
+        in_channels=5, transformer_depth=0, context_dim=None
+    )  # 2, and 3 classes
+    system = make_system(SEMANTIC | dict(model=network))
+    other = pipeline.LatentDiffusion(system, random_params(system), 1.0)
+    side = 2 * system.image_size
+    image = np.zeros((side, side, 3), np.uint8)
+    assert other.analyze(image, method="correspondence", points=[(1, 1)]).images.shape == (1, side, side, 3)
 
 
 @pytest.mark.parametrize(

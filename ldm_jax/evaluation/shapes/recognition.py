@@ -17,6 +17,7 @@ from ldm_jax.recognition.base import Shown
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.failures import wilson
 from ldm_jax.tasks import sheet
+from ldm_jax.training.token_masks import cells_of
 
 NEAR = 0.1  # of the picture's side: PCK@.1
 LABELED = (1, 5, 20)
@@ -60,7 +61,7 @@ def daam(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
     chosen = [s for s in _scenes(4 * number) if len({o.shape for o in s.objects}) == len(s.objects) > 1]
     scenes, captions = chosen[:number], [world.caption(scene) for scene in chosen[:number]]
     images = [world.render(scene) for scene in scenes]
-    threshold, refine = options.pop("threshold", 0.4), options.pop("refine", 0.0)
+    threshold, refine = options.pop("threshold", daam_file.THRESHOLD), options.pop("refine", 0.0)
     made = model.model.analyze(images, captions, "daam", batch_size=model.args.batch_size, **options)
     inside, overlap, ceiling, middle, shown = [], [], [], [], []
     for scene, maps in zip(scenes, made.found.maps or (), strict=True):
@@ -210,7 +211,7 @@ def mean_iou(labels: np.ndarray, truth: np.ndarray) -> float:
 def _in_cells(mask: np.ndarray, cell: int) -> np.ndarray:
     """A mask as it can be said in cells: those of which half is covered."""
     n = len(mask) // cell
-    covered = mask.reshape(n, cell, n, cell).mean(axis=(1, 3)) >= 0.5
+    covered = cells_of(mask, (n, n)) >= 0.5
     return covered.repeat(cell, 0).repeat(cell, 1)
 
 
