@@ -3,9 +3,11 @@ r"""Trains the text transformer of a config alone, to say what captions of the s
     python -m ldm_jax.commands.train_shapes_words --out runs/shapes_words
     python train.py --config configs/shapes_text.py --config.init_from=runs/shapes_words ...
 
-From what the transformer makes of the noun of each phrase one linear head each reads its color, its size, how many
-there are, and which way it lies from the other noun. Captions are of the split `train`; those that it is scored on are
-of `test`, and its score is the share of nouns that a head is right on. With --init_from, a trained model, its
+From what the transformer makes of each word of a phrase ("small", "red", "circle") one linear head each reads the
+phrase's shape, color and size, how many there are, and which way it lies from the other phrase. All its words have to
+say it: a network that looks for the color at "red" learns nothing from a place that "circle" alone knows. Captions are
+of the split `train`; those that it is scored on are of `test`, and its score is the share of words that a head is right
+on. With --init_from, a trained model, its
 transformer learns this on, held near what its UNet has learned to read by --anchor, and all of the model is written
 down. --probe leaves the transformer of --init_from as
 it is, trains the heads alone and writes no model: what the words of a trained model hold already.
@@ -33,42 +35,48 @@ from ldm_jax.system import System, make_system
 from ldm_jax.types import KEY_IMPL, Array, PyTree
 
 LEARNING_RATE = 1e-3
-PLACES = ("", *world.RELATIONS)  # of a noun to the other one; '' is not said
+PLACES = ("", *world.RELATIONS)  # of a phrase to the other one; '' is not said
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 HEADS = dict(
-    color=len(world.COLOR_NAMES), size=len(world.SIZES) + 1, count=world.MAX_OBJECTS, place=len(PLACES)
+    shape=len(world.SHAPES),
+    color=len(world.COLOR_NAMES),
+    size=len(world.SIZES) + 1,
+    count=world.MAX_OBJECTS,
+    place=len(PLACES),
 )
-NONE = -1  # the label of a token that is no noun
+NONE = -1  # the label of a token outside phrases
 
 
-def nouns(scene: world.Scene, rng: np.random.Generator) -> tuple[str, dict[int, list[int]]]:
-    """A caption, and of the noun of each of its phrases {where it ends: its labels, in the order of HEADS}. The size 0
-    and the place 0 are not said."""
+def labeled(scene: world.Scene, rng: np.random.Generator) -> tuple[str, list[tuple[world.Phrase, list[int]]]]:
+    """A caption, and its phrases, each with its labels in the order of HEADS. The size 0 and the place 0 are not
+    said."""
     caption, phrases = world.described(scene, rng)
     place = ""
     if len(phrases) == 2:
         between = caption[phrases[0].end : phrases[1].start]
         place = next((where for where in world.RELATIONS if f" {where} " in between), "")
-    found = {}
+    found = []
     for phrase, where in zip(phrases, (place, OPPOSITE.get(place, ""), ""), strict=False):
         obj = scene.objects[phrase.objects[0]]
         said = obj.size in caption[phrase.start : phrase.end].split()
         size = world.SIZES.index(obj.size) + 1 if said else 0
         color = world.COLOR_NAMES.index(obj.color)
-        found[phrase.end] = [color, size, len(phrase.objects) - 1, PLACES.index(where)]
+        shape = world.SHAPES.index(obj.shape)
+        found.append((phrase, [shape, color, size, len(phrase.objects) - 1, PLACES.index(where)]))
     return caption, found
 
 
 def captions(system: System, split: str, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the first `number` scenes of a split: tokens [N, L] int32 and labels [N, L, len(HEADS)] int32, NONE where no
-    noun ends."""
-    said = [nouns(world.scene(i, split), np.random.default_rng([seed, i])) for i in range(number)]
+    """Of the first `number` scenes of a split: tokens [N, L] int32 and labels [N, L, len(HEADS)] int32, NONE outside
+    phrases."""
+    said = [labeled(world.scene(i, split), np.random.default_rng([seed, i])) for i in range(number)]
     tokens = system.inputs({"prompts": [caption for caption, _ in said]})["tokens"]
     labels = np.full((*tokens.shape, len(HEADS)), NONE, np.int32)
     for row, (caption, found) in zip(labels, said, strict=True):
         for place, (first, last) in enumerate(system.tokenizer.encode(caption).offsets):
-            if last > first and last in found:
-                row[place] = found[last]
+            for phrase, known in found:
+                if phrase.start <= first < last <= phrase.end:
+                    row[place] = known
     return tokens, labels
 
 
@@ -114,12 +122,12 @@ def train(
         def loss(trained):
             given = {"conditioner": conditioner} | trained
             context = context_of(system, given, tokens)
-            is_noun = labels[..., 0] != NONE
+            in_phrase = labels[..., 0] != NONE
             errors = [
                 optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels[..., i], 0))
                 for i, logits in enumerate(logits_of(given["heads"], context).values())
             ]
-            total = (sum(errors) * is_noun).sum() / is_noun.sum()
+            total = (sum(errors) * in_phrase).sum() / in_phrase.sum()
             if anchor:
                 moved = context - context_of(system, {"conditioner": conditioner}, tokens)
                 total = total + anchor * jnp.square(moved).mean()
@@ -140,17 +148,17 @@ def train(
 
 
 def accuracy(system: System, params: PyTree, number: int, seed: int = 1) -> dict[str, float]:
-    """{head: the share of nouns of held-out captions that it is right on}, and of 'place' also among those that have
-    one."""
+    """{head: the share that it is right on of the words of phrases in held-out captions}, and of 'place' also among
+    those that have one."""
     tokens, labels = captions(system, "test", number, seed)
     found = jax.jit(lambda p, tokens: logits_of(p["heads"], context_of(system, p, tokens)))(params, tokens)
     right = np.stack([np.asarray(found[name].argmax(-1)) for name in HEADS], axis=-1) == labels
-    is_noun = labels[..., 0] != NONE
-    shares = {name: float(right[is_noun][:, i].mean()) for i, name in enumerate(HEADS)}
+    in_phrase = labels[..., 0] != NONE
+    shares = {name: float(right[in_phrase][:, i].mean()) for i, name in enumerate(HEADS)}
     placed = labels[..., list(HEADS).index("place")] > 0
     return shares | {
         "place_said": float(right[placed][:, -1].mean()),
-        "all": float(right[is_noun].all(-1).mean()),
+        "all": float(right[in_phrase].all(-1).mean()),
     }
 
 

@@ -31,9 +31,11 @@ class ShapesSource:
         instances       what each object is and where, in one or more forms, as conditioning/instances.py takes them
     """
 
-    def __init__(self, split: str, num_scenes: int, seed: int, annotations: bool, max_objects: int):
+    def __init__(
+        self, split: str, num_scenes: int, seed: int, annotations: bool, max_objects: int, related: float
+    ):
         self.split, self.num_scenes, self.seed, self.annotations = split, num_scenes, seed, annotations
-        self.max_objects = max_objects
+        self.max_objects, self.related = max_objects, related
         self.class_names = list(world.CLASS_NAMES)
 
     def __len__(self) -> int:
@@ -63,13 +65,13 @@ class ShapesSource:
     def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
         """A true caption of example `index`: with `rng` the order, the sizes and the relation are said or
         left out at random, as training wants it; without, the full description."""
-        return world.caption(self.scene(index), rng)
+        return world.caption(self.scene(index), rng, self.related)
 
     def described(self, index: int, rng: np.random.Generator | None = None) -> tuple[str, list]:
         """`caption`, and for each of its phrases (start, end, mask): caption[start:end] speaks of what covers mask [64,
         64] float32, the part of each pixel, in [0, 1]."""
         scene = self.scene(index)
-        caption, phrases = world.described(scene, rng)
+        caption, phrases = world.described(scene, rng, self.related)
         return caption, [(p.start, p.end, world.objects_mask(scene, p.objects)) for p in phrases]
 
     def segments(self, index: int) -> list[tuple[dict[str, int], np.ndarray]]:
@@ -140,15 +142,17 @@ def source(
     seed: int = 0,
     annotations: bool = True,
     max_objects: int = world.MAX_OBJECTS,
+    related: float = world.RELATED,
 ) -> ShapesSource:
     """The scenes of 'train', 'test' or 'unseen'.
 
     num_scenes: how many; None is NUM_SCENES[split]. A longer split begins with the shorter one's scenes.
     annotations: False leaves out boxes, layout, masks and corners (image, caption and class_label stay), which is
         faster.
-    max_objects: 1 to 3; scenes of more are left out.
+    max_objects: 1 to 3; scenes of more are left out. related: the share, 0 to 1, of the captions of training that say
+    a relation, among those that can.
 
-    Raises: ValueError for an unknown split, num_scenes < 1, or max_objects out of range.
+    Raises: ValueError for an unknown split, num_scenes < 1, or max_objects or related out of range.
     """
     if split not in world.SPLITS:
         raise ValueError(f"split {split!r} of shapes not found; there are: {', '.join(world.SPLITS)}")
@@ -157,4 +161,6 @@ def source(
         raise ValueError(f"num_scenes of shapes is {num_scenes}, expected at least 1")
     if not 1 <= max_objects <= world.MAX_OBJECTS:
         raise ValueError(f"max_objects of shapes is {max_objects}, expected 1 to {world.MAX_OBJECTS}")
-    return ShapesSource(split, int(num_scenes), int(seed), annotations, max_objects)
+    if not 0 <= related <= 1:
+        raise ValueError(f"related of shapes is {related}, expected a share, 0 to 1")
+    return ShapesSource(split, int(num_scenes), int(seed), annotations, max_objects, related)

@@ -36,6 +36,7 @@ RELATIONS = {
 TEXTURES = ("plain", "stripes", "checks", "gradient", "noise")
 MAX_OBJECTS = 3
 GAP = 3.0  # the least distance between two bounding boxes, in pixels
+RELATED = 0.6  # the chance that a caption with chance in it says a relation that is clear
 RELATION_MARGIN = 10.0  # the least distance of two centers along the axis of a relation that a caption states
 
 # Never seen in training: these colors on these shapes, and these shapes in these relations (or said the other way
@@ -314,16 +315,19 @@ class Phrase(NamedTuple):
     objects: tuple[int, ...]
 
 
-def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
+def caption(scene: Scene, rng: np.random.Generator | None = None, related: float = RELATED) -> str:
     """Puts a scene into words, all of them true. Without `rng`: the full description, with a relation where one is
     clear.
 
-    With it: the order of the objects, whether sizes are named (half of the time) and whether a relation is, at random.
+    With it: the order of the objects, whether sizes are named (half of the time) and whether a relation is (a share
+    `related` of the time), at random.
     """
-    return described(scene, rng)[0]
+    return described(scene, rng, related)[0]
 
 
-def described(scene: Scene, rng: np.random.Generator | None = None) -> tuple[str, tuple[Phrase, ...]]:
+def described(
+    scene: Scene, rng: np.random.Generator | None = None, related: float = RELATED
+) -> tuple[str, tuple[Phrase, ...]]:
     """`caption`, draw for draw, and its phrases: of each object its size, color and shape, as far as they are said."""
     order = list(range(len(scene.objects)))
     if rng is not None:
@@ -338,7 +342,7 @@ def described(scene: Scene, rng: np.random.Generator | None = None) -> tuple[str
     joins = [" and "] if len(objects) == 2 else [", ", " and "]
     if len(objects) == 2:
         where = relation(*objects)
-        if where is not None and (rng is None or rng.random() < 0.6):
+        if where is not None and (rng is None or rng.random() < related):
             joins = [f" {where} "]
     text, phrases = "", []
     for n, (index, obj) in enumerate(zip(order, objects, strict=True)):

@@ -18,28 +18,31 @@ from tests import tiny_shapes
 def test_labels_say_what_the_caption_says():
     """Put into words again, the labels are the caption."""
     for index in range(60):
-        caption, found = words.nouns(world.scene(index), np.random.default_rng(index))
+        caption, found = words.labeled(world.scene(index), np.random.default_rng(index))
         said, place = [], ""
-        for end, (color, size, count, where) in found.items():
-            noun = caption[:end].split()[-1]
+        for _, (shape, color, size, count, where) in found:
             article = world.NUMBER_WORDS[count + 1] if count else "a"
             sized = [world.SIZES[size - 1]] if size else []
+            noun = world.plural(world.SHAPES[shape]) if count else world.SHAPES[shape]
             said.append(" ".join([article, *sized, world.COLOR_NAMES[color], noun]))
             place = place or words.PLACES[where]
         last = f" {place} " if place else " and "
         assert last.join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said) == caption
 
 
-def test_a_noun_has_its_labels_at_its_own_token():
+def test_every_word_of_a_phrase_has_its_labels_at_its_own_token():
     system = make_system(tiny_shapes.config())
     tokens, labels = words.captions(system, "test", 8, seed=1)
     for i in range(8):
-        caption, found = words.nouns(world.scene(i, "test"), np.random.default_rng([1, i]))
+        caption, found = words.labeled(world.scene(i, "test"), np.random.default_rng([1, i]))
         at = np.flatnonzero(labels[i, :, 0] != words.NONE)
         encoded = system.tokenizer.encode(caption)
         assert encoded.ids == tokens[i].tolist()
-        assert [encoded.tokens[place] for place in at] == [caption[:end].split()[-1] for end in found]
-        np.testing.assert_array_equal(labels[i, at], list(found.values()))
+        said = [
+            (word, known) for phrase, known in found for word in caption[phrase.start : phrase.end].split()
+        ]
+        assert [encoded.tokens[place] for place in at] == [word for word, _ in said]
+        np.testing.assert_array_equal(labels[i, at], [known for _, known in said])
 
 
 def test_the_command_writes_what_training_begins_with(tmp_path, capsys, monkeypatch):

@@ -83,6 +83,23 @@ def test_random_captions_follow_their_rng():
     assert source.caption(index) == source[index]["caption"]
 
 
+def test_as_many_captions_say_a_relation_as_are_told_to():
+    clear = [
+        i
+        for i, objects in enumerate(shapes.source("train").scene(i).objects for i in range(60))
+        if len(objects) == 2 and objects[0][:3] != objects[1][:3] and world.relation(*objects)
+    ]
+    for related, least, most in (
+        (0.0, 0, 0),
+        (world.RELATED, 1, len(clear) - 1),
+        (1.0, len(clear), len(clear)),
+    ):
+        source = shapes.source("train", related=related)
+        said = [source.caption(i, np.random.default_rng(i)) for i in clear]
+        assert said == [source.described(i, np.random.default_rng(i))[0] for i in clear]
+        assert least <= sum(any(f" {where} " in text for where in world.RELATIONS) for text in said) <= most
+
+
 def test_phrases_speak_of_what_their_masks_cover(examples):
     source = shapes.source("test", num_scenes=60)
     for index, (scene, example) in enumerate(examples):
@@ -122,5 +139,7 @@ def test_bad_input():
         shapes.source("valid")
     with pytest.raises(ValueError, match="num_scenes"):
         shapes.source("train", num_scenes=0)
+    with pytest.raises(ValueError, match="related of shapes is 1.5, expected a share, 0 to 1"):
+        shapes.source("train", related=1.5)
     with pytest.raises(IndexError, match="scene 3"):
         shapes.source("train", num_scenes=3)[3]
