@@ -21,7 +21,7 @@ from ldm_jax.commands import config_flag, dry_run
 from ldm_jax.data import latents
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
-from ldm_jax.training import held_out, loop, optimizer, profiling, program, watch
+from ldm_jax.training import events, held_out, loop, optimizer, profiling, program, watch
 from ldm_jax.training.base_model import with_base
 from ldm_jax.training.classifier_job import classifier_job
 from ldm_jax.training.diffusion_job import diffusion_job
@@ -243,13 +243,9 @@ def together(name: str, was_done: bool) -> bool:
     return was_done
 
 
-def metric_writer(workdir: Path):
-    """TensorBoard in the workdir, written by process 0. clu is imported here because it imports tensorflow."""
-    from clu import metric_writers
-
-    if not hosts.is_first():
-        return metric_writers.MultiWriter([])
-    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])
+def metric_writer(workdir: Path) -> events.EventWriter:
+    """TensorBoard in the workdir, written by process 0."""
+    return events.EventWriter(workdir if hosts.is_first() else None)
 
 
 def console() -> None:

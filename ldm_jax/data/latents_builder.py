@@ -6,6 +6,7 @@ second, so that a run which was stopped goes on at the first missing shard, and 
 side by side. It knows neither networks nor where examples come from. tensorflow_datasets is imported when it is called.
 """
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import atomic, text_files
+from ldm_jax import atomic, grid, text_files
 from ldm_jax.data.latents import (
     MOMENTS,
     NAME,
@@ -78,8 +79,14 @@ def features(made: MadeOf, example: Mapping[str, Any]) -> Any:
 def begin(root: Path, made: MadeOf) -> list[int]:
     """Makes the folder, or goes on in it. Returns the shards that are missing.
 
-    Raises: ValueError that names the first thing that differs, if the folder holds other latents.
+    Raises: ValueError that names the first thing that differs, if the folder holds other latents, and for tfrecord
+    files where tensorflow, which writes them, is not installed.
     """
+    if made.file_format == "tfrecord" and importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(
+            f"latents folder {root}: tfrecord files are written by tensorflow, which is not installed, expected "
+            "`pip install 'ldm_jax[tensorflow]'` or --file_format array_record"
+        )
     before, now = read_record(root), json.loads(json.dumps(made._asdict()))
     differing = [key for key in now if before is not None and before[key] != now[key]]
     if differing:
@@ -134,7 +141,7 @@ def write_shard(
 
 
 def _in_dtype(made: MadeOf, index: int, example: Mapping[str, Any]) -> dict[str, Any]:
-    """The example with its numbers of networks in the dtype that they are stored in."""
+    """The example as it is stored: its numbers of networks in their dtype, its image as a picture."""
     out = dict(example)
     for name in MOMENTS + TEXT:
         if name in out:
@@ -144,6 +151,10 @@ def _in_dtype(made: MadeOf, index: int, example: Mapping[str, Any]) -> dict[str,
                 raise ValueError(
                     f"the {name} of example {index} are not finite in {made.dtype}; expected numbers that are"
                 )
+    if isinstance(
+        out.get("image"), np.ndarray
+    ):  # which tfds encodes by tensorflow, and a picture of Pillow without
+        out["image"] = grid.to_pil(out["image"])
     return out
 
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ldm_jax import grid
 from ldm_jax.data import shapes
 from ldm_jax.shapes_world import scenes as world
 
@@ -68,7 +69,10 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             boxes = [tfds.features.BBox(*(float(v) for v in box)) for box in example["boxes"]]
             for name in ("layout", "instances"):  # boxes, labels and masks say it
                 example.pop(name)
-            yield index, example | {"boxes": boxes}
+            image = grid.to_pil(
+                example["image"]
+            )  # tfds encodes an array by tensorflow, a picture of Pillow without
+            yield index, example | {"boxes": boxes, "image": image}
 
 
 def _examples(split: str, num_scenes: int, seed: int):

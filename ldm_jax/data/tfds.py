@@ -150,9 +150,10 @@ def source(
     prepare = f"tfds build {dataset} --file_format=array_record" + (
         f" --data_dir={data_dir}" if data_dir else ""
     )
+    with_tensorflow = "with `pip install 'ldm_jax[tensorflow]'`"  # the command imports it, reading does not
     if not builder.info.splits:
         raise FileNotFoundError(
-            f"tfds data set {dataset!r} is not prepared in {builder.data_dir}; run `{prepare}`"
+            f"tfds data set {dataset!r} is not prepared in {builder.data_dir}; run `{prepare}`, {with_tensorflow}"
         )
     options = {
         "image": "image_key",
@@ -172,7 +173,7 @@ def source(
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise FileNotFoundError(
             f"tfds data set {dataset!r} is prepared as {builder.info.file_format.value}, which has no "
-            f"random access; run `{prepare}`"
+            f"random access; run `{prepare}`, {with_tensorflow}"
         )
     keys = {field: key for field, key in keys.items() if key is not None}
     files = f"{known[split].shard_lengths} {known[split].num_bytes}"
