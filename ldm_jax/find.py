@@ -23,6 +23,7 @@ ENTRY = {
     "personalization": "merge",
     "recognition": "recognize",
     "samplers": "sampler",
+    "training/beside": "learner",
     "training/distillation": "distill",
 }
 SINGULAR = (
@@ -30,7 +31,7 @@ SINGULAR = (
         data="data source", editing="editing method", guidance="guidance method", inversion="inversion method"
     )
     | dict(personalization="personalization method", recognition="recognition method", samplers="sampler")
-    | {"training/distillation": "distillation"}
+    | {"training/distillation": "distillation", "training/beside": "network"}
 )
 
 
