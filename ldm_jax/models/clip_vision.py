@@ -80,22 +80,36 @@ class CLIPVisionTransformer(nn.Module):
 
 
 class CLIPVisionLayer(nn.Module):
-    """Self-attention and a feed-forward four times as wide, both pre-normed and residual."""
+    """Self-attention and a feed-forward four times as wide, both pre-normed and residual.
+
+    epsilon: of the norms. layer_scale: where either branch's channels are weighted (Touvron et al. 2021,
+    arXiv:2103.17239, section 2), the weight that they begin with; 0 is off.
+    """
 
     num_heads: int
     activation: str
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = 1e-5
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """h [B, L, D] -> [B, L, D]."""
         b, length, width = h.shape
-        y = LayerNorm(dtype=self.dtype, name="norm1")(h)
+        y = LayerNorm(self.epsilon, self.dtype, name="norm1")(h)
         q, k, v = (
             Linear(width, dtype=self.dtype, name=f"to_{n}")(y).reshape(b, length, self.num_heads, -1)
             for n in "qkv"
         )
-        h = h + Linear(width, dtype=self.dtype, name="to_out")(attend(q, k, v).reshape(b, length, width))
-        y = LayerNorm(dtype=self.dtype, name="norm2")(h)
+        y = Linear(width, dtype=self.dtype, name="to_out")(attend(q, k, v).reshape(b, length, width))
+        h = h + self._scaled("scale1", y)
+        y = LayerNorm(self.epsilon, self.dtype, name="norm2")(h)
         y = Linear(4 * width, dtype=self.dtype, name="ff_in")(y)
-        return h + Linear(width, dtype=self.dtype, name="ff_out")(ACTIVATIONS[self.activation](y))
+        y = Linear(width, dtype=self.dtype, name="ff_out")(ACTIVATIONS[self.activation](y))
+        return h + self._scaled("scale2", y)
+
+    def _scaled(self, name: str, y: Array) -> Array:
+        if not self.layer_scale:
+            return y
+        start = nn.initializers.constant(self.layer_scale)
+        return y * self.param(name, start, (y.shape[-1],), jnp.float32).astype(y.dtype)
