@@ -38,6 +38,7 @@ OPENCLIP_G = {
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": jax.nn.gelu,
 }
 
 
@@ -66,8 +67,8 @@ class CLIPTextTransformer(nn.Module):
     """Token and position embeddings, `num_layers` of causal self-attention and feed-forward, a final
     LayerNorm.
 
-    activation: 'quick_gelu' is x sigmoid(1.702 x), 'gelu' the exact one with erf. mlp_width: of the
-    feed-forward layers; None is 4 * width. projection_dim: of the pooled output; None leaves it unprojected.
+    activation: 'quick_gelu' is x sigmoid(1.702 x), 'gelu' the exact one with erf, 'gelu_tanh' GPT-2's. mlp_width: of
+    the feed-forward layers; None is 4 * width. projection_dim: of the pooled output; None leaves it unprojected.
     eos_id: see `end_positions`. Attention and feed-forward are drawn from torch's default law, not from
     CLIP's: the released weights are what these towers are used with.
     """
@@ -139,7 +140,7 @@ class CLIPTextTransformer(nn.Module):
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
-                f"CLIPTextTransformer: activation={self.activation!r}, expected 'quick_gelu' or 'gelu'"
+                f"CLIPTextTransformer: activation={self.activation!r}, expected {' or '.join(ACTIVATIONS)}"
             )
         if self.width % self.num_heads:
             raise ValueError(
