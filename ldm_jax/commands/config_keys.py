@@ -38,7 +38,7 @@ SECTIONS = (
     "optimizer.schedule",
 )
 LISTS = ("freeze", "class_names")  # whose values are lists, also of one name
-LOSS = ("learn_logvar", "logvar_init", "token_masks", "alignment")
+LOSS = ("learn_logvar", "logvar_init", "token_masks", "alignment", "mutual_information")
 
 
 def prepare(config: ConfigDict, argv: Sequence[str]) -> None:

@@ -45,7 +45,8 @@ def make(
     source = open_source(dict(config, data=data), known if data.get("holdout") else ())
     number = min(MOST, len(source))
     size = min(AT_ONCE, number)
-    loss = {k: v for k, v in config.get("loss", {}).items() if k not in ("token_masks", "alignment")}
+    terms = ("token_masks", "alignment", "mutual_information")
+    loss = {k: v for k, v in config.get("loss", {}).items() if k not in terms}
     plain = dict(config, loss=loss, condition_dropout=0.0, stratified_timesteps=True, batch_size=size)
     plain |= dict(freeze=(), timestep_density=None)
     objective = diffusion_objective(plain, system)

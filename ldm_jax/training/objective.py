@@ -22,7 +22,7 @@ from ldm_jax.diffusion.process import q_sample, x_start_and_eps
 from ldm_jax.models import latent_scale
 from ldm_jax.models.controlnet import apply_network
 from ldm_jax.system import System
-from ldm_jax.training import alignment, token_masks
+from ldm_jax.training import alignment, mutual_information, token_masks
 from ldm_jax.training.optimizer import stop_gradients
 from ldm_jax.training.state import example_keys
 from ldm_jax.training.terms import Term
@@ -31,7 +31,12 @@ from ldm_jax.types import Array, Cond, PyTree
 
 # lambda of L_hybrid, by which the sum over timesteps is weighed (Nichol and Dhariwal 2021, section 3.1)
 VLB_WEIGHT = 0.001
-OTHERS = ("token_masks", "alignment", "masked")  # of config.loss, beside the options of diffusion_loss
+OTHERS = (
+    "token_masks",
+    "alignment",
+    "mutual_information",
+    "masked",
+)  # of config.loss, beside the options of diffusion_loss
 BINS = 10  # of timesteps, whose losses are logged apart
 
 
@@ -106,7 +111,9 @@ def further_terms(config: Mapping[str, Any], system: System) -> tuple[Term, ...]
     options = config.get("loss", {})
     masks = call(token_masks.term, options.get("token_masks") or {}, "loss.token_masks")
     aligned = call(alignment.term, options.get("alignment") or {}, "loss.alignment", system=system)
-    return tuple(term for term in (masks, aligned) if term)
+    informed = options.get(mutual_information.NAME) or {}
+    informed = call(mutual_information.term, informed, "loss.mutual_information", system=system)
+    return tuple(term for term in (masks, aligned, informed) if term)
 
 
 def init_learned(config: Mapping[str, Any], system: System, params: PyTree, key: Array) -> PyTree:

@@ -88,7 +88,10 @@ def _check_personalization(config: dict) -> None:
         ("freeze", config.get("freeze")),
         ("evaluate_every", config.get("evaluate_every")),
         ("loss.learn_logvar", (config.get("loss") or {}).get("learn_logvar")),
-        ("loss.alignment.weight", ((config.get("loss") or {}).get("alignment") or {}).get("weight")),
+        *(
+            (f"loss.{name}.weight", ((config.get("loss") or {}).get(name) or {}).get("weight"))
+            for name in ("alignment", "mutual_information")
+        ),
     ):
         if wrong:
             raise ValueError(
