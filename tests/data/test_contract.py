@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm_jax.data import pipeline
 from ldm_jax.find import names
-from tests.data import stored_latents, written_shards
+from tests.data import published, stored_latents, written_shards
 
 SPLIT = "train"
 
@@ -46,6 +46,8 @@ def options(request, tmp_path):
             lines.append(json.dumps({"file_name": f"{i}.png", "boxes": boxes, "labels": ["cat", "dog"]}))
         (tmp_path / "layouts.jsonl").write_text("\n".join(lines))
         return request.param, {"root": tmp_path}
+    if request.param in published.LAYOUTS:
+        return request.param, published.LAYOUTS[request.param](tmp_path)
     if request.param == "latents":
         stored_latents.write(tmp_path / "out")
         return request.param, {"root": tmp_path / "out"}

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ldm_jax import cli
 from ldm_jax.data import transforms
+from ldm_jax.evaluation import annotated
 from ldm_jax.evaluation.shapes.base import Model, Outcome
 from ldm_jax.find import did_you_mean
 from ldm_jax.recognition import daam as daam_file
@@ -25,6 +26,8 @@ OPTIONS = {
     "--recognition": dict(default="", help="recognition: files of ldm_jax/recognition, a,b (default: all)"),
     "--threshold": dict(type=float, help="recognition: of daam or diffseg (default: their own)"),
     "--refine": dict(type=float, help="recognition: the strength of daam's graph cut (default: none)"),
+    "--data": dict(default="", help="recognition: of spair, ade20k, coco and voc, in the place of scenes"),
+    "--data_options": dict(default="{}", help="recognition: JSON of its options, such as root"),
     "--levels": dict(type=float, nargs="+", help="recognition: of noise, parts of the timesteps (default: their own)"),
 }  # fmt: skip
 
@@ -32,7 +35,7 @@ OPTIONS = {
 def score(args: argparse.Namespace) -> Outcome:
     """Words' maps on their objects (daam), segments (diffseg), classes from few labels (label_efficient), and corners
     found again (correspondence)."""
-    asked = args.recognition.split(",") if args.recognition else list(SCORES)
+    asked = args.recognition.split(",") if args.recognition else [] if args.data else list(SCORES)
     for name in asked:
         if name not in SCORES:
             there = ", ".join(SCORES)
@@ -46,6 +49,8 @@ def score(args: argparse.Namespace) -> Outcome:
     }
     if given and len(asked) != 1:
         raise ValueError(f"--{next(iter(given))}: expected one method in --recognition, each has its own")
+    if args.data:
+        return Outcome(annotated.score(args, Model(args, any_size=True).model, asked, given), {})
     model, figures, shown = Model(args), {}, {}
     report = cli.progress("methods", len(asked))
     for done, name in enumerate(asked, 1):
