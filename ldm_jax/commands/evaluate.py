@@ -15,6 +15,7 @@ of the shapes world (evaluation/shapes/command.py):
     ldm-evaluate edits --method prompt_to_prompt how often edits change what they should, and nothing else
     ldm-evaluate composition --num_samples 48    how often two things are both drawn, and in their boxes
     ldm-evaluate guidance --guidance NAME        guidance beside none, from the same seeds
+    ldm-evaluate beside --network DIR            a network of train_beside: detected boxes, masks, classes, layouts
     ldm-evaluate TASK --checkpoint X             class, layout, semantic, superres, inpaint, img2img or colorize
 """
 
