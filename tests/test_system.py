@@ -11,7 +11,7 @@ from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
 from ldm_jax.training.optimizer import freeze
 from ldm_jax.types import Cond
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 TEXT = {k: v for k, v in CONFIG["conditioning"].items() if k != "name"}

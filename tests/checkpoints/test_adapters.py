@@ -14,7 +14,7 @@ from ldm_jax.config import load_config
 from ldm_jax.inference import pipeline
 from ldm_jax.params import flatten, named_leaves
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 
@@ -31,7 +31,7 @@ def run(model_folder, tmp_path_factory):
     """configs/lora.py, for four steps on eight scenes, on a tiny base."""
     config = load_config("configs/lora.py:runlocal") | dict(base=str(model_folder), total_steps=4)
     config["data"] = dict(config["data"], recipe="plain")
-    config |= dict(personalization=dict(name="lora", rank=2), preview_every=4, checkpoint_every=4)
+    config |= dict(personalization=dict(name="lora", rank=2), preview_every=100, checkpoint_every=4)
     workdir = tmp_path_factory.mktemp("runs") / "lora"
     train.train(config, workdir)
     return workdir

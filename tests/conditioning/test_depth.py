@@ -7,7 +7,7 @@ from ldm_jax.conditioning import depth
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
 from tests.conditioning.examples import setting
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 

@@ -10,7 +10,7 @@ from ldm_jax.editing import phrases
 from ldm_jax.editing.dense_diffusion import Modulation
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 B, HEADS, ROWS, L = 2, 3, 4, 6

@@ -7,7 +7,7 @@ import pytest
 from ldm_jax.editing import interpolation
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 A, B = (jnp.asarray(np.random.default_rng(i).normal(size=(5, 16, 16, 4)), jnp.float32) for i in range(2))

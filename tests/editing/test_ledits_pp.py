@@ -12,7 +12,7 @@ from ldm_jax.editing import ledits_pp
 from ldm_jax.guidance.base import COND, UNCOND
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 QUICK = dict(num_steps=4, guidance_scale=3.0)

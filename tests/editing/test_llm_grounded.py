@@ -13,7 +13,7 @@ from ldm_jax.inference import pipeline
 from ldm_jax.samplers.base import StepInfo
 from ldm_jax.system import make_system
 from ldm_jax.types import Cond
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 B, K, H, L, D = 2, 2, 6, 5, 3

@@ -5,7 +5,7 @@ import pytest
 
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 QUICK = dict(num_steps=3, guidance_scale=3.0)

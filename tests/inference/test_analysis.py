@@ -10,7 +10,7 @@ from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import recognize
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.inference.test_sizes import SEMANTIC
 from tests.tiny_models import random_params
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ldm_jax import cli
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import sample
 from ldm_jax.inference import pipeline
@@ -76,4 +77,5 @@ def test_the_command_draws_with_a_cascade(stages, tmp_path):
     from PIL import Image
 
     drawn = np.asarray(Image.open(tmp_path / "out" / "3.png"))
-    np.testing.assert_array_equal(drawn, Cascade(base, [upscaler], 300).sample("a red circle", [3])[0])
+    again, larger = (pipeline.load(tmp_path / name, cli.executables()) for name in ("base", "up"))
+    np.testing.assert_array_equal(drawn, Cascade(again, [larger], 300).sample("a red circle", [3])[0])

@@ -38,13 +38,18 @@ CONFIG = dict(
     scale_factor=1.5,
     sampling=dict(guidance_scale=3.0),
 )  # fmt: skip
+# The same with attention in the middle of the network alone, and less of an autoencoder: there is less to compile.
+LIGHT = CONFIG | dict(
+    first_stage=CONFIG["first_stage"] | dict(channel_mult=[1, 1, 1], attn_type="none"),
+    model=CONFIG["model"] | dict(attention_levels=[]),
+)
 
 
 @pytest.fixture(scope="module")
 def text_bundle(tmp_path_factory):
-    system = make_system(CONFIG)
+    system = make_system(LIGHT)
     path = tmp_path_factory.mktemp("bundles") / "text"
-    bundle.save(path, bundle.Bundle(CONFIG, random_params(system, gain=1.5), system.tokenizer))
+    bundle.save(path, bundle.Bundle(LIGHT, random_params(system, gain=1.5), system.tokenizer))
     return path
 
 
@@ -92,7 +97,7 @@ def test_batches_of_any_number_of_pictures_are_of_a_few_sizes():
         num_groups=2,
     )
     pixels = dict(first_stage=dict(name="identity"), model=network, image_size=8)
-    system = make_system({k: v for k, v in (CONFIG | pixels).items() if k != "conditioning"})
+    system = make_system({k: v for k, v in (LIGHT | pixels).items() if k != "conditioning"})
     model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.0)
     picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     eight = model.sample(None, range(8), num_steps=2, batch_size=8)
@@ -114,7 +119,7 @@ def test_without_guidance_the_unconditional_half_is_not_computed(text_bundle):
         return plain(module, params, x, *args, **kwargs)
 
     opened = bundle.read(text_bundle)
-    fresh = pipeline.LatentDiffusion(make_system(CONFIG), opened.params, 1.5, CONFIG, apply=counted)
+    fresh = pipeline.LatentDiffusion(make_system(LIGHT), opened.params, 1.5, LIGHT, apply=counted)
     fresh.sample(["a circle"], [0, 1], num_steps=2, guidance_scale=1.0)
     assert set(batches) == {2}
     batches.clear()
@@ -132,7 +137,7 @@ def test_every_sampler_and_spacing_draws(model, sampler, spacing):
 
 def test_a_bundle_comes_back_as_it_went(text_bundle, model, tmp_path):
     opened = bundle.read(text_bundle)
-    assert opened.config == json.loads(json.dumps(CONFIG))
+    assert opened.config == json.loads(json.dumps(LIGHT))
     bundle.save(tmp_path / "again", opened)
     assert fingerprint(bundle.read(tmp_path / "again").params) == fingerprint(opened.params)
     assert (
@@ -159,7 +164,7 @@ def test_the_script_writes_pictures_that_carry_their_settings(text_bundle, tmp_p
 
 
 def test_class_labels_and_the_null_class():
-    config = dict(CONFIG, conditioning=dict(name="class_label", num_classes=5, width=8))
+    config = dict(LIGHT, conditioning=dict(name="class_label", num_classes=5, width=8))
     system = make_system(config)
     model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5)
     images = model.sample(class_labels=[0, 4], seeds=[1, 1], num_steps=2, guidance_scale=2.0)
@@ -300,9 +305,9 @@ def test_checkpoints_that_are_none(text_bundle, tmp_path):
 
 def test_what_is_not_asked_for_is_what_the_makers_recommend():
     sampling = dict(num_steps=4, guidance_scale=1.5, sampler="euler_ancestral", spacing="trailing", eta=0.5)
-    system = make_system(CONFIG)
+    system = make_system(LIGHT)
     model = pipeline.LatentDiffusion(
-        system, random_params(system, gain=1.5), 1.0, dict(CONFIG, sampling=sampling)
+        system, random_params(system, gain=1.5), 1.0, dict(LIGHT, sampling=sampling)
     )
     others = dict(final_alpha=None, clip_denoised=None, sampler_options=None)
     assert model.resolve() == sampling | others
@@ -383,7 +388,7 @@ def test_words_that_the_model_does_not_know_are_said_once(model, caplog):
 
 def test_guidance_of_a_model_without_a_null_condition_is_refused_and_not_recommended(caplog):
     classes = dict(name="class_label", num_classes=5, width=8, null_class=False)
-    config = dict(CONFIG, conditioning=classes)  # which recommends 3
+    config = dict(LIGHT, conditioning=classes)  # which recommends 3
     system = make_system(config)
     with caplog.at_level(logging.INFO):
         model = pipeline.LatentDiffusion(system, random_params(system, gain=1.5), 1.5, config)
@@ -401,7 +406,7 @@ def test_guidance_of_a_model_without_a_null_condition_is_refused_and_not_recomme
 
 def test_the_last_row_can_be_named_as_the_null_class(tmp_path):
     classes = dict(name="class_label", num_classes=5, width=8, null_class=False)
-    config = dict(CONFIG, conditioning=classes)
+    config = dict(LIGHT, conditioning=classes)
     bundle.save(tmp_path / "m", bundle.Bundle(config, random_params(make_system(config), gain=1.5), None))
     # The same table, opened as five classes and as four and none: at scale 0 guidance gives what class 4 was.
     as_five, as_four = pipeline.load(tmp_path / "m"), pipeline.load(tmp_path / "m", null_class=True)

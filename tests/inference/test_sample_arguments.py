@@ -13,7 +13,7 @@ from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.inference import pipeline
 from ldm_jax.inference.settings import check_sampling, resolve_settings
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,7 +128,7 @@ from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.inference import pipeline
 from ldm_jax.inference.settings import check_sampling, resolve_settings
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 system = make_system(CONFIG)
 params = random_params(system, gain=1.5)
@@ -149,7 +149,7 @@ def test_all_devices_of_the_host_draw():
 
     env = dict(
         os.environ,
-        XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
         PYTHONPATH=str(ROOT),
     )
     subprocess.run([sys.executable, "-c", DEVICES], check=True, cwd=ROOT, env=env)

@@ -7,7 +7,7 @@ from ldm_jax import grid
 from ldm_jax.inference import pipeline
 from ldm_jax.models import unet
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 WIDE = (16, 24)

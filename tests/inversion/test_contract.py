@@ -6,7 +6,7 @@ import pytest
 from ldm_jax.find import find, names
 from ldm_jax.inference import methods, pipeline
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 # Of each method: options, others of the same kind, and how far (in levels of 255) the picture drawn again without an

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax import cli
 from ldm_jax.checkpoints import adapters, bundle
 from ldm_jax.commands import sample, train
 from ldm_jax.config import load_config
@@ -12,7 +13,7 @@ from ldm_jax.data import derive
 from ldm_jax.inference import pipeline
 from ldm_jax.personalization import controlnet
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 SECTION = dict(name="controlnet", widths=[4, 8, 8])
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("net")
     bundle.save(folder / "model", bundle.Bundle(CONFIG, random_params(system, gain=1.5), system.tokenizer))
     config = load_config("configs/lora.py:runlocal") | dict(base=str(folder / "model"), total_steps=3)
-    config |= dict(personalization=SECTION)
+    config |= dict(personalization=SECTION, preview_every=100)
     config["data"] = dict(config["data"], recipe="plain", derive=dict(hint=dict(name="outline")))
     train.train(config, folder / "run")
     return folder
@@ -55,7 +56,7 @@ def test_the_command_line_gives_a_net_its_picture(folder, tmp_path):
     argv = ["--checkpoint", str(folder / "model"), "--prompt", "a red circle", "--steps", "2", "--seeds", "3"]
     argv += ["--out", str(tmp_path / "out")]
     sample.main([*argv, "--control", f"{folder / 'run'}:{tmp_path / 'hint.png'}:0.5:0:0.5"])
-    model = pipeline.load(folder / "model", adapters=[str(folder / "run")])
+    model = pipeline.load(folder / "model", cli.executables(), adapters=[str(folder / "run")])
     given = dict(hints=[hint], hint_scales=[0.5], hint_stops=[0.5])
     expected = model.sample("a red circle", [3], num_steps=2, batch_size=1, **given)[0]
     assert np.abs(np.asarray(Image.open(tmp_path / "out" / "3.png")).astype(int) - expected).max() <= 1

@@ -12,7 +12,7 @@ from ldm_jax.params import flatten
 from ldm_jax.personalization import dreambooth
 from ldm_jax.system import make_system
 from ldm_jax.training import prior
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 
@@ -25,7 +25,9 @@ def base(tmp_path_factory):
 
 
 def config_of(base, **prior_options):
-    config = load_config("configs/lora.py:runlocal") | dict(base=str(base), total_steps=2, ema_decay=0.5)
+    config = load_config("configs/lora.py:runlocal") | dict(
+        base=str(base), total_steps=2, preview_every=100, ema_decay=0.5
+    )
     said = dict(texts=["a {} circle"], word="red")
     config["data"] = dict(config["data"], recipe="plain", templates=said, num_scenes=3)
     return config | dict(

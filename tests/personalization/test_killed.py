@@ -13,7 +13,7 @@ from ldm_jax.checkpoints import bundle
 from ldm_jax.config import load_config
 from ldm_jax.system import make_system
 from tests.commands.test_train import ROOT, command, leaves, run
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 from tests.training.test_killed import steps
 

@@ -10,7 +10,7 @@ from ldm_jax.checkpoints.base import Bundle
 from ldm_jax.conditioning import text
 from ldm_jax.personalization import base, reversion
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 RNG = np.random.default_rng(0)

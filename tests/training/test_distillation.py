@@ -17,7 +17,7 @@ from ldm_jax.training import program
 from ldm_jax.training.distillation import consistency, progressive
 from ldm_jax.training.distillation.base import Networks, Prediction, way
 from ldm_jax.training.workdir import check_config
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 SYSTEM = make_system(CONFIG)
@@ -86,7 +86,8 @@ def base(tmp_path_factory):
 
 
 def config_of(base, section, **changes):
-    config = load_config("configs/consistency.py:runlocal") | dict(base=str(base), distillation=section)
+    config = load_config("configs/consistency.py:runlocal")
+    config |= dict(base=str(base), distillation=section, preview_every=100)
     config["data"] = dict(config["data"], recipe="plain")
     config["sampling"] = dict(config["sampling"], guidance_scale=1.0)
     return config | changes

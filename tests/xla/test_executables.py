@@ -13,7 +13,7 @@ from ldm_jax.checkpoints import bundle
 from ldm_jax.inference import pipeline
 from ldm_jax.system import System, make_system
 from ldm_jax.xla import executables
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 ASKED = dict(num_steps=2, guidance_scale=2.0)
