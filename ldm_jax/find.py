@@ -25,6 +25,7 @@ ENTRY = {
     "samplers": "sampler",
     "training/beside": "learner",
     "training/distillation": "distill",
+    "web": "tab",
 }
 SINGULAR = (
     dict(

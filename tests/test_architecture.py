@@ -55,7 +55,10 @@ ROOMS = {  # room: what it may import, besides itself and EVERYONE
     "inference": SYSTEM | PARTS | {"checkpoints"},
     "training": SYSTEM | PARTS | {"checkpoints", "tasks", "inference"},
     "evaluation": SYSTEM | PARTS | {"checkpoints", "tasks", "inference", "training", "metrics"},
-    "commands": SYSTEM | PARTS | {"checkpoints", "tasks", "inference", "training", "evaluation", "metrics"},
+    "web": {"data", "personalization", "checkpoints", "tasks", "inference"},
+    "commands": SYSTEM
+    | PARTS
+    | {"checkpoints", "tasks", "inference", "training", "evaluation", "metrics", "web"},
 }
 PURE = ("diffusion", "samplers", "guidance", "inversion", "editing", "recognition")
 
