@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from benchmarks import speed_models, speed_turns
-from ldm_jax import cli
+from ldm_jax import cli, host_memory
 from ldm_jax.checkpoints import bundle
 from ldm_jax.distributed import parallel
 from ldm_jax.inference.pipeline import LatentDiffusion, from_bundle
@@ -125,6 +125,7 @@ def facts() -> dict[str, Any]:
 
 
 def main() -> None:
+    host_memory.keep_freed()  # as the console commands do
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cli.use_compilation_cache()
     speed_turns.serve("jax", sys.argv[1], answer, facts)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import logging as absl_logging
 
-from ldm_jax import private
+from ldm_jax import host_memory, private
 from ldm_jax.text_files import shown
 from ldm_jax.types import MAX_SEED
 
@@ -206,7 +206,9 @@ def run(main: Callable, *args) -> None:
 
 
 def console(main: Callable) -> None:
-    """What every console command does around its main(): logging, the compilation cache, errors in one sentence."""
+    """What every console command does around its main(): memory that is kept, logging, the compilation cache, errors
+    in one sentence."""
+    host_memory.keep_freed()
     set_up_logging()
     use_compilation_cache()
     try:
