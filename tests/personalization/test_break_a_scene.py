@@ -13,7 +13,8 @@ from ldm_jax.inference import pipeline
 from ldm_jax.params import flatten
 from ldm_jax.personalization import break_a_scene
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from ldm_jax.training import optimizer
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 TOKENS = ("<a>", "<b>")
@@ -44,7 +45,21 @@ def test_rows_apart_and_everything_else_but_the_table(model):
         break_a_scene.words(tokens=("<a>", "<a>"))
 
 
-def test_the_first_phase_moves_the_words_alone(model, tmp_path):
+def test_the_first_phase_of_its_config_moves_the_words_alone():
+    section = load_config("configs/break_a_scene.py:runlocal")["optimizer"]  # of one step
+    options = {name: value for name, value in section.items() if name not in ("base_lr", "scale_lr")}
+    tx = optimizer.make_optimizer(learning_rate=section["base_lr"], **options)
+    delta = {"delta": {name: np.ones(2, np.float32) for name in ("words", "unet", "conditioner")}}
+    state, moved = tx.init(delta), []
+    for _ in range(2):
+        updates, state = tx.update(delta, state, delta)
+        moved.append({name for name, update in updates["delta"].items() if np.asarray(update).any()})
+    assert moved == [{"words"}, {"words", "unet", "conditioner"}]
+
+
+@pytest.mark.slow
+def test_a_run_moves_the_words_alone_at_first(model, tmp_path):
+    """python -m pytest -n 0 -m slow tests/personalization/test_break_a_scene.py"""
     bundle.save(tmp_path / "model", model)
     size, scene = CONFIG["image_size"], tmp_path / "scene"
     scene.mkdir()

@@ -15,7 +15,7 @@ from ldm_jax.params import flatten
 from ldm_jax.personalization import base
 from ldm_jax.system import make_system
 from ldm_jax.training.diffusion_job import first_delta
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 SECTION = dict(name="e4t", token="<it>", begins="red", rank=2, side=8, widths=[4, 4])
@@ -76,7 +76,23 @@ def test_offsets_multiply_and_the_penalty_is_the_encoders_own(more):
     assert not np.asarray(jax.tree.leaves(moved["word"])[0]).any()  # the word's own row stays
 
 
-def test_a_run_on_one_picture_begins_with_the_pretraining(model, more, tmp_path):
+def test_a_tuning_begins_with_what_the_pretraining_left(more, tmp_path):
+    there = trained(more)
+    adapters.save(tmp_path / "before", adapters.Adapter(SECTION, there, ""))
+    tuning = dict(personalization=SECTION | dict(whole=True), adapter_from=str(tmp_path / "before"), seed=0)
+    begun, there = flatten(first_delta(tuning, more.params)), flatten(there)
+    assert {path[0] for path in begun} == {path[0] for path in there} | {"whole"}
+    for path, leaf in begun.items():
+        np.testing.assert_array_equal(leaf, there.get(path, np.zeros(leaf.shape, np.float32)))
+    with pytest.raises(
+        ValueError, match="is an adapter of e4t with encoder/.*, which config.personalization, lora"
+    ):
+        first_delta(dict(tuning, personalization=dict(name="lora", rank=2)), more.params)
+
+
+@pytest.mark.slow
+def test_a_run_on_one_picture_goes_on_from_the_pretraining(model, more, tmp_path):
+    """python -m pytest -n 0 -m slow tests/personalization/test_e4t.py"""
     bundle.save(tmp_path / "model", model)
     config = load_config("configs/e4t.py:runlocal") | dict(base=str(tmp_path / "model"), total_steps=2)
     config["personalization"] = SECTION
@@ -88,13 +104,6 @@ def test_a_run_on_one_picture_begins_with_the_pretraining(model, more, tmp_path)
     train.train(tuning | dict(total_steps=1, preview_every=100, checkpoint_every=1), tmp_path / "tuned")
     tuned = adapters.read(tmp_path / "tuned")
     assert set(tuned.delta) == {*first.delta, "whole"}
-    begun, there = flatten(first_delta(tuning, more.params)), flatten(first.delta)
-    for path, leaf in begun.items():
-        np.testing.assert_array_equal(leaf, there.get(path, np.zeros(leaf.shape, np.float32)))
     taught = pipeline.load(tmp_path / "model", adapters=[str(tmp_path / "tuned")])
     images = taught.sample("a <it>", seeds=[0, 0], num_steps=1, word_images=list(PICTURES))
     assert images.shape[0] == 2
-    with pytest.raises(
-        ValueError, match="is an adapter of e4t with encoder/.*, which config.personalization, lora"
-    ):
-        train.train(dict(tuning, personalization=dict(name="lora", rank=2)), tmp_path / "lora")

@@ -8,7 +8,7 @@ from ldm_jax.commands import train
 from ldm_jax.config import load_config
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 SECTION = dict(name="instances", number=3, dim=8, width=6, hidden=8)
@@ -32,7 +32,8 @@ def folder(tmp_path_factory):
 def test_a_run_moves_the_gates_and_they_count_where_they_are_told_to(folder):
     adapter = adapters.read(folder / "run")
     own = adapter.delta["unet"]["instances"]
-    assert adapter.section == SECTION and all(np.abs(own[f"site_{i}"]["alpha_attn"]) > 0 for i in range(4))
+    gates = [tree["alpha_attn"] for name, tree in own.items() if name.startswith("site_")]
+    assert adapter.section == SECTION and len(gates) == 1 and np.abs(gates[0]) > 0
     said = dict(seeds=[3], num_steps=2, instances=[[{"text": "a red circle", "box": [0, 0, 0.5, 0.5]}]])
     plain = pipeline.load(folder / "model").sample("a red circle", [3], num_steps=2)
     model = pipeline.load(folder / "model", adapters=[f"{folder / 'run'}:1000"])

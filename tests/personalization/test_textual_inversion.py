@@ -16,8 +16,8 @@ from ldm_jax.models.unet import apply_unet
 from ldm_jax.params import flatten, named_leaves
 from ldm_jax.personalization import base
 from ldm_jax.system import make_system
-from tests.inference.test_pipeline import CONFIG
-from tests.tiny_models import random_params, stable_diffusion_1
+from tests.inference.test_pipeline import LIGHT as CONFIG
+from tests.tiny_models import ONE_LEVEL, random_params, stable_diffusion_1
 
 SECTION = dict(name="textual_inversion", token="<it>", vectors=2, begins="red circle", regularize=0.1)
 
@@ -86,7 +86,7 @@ def test_words_of_single_pictures_stand_beside_the_shared_one(model, tmp_path):
 def test_the_gradient_is_torchs(tmp_path):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     section = dict(name="textual_inversion", token="<it>", begins="red")
-    model = stable_diffusion_1(tmp_path / "vocabulary")
+    model = stable_diffusion_1(tmp_path / "vocabulary", model=ONE_LEVEL)
     bundle.save(tmp_path / "bundle", model)
     write.write(open_checkpoint(tmp_path / "bundle"), tmp_path / "diffusers", "diffusers")
     more = words.add(model, base.new_words(section))
@@ -126,7 +126,7 @@ def run(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("word")
     bundle.save(folder / "model", model)
     config = load_config("configs/textual_inversion.py:runlocal") | dict(
-        base=str(folder / "model"), total_steps=3
+        base=str(folder / "model"), total_steps=3, preview_every=100
     )
     config["personalization"] = SECTION
     config["data"] = dict(config["data"], recipe="plain")
