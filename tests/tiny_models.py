@@ -26,6 +26,18 @@ FIRST_STAGE = dict(
     z_channels=4,
     embed_dim=4,
 )
+# Of one level that attends in its middle alone: for what does not hang on how the network is built.
+ONE_LEVEL = dict(
+    in_channels=4,
+    out_channels=4,
+    channels=64,  # 32 groups of one channel each would take away what the timestep adds
+    channel_mult=[1],
+    num_res_blocks=1,
+    attention_levels=[],
+    num_heads=2,
+    transformer_depth=1,
+    context_dim=64,
+)
 SD_SCHEDULE = dict(name="linear", num_timesteps=1000, beta_start=0.00085, beta_end=0.012)
 
 

@@ -16,9 +16,9 @@ from ldm_jax.inference import methods, pipeline
 from ldm_jax.samplers.base import StepInfo
 from ldm_jax.system import make_system
 from ldm_jax.types import Cond
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.inference.test_pipeline_parity import our_latents
-from tests.tiny_models import random_params, stable_diffusion_1
+from tests.tiny_models import ONE_LEVEL, random_params, stable_diffusion_1
 
 B, H, L, D = 2, 4, 5, 3
 STEPS = 4
@@ -142,7 +142,7 @@ def test_the_same_latents_as_diffusers(tmp_path, monkeypatch):
     """Its softmax runs over all tokens but the first and the last; ours over those of the prompt."""
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    bundle.save(tmp_path / "bundle", stable_diffusion_1(tmp_path / "vocabulary"))
+    bundle.save(tmp_path / "bundle", stable_diffusion_1(tmp_path / "vocabulary", model=ONE_LEVEL))
     write.write(open_checkpoint(tmp_path / "bundle"), tmp_path / "diffusers", "diffusers")
     theirs = diffusers.StableDiffusionAttendAndExcitePipeline.from_pretrained(
         tmp_path / "diffusers", safety_checker=None, requires_safety_checker=False

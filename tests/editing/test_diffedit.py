@@ -16,8 +16,8 @@ from ldm_jax.inference import pipeline
 from ldm_jax.samplers.base import StepInfo, keys_of, step_noise
 from ldm_jax.system import make_system
 from ldm_jax.types import Cond
-from tests.inference.test_pipeline import CONFIG
-from tests.tiny_models import random_params, stable_diffusion_1
+from tests.inference.test_pipeline import LIGHT as CONFIG
+from tests.tiny_models import ONE_LEVEL, random_params, stable_diffusion_1
 
 QUICK = dict(num_steps=4, guidance_scale=3.0)
 PICTURES = list(np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8))
@@ -104,7 +104,7 @@ def test_the_same_cells_and_picture_as_diffusers(tmp_path, monkeypatch):
     """Its noises fed in. There each step is blended with the latent that it started from, one step noisier
     than where it leads (diffusers 0.42.1): here the trajectory is shifted by one to compare."""
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
-    bundle.save(tmp_path / "bundle", stable_diffusion_1(tmp_path / "vocabulary"))
+    bundle.save(tmp_path / "bundle", stable_diffusion_1(tmp_path / "vocabulary", model=ONE_LEVEL))
     write.write(open_checkpoint(tmp_path / "bundle"), tmp_path / "diffusers", "diffusers")
     kind = diffusers.StableDiffusionDiffEditPipeline
     theirs = kind.from_pretrained(tmp_path / "diffusers", safety_checker=None, inverse_scheduler=None)

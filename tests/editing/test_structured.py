@@ -12,7 +12,7 @@ from ldm_jax.inference import pipeline
 from ldm_jax.models.attention import CrossAttention
 from ldm_jax.system import make_system
 from ldm_jax.types import Cond
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 B, K, L, D = 2, 4, 6, 8

@@ -9,7 +9,7 @@ from ldm_jax.editing import token_rows
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
 from ldm_jax.types import Cond
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 OURS, THEIRS = (jnp.asarray(np.random.default_rng(i).normal(size=(4, 3, 5)), jnp.float32) for i in range(2))

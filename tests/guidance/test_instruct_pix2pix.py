@@ -12,7 +12,7 @@ from ldm_jax.guidance import instruct_pix2pix
 from ldm_jax.inference import pipeline
 from ldm_jax.types import Cond
 from tests.inference.test_pipeline_parity import our_latents
-from tests.tiny_models import CLIP, stable_diffusion_1
+from tests.tiny_models import CLIP, ONE_LEVEL, stable_diffusion_1
 
 PROMPT, SEED, STEPS = "make it blue", 3, 10
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -20,12 +20,8 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 
 def instructed(folder):
     """The tiny Stable Diffusion with eight channels of input."""
-    network = dict(
-        in_channels=8, out_channels=4, channels=32, channel_mult=[1, 2], num_res_blocks=1, attention_levels=[0, 1],
-        num_heads=2, transformer_depth=1, context_dim=64,
-    )  # fmt: skip
     conditioning = dict(clip=dict(layer="last", final_norm=True, **CLIP), instruct=dict(scale_factor=0.18215))
-    return stable_diffusion_1(folder, model=network, conditioning=conditioning)
+    return stable_diffusion_1(folder, model=ONE_LEVEL | dict(in_channels=8), conditioning=conditioning)
 
 
 def test_three_answers_are_combined_as_the_paper_says():

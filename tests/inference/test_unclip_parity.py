@@ -12,7 +12,7 @@ from ldm_jax.conditioning.upscale import seed_noise
 from ldm_jax.inference import pipeline
 from ldm_jax.params import flatten
 from ldm_jax.samplers import base
-from tests.tiny_models import CLIP, stable_diffusion_1
+from tests.tiny_models import CLIP, ONE_LEVEL, stable_diffusion_1
 
 torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
 WIDTH, SEED, LEVEL, SCALE, STEPS = 6, 3, 200, 3.0, 5
@@ -21,9 +21,8 @@ WIDTH, SEED, LEVEL, SCALE, STEPS = 6, 3, 200, 3.0, 5
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("unclip")
-    plain = stable_diffusion_1(path / "vocabulary").config
     changes = dict(
-        model=plain["model"] | dict(vector_dim=2 * WIDTH),
+        model=ONE_LEVEL | dict(vector_dim=2 * WIDTH),
         conditioning=dict(clip=dict(layer="last", final_norm=True, **CLIP), unclip=dict(width=WIDTH)),
     )
     made = stable_diffusion_1(path / "vocabulary", **changes)
