@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from ldm_jax.commands import config_keys
 from ldm_jax.config import load_config, make_config
 from ldm_jax.find import find, names
-from ldm_jax.inference import methods, sampler_options
+from ldm_jax.inference import methods, sampler_options, settings
 
 ROOMS = {"guidance": "guidance", "edit": "editing", "inversion": "inversion"}
+FASTER = settings.FASTER  # methods that are named by an option of their own
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(
@@ -99,7 +100,9 @@ def flags_of(path: pathlib.Path) -> frozenset[str]:
 
 @functools.cache
 def options_of_method(kind: str, rest: str) -> set[str]:
-    """The options of the method that --guidance or --edit names, or of the sampler."""
+    """The options of the method that --guidance or --edit names, or of the sampler; those of --cache and --merge."""
+    if kind in FASTER:
+        return set(methods.options_of("editing", FASTER[kind]))
     method = re.search(rf"--{kind}[ =](\w+)", rest)[1]
     if kind == "sampler":
         return set(sampler_options.options_of(find("samplers", method)))
@@ -127,7 +130,7 @@ def complaints(name: str, rest: str) -> list[str]:
         known |= {"levels", "noises", *methods.options_of("recognition", rest.split()[0])}
     for flag in given:
         kind, dot, option = flag.partition(".")
-        if dot and kind in (*ROOMS, "sampler") and kind in known:
+        if dot and (kind in (*ROOMS, "sampler") and kind in known or kind in FASTER and "edit" in known):
             if option not in options_of_method(kind, rest):
                 said.append(f"--{kind} has no option {option}")
         elif flag not in known and not (flag.startswith("config.") and "config.*" in known):
@@ -181,6 +184,7 @@ def test_commands_are_found_wherever_they_stand():
         ("sample.py", "--promt x", ["sample.py has no --promt"]),
         ("sample.py", "--edit prompt_to_prompt --edit.source x --edit.cross_steps 1", []),
         ("sample.py", "--guidance interval --guidance.sigma 1", ["--guidance has no option sigma"]),
+        ("sample.py", "--cache.interval 3 --merge.ration 0.5", ["--merge has no option ration"]),
         ("ldm-precompute-latents", "--config configs/sd1.py --config.data.root=x --out y", []),
         ("ldm-precompute-latents", "--config sd1:runlocal --config.data.num_scenes=9 --out y", []),
         ("ldm-train", "--config sd9 --workdir y", ["there is no config sd9"]),

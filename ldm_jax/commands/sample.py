@@ -22,8 +22,9 @@ from ldm_jax.commands import edit
 from ldm_jax.data.pictures import OVERVIEW
 from ldm_jax.diffusion.timesteps import SIGMA_SPACINGS, SPACINGS
 
+FASTER = ("cache", "merge")  # options of LatentDiffusion.sample with options of their own
 PROMPT = "a small red circle above a large blue square"
-GRID_PIXELS = 10**8  # of the pictures that the grid shows
+GRID_PIXELS = 2**24  # of the pictures that the grid shows, and that are kept for it: 64 of 512 x 512
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -155,7 +156,7 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
     """Which sampler, and what of it the command line can say."""
     add = parser.add_argument_group(
         "the sampler (docs/samplers.md); what is not given is what the model's makers recommend; an option of its own "
-        "is --sampler.NAME VALUE"
+        "is --sampler.NAME VALUE; --cache.interval 3 and --merge.ratio 0.5 save time and change the picture"
     ).add_argument
     add("--steps", type=int, help="sampling steps, 1 to the number of training timesteps")
     add("--guidance_scale", type=float, help="1 is off")
@@ -232,8 +233,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # Pictures.
     told = embedder.told(jobs) if embedder else jobs
-    results = run.run(model, told, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings)
-    texts = {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
+    results = run.run(
+        model, told, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings, **args.faster
+    )
+    texts = {k: v for k, v in settings.items() if v is not None and k != "num_steps"} | args.faster
     texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
     asked_for = {job.name: job for job in jobs}
     results = ((asked_for[job.name], result) for job, result in results)
@@ -246,10 +249,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, where guidance, edit and inversion are {method: {option: value}}: options are those of the
-    method's own signature."""
+    method's own signature. faster: {'cache' | 'merge': {option: value}}, of those that are given."""
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
-    options: dict[str, dict] = {"guidance": {}, "edit": {}, "inversion": {}, "sampler": {}}
+    options: dict[str, dict] = {kind: {} for kind in ("guidance", "edit", "inversion", "sampler", *FASTER)}
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
         kind, dot, option = flag.removeprefix("--").partition(".")
@@ -257,6 +260,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"unrecognized arguments: {flag}")
         options[kind][option] = as_value(value if equals else rest.pop(0))
     args.sampler_options = options.pop("sampler") or None
+    args.faster = {kind: given for kind in FASTER if (given := options.pop(kind))}
     if args.method:
         args.edit = args.method if args.edit is None else args.edit
     for kind, given in options.items():

@@ -5,6 +5,7 @@ program per kind of control and none per strength. It knows nothing of samplers,
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from flax import struct
@@ -12,6 +13,8 @@ from flax import struct
 from ldm_jax.types import Array, PyTree
 
 SHARED_TAPS = "guidance/"  # begins the names of what guidance leaves among the taps
+Attend = Callable[[Array], Array]  # hidden states [B, N, C] -> [B, N, heads, d]
+Call = Callable[["Control"], tuple[Array, PyTree]]  # of a network
 
 
 class Site(NamedTuple):
@@ -79,6 +82,15 @@ class Control(struct.PyTreeNode):
         `qkv`."""
         return None
 
+    def attention(self, site: Site, h: Array, attend: Attend) -> Array:
+        """What an attention gives, [B, N, heads, d], of hidden states h [B, N, C] before all other hooks. attend: the
+        attention with these hooks, of any number of cells."""
+        return attend(h)
+
+    def network(self, call: Call) -> tuple[Array, PyTree]:
+        """What a whole call of the network gives: its prediction, and taps. call: (a Control) -> the same under it."""
+        return call(self)
+
 
 class Wrapped(Control):
     """Does what `inner` does: the base of a control that does something more around a user's."""
@@ -115,6 +127,14 @@ class Wrapped(Control):
 
     def record_projections(self, site: Site, h: Array, q: Array, k: Array) -> Array | PyTree | None:
         return self.of_inner(site).record_projections(site, h, q, k)
+
+    def attention(self, site: Site, h: Array, attend: Attend) -> Array:
+        return self.of_inner(site).attention(site, h, attend)
+
+    def network(self, call: Call) -> tuple[Array, PyTree]:
+        if self.inner is None:
+            return call(self)
+        return self.inner.network(lambda inner: call(self.replace(inner=inner)))
 
 
 class Chain(Control):
@@ -161,6 +181,20 @@ class Chain(Control):
 
     def record_projections(self, site: Site, h: Array, q: Array, k: Array) -> PyTree | None:
         return self._records(site, lambda control: control.record_projections(site, h, q, k))
+
+    def attention(self, site: Site, h: Array, attend: Attend) -> Array:
+        """The first control's is the outermost: it sees the cells that there are."""
+        for control in reversed(self._at(site)):
+            attend = partial(control.attention, site, attend=attend)
+        return attend(h)
+
+    def network(self, call: Call) -> tuple[Array, PyTree]:
+        def of(done: tuple[Control, ...], left: tuple[Control, ...]) -> tuple[Array, PyTree]:
+            if not left:
+                return call(self.replace(controls=done))
+            return left[0].network(lambda control: of((*done, control), left[1:]))
+
+        return of((), self.controls)
 
     def _records(self, site: Site, record: Callable) -> dict[str, PyTree] | None:
         found = {str(i): record(c) for i, c in enumerate(self.controls) if c.touches(site)}

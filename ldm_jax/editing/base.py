@@ -13,6 +13,7 @@ Each other file of this room is one method and has:
     GRADIENTS: bool               whether it asks for gradients through the network, whose blocks are then computed again for them and
                                   not kept; left out by those that do not
     CONTROLS: bool                whether it hands the network a Control; left out by those that do not
+    BESIDE: tuple[str, ...]       the only methods that it can be combined with; left out by those that go with any
     PICTURES: dict[str, str]      options that are pictures, each in the place of the branch whose prompt the other option is: `edit` hands
                                   prepare the trajectory that it is inverted to, [N, S + 1, h, w, c]; left out where there is none
     DRAWS: str                    where prepare itself says what more is drawn beside the picture: the name under which it gives

@@ -6,14 +6,12 @@ see `settings.bucket`: however many pictures calls ask for, a service stops comp
 set and no file (checkpoints/bundle.py does).
 """
 
-import contextlib
 import functools
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,11 +24,20 @@ from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.inference import analysis, checks, edits, inversions, known_pixels, sizes
 from ldm_jax.inference import devices as device_sets
 from ldm_jax.inference.analysis import Analysis
+from ldm_jax.inference.callbacks import Step, Steps
 from ldm_jax.inference.edits import Edited
 from ldm_jax.inference.inversions import Inverted
 from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_encoder, make_program
 from ldm_jax.inference.runs import Run, make_run
-from ldm_jax.inference.settings import FALLBACK, batches, check_seeds, one_each, pictures_of, resolve_settings
+from ldm_jax.inference.settings import (
+    FALLBACK,
+    batches,
+    check_seeds,
+    one_each,
+    pictures_of,
+    resolve_settings,
+    with_faster,
+)
 from ldm_jax.inference.tiled_first_stage import TiledFirstStage
 from ldm_jax.models import latent_scale
 from ldm_jax.models.controlnet import apply_network
@@ -47,20 +54,6 @@ MODEL = (
     "latents_mean", "latents_std", "learned_variance",
 )  # fmt: skip
 log = logging.getLogger(__name__)
-
-
-class Step(NamedTuple):
-    """The argument of a `callback`, called at every step for each batch of pictures.
-
-    seeds: [B] uint32, those of the pictures; where a batch is filled up, the last one again. Of several devices each calls
-    with its share. index: of the step, from 0. t: its timestep. x_start: [B, h, w, c] float32
-    scaled latents, the network's prediction of the clean picture at this step; LatentDiffusion.decode turns it into pixels.
-    """
-
-    seeds: np.ndarray
-    index: int
-    t: float
-    x_start: np.ndarray
 
 
 class LatentDiffusion:
@@ -94,8 +87,7 @@ class LatentDiffusion:
         self.conditioned: tuple[str, ...] = ()  # its adapters that bring a condition, in order
         self.embed: Callable | None = None  # a picture [H, W, 3] uint8 as what an IP-Adapter takes, [D]
         self._tiled: dict[int, TiledFirstStage] = {}
-        self._callback: Callable | None = None
-        self._calling_back = threading.Lock()
+        self._steps = Steps()
         scale = self.config.get("sampling", {}).get("guidance_scale", 1.0)
         if scale != 1 and not system.drops:
             log.info(
@@ -130,6 +122,8 @@ class LatentDiffusion:
         sampler_options: Mapping[str, Any] | None = None,
         guidance: Any = None,
         edit: Any = None,
+        cache: Mapping[str, Any] | None = None,
+        merge: Mapping[str, Any] | None = None,
         image_shape: tuple[int, int] | None = None,
         init_images: Sequence | None = None,
         strength: float = 1.0,
@@ -158,6 +152,8 @@ class LatentDiffusion:
         or 'one' (the clean image). clip_denoised: bound to which ddim, ddpm and heun clip predicted clean latents (diffusers'
         clip_sample). sampler_options: further options of the sampler, by name.
         guidance, edit: methods of guidance/ and editing/ to add: a name, {name: {option: value}} or a list (inference/methods.py).
+        cache: {'interval': 3, 'branch': 0}, options of editing/feature_caching: most of the network runs in one step of 3 alone.
+        merge: {'ratio': 0.5}, options of editing/token_merging: self-attention of fewer cells. Both save time and change pictures.
         image_shape: (H, W) in pixels, multiples of system.size_multiple. None: the size of the spatial conditions, else of
         init_images, else the size trained on.
         init_images: [H, W, 3] each, uint8 or floats in [-1, 1]. They are noised with the seed's noise to the first timestep
@@ -276,7 +272,7 @@ class LatentDiffusion:
 
         run = self._prepare(
             given, seeds, settings, image_shape=shape, tile=tile,
-            negative_prompts=asked["negative_prompts"], strength=asked["strength"], guidance=asked["guidance"], edit=asked["edit"],
+            negative_prompts=asked["negative_prompts"], strength=asked["strength"], guidance=asked["guidance"], edit=with_faster(asked),
             x_T=asked["latents"], prompt_embeddings=asked["prompt_embeddings"], previews=asked["callback"] is not None,
             inverted=inverted, part=(asked["start"], asked["stop"]), records=output == "edited", **start,
         )  # fmt: skip
@@ -347,31 +343,13 @@ class LatentDiffusion:
             if program is None:
                 x = run.x_start[index]
             else:
-                with self._calls_back(callback):
+                with self._steps.calling(callback):
                     out = jax.tree.map(np.asarray, program(run.batch(self.params, index)))
                 x, shown = out if run.recipe.records else (out, shown)
             done += number
             if progress:
                 progress(done, run.number)
             yield index[:number], x[:number], {name: value[:number] for name, value in shown.items()}
-
-    @contextlib.contextmanager
-    def _calls_back(self, callback: Callable | None) -> Iterator[None]:
-        """Inside, `_on_step`, which the compiled program calls, calls `callback`: one call at a time has one."""
-        if callback is None:
-            yield
-            return
-        with self._calling_back:
-            self._callback = callback
-            try:
-                yield
-                jax.effects_barrier()
-            finally:
-                self._callback = None
-
-    def _on_step(self, seeds, index, t, x_start) -> None:
-        if self._callback is not None:
-            self._callback(Step(np.asarray(seeds), int(index), float(t), np.asarray(x_start)))
 
     def decode(self, latents: Array, tile: int | None = None) -> np.ndarray:
         """Scaled latents [B,h,w,c] -> images [B,H,W,C] float32, about [-1, 1]. tile: as of `sample`."""
@@ -428,7 +406,7 @@ class LatentDiffusion:
 
     def _program(self, recipe: Recipe) -> Callable:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
-        preview = self._on_step if recipe.previews else None
+        preview = self._steps.told if recipe.previews else None
         make = functools.partial(make_program, self.system, self.scale, recipe, preview, self.apply)
         return self._compiled(recipe, make, PER_PICTURE)
 

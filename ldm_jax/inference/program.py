@@ -130,7 +130,9 @@ def make_program(
 
         # Conditions, of all branches.
         def model_fn(x, t, cond, control=None):
-            return network(a.params["unet"], x, t, cond, control)
+            if control is None:
+                return network(a.params["unet"], x, t, cond, None)
+            return control.network(lambda control: network(a.params["unet"], x, t, cond, control))
 
         if recipe.tiling is not None:
             model_fn = tiles.tile_model_fn(model_fn, **recipe.tiling._asdict())

@@ -83,7 +83,7 @@ def make_run(
     # 1. Choose the methods: those of the user, on top of classifier-free guidance.
     choice = _choose(system, given, number, settings, visited, latent_shape, guidance, edit, inverted)
     tiling = sizes.tiling(system, tile, shape)
-    _check_methods(system, choice, tiling, prompt_embeddings)
+    _check_methods(system, choice, tiling, prompt_embeddings, records)
 
     # 2. Prepare the conditions of every branch, and the further ones of methods.
     further = partial(_further, system, given, seeds, shape)
@@ -255,7 +255,11 @@ def _check_latents(x_T: Any, number: int, latent_shape: tuple[int, ...]) -> None
 
 
 def _check_methods(
-    system: System, choice: methods.Choice, tiling: sizes.Tiling | None, prompt_embeddings: Any
+    system: System,
+    choice: methods.Choice,
+    tiling: sizes.Tiling | None,
+    prompt_embeddings: Any,
+    records: bool,
 ) -> None:
     """Raises: ValueError for a network that cannot be sampled, and for a method that this call does not support."""
     codes, channels = system.unet.n_embed, system.first_stage.channels
@@ -268,6 +272,7 @@ def _check_methods(
         raise ValueError(
             f"prompt_embeddings: got them with an edit of prompts ({', '.join(choice.branch_names)})"
         )
+    _check_beside(choice.methods, records)
     for method in choice.methods:
         if methods.needs([method], "uncond") and not system.drops:
             raise ValueError(
@@ -285,3 +290,17 @@ def _check_methods(
             raise ValueError(
                 f"{method.name} acts inside the network, which sees one tile at a time: leave tile or it out"
             )
+
+
+def _check_beside(chosen: Sequence[methods.Method], records: bool) -> None:
+    """Raises: ValueError for a method beside one that goes with a few others alone, BESIDE, or where maps are recorded."""
+    for method in chosen:
+        beside = getattr(method.module, "BESIDE", None)
+        if beside is None:
+            continue
+        for other in (m.name for m in chosen if m.name not in (method.name, *beside)):
+            raise ValueError(
+                f"{method.name} and {other} cannot be combined: it goes with {', '.join(beside)}"
+            )
+        if records:
+            raise ValueError(f"{method.name}: got it where maps are recorded, expected none of it in an edit")

@@ -20,6 +20,18 @@ FALLBACK = dict(
     sampler_options=None,
 )  # fmt: skip
 
+# Options of `sample` that are editing methods by another name: they change how much is computed, not what is asked for.
+FASTER = dict(cache="feature_caching", merge="token_merging")
+
+
+def with_faster(asked: Mapping[str, Any]) -> Any:
+    """`edit` of a call, after the methods that its `cache` and `merge` stand for."""
+    named = {method: asked[name] for name, method in FASTER.items() if asked[name] is not None}
+    edit = asked["edit"]
+    if not named or edit is None:
+        return named or edit
+    return [named, *edit] if isinstance(edit, list | tuple) else [named, edit]
+
 
 def resolve_settings(recommended: Mapping[str, Any], **asked) -> dict[str, Any]:
     """The settings named in FALLBACK: the requested value or, if that is None, the recommended one (`sampling` of the

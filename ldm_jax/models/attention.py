@@ -183,15 +183,19 @@ def attend_at(module: nn.Module, site: Site, control: Control | None, h: Array, 
     """
     if not touched(control, site):
         return attend(*project(h))
-    h = control.hidden(site, h)
-    q, k, v = control.qkv(site, *project(h))
-    tap_projections(module, control, site, h, q, k)
-    if not control.needs_probs(site):
-        return attend(q, k, v)
-    s = control.logits(site, attention_logits(q, k))
-    p = control.probs(site, jax.nn.softmax(s, axis=-1))
-    tap(module, control, site, p)
-    return attention_output(p, v)
+
+    def hooked(h):
+        h = control.hidden(site, h)
+        q, k, v = control.qkv(site, *project(h))
+        tap_projections(module, control, site, h, q, k)
+        if not control.needs_probs(site):
+            return attend(q, k, v)
+        s = control.logits(site, attention_logits(q, k))
+        p = control.probs(site, jax.nn.softmax(s, axis=-1))
+        tap(module, control, site, p)
+        return attention_output(p, v)
+
+    return control.attention(site, h, hooked)
 
 
 class AttentionBlock(nn.Module):

@@ -1,8 +1,8 @@
 """Counting the floating point operations of a function from its jaxpr: those of matrix products and convolutions.
 
 Decides what counts: a multiplication and an addition are two, elementwise work is none, products with padding are none,
-as in XLA's own count. A function is traced, never run. What is recomputed counts as often as it is written down, so
-that a model's FLOPs are counted without rematerialization. It knows no model.
+as in XLA's own count. What no result hangs on is none either. A function is traced, never run. What is recomputed
+counts as often as it is written down, so that a model's FLOPs are counted without rematerialization. It knows no model.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import Var
 
 
 def count(fn: Callable, *args) -> int:
@@ -45,17 +46,29 @@ def _of_kernel(equation: Any) -> int:
     return cost.flops if cost else 0
 
 
-def of_jaxpr(jaxpr: Any, run_loops: bool = True) -> int:
+def of_jaxpr(jaxpr: Any, run_loops: bool = True, branch: Callable = max) -> int:
     """FLOPs of a jaxpr, over all devices together.
 
     A scan counts as often as it runs, or once without `run_loops`. A while loop counts once: how long it goes on is in
-    its data. Of a cond's branches, the costliest counts, but none that is for CPUs alone: what attention computes again
-    there is no part of a model's FLOPs.
+    its data. Of a cond's branches, the costliest counts, or with `branch` min the cheapest. Of those that are a
+    platform's, the costliest, but none that is for CPUs alone: what attention computes again there is no part of a
+    model's FLOPs.
     """
-    return sum(_of_equation(equation, run_loops) for equation in jaxpr.eqns)
+    return sum(_of_equation(equation, run_loops, branch) for equation in _live(jaxpr))
 
 
-def _of_equation(equation: Any, run_loops: bool) -> int:
+def _live(jaxpr: Any) -> list[Any]:
+    """The equations on which a result or an effect of the jaxpr hangs: a compiler drops the others, such as the deep
+    part of a network whose trunk is replaced by a kept one."""
+    wanted, live = {v for v in jaxpr.outvars if isinstance(v, Var)}, []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not wanted.isdisjoint(equation.outvars):
+            wanted.update(v for v in equation.invars if isinstance(v, Var))
+            live.append(equation)
+    return live[::-1]
+
+
+def _of_equation(equation: Any, run_loops: bool, branch: Callable) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "pallas_call":
         return _of_kernel(equation)
@@ -63,9 +76,11 @@ def _of_equation(equation: Any, run_loops: bool) -> int:
         return _dot(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
-    inside = [of_jaxpr(jaxpr, run_loops) for jaxpr in _jaxprs(params)]
+    inside = [of_jaxpr(jaxpr, run_loops, branch) for jaxpr in _jaxprs(params)]
     if name == "cond":
-        platforms = _platforms(equation) or [""] * len(inside)
+        platforms = _platforms(equation)
+        if not platforms:
+            return branch(inside)
         return max((n for n, one in zip(inside, platforms, strict=True) if one != "cpu"), default=0)
     times = 1
     if name == "scan" and run_loops:

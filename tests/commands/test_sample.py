@@ -1,6 +1,8 @@
 """sample.py with files: small random models end to end, what is written, and what becomes of bad jobs."""
 
+import argparse
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from ldm_jax.data.pictures import files_in
 from ldm_jax.inference import pipeline
 from ldm_jax.metrics.images import open_images
 from ldm_jax.tasks import run
+from ldm_jax.tasks.jobs import Job
 from tests import tiny_models
 
 CONFIG = dict(
@@ -133,6 +136,26 @@ def test_a_folder_of_pictures_and_masks(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "c.png: no mask for it" in said
     assert "b.png: the mask is 16 x 16 and its image 16 x 24" in said
+
+
+def test_of_many_pictures_those_that_the_grid_shows_are_kept(tmp_path, monkeypatch):
+    """Each is written when it comes, and let go of; the grid shows the first."""
+    monkeypatch.setattr(sample, "GRID_PIXELS", 4 * 16 * 16)
+    made = [Job(str(i), i, {}, f"seed {i}") for i in range(20)]
+    alive = []
+
+    def results():
+        for job in made:
+            assert sum(ref() is not None for ref in alive) <= 5 and len(list(tmp_path.iterdir())) == len(
+                alive
+            )
+            image = np.full((16, 16, 3), job.seed, np.uint8)
+            alive.append(weakref.ref(image))
+            yield job, image
+
+    asked = argparse.Namespace(out=str(tmp_path), seeds="0-19")
+    assert sample.draw(results(), made, asked, {}, True, None) == (20, 0)
+    assert len(list(tmp_path.glob("*.png"))) == 21 and picture(tmp_path / "grid.png").shape == (38, 38, 3)
 
 
 def test_layouts_and_their_boxes(layout_model, tmp_path, monkeypatch, capsys):

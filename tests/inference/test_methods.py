@@ -112,6 +112,8 @@ OPTIONS = {
         dict(image=PHOTO, target=0, leave=1, classifier=colors, iterations=2),
         dict(image=[PHOTO, 255 - PHOTO], target=[1, 2], leave=0, classifier=colors, iterations=3, rate=0.3),
     ),
+    ("editing", "feature_caching"): (dict(interval=3), dict(interval=2)),
+    ("editing", "token_merging"): (dict(ratio=0.5), dict(ratio=0.5, seed=1)),
     ("editing", "blended"): (dict(x_start=CLEAN, mask=LEFT), dict(x_start=-CLEAN, mask=1 - LEFT)),
 }
 METHODS = [(room, name) for room in ("guidance", "editing") for name in names(room)]

@@ -49,6 +49,21 @@ def test_control_flow():
     assert flops.count(jax.jit(jax.checkpoint(lambda x: x @ x)), shape(4, 4)) == one
 
 
+def test_what_nothing_hangs_on_is_not_counted():
+    def replaced(x, kept):  # inside of a jit, as a network is
+        return jax.jit(lambda x, kept: ((x @ x) @ x, kept @ kept)[1])(x, kept)
+
+    assert flops.count(replaced, shape(4, 4), shape(2, 2)) == 2 * 2**3
+    assert flops.count(lambda x: (x @ x, x + 1)[1], shape(4, 4)) == 0
+
+    def either(one, x):
+        return jax.lax.cond(one, lambda x: (x @ x) @ x, lambda x: x @ x, x)
+
+    given = (jax.ShapeDtypeStruct((), bool), shape(4, 4))
+    jaxpr = jax.make_jaxpr(either)(*given).jaxpr
+    assert [flops.of_jaxpr(jaxpr, branch=of) for of in (max, min)] == [4 * 4**3, 2 * 4**3]
+
+
 def test_kernels_count_as_they_say_and_on_the_platform_they_are_for():
     q, k = (jax.ShapeDtypeStruct((2, n, 4, 8), jnp.bfloat16) for n in (256, 77))
     products = 2 * 2 * 2 * 256 * 77 * 32

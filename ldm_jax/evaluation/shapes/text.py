@@ -15,6 +15,11 @@ from ldm_jax.shapes_world.failures import shares, wilson
 from ldm_jax.shapes_world.oracle import Score
 
 TASK = "shapes"
+OPTIONS = {
+    "--cache_interval": dict(type=int, default=1, help="shapes: the deep part of the network at one step of so many"),
+    "--cache_branch": dict(type=int, default=0, help="shapes: the last skip that is computed at the others"),
+    "--merge_ratio": dict(type=float, default=0.0, help="shapes: the share of cells merged in self-attention"),
+}  # fmt: skip
 
 
 def score(args: argparse.Namespace) -> Outcome:
@@ -23,20 +28,31 @@ def score(args: argparse.Namespace) -> Outcome:
     model.check_takes("prompts")
     total = max(1, args.num_samples // len(shapes.KINDS)) * len(shapes.KINDS)
     report, drawn = cli.progress("pictures", total), []
+    faster = _faster(args)
 
     def draw(prompts, seeds):
         before = sum(map(len, drawn))
         images = model.model.sample(
             prompts, seeds, num_steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler,
-            batch_size=args.batch_size, progress=lambda done, _: report(before + done),
+            batch_size=args.batch_size, progress=lambda done, _: report(before + done), **faster,
         )  # fmt: skip
         drawn.append(images)
         return images
 
     scores = shapes.scores(draw, args.num_samples, first_seed=FIRST_SEED)
     images = np.concatenate(drawn)
-    figures = _rates(scores) | _shapes_fid(images) | model.settings() | dict(num_samples=total)
+    figures = _rates(scores) | _shapes_fid(images) | model.settings() | faster | dict(num_samples=total)
     return Outcome(figures, {"shapes": [images[:: max(1, total // SHOWN)]]})
+
+
+def _faster(args: argparse.Namespace) -> dict[str, dict]:
+    """`cache` and `merge` of LatentDiffusion.sample, where they are on."""
+    found = {}
+    if args.cache_interval != 1:
+        found["cache"] = dict(interval=args.cache_interval, branch=args.cache_branch)
+    if args.merge_ratio:
+        found["merge"] = dict(ratio=args.merge_ratio)
+    return found
 
 
 def _rates(scores: dict[str, list[tuple[str, Score]]]) -> dict:
