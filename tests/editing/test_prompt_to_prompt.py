@@ -10,7 +10,7 @@ from ldm_jax.editing.prompt_to_prompt import TakeOver, changing
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
 from tests import tiny_models
-from tests.inference.test_pipeline import CONFIG
+from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
 CROSS, SELF = (Site("mid.attn", "mid", kind, 4, 0) for kind in ("cross", "self"))
@@ -172,10 +172,11 @@ def bundle_of(kind, tmp_path):
     if kind == "sdxl":
         return tiny_models.stable_diffusion_xl(tmp_path)
     if kind == "sd1":
-        return tiny_models.stable_diffusion_1(tmp_path)
+        return tiny_models.stable_diffusion_1(tmp_path, model=tiny_models.ONE_LEVEL)
     if kind == "sd2":  # v, and the text encoder's last layer but one
         clip = dict(name="clip", layer="penultimate", final_norm=True, **tiny_models.CLIP)
-        return tiny_models.stable_diffusion_1(tmp_path, prediction_type="v", conditioning=clip)
+        more = dict(prediction_type="v", conditioning=clip)
+        return tiny_models.stable_diffusion_1(tmp_path, model=tiny_models.ONE_LEVEL, **more)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "la", "##mp", "z", "##q", "##mp"]
     (tmp_path / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
     section = dict(name="text", width=8, num_layers=1, max_length=12, num_heads=2, head_dim=4)

@@ -10,7 +10,7 @@ from ldm_jax.checkpoints import bundle, write
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.inference import pipeline
 from ldm_jax.samplers import base
-from tests.tiny_models import stable_diffusion_1
+from tests.tiny_models import ONE_LEVEL, stable_diffusion_1
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -30,7 +30,7 @@ THEIRS = {
 def both(tmp_path_factory):
     """(our model, the folder that it was written to for diffusers)."""
     folder = tmp_path_factory.mktemp("parity")
-    bundle.save(folder / "bundle", stable_diffusion_1(folder / "vocabulary"))
+    bundle.save(folder / "bundle", stable_diffusion_1(folder / "vocabulary", model=ONE_LEVEL))
     write.write(open_checkpoint(folder / "bundle"), folder / "diffusers", "diffusers")
     return pipeline.load(folder / "bundle"), folder / "diffusers"
 
