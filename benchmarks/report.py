@@ -19,6 +19,7 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 ATTENTION = ROOT / "benchmarks" / "results" / "attention.jsonl"
 START = ROOT / "benchmarks" / "results" / "compile_time.jsonl"
 EDITS = ROOT / "benchmarks" / "results" / "edits.jsonl"
+RECOGNITION = ROOT / "benchmarks" / "results" / "recognition.jsonl"
 HEADER = (
     "",
     "batch",
@@ -208,6 +209,21 @@ def edits_table(lines: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in out)
 
 
+def recognition_table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Of benchmarks/recognition.py's lines, the last of each method and model: its temporaries and its seconds."""
+    last = {(line["method"], line["model"], "temporaries" in line): line for line in lines}
+    models = sorted({model for _, model, counts in last if counts}, reverse=True)
+    out = [("method", *(f"temporaries, {model}" for model in models), "seconds a picture, shapes", "with")]
+    out.append(("---",) * len(out[0]))
+    for method in dict.fromkeys(method for method, _, _ in last):
+        sizes = [last.get((method, model, True)) for model in models]
+        took = next((line for (name, _, counts), line in last.items() if name == method and not counts), None)
+        said = ", ".join(f"{k} {v}" for k, v in took["options"].items()) if took else ""
+        cells = ["–" if one is None else f"{one['temporaries'] / 1e6:,.0f} MB" for one in sizes]
+        out.append((method, *cells, "–" if took is None else f"{took['per_picture']:.2f}", said))
+    return "\n".join(f"| {' | '.join(line)} |" for line in out)
+
+
 def put(document: Path, name: str, content: str) -> None:
     """Content where a document has the place for the table `name`. Raises: ValueError if it has none."""
     from ldm_jax import atomic
@@ -232,6 +248,7 @@ def main() -> None:
     put(DOCUMENT, "attention", attention_table(read(ATTENTION)))
     put(DOCUMENT, "compile_time", start_table(read(START)))
     put(DOCUMENT, "edits", edits_table(read(EDITS)))
+    put(ROOT / "docs" / "recognition.md", "recognition", recognition_table(read(RECOGNITION)))
     tpu_cost.write_table(tpu_cost.read_results())
 
 

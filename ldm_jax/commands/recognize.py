@@ -2,6 +2,7 @@
 
     ldm-recognize daam --prompt "a red circle above a blue square" --out seen                 of a picture that it draws
     ldm-recognize daam --image x.png --prompt "a red circle" --word circle --threshold 0.5
+    ldm-recognize daam --image x.png --prompt "a red circle" --inversion ddim                inverted, and not noised
     ldm-recognize diffseg --image a.png b.png                                                segments without a word
     ldm-recognize correspondence --image a.png b.png --points "[[20, 31]]"                   points of one in all
     ldm-recognize label_efficient --image a.png b.png c.png --labels a_labels.png             from one labeled picture
@@ -46,9 +47,25 @@ def parser() -> argparse.ArgumentParser:
         help="shipped, bundle, workdir or checkpoint file (default %(default)s)",
     )
     add("--image", nargs="+", help="pictures, of one size; without, one is drawn of --prompt")
-    add("--prompt", help="what they show, or what is drawn")
+    add("--prompt", nargs="+", help="what they show, one for all or one each, or what is drawn")
     add("--seed", type=int, default=0, help="of the noise, counting up over pictures (default %(default)s)")
-    add("--labels", nargs="+", help="pictures whose gray levels are the classes of the first of --image")
+    add("--inversion", help="a file of ldm_jax/inversion: of a given picture, in the place of noise")
+    add(
+        "--like",
+        nargs="+",
+        help="pictures in whose light those of --image are put first (Fourier domain adaptation)",
+    )
+    add(
+        "--beta",
+        type=float,
+        default=0.05,
+        help="with --like: up to which part of the side (default %(default)s)",
+    )
+    add(
+        "--labels",
+        nargs="+",
+        help="pictures whose gray levels are the classes, or the masks, of the first of --image",
+    )
     add("--batch_size", type=int, default=8, help="pictures at once on each device (default %(default)s)")
     add("--out", default="recognized", help="folder (default %(default)s)")
     return found
@@ -58,17 +75,23 @@ def main(argv: list[str] | None = None) -> None:
     args, rest = parser().parse_known_args(argv)
     from ldm_jax import atomic, grid
     from ldm_jax.data import pictures
-    from ldm_jax.inference import pipeline
+    from ldm_jax.inference import methods, pipeline
 
     options = read_options(rest)
     if args.labels:
-        options["labels"] = [read_labels(path) for path in args.labels]
+        takes = methods.options_of("recognition", args.method)
+        options["masks" if "masks" in takes else "labels"] = [read_labels(path) for path in args.labels]
     images = [pictures.read_picture(path) for path in args.image] if args.image else None
-    seeds = [args.seed + i for i in range(len(images) if images else 1)]
+    if args.like:
+        options |= dict(like=[pictures.read_picture(path) for path in args.like], beta=args.beta)
+    if args.inversion:
+        options["inversion"] = args.inversion
+    prompts = args.prompt[0] if args.prompt and len(args.prompt) == 1 else args.prompt
+    seeds = [args.seed + i for i in range(len(images or args.prompt or [1]))]
     made = pipeline.load(args.checkpoint).analyze(
-        images, args.prompt, args.method, seeds, batch_size=args.batch_size, **options
+        images, prompts, args.method, seeds, batch_size=args.batch_size, **options
     )
-    out, text = Path(args.out), dict(method=args.method, prompt=args.prompt or "")
+    out, text = Path(args.out), dict(method=args.method, prompt=" | ".join(args.prompt or []))
     for i in range(len(made.images)):
         grid.write_png(out / f"{i}.png", drawn_over(made, i), text)
         if made.found.labels is not None:

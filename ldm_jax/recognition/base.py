@@ -8,7 +8,15 @@ Each other file of this room is one method and has:
                                     pictures at S levels of noise.
     LEVELS: tuple[float, ...]       the levels of noise, parts of the schedule's timesteps in [0, 1]
     NOISES: int                     drawn at each level
-    NEEDS: tuple[str, ...]          'context': cross-attention and a prompt; left out by most
+    NEEDS: tuple[str, ...]          'context': cross-attention and a prompt; 'cross': cross-attention alone; left out by
+                                    most
+A method that learns with the network, or lets it draw, has instead of reads, gather and NOISES
+    given(shown, shape, **options) -> (static, arrays)   on the host: what of the options, those of `recognize`, is
+                                    compiled in and what is an argument of the program. shape: as of reads.
+    solve(denoiser, x_start, images, keys, **static, **arrays) -> read      the compiled program, of all N pictures at
+                                    once: their latents [N, h, w, c], pixels [N, H, W, 3] and keys [N]. denoiser.visited
+                                    are the timesteps of LEVELS, denoiser.cond what the network is told of each.
+    GRADIENTS: bool                 whether it differentiates the network; left out by those that do not
 It does not know how pictures become latents, nor where prompts come from (inference/analysis.py).
 """
 
@@ -25,11 +33,14 @@ from ldm_jax.types import Array
 class Shown(NamedTuple):
     """What the network was shown. images: [N, H, W, 3] float32 in [-1, 1]. words: of each picture's prompt
     [(word, places of its tokens)]; none without prompts. find: (i, word) -> the places of a word, of one or several, in
-    the prompt of picture i; raises ValueError where it has none."""
+    the prompt of picture i; raises ValueError where it has none. prompts: one for each picture, or none. tell: texts ->
+    [n, D] float32, what the model's text encoder makes of each, the mean over its words."""
 
     images: np.ndarray
     words: Sequence[list[tuple[str, list[int]]]] = ()
     find: Callable[[int, str], list[int]] | None = None
+    prompts: Sequence[str] = ()
+    tell: Callable[[Sequence[str]], np.ndarray] | None = None
 
 
 class Found(NamedTuple):

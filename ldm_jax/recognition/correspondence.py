@@ -44,24 +44,39 @@ def recognize(
     points: (x, y) in pixels from the top left corner of the first picture.
     Raises: ValueError for no points, and for points outside of it.
     """
-    height, width = shown.images.shape[1:3]
+    size = shown.images.shape[1:3]
+    given = checked("correspondence", points, size)
+    features = unit(read["features"].mean(axis=1))
+    asked = at_points(features[0], given, size)
+    return Found(points=highest(np.einsum("pc,nhwc->nphw", asked, features), given, size))
+
+
+def checked(name: str, points: Sequence[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
+    """[P, 2] float32. Raises: ValueError that begins with `name` for no points, and for points outside of a picture of
+    `size`."""
     given = np.asarray(points, np.float32)
     if given.ndim != 2 or given.shape[1:] != (2,):
-        raise ValueError(f"correspondence: points are {points!r}, expected pairs (x, y) in pixels")
+        raise ValueError(f"{name}: points are {points!r}, expected pairs (x, y) in pixels")
+    height, width = size
     outside = [tuple(p) for p in given.tolist() if not (0 <= p[0] < width and 0 <= p[1] < height)]
     if outside:
-        raise ValueError(
-            f"correspondence: the point {outside[0]} lies outside of a picture of {width} x {height}"
-        )
-    features = read["features"].mean(axis=1)
-    features = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
-    asked = at_points(features[0], given, (height, width))
-    similar = np.einsum("pc,nhwc->nphw", asked, features)
-    large = np.asarray(jax.image.resize(similar, (*similar.shape[:2], height, width), "cubic"))
+        raise ValueError(f"{name}: the point {outside[0]} lies outside of a picture of {width} x {height}")
+    return given
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """features [..., C] of length 1."""
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
+def highest(similar: np.ndarray, given: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[N, P, 2] float32: where each map of `similar` [N, P, h, w], enlarged to pixels, is highest; of the first picture
+    the points that were given [P, 2]."""
+    large = np.asarray(jax.image.resize(similar, (*similar.shape[:2], *size), "cubic"))
     best = large.reshape(*large.shape[:2], -1).argmax(-1)
-    found = np.stack([best % width + 0.5, best // width + 0.5], -1).astype(np.float32)
+    found = np.stack([best % size[1] + 0.5, best // size[1] + 0.5], -1).astype(np.float32)
     found[0] = given
-    return Found(points=found)
+    return found
 
 
 def at_points(features: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:

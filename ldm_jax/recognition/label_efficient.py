@@ -3,7 +3,8 @@
 Source: Baranchuk et al. 2022 (arXiv:2112.03126), section 4.1: features of the decoder at t = 50, 150, 250 of 1000 with
 the same noise, enlarged to the picture, one vector a pixel; ten networks of two hidden layers vote (yandex-research/
 ddpm-segmentation: 128 and 32 wide, from 30 classes 256 and 128). There each has batch normalization; here the features
-are brought to mean 0 and deviation 1 over the labeled pixels.
+are brought to mean 0 and deviation 1 over the labeled pixels. The penalty of entropy is that of Yang & Soatto 2020
+(arXiv:2004.05498), equation 4: where labeled pictures look otherwise than the rest, the rest is to be told apart, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 
 from ldm_jax.control.base import Control
+from ldm_jax.recognition import clusters
 from ldm_jax.recognition.base import Found, Shown, Trunk
 from ldm_jax.types import KEY_IMPL, Array, PyTree
 
@@ -38,12 +40,14 @@ def recognize(
     *,
     labels: Sequence[np.ndarray] = (),
     num_steps: int = 400,
+    entropy: float = 0.0,
     seed: int = 0,
 ) -> Found:
     """labels [N, H, W] int32 of all pictures, of which the first have `labels`, [H, W] integers of 0 or more each.
 
-    num_steps: of training on the labeled pixels. Raises: ValueError for labels of another size, of more pictures than
-    there are, none, or of one class alone.
+    num_steps: of training on the labeled pixels. entropy: the weight of how undecided pixels without labels are, .005
+    in the paper; 0 looks at labeled pictures alone. Raises: ValueError for labels of another size, of more pictures
+    than there are, none, or of one class alone, and a weight below 0.
     """
     size, number = shown.images.shape[1:3], len(shown.images)
     given = [np.asarray(one) for one in labels]
@@ -57,12 +61,17 @@ def recognize(
                 f"label_efficient: labels of picture {i} are {one.dtype} of {one.shape}, expected integers "
                 f"of 0 or more of {size}"
             )
+    if not entropy >= 0:
+        raise ValueError(f"label_efficient: entropy is {entropy!r}, expected 0 or more")
     classes = 1 + max(int(one.max()) for one in given)
     if classes < 2:
         raise ValueError("label_efficient: the labels know one class alone, expected two or more")
     x = np.concatenate([pixels(read, i, size) for i in range(len(given))])
     mean, std = x.mean(0), x.std(0) + 1e-6
-    voters = train((x - mean) / std, np.concatenate([one.ravel() for one in given]), classes, num_steps, seed)
+    others = [pixels(read, i, size) for i in range(len(given), number)] if entropy else []
+    free = (np.concatenate(others) - mean) / std if others else None
+    y = np.concatenate([one.ravel() for one in given])
+    voters = train((x - mean) / std, y, classes, num_steps, seed, free, entropy)
     voted = [vote(voters, (pixels(read, i, size) - mean) / std) for i in range(number)]
     return Found(labels=np.stack(voted).reshape(number, *size).astype(np.int32))
 
@@ -74,30 +83,37 @@ def pixels(read: Mapping[str, np.ndarray], i: int, size: tuple[int, int]) -> np.
     return np.concatenate(large, -1).reshape(size[0] * size[1], -1)
 
 
-def train(x: np.ndarray, y: np.ndarray, classes: int, num_steps: int, seed: int) -> PyTree:
-    """The voters' weights, [VOTERS, ...] each, after num_steps of Adam on pixels x [n, D] of classes y [n]."""
+def train(
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    num_steps: int,
+    seed: int,
+    free: np.ndarray | None = None,
+    entropy: float = 0.0,
+) -> PyTree:
+    """The voters' weights, [VOTERS, ...] each, after num_steps of Adam on pixels x [n, D] of classes y [n] and, with
+    `entropy` as its weight, the penalty of pixels free [m, D] without a class."""
     hidden = (128, 32) if classes < 30 else (256, 128)
     widths = (x.shape[1], *hidden, classes)
     key, order = jax.random.split(jax.random.key(seed, impl=KEY_IMPL))
 
-    def fresh(key):
-        keys = jax.random.split(key, len(widths) - 1)
-        init = jax.nn.initializers.he_normal()
-        return [
-            (init(k, (a, b)), jnp.zeros(b)) for k, a, b in zip(keys, widths[:-1], widths[1:], strict=True)
-        ]
-
     optimizer = optax.adam(RATE)
 
-    def loss(weights, x, y):
-        return optax.softmax_cross_entropy_with_integer_labels(logits(weights, x), y).mean()
+    def loss(weights, x, y, free):
+        known = optax.softmax_cross_entropy_with_integer_labels(clusters.apply(weights, x), y).mean()
+        return known if free is None else known + entropy * undecided(clusters.apply(weights, free)).mean()
 
     @jax.jit
-    def fit(weights, x, y):
+    def fit(weights, x, y, free):
         def step(carry, key):
             weights, state = carry
             drawn = jax.random.randint(key, (VOTERS, BATCH), 0, len(x))
-            gradient = jax.vmap(jax.grad(loss))(weights, x[drawn], y[drawn])
+            others = jax.random.randint(
+                jax.random.fold_in(key, 1), (VOTERS, BATCH), 0, 1 if free is None else len(free)
+            )
+            given = weights, x[drawn], y[drawn], None if free is None else free[others]
+            gradient = jax.vmap(jax.grad(loss))(*given)
             updates, state = optimizer.update(gradient, state)
             return (optax.apply_updates(weights, updates), state), None
 
@@ -105,19 +121,23 @@ def train(x: np.ndarray, y: np.ndarray, classes: int, num_steps: int, seed: int)
         (weights, _), _ = jax.lax.scan(step, (weights, optimizer.init(weights)), keys)
         return weights
 
-    return fit(jax.vmap(fresh)(jax.random.split(key, VOTERS)), jnp.asarray(x), jnp.asarray(y))
+    return fit(
+        jax.vmap(lambda k: clusters.fresh(k, widths))(jax.random.split(key, VOTERS)),
+        jnp.asarray(x),
+        jnp.asarray(y),
+        free,
+    )
 
 
-def logits(weights: PyTree, x: Array) -> Array:
-    """[n, classes] of x [n, D]."""
-    for matrix, bias in weights[:-1]:
-        x = jax.nn.relu(x @ matrix + bias)
-    matrix, bias = weights[-1]
-    return x @ matrix + bias
+def undecided(logits: Array) -> Array:
+    """[n]: (H^2 + .001^2)^2 of the entropy H of logits [n, K], 1 for all alike; the nearly decided count little."""
+    log_p = jax.nn.log_softmax(logits)
+    entropy = -(jnp.exp(log_p) * log_p).sum(-1) / np.log(logits.shape[-1])
+    return jnp.square(jnp.square(entropy) + 1e-6)
 
 
 @jax.jit
 def vote(weights: PyTree, x: Array) -> Array:
     """[n]: the class that most voters give each pixel of x [n, D]; of several, the first."""
-    votes = jax.vmap(logits, (0, None))(weights, x).argmax(-1)
+    votes = jax.vmap(clusters.apply, (0, None))(weights, x).argmax(-1)
     return jax.nn.one_hot(votes, weights[-1][1].shape[-1]).sum(0).argmax(-1)

@@ -11,6 +11,7 @@ from ldm_jax.conditioning import (
     concat,
     controlnet,
     depth,
+    few_shot,
     guidance_scale,
     inpaint,
     instances,
@@ -143,6 +144,11 @@ def _inpaint() -> Example:
     )
 
 
+def _few_shot() -> Example:
+    masks = [np.eye(IMAGE_SIZE), np.zeros((IMAGE_SIZE, IMAGE_SIZE))]
+    return Example({"shots": images(IMAGE_SIZE), "shot_masks": masks}, setting(few_shot.Conditioner()))
+
+
 def _colorize() -> Example:
     return Example({"images": images(*WIDE)}, setting(colorize.Conditioner(), image_shape=WIDE))
 
@@ -212,6 +218,7 @@ EXAMPLES = {
     "guidance_scale": _guidance_scale,
     "ip_adapter": _ip_adapter,
     "depth": _depth,
+    "few_shot": _few_shot,
     "inpaint": _inpaint,
     "layout": _layout,
     "spatext": _spatext,

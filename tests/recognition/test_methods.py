@@ -1,11 +1,14 @@
 """What each method makes of maps and features that are known."""
 
+import inspect
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ldm_jax.find import find, names
-from ldm_jax.recognition import correspondence, daam, diffseg, label_efficient
+from ldm_jax.recognition import clusters, correspondence, daam, diffseg, label_efficient
 from ldm_jax.recognition.base import Found, Shown
 
 SIDE = 8  # cells; pictures have 2 pixels for each
@@ -18,9 +21,16 @@ def shown(number=1, **told):
 @pytest.mark.parametrize("name", names("recognition"))
 def test_every_file_has_what_the_seam_asks_for(name):
     module = find("recognition", name)
-    assert module.LEVELS and all(0 <= level <= 1 for level in module.LEVELS) and module.NOISES >= 1
+    assert module.LEVELS and all(0 <= level <= 1 for level in module.LEVELS)
+    if hasattr(module, "solve"):
+        own, asked = (
+            [p.name for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY]
+            for f in (module.given, module.recognize)
+        )
+        assert own == asked
+        return
     for shape in ((16, 16, 4), (64, 96, 4)):
-        assert module.reads(shape) == module.reads(shape)
+        assert module.NOISES >= 1 and module.reads(shape) == module.reads(shape)
 
 
 # -------------------------------------------------------------------------------------------------------- DiffSeg
@@ -138,6 +148,25 @@ def test_what_features_tell_apart_is_learned_from_one_picture():
     read = {"a/trunk": features[:, None], "b/trunk": features[:, None, ::2, ::2]}
     found = label_efficient.recognize(read, told, labels=[truth[0]], num_steps=150).labels
     assert found.shape == truth.shape and (found == truth).mean() > 0.97
+
+
+def test_undecided_pixels_are_told_apart_with_a_penalty_of_entropy():
+    """Its values are the formula's, and a pool of pixels between two classes ends on one side."""
+    logits = np.asarray([[0.0, 0.0], [2.0, 0.0]])
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    h = -(p * np.log(p)).sum(1) / np.log(2)
+    np.testing.assert_allclose(label_efficient.undecided(jnp.asarray(logits)), (h**2 + 1e-6) ** 2, rtol=1e-5)
+    rng = np.random.default_rng(0)
+    x, y = np.repeat([[-1.0], [1.0]], 50, 0) + 0.1 * rng.normal(size=(100, 1)), np.repeat([0, 1], 50)
+    free = (0.1 + 0.3 * rng.normal(size=(60, 1))).astype(np.float32)
+
+    def left(entropy):
+        voters = label_efficient.train(x.astype(np.float32), y, 2, 100, 0, free, entropy)
+        return float(
+            jax.vmap(lambda w: label_efficient.undecided(clusters.apply(w, free)).mean())(voters).mean()
+        )
+
+    assert left(1.0) < 0.7 * left(0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,41 +1,41 @@
 """Recognition: what the model sees in rendered scenes, beside its ceiling and a baseline that does not use it."""
 
 import argparse
+import json
 from collections.abc import Callable
 
 import jax
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ldm_jax import cli
 from ldm_jax.data import transforms
 from ldm_jax.evaluation import annotated
+from ldm_jax.evaluation.shapes import points, regions
 from ldm_jax.evaluation.shapes.base import Model, Outcome
 from ldm_jax.find import did_you_mean
+from ldm_jax.metrics.segments import iou, matched_iou
 from ldm_jax.recognition import daam as daam_file
-from ldm_jax.recognition import label_efficient
-from ldm_jax.recognition.base import Shown
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.failures import wilson
 from ldm_jax.tasks import sheet
 from ldm_jax.training.token_masks import cells_of
 
-NEAR = 0.1  # of the picture's side: PCK@.1
-LABELED = (1, 5, 20)
 OPTIONS = {
-    "--recognition": dict(default="", help="recognition: files of ldm_jax/recognition, a,b (default: all)"),
+    "--recognition": dict(default="", help="recognition: files of ldm_jax/recognition, or other_light, a,b (default: "
+                          "those of any model and of seconds)"),
     "--threshold": dict(type=float, help="recognition: of daam or diffseg (default: their own)"),
     "--refine": dict(type=float, help="recognition: the strength of daam's graph cut (default: none)"),
     "--data": dict(default="", help="recognition: of spair, ade20k, coco and voc, in the place of scenes"),
     "--data_options": dict(default="{}", help="recognition: JSON of its options, such as root"),
     "--levels": dict(type=float, nargs="+", help="recognition: of noise, parts of the timesteps (default: their own)"),
+    "--recognition_options": dict(type=json.loads, help="recognition: of one method and its row, as JSON"),
 }  # fmt: skip
 
 
 def score(args: argparse.Namespace) -> Outcome:
-    """Words' maps on their objects (daam), segments (diffseg), classes from few labels (label_efficient), and corners
-    found again (correspondence)."""
-    asked = args.recognition.split(",") if args.recognition else [] if args.data else list(SCORES)
+    """Words on their objects, segments, classes from few labels, from words or none, points found again: each method by
+    itself."""
+    asked = args.recognition.split(",") if args.recognition else [] if args.data else [n for n in SCORES if n not in APART]
     for name in asked:
         if name not in SCORES:
             there = ", ".join(SCORES)
@@ -44,11 +44,12 @@ def score(args: argparse.Namespace) -> Outcome:
             )
     given = {
         name: getattr(args, name)
-        for name in ("threshold", "refine", "levels")
+        for name in ("threshold", "refine", "levels", "recognition_options")
         if getattr(args, name) is not None
     }
     if given and len(asked) != 1:
         raise ValueError(f"--{next(iter(given))}: expected one method in --recognition, each has its own")
+    given |= given.pop("recognition_options", {})
     if args.data:
         return Outcome(annotated.score(args, Model(args, any_size=True).model, asked, given), {})
     model, figures, shown = Model(args), {}, {}
@@ -63,7 +64,9 @@ def daam(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
     """Of each object of a scene whose shape is there once: whether the map of its shape's word is highest inside it,
     and the overlap of the mask with it. The ceiling is that of the object's own mask in latent cells, the baseline a
     map that is highest in the picture's middle."""
-    chosen = [s for s in _scenes(4 * number) if len({o.shape for o in s.objects}) == len(s.objects) > 1]
+    chosen = [
+        s for s in regions.scenes_of(4 * number) if len({o.shape for o in s.objects}) == len(s.objects) > 1
+    ]
     scenes, captions = chosen[:number], [world.caption(scene) for scene in chosen[:number]]
     images = [world.render(scene) for scene in scenes]
     threshold, refine = options.pop("threshold", daam_file.THRESHOLD), options.pop("refine", 0.0)
@@ -94,7 +97,7 @@ def diffseg(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray
     """Mean overlap of segments with the background and the objects of scenes, each segment with one of them at most
     (Hungarian). The ceiling is that of the true masks in latent cells; the baseline k-means of the pixels' colors, told
     how many there are."""
-    scenes = _scenes(number)
+    scenes = regions.scenes_of(number)
     images = np.stack([world.render(scene) for scene in scenes])
     made = model.model.analyze(images, None, "diffseg", batch_size=model.args.batch_size, **options)
     cell = world.SIZE // model.system.latent_shape[0]
@@ -111,106 +114,29 @@ def diffseg(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray
         of_ceiling=float(np.mean(found) / np.mean(ceiling)), baseline=float(np.mean(colors)), segments=segments,
         true_segments=float(np.mean([t.max() + 1 for t in truths])),
     )  # fmt: skip
-    return figures, [images, _in_colors(made.found.labels), _in_colors(np.stack(truths))]
-
-
-def few_labels(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
-    """Mean overlap, over background and shapes, of the classes of all pixels after 1, 5 and 20 labeled scenes. The
-    baseline learns the same from the pixels' colors and places."""
-    scenes = _scenes(max(LABELED), first=10_000) + _scenes(number)
-    images = np.stack([world.render(scene) for scene in scenes])
-    truths = np.stack([_shapes(scene) for scene in scenes])
-    figures, shown = {}, [images[max(LABELED) :], _in_colors(truths[max(LABELED) :])]
-    rest = truths[max(LABELED) :]
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, world.SIZE, dtype=np.float32)] * 2), -1)
-    for labeled in LABELED:
-        order = [*range(labeled), *range(max(LABELED), len(scenes))]
-        made = model.model.analyze(
-            images[order], None, "label_efficient", labels=list(truths[:labeled]),
-            batch_size=model.args.batch_size, **options,
-        )  # fmt: skip
-        plain = {
-            "/pixels": np.stack([np.concatenate([images[i] / 127.5 - 1, grid], -1) for i in order])[:, None]
-        }
-        by_pixels = label_efficient.recognize(plain, Shown(images[order]), labels=list(truths[:labeled]))
-        figures[str(labeled)] = dict(
-            miou=mean_iou(made.found.labels[labeled:], rest), baseline=mean_iou(by_pixels.labels[labeled:], rest)
-        )  # fmt: skip
-        shown.append(_in_colors(made.found.labels[labeled:]))
-    return figures, shown
-
-
-def correspondence(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
-    """Corners of an object found again after it was moved and recolored: the share nearer than .1 of the side (PCK),
-    and the mean distance in pixels. The ceiling is the nearest cell's middle; the baseline says that nothing moved."""
-    near, still, ceiling, distances, shown = [], [], [], [], []
-    cell = world.SIZE // model.system.latent_shape[0]
-    rng = np.random.default_rng(0)
-    for scene in [s for s in _scenes(4 * number) if len(s.objects) == 1][:number]:
-        obj = scene.objects[0]
-        other = next(
-            s.objects[0]._replace(shape=obj.shape, size=obj.size, r=obj.r)
-            for s in (world.scene(int(rng.integers(1 << 20)), "test") for _ in range(1000))
-            if s.objects[0].size == obj.size
-            and s.objects[0].color != obj.color
-            and _fits(s.objects[0], obj.r)
-        )
-        moved = world.Scene((other,), scene.background)
-        corners, truth = (np.clip(world.corners(o), 0, world.SIZE - 1) for o in (obj, other))
-        images = [world.render(scene), world.render(moved)]
-        made = model.model.analyze(images, None, "correspondence", points=corners.tolist(), **options)
-        apart = np.linalg.norm(made.found.points[1] - truth, axis=-1)
-        distances += apart.tolist()
-        near += (apart < NEAR * world.SIZE).tolist()
-        still += (np.linalg.norm(corners - truth, axis=-1) < NEAR * world.SIZE).tolist()
-        nearest = (truth // cell + 0.5) * cell
-        ceiling += (np.linalg.norm(nearest - truth, axis=-1) < NEAR * world.SIZE).tolist()
-        shown.append(images)
-    figures = dict(
-        pck=float(np.mean(near)), interval=wilson(sum(near), len(near)), distance=float(np.mean(distances)),
-        ceiling=float(np.mean(ceiling)), baseline=float(np.mean(still)), points=len(near),
-    )  # fmt: skip
-    return figures, [np.stack([pair[i] for pair in shown]) for i in range(2)]
+    return figures, [images, regions.in_colors(made.found.labels), regions.in_colors(np.stack(truths))]
 
 
 SCORES: dict[str, Callable[..., tuple[dict, list[np.ndarray]]]] = {
     "daam": daam,
     "diffseg": diffseg,
-    "label_efficient": few_labels,
-    "correspondence": correspondence,
+    "label_efficient": regions.few_labels,
+    "correspondence": points.correspondence,
+    "optimal_transport": points.optimal_transport,
+    "optimized_embeddings": points.optimized_embeddings,
+    "keypoints": points.tokens,
+    "other_light": regions.other_light,
+    "pacl": regions.by_words,
+    "kmeans": regions.kmeans,
+    "stego": regions.stego,
+    "picie": regions.picie,
+    "diffews": regions.by_example,
 }
-
-
-def _scenes(number: int, first: int = 0) -> list[world.Scene]:
-    return [world.scene(first + i, "test") for i in range(number)]
-
-
-def _fits(obj: world.Object, r: float) -> bool:
-    return r + 1.5 <= obj.x <= world.SIZE - r - 1.5 and r + 1.5 <= obj.y <= world.SIZE - r - 1.5
-
-
-def _shapes(scene: world.Scene) -> np.ndarray:
-    """[64, 64] int32: 0 the background, 1 and on the shapes."""
-    names = [0, *(1 + world.SHAPES.index(o.shape) for o in scene.objects)]
-    return np.asarray(names, np.int32)[world.instance_mask(scene)]
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """The intersection over the union of two masks; 1 where both are empty."""
-    union = (a | b).sum()
-    return float((a & b).sum() / union) if union else 1.0
-
-
-def matched_iou(labels: np.ndarray, truth: np.ndarray) -> float:
-    """The mean over the classes of `truth` of the overlap with the segment of `labels` that it is matched with."""
-    table = np.asarray([[iou(labels == a, truth == b) for b in np.unique(truth)] for a in np.unique(labels)])
-    rows, columns = linear_sum_assignment(-table)
-    return float(table[rows, columns].sum() / table.shape[1])
-
-
-def mean_iou(labels: np.ndarray, truth: np.ndarray) -> float:
-    """Over the classes of `truth`, of all pictures together."""
-    return float(np.mean([iou(labels == c, truth == c) for c in np.unique(truth)]))
+APART = (
+    "diffews",
+    "optimized_embeddings",
+    "keypoints",
+)  # of a checkpoint of their own, or of minutes for a picture
 
 
 def _in_cells(mask: np.ndarray, cell: int) -> np.ndarray:
@@ -238,9 +164,3 @@ def _kmeans(image: np.ndarray, k: int, rounds: int = 10) -> np.ndarray:
         nearest = np.stack([np.square(x - c).sum(1) for c in centers]).argmin(0)
         centers = [x[nearest == i].mean(0) if (nearest == i).any() else c for i, c in enumerate(centers)]
     return nearest.reshape(image.shape[:2])
-
-
-def _in_colors(labels: np.ndarray) -> np.ndarray:
-    """[N, H, W] int -> [N, H, W, 3] uint8."""
-    palette = np.asarray([(245, 245, 245), *world.COLORS.values(), (120, 120, 120)], np.uint8)
-    return palette[labels % len(palette)]

@@ -5,27 +5,28 @@ import pytest
 
 from ldm_jax.commands import evaluate
 from ldm_jax.evaluation.shapes import recognition
+from ldm_jax.metrics import segments
 
 TRUTH = np.asarray([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [0, 0, 0, 0]])
 
 
 def test_the_numbers_of_segments_do_not_matter():
-    assert recognition.matched_iou(np.asarray([3, 0, 1])[TRUTH], TRUTH) == 1
-    assert recognition.matched_iou(np.zeros_like(TRUTH), TRUTH) == pytest.approx((8 / 16) / 3)
+    assert segments.matched_iou(np.asarray([3, 0, 1])[TRUTH], TRUTH) == 1
+    assert segments.matched_iou(np.zeros_like(TRUTH), TRUTH) == pytest.approx((8 / 16) / 3)
     halves = np.arange(16).reshape(4, 4) % 2  # each class lies half in either
-    assert recognition.matched_iou(halves, TRUTH) == pytest.approx((4 / 12 + 2 / 10) / 3)
+    assert segments.matched_iou(halves, TRUTH) == pytest.approx((4 / 12 + 2 / 10) / 3)
 
 
 def test_overlaps_of_masks():
     a, b = np.zeros((2, 4, 4), bool)
-    assert recognition.iou(a, b) == 1
+    assert segments.iou(a, b) == 1
     a[:2], b[1:3] = True, True
-    assert recognition.iou(a, b) == pytest.approx(1 / 3)
+    assert segments.iou(a, b) == pytest.approx(1 / 3)
 
 
 def test_colors_that_differ_are_told_apart():
     image = np.asarray([(250, 250, 250), (200, 25, 40), (35, 50, 165)], np.uint8)[TRUTH]
-    assert recognition.matched_iou(recognition._kmeans(image, 3), TRUTH) == 1
+    assert segments.matched_iou(recognition._kmeans(image, 3), TRUTH) == 1
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_colors_that_differ_are_told_apart():
     [
         (
             ["--recognition", "dam"],
-            "'dam' not found; there are: daam, diffseg, label_efficient, correspondence",
+            "'dam' not found; there are: daam, diffseg, label_efficient, correspondence, ",
         ),
         (["--threshold", "0.3"], "--threshold: expected one method in --recognition"),
     ],
