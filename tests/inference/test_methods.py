@@ -81,6 +81,10 @@ OPTIONS = {
     ),
     ("editing", "attend_and_excite"): (dict(words="circle"), dict(words=["a", "circle"], scale=5.0)),
     ("editing", "structured"): (dict(phrases="circle"), dict(phrases=["a"], weight=0.5)),
+    ("editing", "debias"): (
+        dict(pairs=[["a red circle", "a blue circle"]], strength=5.0),
+        dict(pairs=[["a red", "a blue"]], strength=2.0),
+    ),
     ("editing", "dense_diffusion"): (
         dict(regions=[dict(phrase="circle", box=[0, 0, 0.5, 0.5])], cross=3.0, until=1.0),
         dict(regions=[dict(phrase="a", mask=LEFT[0, :, :, 0]), dict(phrase="circle", box=[0.5, 0, 0.5, 1])]),
