@@ -21,6 +21,7 @@ OPTIONS = {
     "controlnet": dict(widths=[4, 8, 8]),
     "instances": dict(number=2, dim=8, width=6, hidden=6),
     "t2i_adapter": dict(widths=[4, 8], factor=4),
+    "concept_decomposition": dict(token="<it>", hidden=5),
     "custom_diffusion": dict(token="<it>", begins="red"),
     "break_a_scene": dict(tokens=["<a>", "<b>"], begins="red"),
     "dreambooth": dict(),
