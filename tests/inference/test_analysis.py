@@ -85,10 +85,12 @@ def test_what_works_with_the_network_is_one_program_of_all_pictures(model, photo
     assert {name: value.shape for name, value in found.items()} == shapes
 
 
-def test_pictures_in_the_light_of_another(model, photos):
-    dim, dark = photos // 4 + 96, photos[:1] // 4 + 64
-    made = model.analyze(dim, method="diffseg", like=list(dark), beta=0.01)
-    np.testing.assert_allclose(made.images.mean((1, 2)), np.broadcast_to(dark.mean((1, 2)), (2, 3)), atol=1)
+def test_pictures_in_the_light_of_others(model, photos):
+    """The second picture has the second one's mean color, and a third again the first one's."""
+    shown, like = np.stack([*photos, photos[0]]) / np.float32(255) - 0.5, photos / np.float32(510) - 0.7
+    found = analysis._in_light_of(shown, list(like), 0.01)
+    np.testing.assert_allclose(found.mean((1, 2)), like[[0, 1, 0]].mean((1, 2)), atol=1e-5)
+    assert analysis._in_light_of(shown, None, 0.01) is shown
     with pytest.raises(ValueError, match="like: got no pictures, expected at least one"):
         model.analyze(photos, method="diffseg", like=[])
 

@@ -35,7 +35,9 @@ OPTIONS = {
 def score(args: argparse.Namespace) -> Outcome:
     """Words on their objects, segments, classes from few labels, from words or none, points found again: each method by
     itself."""
-    asked = args.recognition.split(",") if args.recognition else [] if args.data else [n for n in SCORES if n not in APART]
+    asked = args.recognition.split(",") if args.recognition else []
+    if not asked and not args.data:
+        asked = [name for name in SCORES if name not in APART]
     for name in asked:
         if name not in SCORES:
             there = ", ".join(SCORES)
