@@ -50,5 +50,5 @@ def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
 
 
 def as_picture(mask: np.ndarray) -> np.ndarray:
-    """[..., 3] float32: a mask [...], white where it is above .5 and black elsewhere."""
-    return np.where(np.asarray(mask)[..., None] > 0.5, 1, -1).repeat(3, -1).astype(np.float32)
+    """[..., 3] float32: a mask [...], black where it is above .5 and white elsewhere."""
+    return np.where(np.asarray(mask)[..., None] > 0.5, -1, 1).repeat(3, -1).astype(np.float32)

@@ -5,7 +5,8 @@ self-attention keeps their keys and values; that of the picture in question atte
 prediction at t = 1 is taught to be minus the latents of the mask (aim-uofa/DiffewS), for at full noise that is what v
 means. There the example passes through a first convolution of its own; here both share one of three times the channels
 (conditioning/few_shot.py), zero where a row has nothing, which is the same up to the bias that they share. The network
-is tuned by training/few_shot.py, and lies in a bundle like any other.
+is tuned by training/few_shot.py, and lies in a bundle like any other. Masks are drawn black on white, where the
+original draws them white on black: a first stage of bright pictures keeps no other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -99,8 +100,8 @@ def given(
 
 
 def drawn(masks: np.ndarray) -> np.ndarray:
-    """[..., 3] float32: masks [...] as pictures, white where they are above 0 and black elsewhere."""
-    return np.where(np.asarray(masks)[..., None] > 0, 1, -1).repeat(3, -1).astype(np.float32)
+    """[..., 3] float32: masks [...] as pictures, black where they are above 0 and white elsewhere."""
+    return np.where(np.asarray(masks)[..., None] > 0, -1, 1).repeat(3, -1).astype(np.float32)
 
 
 def solve(
@@ -130,11 +131,11 @@ def recognize(
 ) -> Found:
     """labels [N, H, W] int32, 1 where a picture has what the masks mark; and the maps that they are cut from.
 
-    masks: [H, W] of the first pictures, above 0 inside. threshold: of a map's highest value, from black to white.
+    masks: [H, W] of the first pictures, above 0 inside. threshold: of a map's highest value, from white to black.
     Raises: ValueError for masks of another size, of more pictures than there are, none or empty, a threshold out of
     range.
     """
     del masks
-    values = (read["masks"] + 1) / 2
+    values = (1 - read["masks"]) / 2
     labels = values > threshold * np.maximum(values.max((1, 2), keepdims=True), 0)
     return Found([[("mask", one)] for one in values], labels.astype(np.int32))

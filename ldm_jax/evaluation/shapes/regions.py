@@ -166,7 +166,7 @@ def by_example(model: Model, number: int, unseen: str = "cross", **options) -> t
         found.append(iou(made[1], truths[1]))
         own.append(iou(made[0], truths[0]))
         kept = model.model.decode(model.model.encode(diffews.drawn(truths[1])[None])).mean(-1)[0]
-        ceiling.append(iou(kept > 0, truths[1]))
+        ceiling.append(iou(kept < 0, truths[1]))
         mean = images[0][truths[0]].mean(0)
         colors.append(iou(np.linalg.norm(images[1] - mean, axis=-1) < 60, truths[1]))
         shown.append([transforms.to_bytes(diffews.drawn(mask)) for mask in (truths[0], made[1])])
