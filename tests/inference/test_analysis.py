@@ -13,6 +13,7 @@ from ldm_jax.find import find
 from ldm_jax.inference import analysis, pipeline
 from ldm_jax.recognition.base import Shown
 from ldm_jax.system import make_system
+from tests.inference.test_pipeline import CONFIG as WHOLE
 from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.inference.test_sizes import SEMANTIC
 from tests.tiny_models import random_params
@@ -70,18 +71,19 @@ def test_a_picture_does_not_depend_on_those_beside_it(model, photos):
         ),
     ],
 )
-def test_what_works_with_the_network_is_one_program_of_all_pictures(model, photos, method, options, shapes):
+def test_what_works_with_the_network_is_one_program_of_all_pictures(photos, method, options, shapes):
     """Traced, not compiled: tests that run it are marked slow."""
-    module, shape = find("recognition", method), model.system.latent_shape
+    system = make_system(WHOLE)
+    module, shape = find("recognition", method), system.latent_shape
     images = photos / np.float32(127.5) - 1
     static, arrays = module.given(Shown(images), shape, **options)
     recipe = analysis.SolvingRecipe(method, shape, tuple(sorted(static.items())))
     known = {"x_start": np.zeros((2, *shape), np.float32), "images": images}
     arguments = analysis.Arguments(
-        model.params, (model.system.null_inputs(2),), {}, np.arange(2, dtype=np.uint32), np.asarray([1, 1]),
+        system.param_shapes(), (system.null_inputs(2),), {}, np.arange(2, dtype=np.uint32), np.asarray([1, 1]),
         np.int32(0), {}, known, (arrays,),
     )  # fmt: skip
-    found = jax.eval_shape(analysis.make_solver(model.system, 1.0, recipe), arguments)
+    found = jax.eval_shape(analysis.make_solver(system, 1.0, recipe), arguments)
     assert {name: value.shape for name, value in found.items()} == shapes
 
 
