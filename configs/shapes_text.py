@@ -1,10 +1,14 @@
 r"""Text to image on the shapes world, in the latents of configs/shapes_kl_f4.py: the recipe of the shipped model.
 
-Run:     python -m ldm_jax.commands.train_shapes_words --out runs/shapes_words
-         python train.py --config configs/shapes_text.py --config.first_stage_from=shapes \
-             --config.init_from=runs/shapes_words --workdir runs/shapes_text
-         As the shipped model's last part, with heads behind the attention of 4 x 4, 8 x 8 and 16 x 16 cells, not on all
-         that is coarser than the latents: --config.loss.alignment.sites=up_0.trunk_1,up_1.trunk_1,up_2.trunk_0. The
+Run:     The words first, then where they lie, at high noise and mostly by their masks, then all of it:
+         python -m ldm_jax.commands.train_shapes_words --out runs/shapes_words
+         python train.py --config configs/shapes_text.py --config.first_stage_from=shapes --config.freeze=conditioner \
+             --config.init_from=runs/shapes_words --workdir runs/shapes_places --config.total_steps=500 \
+             --config.timestep_density.mean=2.0 --config.loss.token_masks.weight=2.0 --config.data.related=1.0
+         python train.py --config configs/shapes_text.py --config.first_stage_from=shapes --config.freeze=conditioner \
+             --config.init_from=runs/shapes_places --workdir runs/shapes_text
+         As the shipped model's last parts, with heads behind the attention of 4 x 4, 8 x 8 and 16 x 16 cells, not on
+         all that is coarser than the latents: --config.loss.alignment.sites=up_0.trunk_1,up_1.trunk_1,up_2.trunk_0. The
          names are this network's; another depth has others.
          To go on from the shipped model: --config.init_from=shapes.
 On:      the same command resumes it. The rate stays constant until it is told to fall, for a model to be shipped at
@@ -48,13 +52,13 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
         condition_dropout=0.1,
         model=base.SHAPES_UNET,
-        data=dict(num_scenes=60_000),
+        data=dict(num_scenes=60_000, related=0.8),
         total_steps=20_000,
         sampling=dict(num_steps=50, guidance_scale=2.0),
         first_stage_from="runs/shapes_kl_f4",
         init_from=None,
     )
-    c.loss.token_masks = dict(weight=0.1)
+    c.loss.token_masks = dict(weight=0.3)
     c.loss.alignment = dict(weight=0.2, sites=[], classes=dict(shape=4, color=6, size=2))
     c.optimizer.base_lr = 6e-4
     c.optimizer.schedule = dict(

@@ -33,7 +33,9 @@ def decomposed(model: Bundle, adapter: Any, number: int) -> dict[str, dict[str, 
         raise ValueError(f"the adapter is of {adapter.section['name']}, expected one of {WAY}")
     if model.tokenizer is None:
         raise ValueError("the model has no tokenizer, expected the names of its words (--tokenizer)")
-    told = words.add(model, base.new_words(adapter.section))
+    new = base.new_words(adapter.section)
+    assert new is not None, "this way always adds words"
+    told = words.add(model, new)
     found = {}
     for path, values in concept_decomposition.coefficients(told.params, adapter.delta).items():
         values, table = np.asarray(values), np.asarray(flatten(told.params)[path], np.float32)[: len(values)]
