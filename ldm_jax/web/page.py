@@ -27,13 +27,12 @@ log = logging.getLogger(__name__)
 WAITING = 64  # clicks that may wait; who comes later is told so
 LARGEST = "64mb"  # of a file that is uploaded
 KEPT = 24 * 3600  # seconds that uploaded and drawn pictures are kept in gradio's folder for
-CSS = ".small-picture img {image-rendering: pixelated}"
 
 
 def fonts() -> dict[str, Any]:
     """A theme with the browser's own fonts."""
     own = ["system-ui", "sans-serif"]
-    return dict(theme=gr.themes.Base(font=own, font_mono=["ui-monospace", "monospace"]), css=CSS)
+    return dict(theme=gr.themes.Base(font=own, font_mono=["ui-monospace", "monospace"]))
 
 
 def opened(file: Any) -> Any:

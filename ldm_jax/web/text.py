@@ -46,7 +46,7 @@ def tab(page: Any) -> None:
             button = gr.Button("Draw", variant="primary")
         with gr.Column():
             pictures = page.gallery()
-            words = page.gallery("Where each word is seen in the first picture", columns=5)
+            words = page.gallery("Where each word is seen in the first picture")
 
     def drawn(prompt: str, without: str, seed: float, pictures: float, guidance_scale: float, steps: float):
         seeds = given.seeds(seed, pictures)
