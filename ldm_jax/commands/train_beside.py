@@ -4,13 +4,15 @@
     ldm-evaluate beside --network runs/detr
 
 NETWORK is a file of ldm_jax/training/beside. The folder has weights.safetensors and network.json, which says how it was
-made. --options are the network's own, as JSON; --data and --data_options a source of ldm_jax/data and its options.
+made; run again, a training that was stopped goes on. --options are the network's own, as JSON; --data and
+--data_options a source of ldm_jax/data and its options.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
@@ -65,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         last.update(figures)
 
     params = base.train(
-        learner, source, num_steps=args.steps, batch_size=args.batch_size, seed=args.seed, report=report
-    )
+        learner, source, num_steps=args.steps, batch_size=args.batch_size, seed=args.seed, report=report,
+        kept=Path(args.out) / "state.npz", about=f"{args.network} {json.dumps(options, sort_keys=True)}",
+    )  # fmt: skip
     about = dict(
         data=args.data, data_options=data, class_names=list(pipeline.abilities(source).class_names),
         steps=args.steps, batch_size=args.batch_size, seed=args.seed, last=last,

@@ -1,5 +1,7 @@
 """SAM against transformers': masks of points and boxes, and the parts of its loss."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +117,42 @@ def test_what_is_asked_lies_where_it_should():
     assert seen == {(1, 24), (1, 48), (2, 24)}
     with pytest.raises(ValueError, match="a picture without an object"):
         beside.asked(0 * instances, rng, 0.0)
+
+
+def test_masks_of_pictures_of_any_size(monkeypatch):
+    """Prompts are brought to the network's size, and its masks back to the pictures'."""
+    seen = []
+
+    def apply_in_parts(apply, params, images, where, labels):
+        seen.append((images.shape, where, labels.tolist()))
+        masks = np.where(np.arange(8)[:, None] < 4, 1.0, -1.0) * np.asarray([1, 1, 1, -1])[:, None, None]
+        return sam.Masks(
+            np.tile(masks * np.ones(8), (len(images), 1, 1, 1)),
+            np.tile([0.9, 0.1, 0.2, 0.3], (len(images), 1)),
+        )
+
+    monkeypatch.setattr(beside, "apply_in_parts", apply_in_parts)
+    learner = SimpleNamespace(network=SimpleNamespace(image_size=8))
+    trained = SimpleNamespace(learner=learner, params={})
+    images = [np.zeros((16, 32, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
+    first, second = beside.masks_of(trained, images, boxes=[(0, 8, 32, 16), (1, 1, 2, 3)])
+    assert first[:8].all() and not first[8:].any() and first.shape == (16, 32) and second.shape == (4, 4)
+    shape, where, labels = seen[-1]
+    assert shape == (2, 8, 8, 3) and labels == [[sam.TOP_LEFT, sam.BOTTOM_RIGHT]] * 2
+    np.testing.assert_allclose(where[0], [[0, 4], [8, 8]])
+    lower, _ = beside.masks_of(trained, images, points=[[(16, 12, True)], [(1, 1, True)]])
+    assert lower[8:].all() and not lower[:8].any()  # the last of the three is expected to be the best
+    assert seen[-1][2] == [[sam.INSIDE, sam.NOTHING]] * 2
+    beside.masks_of(trained, images, points=[[(1, 1, True), (3, 3, False)]] * 2)
+    assert seen[-1][2] == [[sam.INSIDE, sam.OUTSIDE, sam.NOTHING]] * 2
+    for given, said in (
+        ({}, "got neither of boxes and points"),
+        (dict(boxes=[(0, 0, 1, 1)]), "prompts of 1 pictures, expected 2"),
+        (dict(boxes=[(0, 0, 1, 1), (0, 0, 5, 1)]), "outside of picture 1, which is 4 x 4"),
+        (dict(points=[[(-1, 0, True)], [(0, 0, True)]]), "outside of picture 0, which is 32 x 16"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            beside.masks_of(trained, images, **given)
 
 
 def test_windows_that_do_not_fill_the_picture():

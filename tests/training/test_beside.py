@@ -97,6 +97,32 @@ def test_a_line_is_found_and_what_is_done_after_each_step_is_done():
     assert sorted(said) == list(range(10, 201, 10)) and set(said[200]) == {"loss", "off"}
 
 
+def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path):
+    def loss(params, batch, key):
+        off = params["w"] * batch["x"] - 1 + jax.random.normal(key, batch["x"].shape)
+        return jnp.square(off).mean(), {}
+
+    def example(fields, rng):
+        return dict(x=np.float32(fields["x"] + rng.normal()))
+
+    learner = base.Learner(None, lambda key: dict(w=jnp.zeros(())), loss, example)
+    asked = dict(num_steps=20, batch_size=4, kept=tmp_path / "state.npz")
+    whole = base.train(learner, Line(), **asked)
+
+    def stop(step, figures):
+        if step == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        base.train(learner, Line(), report=stop, **asked)
+    with pytest.raises(ValueError, match="state.npz is of another training"):
+        base.train(learner, Line(), about="another", **asked)
+    steps = []
+    again = base.train(learner, Line(), report=lambda step, figures: steps.append(step), **asked)
+    assert steps == list(range(12, 21)) and again["w"] == whole["w"] != 0
+    assert not (tmp_path / "state.npz").exists()
+
+
 def test_what_is_written_is_read(tmp_path):
     learner = base.make_learner("mae", SMALL["mae"])
     shapes_of = jax.eval_shape(learner.init, jax.random.key(0))
@@ -122,6 +148,8 @@ def test_what_cannot_be_read_or_made(tmp_path):
 
 def test_rows_are_applied_in_parts():
     x = np.arange(10.0).reshape(5, 2)
-    found = base.apply_in_parts(lambda a, b: {"sum": a + b, "first": a[:, 0]}, x, 2 * x, batch_size=2)
-    np.testing.assert_allclose(found["sum"], 3 * x)
+    found = base.apply_in_parts(
+        lambda p, a, b: {"sum": a + p * b, "first": a[:, 0]}, 3.0, x, 2 * x, batch_size=2
+    )
+    np.testing.assert_allclose(found["sum"], 7 * x)
     np.testing.assert_allclose(found["first"], x[:, 0])

@@ -80,8 +80,8 @@ def detr(trained: base.Trained, examples: Sequence[dict]) -> Scored:
     boxes of other scenes."""
     images = np.stack([example["image"] for example in examples])
     truth = boxes_of(examples)
-    apply = partial(detr_file.found, trained.learner.network, trained.params)
-    found = [Boxes(*one) for one in zip(*base.apply_in_parts(apply, images), strict=True)]
+    apply = partial(detr_file.found, trained.learner.network)
+    found = [Boxes(*one) for one in zip(*base.apply_in_parts(apply, trained.params, images), strict=True)]
     elsewhere = [one._replace(scores=np.ones(len(one.labels))) for one in truth[1:] + truth[:1]]
     figures = {
         f"ap{round(100 * at)}": float(np.mean(list(average_precision(found, truth, at).values())))
@@ -108,11 +108,11 @@ def sam(trained: base.Trained, examples: Sequence[dict]) -> Scored:
     together = np.concatenate([[e["instance_mask"] > 0] * int(e["instance_mask"].max()) for e in examples])
     boxes = np.stack([sam_file.box_of(mask) for mask in masks])
     points = np.stack([[_inner(mask), (0, 0)] for mask in masks]).astype(np.float32)
-    apply = partial(sam_file.refine, trained.learner.network, trained.params)
+    apply = partial(sam_file.refine, trained.learner.network)
 
     def said(where: np.ndarray, labels: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         kinds = np.tile(np.asarray(labels, np.int32), (len(images), 1))
-        found = base.apply_in_parts(apply, images, where, kinds)
+        found = base.apply_in_parts(apply, trained.params, images, where, kinds)
         return _enlarged(found.logits, images.shape[1]) > 0, found.iou
 
     by_box, expected = said(boxes.reshape(-1, 2, 2), (TOP_LEFT, BOTTOM_RIGHT))
@@ -174,7 +174,7 @@ def clip(trained: base.Trained, examples: Sequence[dict]) -> Scored:
     """How often the nearest of 24 captions is that of a scene's only object, in held-out scenes and in those of
     attribute pairs that training never shows. The baseline is the commonest class."""
     network, params, options = trained.learner.network, trained.params, trained.about["options"]
-    see = partial(base.apply_in_parts, partial(clip_file.embed_images, network, params))
+    see = partial(base.apply_in_parts, partial(clip_file.embed_images, network), params)
     return by_captions(see, partial(clip_file.embed_captions, network, params, options), ("a {}",), examples)
 
 
@@ -210,21 +210,23 @@ def mae(trained: base.Trained, examples: Sequence[dict]) -> Scored:
     length = (network.image_size // network.patch_size) ** 2
     rng = np.random.default_rng(0)
     order = np.argsort(rng.random((len(images), length)), axis=1)
-    made, hidden = base.apply_in_parts(partial(mae_file.filled, network, params), images, order)
+    made, hidden = base.apply_in_parts(partial(mae_file.filled, network), params, images, order)
     truth = transforms.to_float(images)
     seen = np.ma.masked_array(truth, hidden).mean((1, 2), keepdims=True).filled(0)
     figures = dict(
         psnr_filled=_psnr(made, truth, hidden), baseline_psnr=_psnr(np.broadcast_to(seen, truth.shape), truth, hidden)
     )  # fmt: skip
-    figures |= by_neighbors(partial(mae_file.features, network, params), examples)
+    see = partial(base.apply_in_parts, partial(mae_file.features, network), params)
+    figures |= by_neighbors(see, examples)
     covered = np.where(hidden, np.uint8(128), images)
     return figures, [images, covered, transforms.to_bytes(made)]
 
 
 def dino(trained: base.Trained, examples: Sequence[dict]) -> Scored:
     """Classes of scenes of one object by the nearest neighbors of features. The baseline compares pixels."""
-    apply = partial(dino_file.features, trained.learner.network, trained.params)
-    return by_neighbors(apply, examples), [single(examples)[0]]
+    apply = partial(dino_file.features, trained.learner.network)
+    see = partial(base.apply_in_parts, apply, trained.params)
+    return by_neighbors(see, examples), [single(examples)[0]]
 
 
 def caption_lm(trained: base.Trained, examples: Sequence[dict]) -> Scored:
@@ -240,7 +242,7 @@ def caption_lm(trained: base.Trained, examples: Sequence[dict]) -> Scored:
         for i, example in enumerate(examples)
     ]
     tokens = np.stack([trained.learner.example(example, rng)["tokens"] for example in told])
-    nats, there = base.apply_in_parts(partial(lm_file.next_word_loss, network, params), tokens)
+    nats, there = base.apply_in_parts(partial(lm_file.next_word_loss, network), params, tokens)
     prompts, bins = [example["caption"] for example in told], trained.about["options"].get("bins", 32)
     boxes = [
         np.asarray([thing["box"] for thing in layout["objects"]]) for layout in lm_file.layouts(speaker, prompts, bins)
@@ -294,7 +296,7 @@ def by_neighbors(see: Callable, examples: Sequence[dict]) -> dict[str, float]:
     known, labels = single(_examples(MEMORY, "train"))
     images, truth = single(examples)
     out = {}
-    for name, of in (("knn_right", partial(base.apply_in_parts, see)), ("knn_baseline", _as_rows)):
+    for name, of in (("knn_right", see), ("knn_baseline", _as_rows)):
         memory, asked = (unit(of(part)) for part in (known, images))
         near = asked @ memory.T
         first = np.argsort(-near, axis=1)[:, :NEIGHBORS]

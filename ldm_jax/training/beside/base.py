@@ -84,8 +84,15 @@ def train(
     batch_size: int,
     seed: int = 0,
     report: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
+    kept: Path | None = None,
+    about: str = "",
 ) -> PyTree:
-    """The parameters after num_steps, nested dicts of numpy arrays. report(step, figures): called now and then."""
+    """The parameters after num_steps, nested dicts of numpy arrays. report(step, figures): called now and then.
+
+    kept: a file in which the state is kept now and then, from which the same training goes on to the bit where it was
+    stopped; it is taken away at the end. about: what else the training depends on.
+    Raises: ValueError where the file is of another training, or parameters are not finite at the end.
+    """
     params = learner.init(jax.random.key(seed, impl=KEY_IMPL))
     warm = max(1, int(WARMUP * num_steps))
     rate = optax.warmup_cosine_decay_schedule(0.0, learner.learning_rate, warm, max(num_steps, warm + 1))
@@ -113,15 +120,40 @@ def train(
             example["caption"] = can.caption(example["index"], rng)
         return learner.example(example, rng)
 
-    opt_state = tx.init(params)
-    fed = pipeline.batches(source, batch_size=batch_size, transform=transform, seed=seed)
-    for number in range(num_steps):
+    about = json.dumps([about, num_steps, batch_size, seed, source.fingerprint()])
+    first, (params, opt_state) = _kept(kept, about, (params, tx.init(params)))
+    fed = pipeline.batches(source, batch_size=batch_size, transform=transform, seed=seed, start_step=first)
+    for number in range(first, num_steps):
         params, opt_state, figures = step(params, opt_state, next(fed), number)
         if (number + 1) % max(1, num_steps // 20) == 0:
             report(number + 1, {name: float(value) for name, value in figures.items()})
+            if kept is not None and number + 1 < num_steps:
+                _keep(kept, about, number + 1, (params, opt_state))
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
         raise ValueError(f"after {num_steps} steps parameters are not finite; expected a lower learning rate")
+    if kept is not None:
+        kept.unlink(missing_ok=True)
     return jax.tree.map(np.asarray, params)
+
+
+def _keep(path: Path, about: str, number: int, state: PyTree) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    with atomic.writing(path) as partial, open(partial, "wb") as file:
+        np.savez(file, about=about, number=number, **leaves)
+
+
+def _kept(path: Path | None, about: str, state: PyTree) -> tuple[int, PyTree]:
+    """(how many steps have been made, the state after them): those of the file, or 0 and `state` without one."""
+    if path is None or not path.is_file():
+        return 0, state
+    with np.load(path) as file:
+        if str(file["about"]) != about:
+            raise ValueError(
+                f"{path} is of another training, {file['about']}, expected {about}: name another folder, or remove it"
+            )
+        leaves, structure = jax.tree.flatten(state)
+        return int(file["number"]), structure.unflatten([file[str(i)] for i in range(len(leaves))])
 
 
 def save(folder: str | Path, name: str, options: Mapping[str, Any], params: PyTree, **about: Any) -> None:
@@ -147,12 +179,14 @@ def load(folder: str | Path) -> Trained:
     return Trained(about["network"], make_learner(about["network"], about["options"]), params, about)
 
 
-def apply_in_parts(apply: Callable[..., PyTree], *arrays: np.ndarray, batch_size: int = 32) -> PyTree:
-    """apply(*arrays), compiled, on batch_size rows at a time, the last part padded: a tree of numpy arrays whose first
-    axis is the rows'."""
+def apply_in_parts(
+    apply: Callable[..., PyTree], params: PyTree, *arrays: np.ndarray, batch_size: int = 32
+) -> PyTree:
+    """apply(params, *arrays), compiled, on batch_size rows at a time, the last part padded: a tree of numpy arrays
+    whose first axis is the rows'."""
     compiled, found, number = jax.jit(apply), [], len(arrays[0])
     for start in range(0, number, batch_size):
         rows = np.minimum(np.arange(start, start + batch_size), number - 1)
-        made = compiled(*(array[rows] for array in arrays))
+        made = compiled(params, *(array[rows] for array in arrays))
         found.append(jax.tree.map(lambda a, start=start: np.asarray(a)[: number - start], made))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)

@@ -99,18 +99,22 @@ class Speaker:
 
     def __init__(self, network: CausalLM, params: PyTree, temperature: float = 1.0, seed: int = 0):
         self.network, self.temperature, self.rng = network, temperature, np.random.default_rng(seed)
-        self._logits = jax.jit(
-            lambda tokens, at: jnp.take_along_axis(
-                network.apply({"params": params}, tokens), at[:, None, None], axis=1
-            )[:, 0]
-        )
+        self.params = params
+
+        @jax.jit
+        def logits(params: PyTree, tokens: Array, at: Array) -> Array:
+            said = network.apply({"params": params}, tokens)
+            return jnp.take_along_axis(said, at[:, None, None], axis=1)[:, 0]
+
+        self._logits = logits
 
     def next(self, said: Sequence[Sequence[int]], allowed: Sequence[np.ndarray]) -> list[int]:
         """The token after each of `said`, one of those that are allowed (indices) for it."""
         tokens = np.zeros((len(said), self.network.max_length), np.int32)
         for row, one in zip(tokens, said, strict=True):
             row[: len(one)] = one
-        logits = np.asarray(self._logits(tokens, np.asarray([len(one) - 1 for one in said])), np.float64)
+        last = np.asarray([len(one) - 1 for one in said])
+        logits = np.asarray(self._logits(self.params, tokens, last), np.float64)
         out = []
         for row, which in zip(logits, allowed, strict=True):
             if self.temperature == 0:

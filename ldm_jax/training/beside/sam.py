@@ -8,7 +8,8 @@ the least over three masks where a prompt may mean several things, and the squar
 is. The original's rounds of further points, drawn where a mask was wrong, are left out.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +18,8 @@ import numpy as np
 import optax
 from PIL import Image
 
-from ldm_jax.models.sam import BOTTOM_RIGHT, INSIDE, NOTHING, SAM, TOP_LEFT, Masks
-from ldm_jax.training.beside.base import Learner, picture, pixels
+from ldm_jax.models.sam import BOTTOM_RIGHT, INSIDE, NOTHING, OUTSIDE, SAM, TOP_LEFT, Masks
+from ldm_jax.training.beside.base import Learner, Trained, apply_in_parts, picture, pixels
 from ldm_jax.types import Array, PyTree
 
 FOCAL, DICE = 20.0, 1.0
@@ -142,3 +143,56 @@ def refine(
 ) -> Masks:
     """The masks that prompts mean: images [B, H, W, 3] uint8, the others as SAM takes them."""
     return network.apply({"params": params}, pixels(images), points, labels, mask)
+
+
+def masks_of(
+    trained: Trained,
+    images: Sequence[np.ndarray],
+    *,
+    boxes: Sequence[Sequence[float]] | None = None,
+    points: Sequence[Sequence[tuple[float, float, bool]]] | None = None,
+) -> list[np.ndarray]:
+    """The mask [H, W] bool that is meant in each of images [H, W, 3] uint8, of any size.
+
+    boxes: of each (x0, y0, x1, y1) in pixels. points: of each [(x, y, whether it is inside), …], as many of all; of one
+    point alone the mask is that of the three whose overlap is expected to be highest.
+    Raises: ValueError unless one of both is given, for each picture, and for what lies outside of a picture.
+    """
+    if (boxes is None) == (points is None):
+        raise ValueError(
+            f"sam: got {'neither' if boxes is None else 'both'} of boxes and points, expected one of them"
+        )
+    given = boxes if points is None else points
+    if len(given) != len(images) or len({np.shape(one) for one in given}) != 1:
+        raise ValueError(
+            f"sam: prompts of {len(given)} pictures, expected {len(images)}, each with as many points"
+        )
+    side, where, labels = trained.learner.network.image_size, [], []
+    for i, (image, asked) in enumerate(zip(images, given, strict=True)):
+        at, kinds = _in_place(np.asarray(asked, np.float32), points is None)
+        sides = np.asarray(image.shape[1::-1], np.float32)
+        if at.min() < 0 or (at > sides).any():
+            raise ValueError(
+                f"sam: {asked} lies outside of picture {i}, which is {sides[0]:.0f} x {sides[1]:.0f}"
+            )
+        where.append(at / sides * side)
+        labels.append(kinds)
+    shown = np.stack([picture({"image": image}, side) for image in images])
+    apply = functools.partial(refine, trained.learner.network)
+    found = apply_in_parts(apply, trained.params, shown, np.stack(where), np.stack(labels))
+    alone = points is not None and np.shape(points[0])[0] == 1
+    which = 1 + found.iou[:, 1:].argmax(1) if alone else np.zeros(len(images), int)
+    chosen = found.logits[np.arange(len(images)), which]
+    return [
+        np.asarray(jax.image.resize(one, image.shape[:2], "bilinear")) > 0
+        for one, image in zip(chosen, images, strict=True)
+    ]
+
+
+def _in_place(asked: np.ndarray, is_box: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(points [n, 2], labels [n] int32) of a box [4], or of points [n, 3]; as the original does, a point of no meaning
+    follows where there is no box."""
+    if is_box:
+        return asked.reshape(2, 2), np.asarray([TOP_LEFT, BOTTOM_RIGHT], np.int32)
+    kinds = np.where(asked[:, 2] > 0, INSIDE, OUTSIDE)
+    return np.pad(asked[:, :2], ((0, 1), (0, 0))), np.append(kinds, NOTHING).astype(np.int32)

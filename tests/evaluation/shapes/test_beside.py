@@ -10,6 +10,7 @@ from ldm_jax.commands import evaluate
 from ldm_jax.data import shapes
 from ldm_jax.evaluation.shapes import beside
 from ldm_jax.models.sam import Masks
+from ldm_jax.shapes_world.scenes import CLASS_NAMES
 from ldm_jax.training.beside import base
 from tests.data import published
 
@@ -24,7 +25,7 @@ def run(monkeypatch, capsys):
         learner = base.Learner(SimpleNamespace(**network), None, None, None)
         trained = base.Trained(name, learner, {}, {"steps": 7, "options": {}})
         monkeypatch.setattr(base, "load", lambda folder: trained)
-        monkeypatch.setattr(base, "apply_in_parts", lambda apply, *rows, **options: said(*rows))
+        monkeypatch.setattr(base, "apply_in_parts", lambda apply, params, *rows: said(*rows))
         evaluate.main(["beside", "--network", "x", "--num_samples", str(len(SCENES))])
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -116,6 +117,29 @@ def test_captions_that_lie_at_their_classes(run, monkeypatch):
     labels = [label_of[s["image"].tobytes()] for s in SCENES if len(s["labels"]) == 1]
     assert found["test_scenes"] == len(labels)
     assert found["test_baseline"] == max(map(labels.count, labels)) / len(labels)
+
+
+def test_released_towers_are_asked_as_well(monkeypatch, capsys, tmp_path):
+    """A folder with config.json and no network.json; towers that know the class, and say it in every template."""
+    (tmp_path / "config.json").write_text("{}")
+    label_of = {
+        s["image"].tobytes(): s["class_label"] for s in [*SCENES, *beside._examples(len(SCENES), "unseen")]
+    }
+
+    def embed(captions):
+        return np.stack(
+            [np.eye(24)[[name in caption for name in CLASS_NAMES].index(True)] for caption in captions]
+        )
+
+    def extract(images, extractor, layers):
+        yield 0, {"embedding": np.eye(24)[[label_of[images[i].tobytes()] for i in range(len(images))]]}
+
+    towers = SimpleNamespace(extractor=None, embed=embed)
+    monkeypatch.setattr(beside.networks, "clip", lambda folder: towers)
+    monkeypatch.setattr(beside.features, "extract", extract)
+    evaluate.main(["beside", "--network", str(tmp_path), "--num_samples", str(len(SCENES))])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["test_right"] == found["unseen_right"] == 1
 
 
 def test_relations_that_boxes_keep():
