@@ -1,4 +1,4 @@
-"""What the site is made of beside the pages of docs/: a page of every room's functions.
+"""What the site is made of beside the pages of docs/: a page of every room's functions, and the notebooks.
 
     pip install 'ldm_jax[docs]' && mkdocs build --strict
 
@@ -8,26 +8,27 @@ no such files.
 """
 
 import ast
+import json
 import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGE = ROOT / "ldm_jax"
+PACKAGE, NOTEBOOKS = ROOT / "ldm_jax", ROOT / "docs" / "notebooks"
 ELSEWHERE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+[^)]+\)")  # a link that leaves docs/
 FENCE = "~~~~"  # around docstrings, some of which hold ```
 
 
 def on_files(files, config):
     """Adds the generated pages."""
-    for name, text in api().items():
+    for name, text in (api() | notebooks()).items():
         files.append(File.generated(config, name, content=text))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
-    return ELSEWHERE.sub(r"\1", markdown)
+    return ELSEWHERE.sub(r"\1", markdown.replace(".ipynb)", ".md)"))
 
 
 def rooms() -> dict[str, list[Path]]:
@@ -89,3 +90,25 @@ def said(node: ast.FunctionDef | ast.ClassDef) -> str:
 
 def quoted(text: str) -> str:
     return f"{FENCE}text\n{text}\n{FENCE}\n" if text else ""
+
+
+def notebooks() -> dict[str, str]:
+    """{'notebooks/NAME.md': its cells, with the texts that they printed}; pictures lie in the notebook alone."""
+    return {f"notebooks/{path.stem}.md": of_notebook(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+
+
+def of_notebook(path: Path) -> str:
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            text = "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+            picture = output.get("data", {}).get("image/png")
+            if picture:
+                parts.append(
+                    f'<img src="data:image/png;base64,{"".join(picture).strip()}" alt="what the cell draws">'
+                )
+            elif text.strip():
+                parts.append(quoted(text.rstrip()))
+    return "\n\n".join(parts) + "\n"
