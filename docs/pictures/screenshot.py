@@ -2,7 +2,7 @@
 
     pip install playwright && apt-get install chromium && python docs/pictures/screenshot.py docs/pictures
 
-page.png, a prompt drawn; page_edit.png, the sliders of an edit; page_inpaint.png, a hole that was painted, and filled.
+page.png, a prompt drawn, and page_edit.png, the sliders of an edit.
 """
 
 import shutil
@@ -24,23 +24,6 @@ def click(tab: Page, name: str) -> None:
     tab.wait_for_timeout(1500)
 
 
-def paint(tab: Page) -> None:
-    """Draws a picture, paints over its right half with the mouse, and has that filled."""
-    tab.get_by_role("tab", name="Inpainting").click()
-    tab.get_by_role("button", name="Draw one to begin with").locator("visible=true").click()
-    tab.wait_for_timeout(12_000)
-    place = tab.locator("canvas").locator("visible=true").first.bounding_box()
-    left, top = place["x"] + place["width"] / 2, place["y"] + place["height"] / 4
-    tab.mouse.move(left, top)
-    tab.mouse.down()
-    for i in range(12):
-        tab.mouse.move(left + (i % 2) * place["width"] / 5, top + i * place["height"] / 30, steps=4)
-    tab.mouse.up()
-    tab.get_by_role("button", name="Fill").click()
-    tab.locator("img[src*='gradio_api/file']").locator("visible=true").nth(3).wait_for(timeout=SLOW)
-    tab.wait_for_timeout(1500)
-
-
 def main(out: Path) -> None:
     shown = web.serve(web.Page(ldm_jax.load("shapes")), "127.0.0.1", None, block=False)
     with sync_playwright() as play:
@@ -52,8 +35,6 @@ def main(out: Path) -> None:
         tab.get_by_role("tab", name="Edits").click()
         click(tab, "Edit")
         tab.screenshot(path=out / "page_edit.png")
-        paint(tab)
-        tab.screenshot(path=out / "page_inpaint.png")
         browser.close()
     shown.close()
 
