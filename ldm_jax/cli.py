@@ -19,6 +19,9 @@ from ldm_jax.types import MAX_SEED
 
 log = logging.getLogger(__name__)
 
+LEFT_ALONE = (
+    "compiling "  # how the names of threads begin that nobody waits for once their process is told to stop
+)
 GRACE = 5.0  # seconds that a process has to end in, once it has said its error
 
 
@@ -85,6 +88,11 @@ def add_checkpoint_arguments(add: Callable) -> None:
         action="store_true",
         help="the last row of the table of classes stands for no class, which guidance leads away from",
     )
+    add(
+        "--clip_skip",
+        type=int,
+        help="the layer of CLIP's text encoder that is read, from its last, which is 1 (as AUTOMATIC1111 counts)",
+    )
 
 
 class Seeds(Sequence):
@@ -150,7 +158,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 _bars = {"open": False}  # whether the line that standard error ends with is a bar of `progress`
 
 
-def _end_the_bar() -> None:
+def end_the_bar() -> None:
+    """What is printed next begins on a line of its own."""
     if _bars["open"]:
         _bars["open"] = False
         print(file=sys.stderr, flush=True)
@@ -158,7 +167,7 @@ def _end_the_bar() -> None:
 
 def _after_the_bar(record: logging.LogRecord) -> bool:
     """A line of the log begins on a line of its own; the bar is drawn anew below."""
-    _end_the_bar()
+    end_the_bar()
     return True
 
 
@@ -168,16 +177,18 @@ def show_warnings_only() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def progress(label: str, total: int, before: int = 0) -> Callable[[int], None]:
-    """Returns report(done): one line on standard error, rewritten, with the time that is left. before: done already."""
+def progress(label: str, total: int, before: int = 0) -> Callable[..., None]:
+    """Returns report(done, note=""): one line on standard error, rewritten, with the time that is left, once anything
+    is done. before: done already. note: at the line's end."""
     start = time.time()
 
-    def report(done: int) -> None:
+    def report(done: int, note: str = "") -> None:
         left = (time.time() - start) / max(done - before, 1) * (total - done)
         filled = 30 * done // max(total, 1)
         end = "\n" if done >= total else ""
-        bar = f"\r[{'#' * filled}{'.' * (30 - filled)}] {label}: {done}/{total}, {left:.0f} s left   "
-        print(bar, end=end, file=sys.stderr, flush=True)
+        told = f", {left:.0f} s left" if done > before or not note else ""
+        bar = f"\r[{'#' * filled}{'.' * (30 - filled)}] {label}: {done}/{total}{told}{note}"
+        print(f"{bar:<110}", end=end, file=sys.stderr, flush=True)
         _bars["open"] = not end
 
     return report
@@ -188,10 +199,10 @@ def run(main: Callable, *args) -> None:
     try:
         main(*args)
     except KeyboardInterrupt as error:
-        _end_the_bar()
+        end_the_bar()
         sys.exit(str(error) or "interrupted")
     except Exception as error:
-        _end_the_bar()
+        end_the_bar()
         if os.environ.get("LDM_JAX_TRACEBACK"):
             raise
         # What ml_collections says of an error in a config file ends with that error's own line.
@@ -217,6 +228,15 @@ def console(main: Callable) -> None:
         if isinstance(left.code, str):  # an error, which is the last that is said
             _leave(left.code)
         raise
+    _leave_threads(0)
+
+
+def _leave_threads(code: int) -> None:
+    """Ends the process at once if a thread that nobody waits for is at work in C++ (xla/compiling.py)."""
+    if any(thread.name.startswith(LEFT_ALONE) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _leave(said: str) -> None:
@@ -225,6 +245,7 @@ def _leave(said: str) -> None:
     import jax
 
     print(said, file=sys.stderr, flush=True)
+    _leave_threads(1)
     if not jax.distributed.is_initialized():
         ended = threading.Timer(GRACE, os._exit, (1,))
         ended.daemon = True

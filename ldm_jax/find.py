@@ -43,17 +43,20 @@ def names(room: str) -> list[str]:
 
 
 def find(room: str, name: str) -> ModuleType:
-    """Imports ldm_jax/<room>/<name>.py.
+    """Imports ldm_jax/<room>/<name>.py. Raises: ValueError as `check`."""
+    check(room, name)
+    return importlib.import_module(f"ldm_jax.{room.replace('/', '.')}.{name}")
 
-    Raises: ValueError that lists the room's entries, and the nearest of them, if there is none of that name.
-    """
+
+def check(room: str, name: str) -> None:
+    """Imports nothing. Raises: ValueError that lists the room's entries, and the nearest of them, if there is none of
+    that name."""
     known = names(room)
     if name not in known:
         raise ValueError(
             f"{SINGULAR.get(room, room)} {str(name)[:100]!r} not found; ldm_jax/{room}/ has: "
             f"{', '.join(known)}{did_you_mean(name, known)}"
         )
-    return importlib.import_module(f"ldm_jax.{room.replace('/', '.')}.{name}")
 
 
 def did_you_mean(name: str, known) -> str:

@@ -91,6 +91,24 @@ def when_read(fail) -> None:
     shapes.ShapesSource.__getitem__ = failing
 
 
+def compiles_for_minutes() -> None:
+    """The step has a thousand sorts of its own."""
+
+    def long(config, workdir, placement) -> loop.TrainingJob:
+        made = job(config, workdir, placement)
+
+        def step(state, frozen, batch, seed):
+            x = batch["image"].reshape(-1)[:4000]
+            for i in range(1000):
+                x = jnp.sort(x * (i + 1), stable=bool(i % 2)) - x[::-1]
+            state, metrics = made.step(state, frozen, batch, seed)
+            return state, metrics | {"loss": metrics["loss"] + placement.average(x.mean())}
+
+        return made._replace(step=step)
+
+    train.JOBS["first_stage"] = long
+
+
 def disk_on_fire() -> None:
     raise OSError("disk on fire")
 
@@ -98,6 +116,7 @@ def disk_on_fire() -> None:
 FAULTS = {
     "none": lambda: None,
     "watched": watched,
+    "compiling": compiles_for_minutes,
     "slow saves": slow_saves,
     "data": lambda: when_read(disk_on_fire),
     "disk": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, BYTES)),
@@ -114,8 +133,8 @@ def main() -> None:
     ended.daemon = True
     ended.start()
     train.first_stage_job = job
-    nothing = SimpleNamespace(write_scalars=lambda *_: None, write_images=lambda *_: None, flush=lambda: None)
-    train.metric_writer = lambda workdir: nothing
+    nothing = SimpleNamespace(write_scalars=lambda *_: None, write_images=lambda *_: None, close=lambda: None)
+    train.writers.make = lambda config, workdir: nothing
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     cli.console(train.main)
 

@@ -22,7 +22,7 @@ from ldm_jax.training.workdir import KEYS
 
 ANY_TASK = {
     "seed", "image_size", "dtype", "data", "loss", "optimizer", "ema_decay", "batch_size", "total_steps", "log_every",
-    "checkpoint_every", "preview_every", "keep", "parallelism", "mesh", "steps_per_dispatch",
+    "checkpoint_every", "preview_every", "keep", "parallelism", "mesh", "steps_per_dispatch", "writers",
 }  # fmt: skip
 FIRST_STAGE = {"first_stage", "discriminator", "lpips"}
 SECOND_STAGE = KEYS - {"task", "discriminator", "lpips", "classifier"}
@@ -37,7 +37,7 @@ SECTIONS = (
     "optimizer",
     "optimizer.schedule",
 )
-LISTS = ("freeze", "class_names")  # whose values are lists, also of one name
+LISTS = ("freeze", "class_names", "writers")  # whose values are lists, also of one name
 LOSS = ("learn_logvar", "logvar_init", "token_masks", "alignment", "mutual_information")
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ldm_jax import cli, grid
 from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import bundle, train_state
@@ -21,10 +23,11 @@ from ldm_jax.commands import config_flag, dry_run
 from ldm_jax.data import latents
 from ldm_jax.distributed import hosts, parallel, preemption
 from ldm_jax.evaluation import monitor
-from ldm_jax.training import events, held_out, loop, optimizer, profiling, program, watch
+from ldm_jax.training import held_out, loop, optimizer, profiling, program, watch, writers
 from ldm_jax.training.base_model import with_base
 from ldm_jax.training.classifier_job import classifier_job
 from ldm_jax.training.diffusion_job import diffusion_job
+from ldm_jax.training.examples import check_there
 from ldm_jax.training.first_stage_job import first_stage_job
 from ldm_jax.training.perceptual import with_weights
 from ldm_jax.training.state import TrainState
@@ -36,9 +39,11 @@ from ldm_jax.training.workdir import (
     check_room,
     check_workdir,
     claimed,
+    has_checkpoints,
     keep_unreadable,
+    unless_refused,
 )
-from ldm_jax.xla import utilization
+from ldm_jax.xla import compiling, utilization
 
 JOBS = dict(first_stage=first_stage_job, diffusion=diffusion_job, classifier=classifier_job)
 log = logging.getLogger(__name__)
@@ -133,11 +138,12 @@ def train(
     config = with_base(config)
     check_config(config)
     check_devices(config)
+    check_there(config, has_checkpoints(workdir))
     config = with_weights(config, workdir)
     hosts.agree(
         {f"config.{key}": value for key, value in config.items()} | {"the code": hosts.code_version()}
     )
-    with claimed(workdir) as still_ours:
+    with unless_refused(workdir), claimed(workdir) as still_ours:
         return train_claimed(config, workdir, still_ours, profile_at, profile_steps)
 
 
@@ -170,7 +176,7 @@ def train_claimed(
         hosts.agree({"the step of the newest checkpoint": start})
         log.info("%s at step %d of %d", "resuming" if restored else "starting", start, config["total_steps"])
         # 4. Run the loop with logging, pictures, evaluation and profiling attached.
-        writer, evaluate = metric_writer(workdir), monitor.every(config, workdir)
+        writer, evaluate = writers.make(config, workdir), monitor.every(config, workdir)
         held = held_out.every(config, job.held_out)
         mfu = utilization.Utilization(lambda: step_flops(config, workdir))
         with (
@@ -194,6 +200,7 @@ def train_claimed(
                     "the evaluation", bool(evaluate(writer, done, state) | held(writer, done, state))
                 ),
                 stop=asked,
+                patiently=patiently(stop),
                 before_step=tracer.before_step,
                 after_step=tracer.after_step,
             )
@@ -202,10 +209,17 @@ def train_claimed(
             finally:
                 with contextlib.suppress(OSError):  # of a full disk, which says more where it is met first
                     keep_unreadable(workdir, job.unreadable())
-        writer.flush()
+        writer.close()
     # 5. The logs and checkpoints are closed; no process leaves before the others are done.
     hosts.barrier("the end")
     return state
+
+
+def patiently(stop: preemption.Notice) -> Callable:
+    """loop.Calls.patiently: where several processes work together, in this thread, as they stop together."""
+    if jax.process_count() > 1:
+        return lambda call, what: compiling.in_this_thread(call, what)
+    return lambda call, what: compiling.in_thread(call, what, stop.at_once)
 
 
 def report(
@@ -241,11 +255,6 @@ def together(name: str, was_done: bool) -> bool:
     if was_done:
         hosts.barrier(name, hosts.LONG)
     return was_done
-
-
-def metric_writer(workdir: Path) -> events.EventWriter:
-    """TensorBoard in the workdir, written by process 0."""
-    return events.EventWriter(workdir if hosts.is_first() else None)
 
 
 def console() -> None:

@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = dict(
     prediction_type=TEXT, class_names=maybe(lists(TEXT, 2**20)), name=TEXT,
     dtype=one_of("float32", "bfloat16", "float16"), remat=maybe(either(FLAG, TEXT)),
     text_from=maybe(TEXT), base_tokenizer=maybe(TEXT), holdout_every=maybe(whole(0, 2**31)),
+    writers=maybe(lists(TEXT)),
     # networks
     in_channels=WIDTH, out_channels=maybe(WIDTH), channels=WIDTH, channel_mult=lists(COUNT), z_channels=WIDTH,
     embed_dim=WIDTH, num_res_blocks=each(COUNT), attention_levels=lists(LEVEL), num_heads=maybe(each(WIDTH)),
@@ -112,7 +113,8 @@ RULES: dict[str, Rule] = dict(
     num_timesteps=TIMESTEPS, beta_start=BETA, beta_end=BETA, cosine_s=number(0, 100), v_posterior=SHARE,
     # conditioning
     width=WIDTH, vocab_size=ROWS, num_layers=COUNT, max_length=LENGTH, mlp_width=maybe(WIDTH), activation=TEXT,
-    projection_dim=maybe(WIDTH), eos_id=maybe(whole(0, 2**24)), pad_id_g=whole(0, 2**24), layer=TEXT, mechanism=TEXT,
+    projection_dim=maybe(WIDTH), eos_id=maybe(whole(0, 2**24)), pad_id_g=whole(0, 2**24),
+    layer=either(TEXT, whole(1, 64)), mechanism=TEXT,
     convention=TEXT, embedding_dropout=SHARE, num_stages=COUNT, size_width=WIDTH, max_noise_level=TIMESTEPS,
     enlarge=whole(1, 64), noise_schedule=TEXT,
     clip_l=maybe(SECTION), clip_g=SECTION, tokenizer=maybe(SECTION),

@@ -30,6 +30,7 @@ from ldm_jax.data import index, listing, pictures, stand_in
 from ldm_jax.data.pictures import EXTENSIONS
 
 SPLITS = ("train", "test")
+PEEKED = 10_000  # entries of a folder that are looked at before a run, when one picture would do
 OTHER_SPLITS = ("val", "valid", "validation", "dev", "eval")  # what others call theirs; never classes
 
 log = logging.getLogger(__name__)
@@ -263,6 +264,22 @@ def source(
     return FolderSource(top / found.below, found, known)
 
 
+def peek(root: str | Path, split: str = "train", holdout: float = 0.0) -> None:
+    """Looks for one picture, among the first PEEKED entries alone. Raises: ValueError as `source` for a folder that is
+    not there, or holds none."""
+    top, seen = check_root(split, root, holdout), 0
+    for _, folders, names in os.walk(top, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        seen += len(folders) + len(names)
+        if seen > PEEKED or any(name.lower().endswith(EXTENSIONS) for name in names):
+            return
+    raise _holds_none(top)
+
+
+def _holds_none(folder: Path) -> ValueError:
+    return ValueError(f"folder {str(folder)!r} holds no images ({', '.join(EXTENSIONS)})")
+
+
 def _find(
     top: Path,
     split: str,
@@ -292,7 +309,7 @@ def _find(
     stated = caption_files.of_listing(whole, top, [below + n for n in names], below, gone, caption_key)
     names = [name for name in names if below + name not in stated.fields]
     if not names:
-        raise ValueError(f"folder {str(root)!r} holds no images ({', '.join(EXTENSIONS)})")
+        raise _holds_none(root)
     # 3. Those of the split.
     number = len(names)
     if divided:

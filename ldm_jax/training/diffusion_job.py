@@ -73,11 +73,11 @@ def open_first_stage(config: dict, workdir: Path) -> bundle.Bundle:
 def open_run(config: dict, workdir: Path) -> tuple[dict, System, dict, Any, Callable]:
     """What a run in the latents of a first stage stands on: the config with that first stage, the system, its frozen
     parameters, the source of the data, and what crops a picture."""
+    source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
     with hosts.first_alone("the first stage"):
         first = open_first_stage(config, workdir)
     config = dict(config, first_stage=first.config["first_stage"])
     frozen = {"first_stage": first.params["first_stage"]}
-    source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
     tokenizer = tokenizer_of(config) or vocabulary.of_run(config, workdir, source)
     system = make_system(config, tokenizer)
     return config, system, frozen, source, crop

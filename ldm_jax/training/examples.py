@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.data import aspect_buckets, derive, pipeline, regions, templates
+from ldm_jax.checkpoints.open import locate
+from ldm_jax.data import aspect_buckets, derive, folder, pipeline, regions, templates
 from ldm_jax.data.latents import TEXT
 from ldm_jax.data.prior import WEIGHT
 from ldm_jax.data.transforms import RECIPES
@@ -41,6 +42,23 @@ def open_source(config: Mapping[str, Any], known: Sequence = ()) -> Any:
     source = pipeline.open_source(options.pop("name"), options.pop("split", "train"), **options)
     section = config["data"].get("templates")
     return templates.captioned(source, section) if section else source
+
+
+def check_there(config: Mapping[str, Any], goes_on: bool) -> None:
+    """Looks, for a moment, whether there is what the config names, before anything is made or read.
+
+    goes_on: the run has checkpoints, which hold all that other checkpoints gave it. Raises: ValueError for a checkpoint
+    that is not there, and for a folder of pictures without one.
+    """
+    for key in () if goes_on else ("first_stage_from", "init_from", "text_from"):
+        if config.get(key):
+            try:
+                locate(config[key])
+            except ValueError as error:
+                raise ValueError(f"config.{key}: {error}") from None
+    data = config["data"]
+    if data.get("name") == "folder" and data.get("root") is not None:
+        folder.peek(data["root"], data.get("split", "train"), data.get("holdout") or 0.0)
 
 
 def has_token_masks(config: Mapping[str, Any]) -> bool:

@@ -68,6 +68,7 @@ def init_key(config: dict):
 
 
 def first_stage_job(config: dict, workdir: Path, placement: parallel.Placement) -> loop.TrainingJob:
+    source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
     first_stage, step, begin = program.first_stage_parts(config, placement)
     frozen = {}
     if program.has_perceptual(config):
@@ -77,7 +78,6 @@ def first_stage_job(config: dict, workdir: Path, placement: parallel.Placement) 
         log.info("no perceptual loss: config.lpips names no weights, and none are at hand or it is off")
     with parallel.on_host():
         state = begin(init_key(config))
-    source, crop = open_source(config, read_unreadable(workdir)), image_transform(config)
 
     def transform(example, rng):
         return {"image": crop(example["image"], rng)}

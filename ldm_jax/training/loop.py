@@ -3,6 +3,7 @@
 It sees a stage only through its TrainingJob, and pictures, logs and evaluation only as functions to call.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,11 +13,12 @@ import numpy as np
 from jax.profiler import StepTraceAnnotation
 
 from ldm_jax.checkpoints import train_state
-from ldm_jax.distributed import parallel
+from ldm_jax.distributed import parallel, preemption
 from ldm_jax.training import prefetch, watch
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 
+LEFT = "told to stop: saved after step %d of %d; the same command goes on from there"
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +49,8 @@ class Calls(NamedTuple):
     show: Callable[[int, TrainState], None]  # (steps done, state): draws pictures
     evaluate: Callable[[int, TrainState], bool]  # (steps done, state) -> whether an evaluation was due
     stop: Callable[[int], bool]  # (iterations of the loop) -> whether to save and leave
+    # Calls what may compile for long, and says so by its name, unless that is None. It may raise preemption.ToldAtOnce.
+    patiently: Callable[[Callable[[], Any], str | None], Any] = lambda call, what: call()
     # Called around every step with (steps done, metrics of the last one), see profiling.Tracer.
     before_step: Callable[[int, Any], None] = lambda done, running: None
     after_step: Callable[[int, Any], None] = lambda done, running: None
@@ -78,59 +82,84 @@ def run(
     gathered = _Gathered(placement)
 
     with prefetch.Ahead(_drawing(config, job, placement, start), (total - start) // at_once) as batches:
-        while done < total and not leaving:
-            # 2. Fetch a batch. If that fails, save the steps that were done.
-            with clock("profile"):
-                calls.before_step(done, running)
-            try:
-                batch = _next(batches, running, clock)
-            except Exception:
-                if done > saved and jax.process_count() == 1:  # several processes would have to save together
-                    _check_finite(gathered.take(running, state), (logged + 1, done), saved, checkpoints)
-                    _save_what_was_done(checkpoints, done, state)
-                raise
-            # 3. Dispatch the step and wait for the one before: at most one step is queued when a save is requested.
-            with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
-                state, metrics = step(state, frozen, batch, seed)
-                jax.block_until_ready(running)
-            del batch
-            done, running = done + at_once, metrics
-            gathered.add(metrics)
-            with clock("profile"):
-                calls.after_step(done, running)
-            # 4. Check and report the metrics, always before a save.
-            leaving = calls.stop(done // at_once)
-            last = leaving or done == total
-            save = last or done % config["checkpoint_every"] == 0
-            if save or done % config["log_every"] == 0:
-                with clock("compute"):
-                    jax.block_until_ready(metrics)
-                with clock("logging" if logged > start else "compile"):
-                    values = gathered.take(metrics, state)
-                _check_finite(values, (logged + 1, done), saved, checkpoints)
-                values["learning_rate"] = float(job.learning_rate((done - 1) // _accumulated(config)))
-                times, logged = clock.lap(done - logged), done
-                with clock("logging"):
-                    calls.report(done, values, times)
-            # 5. Save, and leave if asked to.
-            if save:
-                with clock("checkpoint"):
-                    train_state.save(checkpoints, done, state, wait=last)
-                saved = done
-            if leaving:
-                log.info(
-                    "told to stop: saved after step %d of %d; the same command goes on from there",
-                    done,
-                    total,
-                )
-                continue
-            # 6. Draw pictures and evaluate when they are due.
-            if done == total or done % config["preview_every"] == 0:
-                with clock("pictures"):
-                    calls.show(done, state)
-            with clock("evaluation"):
-                calls.evaluate(done, state)
+        try:
+            while done < total and not leaving:
+                # 2. Fetch a batch. If that fails, save the steps that were done.
+                with clock("profile"):
+                    calls.before_step(done, running)
+                try:
+                    batch = _next(batches, running, clock)
+                except Exception:
+                    if (
+                        done > saved and jax.process_count() == 1
+                    ):  # several processes would have to save together
+                        _check_finite(gathered.take(running, state), (logged + 1, done), saved, checkpoints)
+                        _save_what_was_done(checkpoints, done, state)
+                    raise
+                # 3. Dispatch the step and wait for the one before: at most one step is queued when a save is requested.
+                with clock("compute" if running else "compile"), StepTraceAnnotation("train", step_num=done):
+                    advance = step if running is not None else functools.partial(_first, calls, step)
+                    state, metrics = advance(state, frozen, batch, seed)
+                    jax.block_until_ready(running)
+                del batch
+                done, running = done + at_once, metrics
+                gathered.add(metrics)
+                with clock("profile"):
+                    calls.after_step(done, running)
+                # 4. Check and report the metrics, always before a save.
+                leaving = calls.stop(done // at_once)
+                last = leaving or done == total
+                save = last or done % config["checkpoint_every"] == 0
+                if save or done % config["log_every"] == 0:
+                    with clock("compute"):
+                        jax.block_until_ready(metrics)
+                    with clock("logging" if logged > start else "compile"):
+                        values = gathered.take(metrics, state)
+                    _check_finite(values, (logged + 1, done), saved, checkpoints)
+                    values["learning_rate"] = float(job.learning_rate((done - 1) // _accumulated(config)))
+                    times, logged = clock.lap(done - logged), done
+                    with clock("logging"):
+                        calls.report(done, values, times)
+                # 5. Save, and leave if asked to.
+                if save:
+                    with clock("checkpoint"):
+                        train_state.save(checkpoints, done, state, wait=last)
+                    saved = done
+                if leaving:
+                    log.info(LEFT, done, total)
+                    continue
+                # 6. Draw pictures and evaluate when they are due.
+                _look(config, calls, clock, start, done, state)
+        except preemption.ToldAtOnce:  # while no step is done
+            if done > saved:
+                _check_finite(gathered.take(running, state), (logged + 1, done), saved, checkpoints)
+                train_state.save(checkpoints, done, state, wait=True)
+            log.info(LEFT if done else "told to stop: no step was done yet", *((done, total) if done else ()))
     return state, done
+
+
+def _first(calls: Calls, step: Callable, *args: Any) -> tuple[TrainState, dict]:
+    """The first step, which is compiled."""
+    return calls.patiently(functools.partial(step, *args), "the training step")
+
+
+def _look(
+    config: Mapping[str, Any], calls: Calls, clock: watch.Stopwatch, start: int, done: int, state: TrainState
+) -> None:
+    """Draws pictures and evaluates, where they are due."""
+    if done == config["total_steps"] or done % config["preview_every"] == 0:
+        is_first = done - start <= config["preview_every"]
+        with clock("pictures"):
+            calls.patiently(
+                functools.partial(calls.show, done, state), "what draws the pictures" if is_first else None
+            )
+    evaluate = functools.partial(calls.evaluate, done, state)
+    intervals = [config.get(key) for key in ("evaluate_every", "holdout_every")]
+    with clock("evaluation"):
+        if any(every and done % every == 0 for every in intervals):
+            calls.patiently(evaluate, None)
+        else:  # which is asked all the same
+            evaluate()
 
 
 def _save_what_was_done(checkpoints: Any, done: int, state: TrainState) -> None:

@@ -17,6 +17,7 @@ import jax
 from ldm_jax import atomic, text_files
 from ldm_jax.distributed import mark, parallel
 from ldm_jax.distributed.hosts import barrier, is_first
+from ldm_jax.training import writers
 from ldm_jax.training.optimizer import with_defaults
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
@@ -35,6 +36,7 @@ KEYS = {
     "timestep_density", "sampling", "text_from", "base_tokenizer", "holdout_every",
     "base", "personalization", "adapter_from", "prior", "classifier", "distillation",
     "evaluate_every", "evaluate", "class_names", "parallelism", "mesh", "steps_per_dispatch",
+    "writers",
 }  # fmt: skip
 TASKS = ("first_stage", "diffusion", "classifier")
 LPIPS = ("vgg_path", "heads_path", "dropout")
@@ -57,6 +59,7 @@ def check_config(config: dict) -> None:
             "config.base is missing: the model that the classifier is to guide, whose latents it takes"
         )
     check_numbers(config, "config")
+    writers.names(config)
     lpips = config.get("lpips") or {}
     for key in lpips:
         if key not in LPIPS:
@@ -153,6 +156,7 @@ def check_workdir(workdir: Path, config: dict) -> None:
         "parallelism",
         "mesh",
         "steps_per_dispatch",
+        "writers",
     }
     rate = {"base_lr", "scale_lr", "schedule"}
 
@@ -202,6 +206,20 @@ def claimed(workdir: Path) -> Iterator[Callable[[], None]]:
             raise _not_writable(workdir, error) from None
         barrier("the workdir")
         yield check
+
+
+@contextlib.contextmanager
+def unless_refused(workdir: Path) -> Iterator[None]:
+    """A workdir that the block made goes again with an error of the user's, by which a run is refused before it
+    begins: no checkpoint was begun, and nothing measured. One that was there stays as it is."""
+    was_there = workdir.exists()
+    try:
+        yield
+    except (ValueError, FileNotFoundError):
+        begun = any((workdir / name).exists() for name in ("checkpoints", "latents.json", "latents.npy"))
+        if is_first() and not was_there and not begun:
+            shutil.rmtree(workdir, ignore_errors=True)
+        raise
 
 
 def _here(workdir: Path) -> str:

@@ -349,6 +349,26 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_run, tmp_path
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
+def test_help_names_the_flags_and_the_configs(capsys):
+    with pytest.raises(SystemExit) as left:
+        train.main(["--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: ") and "--workdir" in said and "shapes_kl_f4" in said
+
+
+def test_an_empty_folder_of_pictures_is_said_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "claimed", lambda workdir: pytest.fail("the workdir was made"))
+    (tmp_path / "photos" / ".hidden").mkdir(parents=True)
+    (tmp_path / "photos" / ".hidden" / "a.png").write_bytes(b"")
+    for changes, said in (
+        (dict(data=dict(name="folder", root=str(tmp_path / "photos"))), "photos' holds no images"),
+        (dict(init_from="models/away"), "config.init_from: checkpoint 'models/away' not found"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            train.train(tiny(**changes), tmp_path / "run")
+
+
 def test_a_user_sees_one_sentence_and_no_traceback(tmp_path):
     done = run(
         command(
@@ -434,6 +454,7 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
 def test_what_cannot_be_trained_is_said(changes, said, tmp_path):
     with pytest.raises((ValueError, OSError), match=said):
         train.train(tiny(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ python -m pytest -n 0 -m slow tests/commands/test_train_faults.py    for the oth
 """
 
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -84,3 +86,22 @@ def test_processes_of_two_configs(tmp_path):
     assert codes == [1, 1]
     for sentence in said:
         assert "the processes disagree on config.seed: 0 on process 0 (" in sentence
+
+
+@pytest.mark.slow
+def test_a_run_is_told_to_stop_while_its_step_is_compiled(tmp_path):
+    """It leaves at once, in good order: the workdir is free again."""
+    flags = ["--config=tests/tiny_first_stage.py", f"--workdir={tmp_path}"]
+    command = [sys.executable, "-m", "tests.faulty_process", "compiling", *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "compiling the training step" in line:
+            break
+    assert "compiling the training step, 10 s" in said[-1], said
+    process.send_signal(signal.SIGTERM)
+    since, rest = time.time(), process.stderr.read()
+    assert process.wait() == 0 and time.time() - since < 10, rest
+    assert "told to stop: no step was done yet" in rest and "Traceback" not in rest
+    assert not steps(tmp_path) and not (tmp_path / "running.json").exists()

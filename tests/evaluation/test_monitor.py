@@ -30,7 +30,7 @@ class Writer:
     def write_images(self, step, images):
         pass
 
-    def flush(self):
+    def close(self):
         pass
 
 
@@ -42,7 +42,7 @@ def config(**changes) -> dict:
 @pytest.mark.slow
 def test_a_run_is_evaluated_on_fixed_seeds_and_prompts(tmp_path, monkeypatch):
     writer = Writer()
-    monkeypatch.setattr(train, "metric_writer", lambda workdir: writer)
+    monkeypatch.setattr(train.writers, "make", lambda config, workdir: writer)
     train.train(
         config(evaluate_every=2, evaluate=dict(metrics=["accuracy", "shapes_fid"], num_images=66)),
         tmp_path / "a",

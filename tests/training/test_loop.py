@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.checkpoints import train_state
-from ldm_jax.distributed import parallel
+from ldm_jax.distributed import parallel, preemption
 from ldm_jax.training import loop
 from ldm_jax.training.objective import loss_by_timestep
 from ldm_jax.training.state import TrainState
@@ -206,3 +206,22 @@ def test_numbers_that_are_none_are_not_saved_where_the_data_fail(monkeypatch):
             CONFIG | {"log_every": 100}, job, placement, Checkpoints(), placement.place(job.state), 0, calls
         )
     assert not saved
+
+
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_run_that_is_told_to_stop_beside_its_steps_saves_what_was_done(monkeypatch, at):
+    """While the first step is compiled nothing was done; while pictures are drawn, all steps before."""
+    saved, called = [], []
+
+    def patiently(call, what):
+        called.append(what)
+        if len(called) > (1 if at else 0):
+            raise preemption.ToldAtOnce("told to stop")
+        return call()
+
+    def save(checkpoints, done, state, wait=False):
+        saved.append((done, wait))
+
+    run(monkeypatch, calls=dict(patiently=patiently), save=save, preview_every=4)
+    assert saved == ([(4, True)] if at else [])
+    assert called == ["the training step", "what draws the pictures"][: 2 if at else 1]

@@ -1,0 +1,48 @@
+"""What is said while a program is compiled, and that a process is told to stop meanwhile."""
+
+import logging
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from ldm_jax.distributed import preemption
+from ldm_jax.xla import compiling
+
+
+def test_a_line_every_few_seconds_until_it_is_ready(caplog):
+    ready = threading.Event()
+    with caplog.at_level(logging.INFO), compiling.told("the sampler", ready.is_set, every=0.02):
+        while len(caplog.records) < 3:
+            time.sleep(0.005)
+        ready.set()
+        time.sleep(0.06)
+        said = len(caplog.records)
+        time.sleep(0.06)
+    assert len(caplog.records) == said <= 4
+    assert all(record.getMessage() == "compiling the sampler, 0 s" for record in caplog.records)
+
+
+def test_what_is_called_gives_what_it_gives():
+    assert compiling.called(lambda a, b: a - b, "x", 5, 3) == 2
+    assert compiling.in_thread(lambda: threading.current_thread().name, "x").startswith("compiling ")
+    with pytest.raises(ZeroDivisionError):
+        compiling.in_thread(lambda: 1 / 0, "x")
+
+
+def test_sigterm_is_obeyed_while_another_thread_compiles():
+    """Also one that came just before; afterwards it is a notice again, which ends nothing."""
+    over, start = threading.Event(), time.monotonic()
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with preemption.watching(None) as stop:
+        with pytest.raises(preemption.ToldAtOnce):
+            compiling.in_thread(lambda: over.wait(20), "the training step", stop.at_once)
+        assert time.monotonic() - start < 5 and stop(1)
+        with pytest.raises(preemption.ToldAtOnce):
+            compiling.in_thread(lambda: None, None, stop.at_once)
+    over.set()
+    with preemption.watching(None) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop(1)
