@@ -162,3 +162,18 @@ def make_config(name: str | Path) -> ConfigDict:
 def load_config(name: str | Path) -> dict:
     """`make_config` as a dict."""
     return make_config(name).to_dict()
+
+
+def clip_skip(layer: str | int) -> int:
+    """Which layer of a CLIP tower a conditioning reads, counted from the last, which is 1. layer: its option, 'last',
+    'penultimate', or such a number.
+
+    AUTOMATIC1111 counts like this ("Clip skip"); diffusers' clip_skip counts the layers before the one that a model
+    reads by itself. Raises: ValueError for anything else.
+    """
+    number = {"last": 1, "penultimate": 2}.get(layer, layer)  # type: ignore[arg-type]
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(
+            f"clip: layer={layer!r}, expected 'last', 'penultimate', or a number from 1, the last"
+        )
+    return number

@@ -42,6 +42,7 @@ class System(NamedTuple):
     image_size: the side in pixels of the pictures trained on; others can be drawn (`check_shape`).
     learned_variance: the network gives twice the latent's channels, the second half of which says each step's variance
       (diffusion/learned_variance.py).
+    in_parts: how many parts prompts are read in (conditioning/chunks.py).
     """
 
     first_stage: FirstStage
@@ -52,6 +53,7 @@ class System(NamedTuple):
     tokenizer: Any
     image_size: int
     learned_variance: bool = False
+    in_parts: int = 1
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -145,7 +147,7 @@ class System(NamedTuple):
 
     def setting(self, part: Part, image_shape: tuple[int, int] | None = None) -> Setting:
         shape = self.image_shape if image_shape is None else image_shape
-        return Setting(part.conditioner, self.tokenizer, self.latent_shape_of(shape), shape)
+        return Setting(part.conditioner, self.tokenizer, self.latent_shape_of(shape), shape, self.in_parts)
 
     def check_tokenizer(self) -> None:
         """Raises: ValueError for a text model whose tokenizer is not named."""
@@ -214,9 +216,24 @@ class System(NamedTuple):
                 found = part.kind.at_steps(found, visited, self.schedule.num_timesteps)
         return found
 
+    @property
+    def weighs(self) -> dict[str, str]:
+        """{the inputs that weigh tokens: the tokens that they weigh}."""
+        return {
+            key: tokens for part in self.parts for key, tokens in getattr(part.kind, "WEIGHTS", {}).items()
+        }
+
+    def weights(self, given: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
+        """What `weighs` names, for the prompts that `inputs` was given."""
+        return self._gather(
+            lambda part: part.kind.weights(given, self.setting(part)) if hasattr(part.kind, "WEIGHTS") else {}
+        )
+
     def unconditional(self, inputs: Mapping[str, Array], null: Mapping[str, Array]) -> dict[str, Array]:
-        """inputs with those that guidance drops taken from null, at the inputs' lengths; spatial conditions stay."""
-        dropped = {key: jnp.broadcast_to(null[key], inputs[key].shape) for key in self.drops}
+        """inputs with those that guidance drops, and their weights, taken from null, at the inputs' lengths; spatial
+        conditions stay."""
+        weights = [key for key in self.weighs if key in inputs and key in null]
+        dropped = {key: jnp.broadcast_to(null[key], inputs[key].shape) for key in (*self.drops, *weights)}
         return {**inputs, **dropped}
 
     def encode_inputs(

@@ -29,6 +29,7 @@ class Options(NamedTuple):
     neither file nor table tells. variant: of a diffusers folder's files, such as 'fp16'. ignore_objects: see
     convert.torch_file.read_zip.
     null_class: the last row of the table of classes stands for no class, for guidance, where nothing else says so.
+    clip_skip: which layer of CLIP's text encoders is read, counted from the last, which is 1 (config.clip_skip).
     """
 
     ema: bool = True
@@ -40,6 +41,7 @@ class Options(NamedTuple):
     variant: str | None = None
     ignore_objects: bool = False
     null_class: bool = False
+    clip_skip: int | None = None
 
 
 def options_from(args: Any) -> Options:

@@ -36,7 +36,8 @@ def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoin
         Exception
     ) as error:  # names, shapes and options that fit no network can make its parts raise anything
         raise ValueError(f"{located} does not fit together: {type(error).__name__}: {cut(error)}") from error
-    return _with_null_class(opened, path) if options.null_class else opened
+    opened = _with_null_class(opened, path) if options.null_class else opened
+    return opened if options.clip_skip is None else _with_clip_skip(opened, path, options.clip_skip)
 
 
 def _named_first_stage(options: Options) -> FirstStage | None:
@@ -59,6 +60,25 @@ def _with_null_class(opened: Checkpoint, path: str | Path) -> Checkpoint:
     if classes.get("null_class", True):
         return opened
     kinds["class_label"] = dict(classes, num_classes=classes["num_classes"] - 1, null_class=True)
+    return opened._replace(config=dict(opened.config, conditioning=conditioning_section(kinds)))
+
+
+def _with_clip_skip(opened: Checkpoint, path: str | Path, number: int) -> Checkpoint:
+    """The same, reading another layer of its text encoders. Raises: ValueError for a model without one of CLIP's, and
+    for a layer that they do not have."""
+    kinds = conditioning_kinds(opened.config.get("conditioning"))
+    name = next((name for name in ("clip", "sdxl") if name in kinds), None)
+    if name is None:
+        raise ValueError(
+            f"--clip_skip: {path} takes {', '.join(kinds) or 'no conditions'}, expected a text encoder of CLIP's"
+        )
+    towers = [kinds[name]] if name == "clip" else [kinds[name].get("clip_l"), kinds[name]["clip_g"]]
+    most = min(tower["num_layers"] for tower in towers if tower)
+    if not 1 <= number <= most:
+        raise ValueError(
+            f"--clip_skip is {number}, expected 1, the last layer, to {most}, the first of {path}"
+        )
+    kinds[name] = dict(kinds[name], layer=number)
     return opened._replace(config=dict(opened.config, conditioning=conditioning_section(kinds)))
 
 

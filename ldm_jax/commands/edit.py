@@ -35,6 +35,7 @@ def run(args: argparse.Namespace, model: Any, seeds: Sequence[int], settings: di
     import numpy as np
 
     from ldm_jax import grid
+    from ldm_jax.commands.draw import write
     from ldm_jax.data import pictures
     from ldm_jax.inference import methods
     from ldm_jax.tasks import sheet
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace, model: Any, seeds: Sequence[int], settings: di
     source = args.prompt if args.source is None else args.source
     asked = (args.edit or {}).get(args.method, {})
     given = dict(negative_prompts=args.negative_prompt, batch_size=args.batch_size, **settings)
+    given |= dict(plain_prompts=True) if args.plain_prompts else {}
     if args.image:
         given |= dict(image=pictures.read_picture(args.image), inversion=args.inversion)
     made = []
@@ -52,9 +54,12 @@ def run(args: argparse.Namespace, model: Any, seeds: Sequence[int], settings: di
         options = methods.at_strength("editing", args.method, asked, strength)
         made.append(model.edit(source, args.prompt, args.method, seeds, options=options, **given))
     out, last = Path(args.out), made[-1]
+    told = {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
+    told |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
+    told |= dict(negative_prompt=args.negative_prompt) if args.negative_prompt else {}
     for i, seed in enumerate(seeds):
         text = dict(prompt=args.prompt, source=source, method=args.method, seed=seed, **asked)
-        grid.write_png(out / f"{seed}.png", last.images[i], text)
+        write(out / f"{seed}.png", last.images[i], text | told)
         for name, images in last.sources.items():
             grid.write_png(out / f"{seed}_{name}.png", images[i], text)
         for name, masks in last.masks.items():

@@ -14,17 +14,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ldm_jax import cli
 from ldm_jax.cli import parse_seeds
 from ldm_jax.commands import edit
-from ldm_jax.data.pictures import OVERVIEW
-from ldm_jax.diffusion.timesteps import SIGMA_SPACINGS, SPACINGS
+from ldm_jax.diffusion.timesteps import SIGMA_SPACINGS, SPACINGS, check_spacing
+from ldm_jax.find import check
 
 FASTER = ("cache", "merge")  # options of LatentDiffusion.sample with options of their own
 PROMPT = "a small red circle above a large blue square"
-GRID_PIXELS = 2**24  # of the pictures that the grid shows, and that are kept for it: 64 of 512 x 512
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,17 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="unconditional, text, class, layout, semantic, superres, inpaint, img2img, instruct, edit, colorize, "
         "depth or retrieval; by default what the model and what is given are for",
     )
-    add(
-        "--prompt",
-        help=f'what to draw (text models); default "{PROMPT}" for the task text without --jobs, elsewhere '
-        f"the empty prompt",
-    )
-    add("--prompt_2", help="what the second text encoder reads, in the place of the prompt (SDXL)")
-    add("--negative_prompt", help="what guidance leads away from, in the place of the empty prompt")
-    add(
-        "--class_label",
-        help='the class to draw: its number, its name, or "one:0.5,another:0.5" (class models)',
-    )
+    add_texts(add)
     add("--seeds", help="one picture each: 0-7, or 1,5,9-12 (default 0-7; 0 where there are files)")
     add("--batch_size", type=int, default=4, help="pictures drawn at once (default %(default)s)")
     add("--out", default="samples", help="folder for the pictures (default %(default)s)")
@@ -80,6 +70,10 @@ def make_parser() -> argparse.ArgumentParser:
         "large as they are)",
     )
     add("--tile", type=int, help="side in pixels of the tiles in which large pictures are drawn")
+    add(
+        "--preview_every", type=int, metavar="N",
+        help="write what every Nth step takes for the clean picture into previews/ of --out; the bar then shows steps",
+    )  # fmt: skip
     add_sampler_arguments(parser)
     add_methods(parser)
     add_model_arguments(parser)
@@ -96,6 +90,31 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_embedding_arguments(parser)
     return parser
+
+
+def add_texts(add: Callable) -> None:
+    """What is drawn, and how prompts are read; add: the parser's add_argument."""
+    add(
+        "--prompt",
+        help=f'what to draw (text models); default "{PROMPT}" for the task text without --jobs, elsewhere '
+        f"the empty prompt",
+    )
+    add("--prompt_2", help="what the second text encoder reads, in the place of the prompt (SDXL)")
+    add("--negative_prompt", help="what guidance leads away from, in the place of the empty prompt")
+    add(
+        "--plain_prompts",
+        action="store_true",
+        help="take brackets in prompts as they are; without it (word:1.3), (word) and [word] weigh words",
+    )
+    add(
+        "--long_prompts",
+        action="store_true",
+        help="read prompts of more tokens than the text encoder takes (CLIP: 75) in parts; without it they are cut",
+    )
+    add(
+        "--class_label",
+        help='the class to draw: its number, its name, or "one:0.5,another:0.5" (class models)',
+    )
 
 
 def add_embedding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +157,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--refiner_start", type=float, default=0.8,
         help="the share of the noise levels that the first model runs (default %(default)s)",
+    )  # fmt: skip
+    add(
+        "--dtype", choices=("bfloat16", "float16", "float32"),
+        help="in which the networks compute; default bfloat16, on a CPU float32, or what the model's config says",
     )  # fmt: skip
     cli.add_checkpoint_arguments(add)
 
@@ -188,36 +211,20 @@ def main(argv: list[str] | None = None) -> None:
         dry_run(args)
         return
 
+    check_names(args)
+
     # Model.
     start = time.time()
-    from ldm_jax.checkpoints.base import options_from
-    from ldm_jax.inference import pipeline
-    from ldm_jax.inference.cascade import Cascade
-    from ldm_jax.inference.refiner import BaseAndRefiner
     from ldm_jax.tasks import controls, run
 
-    options = options_from(args)._asdict()
     followed = [controls.parse(text) for text in args.control]
-    adapters = [*args.adapter, *((adapter, 1.0) for adapter, _ in followed)]
-    model = pipeline.load(args.checkpoint, cli.executables(), adapters, **options)
+    model = open_model(args, [adapter for adapter, _ in followed])
     if followed:
         given["control"] = tuple(control for _, control in followed)
-    if args.image_encoder:
-        model.embed = picture_embedder(args.image_encoder)
-    if args.refiner:
-        refiner = pipeline.load(args.refiner, cli.executables())
-        model = BaseAndRefiner(model, refiner, args.refiner_start)
-    if args.upscaler:
-        upscalers = [pipeline.load(name, cli.executables()) for name in args.upscaler]
-        model = Cascade(model, upscalers, args.upscaler_noise_level)
     embedder = open_embedder(args, model)
-    for name in ("prompt", "negative_prompt"):
-        embedded = embedder is not None and name == "prompt"
-        if name in given and "prompts" not in model.system.takes and not embedded:
-            raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
-    if "prompt_2" in given and "prompts_2" not in model.system.takes:
-        raise ValueError(f"--prompt_2: {args.checkpoint} has no second text encoder")
+    check_texts(args, given, model, embedder is not None)
     settings = model.resolve(**asked(args))
+    read = {name: True for name in ("plain_prompts", "long_prompts") if getattr(args, name)}
 
     if args.task == "edit" and args.method:
         drawn = edit.run(args, model, seeds, settings)
@@ -233,14 +240,24 @@ def main(argv: list[str] | None = None) -> None:
 
     # Pictures.
     told = embedder.told(jobs) if embedder else jobs
+    from ldm_jax.commands import draw
+
+    progress, previews = draw.Progress(len(jobs)), None
+    if args.preview_every is not None:
+        steps = settings["num_steps"]
+        previews = draw.Previews(model.decode, Path(args.out), args.preview_every, steps, progress)
     results = run.run(
-        model, told, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile, **settings, **args.faster
-    )
+        model, told, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile,
+        on_step=previews.on_step if previews else None, **settings, **args.faster, **read,
+    )  # fmt: skip
     texts = {k: v for k, v in settings.items() if v is not None and k != "num_steps"} | args.faster
-    texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
+    texts |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint) | read
+    texts |= {name: getattr(args, name) for name in ("clip_skip", "dtype") if getattr(args, name) is not None}
     asked_for = {job.name: job for job in jobs}
     results = ((asked_for[job.name], result) for job, result in results)
-    drawn, failed = draw(results, jobs, args, texts, alike, model)
+    drawn, failed = draw.draw(results, jobs, args, texts, alike, model, progress)
+    if previews:
+        previews.close()
     failed += len(failures)
     print(f"{drawn} pictures{' and grid.png' if drawn else ''} in {args.out}, {time.time() - start:.1f} s")
     if failed:
@@ -289,6 +306,66 @@ def asked(args: argparse.Namespace) -> dict:
         spacing=args.spacing,
         final_alpha=args.final_alpha, clip_denoised=args.clip_denoised, sampler_options=args.sampler_options,
     )  # fmt: skip
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """Raises: ValueError for a name of what is not there, and for numbers that cannot be: before a model is opened."""
+    rooms = dict(
+        samplers=[args.sampler] if args.sampler else [], guidance=args.guidance, editing=args.edit,
+        inversion=args.inversion,
+    )  # fmt: skip
+    for room, names in rooms.items():
+        for name in names or ():
+            check(room, name)
+    if args.spacing is not None:
+        check_spacing(args.spacing)
+    from ldm_jax.data.pictures import FITS
+    from ldm_jax.inference.settings import resolve_settings
+    from ldm_jax.tasks.run import TASKS
+
+    if args.task not in (None, *TASKS):
+        raise ValueError(f"task {args.task!r} not found; there are: {', '.join(TASKS)}")
+    if args.fit not in FITS:
+        raise ValueError(f"fit {args.fit!r} not found; there are: {', '.join(FITS)}")
+    resolve_settings({}, **asked(args))
+    if args.preview_every is not None:
+        if args.preview_every < 1:
+            raise ValueError(f"--preview_every is {args.preview_every}, expected at least 1")
+        for name in ("refiner", "upscaler", "method"):
+            if getattr(args, name):
+                raise ValueError(
+                    f"--preview_every shows the steps of one model, and does not go with --{name}"
+                )
+
+
+def open_model(args: argparse.Namespace, followed: list[str]):
+    """The model of --checkpoint, with its refiner and upscalers. followed: adapters that a picture is given to."""
+    from ldm_jax.checkpoints.base import options_from
+    from ldm_jax.inference import pipeline
+    from ldm_jax.inference.cascade import Cascade
+    from ldm_jax.inference.refiner import BaseAndRefiner
+
+    adapters = [*args.adapter, *((adapter, 1.0) for adapter in followed)]
+    options = options_from(args)._asdict()
+    model = pipeline.load(args.checkpoint, cli.executables(), adapters, args.dtype, **options)
+    if args.image_encoder:
+        model.embed = picture_embedder(args.image_encoder)
+    if args.refiner:
+        refiner = pipeline.load(args.refiner, cli.executables(), dtype=args.dtype)
+        model = BaseAndRefiner(model, refiner, args.refiner_start)
+    if args.upscaler:
+        upscalers = [pipeline.load(name, cli.executables(), dtype=args.dtype) for name in args.upscaler]
+        model = Cascade(model, upscalers, args.upscaler_noise_level)
+    return model
+
+
+def check_texts(args: argparse.Namespace, given: dict, model, embedded: bool) -> None:
+    """Raises: ValueError for a text that the model does not take. embedded: prompts are, before it sees them."""
+    for name in ("prompt", "negative_prompt"):
+        if name in given and "prompts" not in model.system.takes and not (embedded and name == "prompt"):
+            raise ValueError(f"--{name}: {args.checkpoint} is not a text model")
+    if "prompt_2" in given and "prompts_2" not in model.system.takes:
+        raise ValueError(f"--prompt_2: {args.checkpoint} has no second text encoder")
 
 
 def dry_run(args: argparse.Namespace) -> None:
@@ -385,76 +462,6 @@ def check_out(out: str, jobs: list) -> None:
                     f"--out {out}: a picture would be written over {file}, the {field} of job {job.name!r}, "
                     f"expected another folder"
                 )
-
-
-def draw(results, jobs: list, args: argparse.Namespace, texts: dict, alike: bool, model):
-    """Writes the pictures as they come, those of layouts with their boxes beside them, and the grid of as many as
-    GRID_PIXELS.
-
-    texts: what all have in common. Returns: how many were drawn, and how many failed, which is
-    said on standard error. Raises: the error of one of jobs that are alike.
-    """
-    from ldm_jax import grid
-
-    order = {job.name: i for i, job in enumerate(jobs)}
-    out, shown, drawn, failed, pixels = Path(args.out), {}, 0, 0, 0
-    if jobs:
-        bar(0, len(jobs))
-    for job, result in results:
-        if isinstance(result, ValueError):
-            if alike:
-                raise result
-            failed += 1
-            print(f"\r{f'{job.where}: {result}':<100}", file=sys.stderr)
-        else:
-            drawn += 1
-            pixels += result.shape[0] * result.shape[1]
-            grid.write_png(out / f"{job.name}.png", result, dict(job.given, **texts, seed=job.seed))
-            if "layout" in job.given:
-                write_boxes(out / f"{job.name}_boxes.png", result, job, model)
-            if pixels <= GRID_PIXELS or not shown:
-                shown[order[job.name]] = result
-        bar(drawn + failed, len(jobs))
-    if shown:
-        images = same_size([shown[i] for i in sorted(shown)])
-        common = {k: v for k, v in jobs[0].given.items() if all(job.given.get(k) == v for job in jobs)}
-        texts = dict(common, **texts, seeds=args.seeds, **{OVERVIEW: "grid"})
-        grid.write_png(out / "grid.png", grid.grid(images), texts)
-    return drawn, failed
-
-
-def write_boxes(path: Path, image, job, model) -> None:
-    """Writes the picture with the boxes that the model was told of, or says why its layout has none to show."""
-    from ldm_jax import grid
-    from ldm_jax.tasks import boxes, labels
-
-    names = model.config.get("class_names")
-    try:
-        layout = labels.told(model.system, job.given["layout"], names)
-    except ValueError as error:
-        print(f"\r{f'{job.where}: no {path.name}: {error}':<100}", file=sys.stderr)
-    else:
-        grid.write_png(path, boxes.draw(image, layout, names), {OVERVIEW: "boxes"})
-
-
-def same_size(images: list):
-    """[N, H, W, 3] uint8: pictures [h, w, 3] of several sizes, the smaller ones on white."""
-    import numpy as np
-
-    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    out = np.full((len(images), height, width, 3), 255, np.uint8)
-    for canvas, image in zip(out, images, strict=True):
-        canvas[: image.shape[0], : image.shape[1]] = image
-    return out
-
-
-def bar(done: int, total: int) -> None:
-    """A progress bar on standard error; before the first picture the sampler is being compiled."""
-    filled = 30 * done // total
-    note = "" if done else " (compiling, or reading the compiled sampler from the cache)"
-    end = "\n" if done == total else ""
-    line = f"\r[{'#' * filled}{'.' * (30 - filled)}] {done}/{total} pictures{note}"
-    print(f"{line:<100}", end=end, file=sys.stderr, flush=True)
 
 
 def console() -> None:

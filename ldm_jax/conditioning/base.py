@@ -14,6 +14,9 @@ Each other file of this room is one kind of conditioning and has:
     pixels, or
                                   'latent', as many latent cells; left out by kinds that have none
     NEGATIVE: dict[str, Any]      text kinds, where needed: what a negative prompt is given beside it
+    WEIGHTS: dict[str, str]       text kinds only: the inputs that weigh the tokens of another input, {weights: tokens};
+                                  without them every token counts as it is (emphasis.py)
+    weights(given, setting) -> dict[str, np.ndarray]   text kinds only: [B, L] float32 of each of WEIGHTS
     TOKENIZERS: dict[str, Callable]   text kinds only: how a tokenizer is made, by the `name` of a config's section
     PREPARES: bool                whether the Conditioner returns inputs for the other kinds, {name: array}, and no
                                   Cond; left out by kinds that do not
@@ -45,14 +48,15 @@ class Setting(NamedTuple):
 
     conditioner: its own Conditioner (of which it reads fields). tokenizer: of a text model; None where there is
     none, or the config does not name its file yet. latent_shape: (h, w, c) of the pictures that are asked for, which
-    need
-    not be as large as those trained on. image_shape: the same (H, W) in pixels.
+    need not be as large as those trained on. image_shape: the same (H, W) in pixels. in_parts: how many parts prompts
+    are read in, side by side (chunks.py).
     """
 
     conditioner: Any
     tokenizer: Any
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int]
+    in_parts: int = 1
 
 
 def drop(inputs: dict[str, Array], null: dict[str, Array], keep_mask: Array) -> dict[str, Array]:

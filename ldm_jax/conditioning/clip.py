@@ -16,14 +16,15 @@ from flax import linen as nn
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ldm_jax import text_files
-from ldm_jax.conditioning import text
+from ldm_jax.conditioning import chunks, emphasis, text
+from ldm_jax.config import clip_skip
 from ldm_jax.models.clip_text import CLIPTextTransformer
 from ldm_jax.types import Array, Cond
 
 TAKES, EXAMPLE, DROPS, ENCODES = text.TAKES, text.EXAMPLE, text.DROPS, text.ENCODES
-inputs, null_inputs = text.inputs, text.null_inputs
+WEIGHTS = text.WEIGHTS
+inputs, null_inputs, weights = text.inputs, text.null_inputs, text.weights
 
-LAYERS = {"last": 0, "penultimate": 1}  # the layer's name: how many layers follow it
 BOS, EOS = text.CLIP_MARKS
 # A caption is cut here before the byte pairs are merged: marks, contractions, words, single digits, runs of
 # the rest.
@@ -34,8 +35,8 @@ class Conditioner(nn.Module):
     """Tokens to Cond(context); the fields are those of models.clip_text.CLIPTextTransformer, and what is read
     of it.
 
-    layer: 'last' (Stable Diffusion 1) or 'penultimate' (2). final_norm: whether the tower's final LayerNorm
-    is applied to it, as both do. site_words: see conditioning.text.for_each_site.
+    layer: 'last' (Stable Diffusion 1), 'penultimate' (2), or as of config.clip_skip. final_norm: whether the
+    tower's final LayerNorm is applied to it, as both do. site_words: see conditioning.text.for_each_site.
     """
 
     width: int
@@ -47,7 +48,7 @@ class Conditioner(nn.Module):
     mlp_width: int | None = None
     projection_dim: int | None = None
     eos_id: int | None = None
-    layer: str = "last"
+    layer: str | int = "last"
     final_norm: bool = True
     site_words: tuple[int, int] | None = None
     dtype: jnp.dtype = jnp.float32
@@ -59,8 +60,7 @@ class Conditioner(nn.Module):
 
         Raises: ValueError for an unknown layer.
         """
-        if self.layer not in LAYERS:
-            raise ValueError(f"clip: layer={self.layer!r}, expected 'last' or 'penultimate'")
+        skip = clip_skip(self.layer) - 1
         transformer = CLIPTextTransformer(
             self.vocab_size,
             self.width,
@@ -76,9 +76,10 @@ class Conditioner(nn.Module):
         )
 
         def encode(tokens, offsets):
-            return transformer(tokens, LAYERS[self.layer], self.final_norm, offsets).hidden
+            return transformer(tokens, skip, self.final_norm, offsets).hidden
 
-        return Cond(context=text.for_each_site(encode, inputs, self.site_words))
+        encoded = text.for_each_site(chunks.each(encode, self.max_length), inputs, self.site_words)
+        return Cond(context=emphasis.weighed(encoded, inputs.get("tokens_weights"), self.max_length))
 
 
 def clip_tokenizer(vocab_file: str | Path, max_length: int = 77, pad_id: int | None = None) -> Tokenizer:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ldm_jax.conditioning import clip, text
+from ldm_jax.conditioning import chunks, clip, emphasis, text
 from ldm_jax.conditioning.base import Setting, numbers
+from ldm_jax.config import clip_skip
 from ldm_jax.models.clip_text import CLIPTextTransformer, end_positions
 from ldm_jax.models.layers import timestep_embedding
 from ldm_jax.types import Array, Cond
@@ -32,6 +33,7 @@ EXAMPLE = {
 }
 DROPS = ("tokens", "tokens_2", "keep", "aesthetic_scores")
 ENCODES = ()
+WEIGHTS = {"tokens_weights": "tokens", "tokens_2_weights": "tokens_2"}
 TOKENIZERS = clip.TOKENIZERS
 
 AESTHETIC, NULL_AESTHETIC = 6.0, 2.5  # what the original's demo gives the refiner with and without a prompt
@@ -44,6 +46,7 @@ class Conditioner(nn.Module):
     clip_l, clip_g: fields of models.clip_text.CLIPTextTransformer for CLIP's own tower and OpenCLIP's; the
     refiner has clip_l=None. vocab_size, max_length: of a tower that does not say. One tokenizer serves both:
     in clip_g whatever follows a caption's end is `pad_id_g`. eos_id: see models.clip_text.end_positions.
+    layer: of both towers, as of config.clip_skip.
     use_aesthetic: the sizes are original, crop and the aesthetic score, as in the refiner, and not original,
     crop and target, as in the base.
     force_zeros: "no text" is zeros in place of what the towers give, as in the base, and not the empty
@@ -60,6 +63,7 @@ class Conditioner(nn.Module):
     use_aesthetic: bool | None = None
     force_zeros: bool | None = None
     size_width: int = 256
+    layer: int = 2
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -67,22 +71,27 @@ class Conditioner(nn.Module):
         """inputs as of `inputs` below -> Cond(context [B, L, D_l + D_g], vector [B, P + n size_width]
         float32).
 
-        context: of each tower the layer before the last, not normed, side by side. vector: clip_g's pooled
+        L: of prompts in several parts (chunks.py) that many times a tower's length; what is pooled is the first one's.
+        context: of each tower its `layer`, the one before the last, not normed, side by side. vector: clip_g's pooled
         output, then the n numbers of the sizes, 6, or 5 with use_aesthetic. deterministic changes nothing
         here.
         """
         refiner = self.clip_l is None
         use_aesthetic = refiner if self.use_aesthetic is None else self.use_aesthetic
         force_zeros = not refiner if self.force_zeros is None else self.force_zeros
-        tokens, tokens_2 = inputs["tokens"], inputs["tokens_2"]
+        length = min(inputs["tokens"].shape[1], self.clip_g.get("max_length", self.max_length))
+        tokens, tokens_2 = (chunks.apart(inputs[name], length) for name in ("tokens", "tokens_2"))
+        number = len(tokens) // len(inputs["tokens"])  # parts of a prompt
         after_end = jnp.arange(tokens_2.shape[1]) > end_positions(tokens_2, self.eos_id)[:, None]
         out = self._tower(self.clip_g, "clip_g")(
-            jnp.where(after_end, self.pad_id_g, tokens_2), skip=1, final_norm=False
+            jnp.where(after_end, self.pad_id_g, tokens_2), skip=clip_skip(self.layer) - 1, final_norm=False
         )
-        context, pooled = out.hidden, out.pooled.astype(jnp.float32)
+        first = jnp.arange(0, len(tokens), number)  # the first part of each prompt
+        pooled = out.pooled.astype(jnp.float32)[first] if number > 1 else out.pooled.astype(jnp.float32)
+        context = self._weighed(out.hidden, inputs, "tokens_2_weights")
         if self.clip_l is not None:
-            out = self._tower(self.clip_l, "clip_l")(tokens, skip=1, final_norm=False)
-            context = jnp.concatenate([out.hidden, context], axis=-1)
+            out = self._tower(self.clip_l, "clip_l")(tokens, skip=clip_skip(self.layer) - 1, final_norm=False)
+            context = jnp.concatenate([self._weighed(out.hidden, inputs, "tokens_weights"), context], axis=-1)
         if force_zeros:
             keep = inputs["keep"].astype(jnp.float32)
             context = context * keep[:, None, None].astype(context.dtype)
@@ -92,6 +101,11 @@ class Conditioner(nn.Module):
             sizes = jnp.concatenate([sizes[:, :4], inputs["aesthetic_scores"][:, None]], axis=1)
         embedded = timestep_embedding(sizes.reshape(-1), self.size_width).reshape(len(sizes), -1)
         return Cond(context=context, vector=jnp.concatenate([pooled, embedded], axis=1))
+
+    def _weighed(self, hidden: Array, inputs: Mapping[str, Array], key: str) -> Array:
+        """hidden [B * n, L, D] of n parts of each prompt -> [B, n * L, D], weighed."""
+        length, number = hidden.shape[1], inputs["tokens"].shape[0]
+        return emphasis.weighed(hidden.reshape(number, -1, hidden.shape[-1]), inputs.get(key), length)
 
     def _tower(self, fields: Mapping[str, Any], name: str) -> CLIPTextTransformer:
         shared = {
@@ -140,6 +154,15 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
         "sizes": np.concatenate(sizes, axis=1),
         "aesthetic_scores": np.array(each("aesthetic_scores", AESTHETIC)),
     }
+
+
+def weights(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:
+    """As of text.weights, {'tokens_weights', 'tokens_2_weights'}: of each tower, whose means are restored apart. What
+    clip_g pools is not weighed, as in the original of the notation."""
+    first = second = text.token_weights(given["prompts"], setting.tokenizer, setting.in_parts)
+    if given.get("prompts_2") is not None:
+        second = text.token_weights(given["prompts_2"], setting.tokenizer, setting.in_parts)
+    return {"tokens_weights": first, "tokens_2_weights": second}
 
 
 def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from flax import linen as nn
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ldm_jax import text_files
+from ldm_jax.conditioning import chunks, emphasis
 from ldm_jax.conditioning.base import Setting
 from ldm_jax.models.text_encoder import TextFields, TextTransformer
 from ldm_jax.types import Array, Cond
@@ -28,9 +30,11 @@ log = logging.getLogger(__name__)
 TAKES = ("prompts",)
 EXAMPLE = {"prompts": "caption"}
 DROPS = ("tokens",)
+WEIGHTS = {"tokens_weights": "tokens"}
 ENCODES = ()
 LARGEST = 2**24  # number in a tokenizer.json; the library makes tables as long as the largest id
 LONGEST = 100_000  # letters of a caption, of which a tokenizer reads a second's worth
+COMMAS = (",", ",</w>")
 CLIP_MARKS = BOS, EOS = "<|startoftext|>", "<|endoftext|>"  # around each caption of CLIP's
 
 
@@ -48,7 +52,8 @@ class Conditioner(TextFields):
         def encode(tokens, offsets):
             return transformer(tokens, deterministic, offsets)
 
-        return Cond(context=for_each_site(encode, inputs, self.site_words))
+        encoded = for_each_site(chunks.each(encode, self.max_length), inputs, self.site_words)
+        return Cond(context=emphasis.weighed(encoded, inputs.get("tokens_weights"), self.max_length))
 
 
 def for_each_site(encode: Callable, inputs: Mapping[str, Array], site_words: tuple[int, int] | None) -> Array:
@@ -80,22 +85,24 @@ def offsets_of(inputs: Mapping[str, Array]) -> Array | None:
 
 
 class _Cut:
-    """Tells of captions that were cut: of each once, the first by name, and then how many there were at each power of
-    ten."""
+    """Tells of captions that were cut, and of which words: of each once, the first by name, and then how many there
+    were at each power of ten."""
 
     NAMED = 10
 
     def __init__(self):
         self.told: set[int] = set()
 
-    def tell(self, caption: str, length: int) -> None:
+    def tell(self, caption: str, length: int, left: str) -> None:
+        """left: what was cut off."""
         key, before = hash((caption, length)), len(self.told)
         self.told.add(key)
         number = len(self.told)
         if number == before:
             return
         if number <= self.NAMED:
-            log.warning("caption cut to %d tokens: %s", length, text_files.shown(caption))
+            said = (text_files.shown(text) for text in (left, caption))
+            log.warning("caption cut to %d tokens, without %s: %s", length, *said)
         elif set(str(number)[1:]) == {"0"} and str(number)[0] == "1":
             log.warning(
                 "%d captions so far were cut to their tokenizer's length, of late: %s",
@@ -107,11 +114,12 @@ class _Cut:
 CUT = _Cut()
 
 
-def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+def tokenize(captions: Sequence[str], tokenizer: Tokenizer, in_parts: int = 1) -> dict[str, np.ndarray]:
     """{'tokens': [B, L] int32}: every caption, `expanded`, padded to the tokenizer's length L, or cut to it with
     a warning in the log, once for each caption.
 
-    Of a caption of more than LONGEST letters the first are read.
+    Of a caption of more than LONGEST letters the first are read. in_parts: [B, in_parts * L] of captions that are
+    read in parts (chunks.py).
     Raises: ValueError when captions is a single string, one of them is no string or no Unicode text, or the tokenizer
     does not pad to a fixed length.
     """
@@ -127,12 +135,39 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer) -> dict[str, np.ndar
         raise ValueError(
             "text: the tokenizer does not pad and cut to a fixed length; load it with text.load_tokenizer"
         )
-    encodings = tokenizer.encode_batch(expanded([caption[:LONGEST] for caption in captions], tokenizer))
-    for caption, encoding in zip(captions, encodings, strict=True):
+    written = expanded([caption[:LONGEST] for caption in captions], tokenizer)
+    encodings = tokenizer.encode_batch(written)
+    if in_parts > 1:
+        empty = np.asarray(tokenizer.encode("").ids, np.int32)
+        read = [_words_of(encoding) for encoding in encodings]
+        ids = [chunks.laid_out(np.asarray(one), commas, empty, in_parts) for one, commas, _ in read]
+        return {"tokens": np.asarray(ids, np.int32)}
+    for caption, said, encoding in zip(captions, written, encodings, strict=True):
         if encoding.overflowing or len(caption) > LONGEST:
-            CUT.tell(caption, len(encoding.ids))
+            kept = max((end for _, end in encoding.offsets), default=0)
+            CUT.tell(caption, len(encoding.ids), said[kept:].strip())
     ids = [e.ids for e in encodings]
     return {"tokens": np.asarray(ids, np.int32).reshape(len(ids), tokenizer.truncation["max_length"])}
+
+
+def _words_of(encoding: Any) -> tuple[list[int], list[bool], list[tuple[int, int]]]:
+    """(ids, whether each is a comma, the characters that each covers) of a caption's own tokens, those that were cut
+    off included."""
+    found: tuple = [], [], []
+    for part in (encoding, *encoding.overflowing):
+        named = zip(part.ids, part.tokens, part.offsets, part.special_tokens_mask, strict=True)
+        for i, token, span, special in named:
+            if not special:
+                for column, value in zip(found, (i, token in COMMAS, span), strict=True):
+                    column.append(value)
+    return found
+
+
+def parts_of(prompts: Sequence[str], tokenizer: Tokenizer) -> int:
+    """How many parts the longest of the prompts is read in."""
+    room = tokenizer.truncation["max_length"] - 2
+    read = tokenizer.encode_batch(expanded([prompt[:LONGEST] for prompt in prompts], tokenizer))
+    return max((len(chunks.parts(_words_of(encoding)[1], room)) for encoding in read), default=1)
 
 
 def expanded(captions: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -174,9 +209,33 @@ def inputs(given: Mapping[str, Sequence[str]], setting: Setting) -> dict[str, np
         raise ValueError(
             "text: this model has no tokenizer; name its vocabulary file in config.conditioning.tokenizer"
         )
-    tokens = tokenize(given["prompts"], setting.tokenizer)
+    tokens = tokenize(given["prompts"], setting.tokenizer, setting.in_parts)
     check_ids(tokens["tokens"], setting.conditioner.vocab_size)
     return tokens
+
+
+def weights(given: Mapping[str, Sequence[str]], setting: Setting) -> dict[str, np.ndarray]:
+    """given {'prompts': B strings} -> {'tokens_weights': [B, L] float32}, those of the tokens that `inputs` gives: 1,
+    but where a prompt is emphasis.Weighted."""
+    return {"tokens_weights": token_weights(given["prompts"], setting.tokenizer, setting.in_parts)}
+
+
+def token_weights(prompts: Sequence[str], tokenizer: Tokenizer, in_parts: int = 1) -> np.ndarray:
+    """[B, in_parts * L] float32: see `weights`."""
+    length = tokenizer.truncation["max_length"]
+    out = np.ones((len(prompts), in_parts * length), np.float32)
+    for row, prompt in zip(out, prompts, strict=True):
+        pieces = emphasis.pieces_of(prompt)
+        if any(weight != 1 for _, weight in pieces):
+            pieces = [(expanded([text[:LONGEST]], tokenizer)[0], weight) for text, weight in pieces]
+            encoding = tokenizer.encode("".join(text for text, _ in pieces)[:LONGEST])
+            if in_parts == 1:
+                row[:] = emphasis.of_spans(pieces, encoding.offsets)
+            else:
+                _, commas, spans = _words_of(encoding)
+                found = emphasis.of_spans(pieces, spans)
+                row[:] = chunks.laid_out(found, commas, np.ones(length, np.float32), in_parts)
+    return out
 
 
 def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
@@ -196,7 +255,7 @@ def null_inputs(batch_size: int, setting: Setting) -> dict[str, np.ndarray]:
     """
     if setting.tokenizer is None:
         return {"tokens": np.zeros((batch_size, setting.conditioner.max_length), np.int32)}
-    return tokenize([""] * batch_size, setting.tokenizer)
+    return tokenize([""] * batch_size, setting.tokenizer, setting.in_parts)
 
 
 def word_level_tokenizer(words: Sequence[str], max_length: int) -> Tokenizer:

@@ -10,7 +10,7 @@ Source: the state dicts of transformers 4 and 5 (CLIPTextModel, CLIPTextModelWit
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_jax.config import by_kind
+from ldm_jax.config import by_kind, clip_skip
 from ldm_jax.convert import diffusers_ldm_bert, state_dict
 from ldm_jax.convert.state_dict import Entry
 from ldm_jax.params import ParamPath
@@ -161,7 +161,7 @@ def lazy_from_diffusers(
 def without_unread_layer(params: PyTree, options: Mapping[str, Any]) -> tuple[PyTree, dict[str, Any]]:
     """(params, options) of a 'clip' conditioner that reads its tower's last layer, giving what these give.
 
-    One that reads the layer before the last, normed, never reads the last, and nor does it read the
+    One that reads a layer before the last, normed, never reads what follows, and nor does it read the
     projection: diffusers stores Stable Diffusion 2 without them, as its CLIPTextModel knows no other layer
     than the last.
     Raises: ValueError for a layer that is not normed, which diffusers cannot express.
@@ -172,7 +172,7 @@ def without_unread_layer(params: PyTree, options: Mapping[str, Any]) -> tuple[Py
             "clip: final_norm=False cannot be written for diffusers, whose text encoders norm what they give"
         )
     tower = {k: v for k, v in params["transformer"].items() if k != "text_projection"}
-    if options.get("layer", "last") == "penultimate":
+    for _ in range(clip_skip(options.get("layer", "last")) - 1):
         del tower[f"layer_{options['num_layers'] - 1}"]
         options |= {"layer": "last", "num_layers": options["num_layers"] - 1}
     return {"transformer": tower}, options | {"projection_dim": None}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm_jax import text_files
-from ldm_jax.config import conditioning_kinds, conditioning_section
+from ldm_jax.config import clip_skip, conditioning_kinds, conditioning_section
 from ldm_jax.convert import diffusers_scheduler, schema
 from ldm_jax.convert.diffusers_networks import (
     DIFFUSERS_VERSION,
@@ -342,7 +342,7 @@ def _clip_tokenizer_json(options: Mapping[str, Any], pad_token: str) -> dict[str
 def _write_clip(options: Mapping[str, Any], index: dict, files: dict, pad_token: str) -> None:
     if not options.get("final_norm", True):
         refuse("conditioning clip", "final_norm", False, "True in diffusers")
-    layers = options["num_layers"] - (options.get("layer", "last") == "penultimate")
+    layers = options["num_layers"] - clip_skip(options.get("layer", "last")) + 1
     files["text_encoder/config.json"] = _clip_json(dict(options, num_layers=layers), False)
     files["tokenizer/tokenizer_config.json"] = _clip_tokenizer_json(options, pad_token)
     index["text_encoder"] = ["transformers", "CLIPTextModel"]
@@ -353,6 +353,8 @@ def _write_sdxl(options: Mapping[str, Any], index: dict, files: dict, pad_token:
     shared = {name: options[name] for name in ("vocab_size", "max_length", "eos_id") if name in options}
     if options.get("pad_id_g", 0) != 0:
         refuse("conditioning sdxl", "pad_id_g", options["pad_id_g"], "0, which is '!'")
+    if options.get("layer", 2) != 2:
+        refuse("conditioning sdxl", "layer", options["layer"], "2, the last but one")
     index["text_encoder"] = index["tokenizer"] = [None, None]
     if options.get("clip_l") is not None:
         files["text_encoder/config.json"] = _clip_json(shared | dict(options["clip_l"]), False)

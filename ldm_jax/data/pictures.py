@@ -21,7 +21,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 OVERVIEW = (
     "overview"  # the text chunk of a PNG that shows other pictures: a grid, or one with boxes drawn over it
 )
-OVERVIEWS = ("grid.png", "_boxes.png")  # how the names of such files end
+OVERVIEWS = ("grid.png", "_boxes.png", "_preview.png")  # how the names of such files end
 FITS = ("none", "resize", "crop")
 ARRAYS = (".npy",)
 # Of a picture, as many as it has by its own header, before any of them is decoded: 8192 x 8192, which takes 0.5 GB.

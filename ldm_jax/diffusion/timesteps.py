@@ -252,6 +252,14 @@ def by_sigma(spacing: str, sigmas: np.ndarray, num_steps: int) -> np.ndarray:
     return np.interp(levels, sigmas, np.arange(len(sigmas))).astype(np.float32)
 
 
+def check_spacing(spacing: str) -> None:
+    """Raises: ValueError for an unknown name (listing the known ones)."""
+    name = re.sub(r"^((?:dpm_)?leading|lcm)_\d+$", r"\1", spacing)
+    if name not in (*SPACINGS, *SIGMA_SPACINGS) and name.partition("_")[0] not in _BETWEEN:
+        known = ", ".join((*SPACINGS, *SIGMA_SPACINGS))
+        raise ValueError(f"timestep spacing {spacing!r} not found; known: {known}")
+
+
 def make_timesteps(
     spacing: str, num_train: int, num_steps: int, sigmas: np.ndarray | None = None, **options
 ) -> np.ndarray:
@@ -272,7 +280,5 @@ def make_timesteps(
         if sigmas is None:
             raise ValueError(f"timestep spacing {spacing!r} needs the noise levels of a schedule")
         return by_sigma(spacing, sigmas, num_steps)
-    if spacing not in SPACINGS:
-        known = ", ".join((*SPACINGS, *SIGMA_SPACINGS))
-        raise ValueError(f"timestep spacing {spacing!r} not found; known: {known}")
+    check_spacing(spacing)
     return SPACINGS[spacing](num_train, num_steps, **options)

@@ -20,12 +20,15 @@ def draw(
     """[N, H, W, 3] uint8, one per seed, in a batch of `rows` >= N, a multiple of the devices: the last seed fills it
     up, so that every batch is computed by one program.
 
-    given: a value for each seed, by names of system.takes. options: of LatentDiffusion.sample.
+    given: a value for each seed, by names of system.takes; brackets of captions are letters as any. options: of
+    LatentDiffusion.sample.
     """
     fill = [min(i, len(seeds) - 1) for i in range(rows)]
     given = {name: [values[i] for i in fill] for name, values in given.items()}
     batch_size = -(-rows // model.devices.number)
-    drawn = model.sample(seeds=[int(seeds[i]) for i in fill], batch_size=batch_size, **given, **options)
+    drawn = model.sample(
+        seeds=[int(seeds[i]) for i in fill], batch_size=batch_size, plain_prompts=True, **given, **options
+    )
     return drawn[: len(seeds)]
 
 

@@ -158,7 +158,7 @@ def analyze(
     if images is None:
         if prompts is None:
             raise ValueError(f"{method}: expected images, or prompts of which pictures are drawn")
-        images = model.sample(prompts, seeds, batch_size=batch_size)
+        images = model.sample(prompts, seeds, batch_size=batch_size, plain_prompts=True)
     images = [images] if np.ndim(images) == 3 else list(images)
     given = {} if prompts is None else {"prompts": one_each(prompts, len(images), "prompts")}
     seeds = check_seeds(range(len(images)) if seeds is None else seeds)

@@ -3,10 +3,11 @@
 Decides which problems are errors and which are only logged. It compiles nothing and draws nothing.
 """
 
+import difflib
 import logging
 import numbers
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ ELSEWHERE = dict(
     height="image_shape", width="image_shape", num_inference_steps="num_steps", generator="seeds", image="init_images",
     output_type="output", prompt_embeds="prompt_embeddings", mask_image="fill_masks", callback_on_step_end="callback",
 )  # fmt: skip
+WORDS = 100  # of a vocabulary are shown
 SHOWN = 100  # characters of a prompt shown in the log
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,20 @@ def say_unknown_words(prompts: Sequence[str], tokenizer: Any) -> None:
         unknown = dict.fromkeys(prompt[start:stop] for start, stop in spans if start < stop)
         if unknown:
             words = ", ".join(repr(word[:SHOWN]) for word in unknown)
-            log.warning("prompt %r: the model does not know %s", prompt[:SHOWN], words)
+            known = _known_words(tokenizer, unknown)
+            log.warning("prompt %r: the model does not know %s%s", prompt[:SHOWN], words, known)
+
+
+def _known_words(tokenizer: Any, unknown: Iterable[str]) -> str:
+    """'; its words are …' of a closed vocabulary, or of one of more than WORDS the nearest to the unknown ones."""
+    if not isinstance(tokenizer.model, models.WordLevel):
+        return ""
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    words = sorted(w for w in tokenizer.get_vocab() if w not in special and any(c.isalnum() for c in w))
+    if len(words) <= WORDS:
+        return f"; its words are: {', '.join(words)}"
+    near = dict.fromkeys(w for word in unknown for w in difflib.get_close_matches(word.lower(), words, n=3))
+    return f"; of its {len(words)} words the nearest are: {', '.join(near)}" if near else ""
 
 
 def check_drawn(seeds: np.ndarray, settings: Mapping[str, Any], params: PyTree, *drawn: np.ndarray) -> None:

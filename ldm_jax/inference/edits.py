@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldm_jax import grid
+from ldm_jax.conditioning import emphasis
 from ldm_jax.data import pictures
 from ldm_jax.find import find
 from ldm_jax.inference import inversions, methods, words
@@ -50,6 +51,8 @@ def edit(
         if name in sampling:
             raise ValueError(f"edit has no option {name!r}: it gives Edited(images, sources), uint8 arrays")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not sampling.get("plain_prompts"):
+        source, prompts = emphasis.all_parsed(source), emphasis.all_parsed(prompts)
     module = find("editing", method)
 
     # A given picture: what draws it again.

@@ -51,7 +51,7 @@ from ldm_jax.params import check_params, described, of_description
 from ldm_jax.system import make_system
 from ldm_jax.types import PyTree
 
-FORMAT = "ldm_jax sampler 3"
+FORMAT = "ldm_jax sampler 4"
 PLATFORMS = ("cpu", "cuda", "tpu")
 export.register_namedtuple_serialization(Arguments, serialized_name="ldm_jax.Arguments")
 
@@ -150,12 +150,14 @@ class ExportedSampler:
         *,
         guidance_scale: float | None = None,
         eta: float | None = None,
+        plain_prompts: bool = False,
         progress: Callable[[int, int], Any] | None = None,
         **conditions: Sequence | None,
     ) -> np.ndarray:
         """Draws one picture per seed, as LatentDiffusion.sample does with the file's settings in batches of its
         batch_size, and
-        with the same arguments, to rounding: the program is compiled anew. guidance_scale, eta: None takes the file's.
+        with the same arguments, to rounding: the program is compiled anew. guidance_scale, eta: None takes the
+        file's. plain_prompts: as there.
 
         Returns: [N, H, W, 3] uint8. Raises: ValueError as there, and for a guidance scale of 1 where the file's sampler
         is guided or another one where it is not.
@@ -181,7 +183,7 @@ class ExportedSampler:
         shown = progress and (lambda done, _: progress(min(done, number), number))
         drawn = self.model.sample(
             seeds=[seeds[i] for i in fill], batch_size=size, image_shape=tuple(header["image_shape"]),
-            progress=shown, **given, **settings,
+            progress=shown, plain_prompts=plain_prompts, **given, **settings,
         )  # fmt: skip
         return drawn[:number]
 

@@ -21,18 +21,27 @@ from ldm_jax.checkpoints import adapters as adapter_files
 from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints.base import Options
 from ldm_jax.checkpoints.open import open_checkpoint
+from ldm_jax.conditioning import emphasis
 from ldm_jax.inference import analysis, checks, edits, inversions, known_pixels, sizes
 from ldm_jax.inference import devices as device_sets
 from ldm_jax.inference.analysis import Analysis
 from ldm_jax.inference.callbacks import Step, Steps
 from ldm_jax.inference.edits import Edited
 from ldm_jax.inference.inversions import Inverted
-from ldm_jax.inference.program import PER_PICTURE, Recipe, make_decoder, make_encoder, make_program
+from ldm_jax.inference.program import (
+    MODEL,
+    PER_PICTURE,
+    Recipe,
+    make_decoder,
+    make_encoder,
+    make_program,
+)
 from ldm_jax.inference.runs import Run, make_run
 from ldm_jax.inference.settings import (
     FALLBACK,
     batches,
     check_seeds,
+    compute_dtype,
     one_each,
     pictures_of,
     resolve_settings,
@@ -46,13 +55,9 @@ from ldm_jax.params import check_params
 from ldm_jax.personalization.base import new_conditions
 from ldm_jax.system import System, make_system
 from ldm_jax.types import Array, PyTree
+from ldm_jax.xla import compiling
 from ldm_jax.xla.executables import Executables
 
-# What of a config its programs are made from; tokenizers are no part of them.
-MODEL = (
-    "image_size", "dtype", "first_stage", "model", "conditioning", "schedule", "prediction_type", "scale_factor",
-    "latents_mean", "latents_std", "learned_variance",
-)  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -111,6 +116,8 @@ class LatentDiffusion:
         *,
         class_labels: Sequence[int] | None = None,
         negative_prompts: Sequence[str] | None = None,
+        plain_prompts: bool = False,
+        long_prompts: bool = False,
         num_images_per_prompt: int = 1,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -144,7 +151,10 @@ class LatentDiffusion:
 
         prompts | class_labels | conditions: one value per picture, or a single one for all, for each name in system.takes
         (TAKES in the files of conditioning/ describes them). negative_prompts: prompts that guidance leads away from,
-        instead of the empty prompt. num_images_per_prompt: each condition is repeated this many times in a row.
+        instead of the empty prompt. Words of these are weighed, `a (red:1.3) circle` (conditioning/emphasis.py), unless
+        plain_prompts: then brackets are letters as any. long_prompts: one of more tokens than the text encoder reads is read in
+        parts (conditioning/chunks.py), of which each number is a program of its own; otherwise it is cut, and the log says
+        what is lost. num_images_per_prompt: each condition is repeated this many times in a row.
         seeds: integers in [0, 2**32), by default 0, 1, 2, …. A picture depends on its seed and conditions, not on the others.
         num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha, clip_denoised: None means the model's
         recommended value (`resolve`). eta: 0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral). spacing: a key of
@@ -253,6 +263,11 @@ class LatentDiffusion:
         # One condition for each picture.
         named = {name: asked[name] for name in ("prompts", "class_labels")} | dict(conditions)
         given, seeds = pictures_of(named, asked)
+        if not asked["plain_prompts"]:
+            given = {
+                k: emphasis.all_parsed(v) if k in ("prompts", "prompts_2") else v for k, v in given.items()
+            }
+            asked = asked | {"negative_prompts": emphasis.all_parsed(asked["negative_prompts"])}
         number = len(seeds)
         inverted = asked["inverted"]
         if inverted is not None:
@@ -274,7 +289,7 @@ class LatentDiffusion:
             given, seeds, settings, image_shape=shape, tile=tile,
             negative_prompts=asked["negative_prompts"], strength=asked["strength"], guidance=asked["guidance"], edit=with_faster(asked),
             x_T=asked["latents"], prompt_embeddings=asked["prompt_embeddings"], previews=asked["callback"] is not None,
-            inverted=inverted, part=(asked["start"], asked["stop"]), records=output == "edited", **start,
+            inverted=inverted, part=(asked["start"], asked["stop"]), records=output == "edited", long_prompts=asked["long_prompts"], **start,
         )  # fmt: skip
 
         # Denoise, decode and hand out, batch by batch.
@@ -297,26 +312,11 @@ class LatentDiffusion:
             yield places, given.get(output, drawn[:, -1])
 
     def sample_latents(
-        self,
-        given: Mapping[str, Sequence],
-        seeds: Sequence[int],
-        *,
-        batch_size: int = 8,
-        num_steps: int,
-        guidance_scale: float,
-        sampler: str,
-        eta: float | None,
-        spacing: str,
-        final_alpha: str | None,
-        clip_denoised: float | None = None,
-        sampler_options: Mapping[str, Any] | None = None,
-        **options,
+        self, given: Mapping[str, Sequence], seeds: Sequence[int], *, batch_size: int = 8, **options
     ) -> np.ndarray:
-        """[N, h, w, c] float32, scaled latents. given: the conditions by name; settings: of `resolve`; options: of runs.make_run."""
-        settings = dict(
-            num_steps=num_steps, guidance_scale=guidance_scale, sampler=sampler, eta=eta, spacing=spacing, final_alpha=final_alpha,
-            clip_denoised=clip_denoised, sampler_options=sampler_options,
-        )  # fmt: skip
+        """[N, h, w, c] float32, scaled latents. given: the conditions by name. options: all settings of `resolve`, and those of
+        runs.make_run."""
+        settings = {name: options.pop(name, None) for name in FALLBACK}
         run = self._prepare(given, check_seeds(seeds), settings, **options)
         return np.concatenate([latents for _, latents, _ in self._run(run, batch_size)])
 
@@ -344,7 +344,8 @@ class LatentDiffusion:
                 x = run.x_start[index]
             else:
                 with self._steps.calling(callback):
-                    out = jax.tree.map(np.asarray, program(run.batch(self.params, index)))
+                    batch = run.batch(self.params, index)
+                    out = jax.tree.map(np.asarray, compiling.called(program, "the sampler", batch))
                 x, shown = out if run.recipe.records else (out, shown)
             done += number
             if progress:
@@ -368,11 +369,13 @@ class LatentDiffusion:
 
     def _decode(self, latents: Array) -> np.ndarray:
         program = self._compiled("decode", lambda: make_decoder(self.system, self.scale), False, True)
-        return np.asarray(program(self.params["first_stage"], self.devices.filled(latents)))[: len(latents)]
+        args = self.params["first_stage"], self.devices.filled(latents)
+        return np.asarray(compiling.called(program, "the decoder", *args))[: len(latents)]
 
     def _encode(self, images: Array) -> np.ndarray:
         program = self._compiled("encode", lambda: make_encoder(self.system, self.scale), False, True)
-        return np.asarray(program(self.params["first_stage"], self.devices.filled(images)))[: len(images)]
+        args = self.params["first_stage"], self.devices.filled(images)
+        return np.asarray(compiling.called(program, "the encoder", *args))[: len(images)]
 
     def _in_tiles(self, image_shape: tuple[int, int], tile: int | None) -> TiledFirstStage | None:
         """The first stage in tiles, or None where one tile holds the picture."""
@@ -455,12 +458,14 @@ def load(
     name: str | Path = "shapes",
     executables: str | Path | None = None,
     adapters: Sequence[str | tuple[str, float]] = (),
+    dtype: str | None = None,
     **options,
 ) -> LatentDiffusion:
     """A shipped model by name, a bundle, a training workdir, a file of the original's, or a diffusers folder.
 
     executables: as of `from_bundle`. adapters: folders, workdirs or files of adapters, each with its weight: 'runs/lora', 'style.safetensors:0.7' or
-    ('runs/lora', 0.7). options: fields of checkpoints.base.Options, such as ema=False or original_config="v1-inference.yaml".
+    ('runs/lora', 0.7). dtype: 'bfloat16', 'float16' or 'float32', in which the networks compute; None is
+    settings.compute_dtype's choice. options: fields of checkpoints.base.Options, such as ema=False or original_config="v1-inference.yaml".
     Raises: ValueError if there is no such thing, it is damaged, or it is a first stage alone.
     """
     checkpoint = open_checkpoint(name, Options(**options))
@@ -472,6 +477,7 @@ def load(
         found = [(adapter_files.read(path, model=bundle), weight) for path, weight in weighed]
         bundle = adapter_files.applied(bundle, found)
         ways = [adapter.section["name"] for adapter, _ in found if new_conditions(adapter.section)]
-    model = from_bundle(bundle, executables)
+    chosen = dict(bundle.config, dtype=compute_dtype(bundle.config, jax.default_backend(), dtype))
+    model = from_bundle(bundle._replace(config=chosen), executables)
     model.conditioned = tuple(ways)
     return model

@@ -30,6 +30,11 @@ from ldm_jax.samplers import base
 from ldm_jax.system import System
 from ldm_jax.types import Array, Cond, PyTree
 
+# What of a config its programs are made from; tokenizers are no part of them.
+MODEL = (
+    "image_size", "dtype", "first_stage", "model", "conditioning", "schedule", "prediction_type", "scale_factor",
+    "latents_mean", "latents_std", "learned_variance",
+)  # fmt: skip
 CLASSIFIER_FREE = Method("guidance", "classifier_free")
 EMBEDDED = (
     "prompt_embeddings"  # among the inputs: the context itself [B, L, D], in the place of the conditioner's
@@ -78,7 +83,7 @@ class Arguments(NamedTuple):
     params: {'first_stage', 'unet', 'conditioner'}. inputs: System.inputs of each branch, [B, ...]; with a tiling their images
     are already latents. null: System.null_inputs, [B, ...]; {} without guidance. seeds: [B] uint32. visited: [S] timesteps.
     start: [] int32 in [0, S), number of leading timesteps to skip; used only if recipe.from_image, inverted or part. sampler: its numeric options, [] float32 each. known: 'x_start' [B, h, w, c] scaled latents, if from_image or keeps; 'keep' [B, h, w, 1]
-    float32, if keeps; 'x_T' [B, h, w, c], if from_latents; those of recipe.inverted as inversion/base.py says, with the pictures
+    float32, if keeps; 'x_T' [B, h, w, c], if from_latents; 'places' [B] int32, if previews; those of recipe.inverted as inversion/base.py says, with the pictures
     before the steps: 'trajectory', 'noises', 'uncond'. shared, each: arrays of recipe.methods, in order; those of `each`
     have one entry per picture. stop: [] int32, the number of leading timesteps at which the run ends, if recipe.part.
     """
@@ -114,8 +119,8 @@ def make_program(
     the mean over steps and heads.
 
     scale: of the latents; a number is a factor alone.
-    preview: (seeds [B] uint32, index [], t [], x_start [B, h, w, c] of the last branch) -> None, called on the host at
-    every step if recipe.previews.
+    preview: (seeds [B] uint32, index [], t [], x_start [B, h, w, c] of the last branch, places [B] int32) -> None, called
+    on the host at every step if recipe.previews.
     apply: calls the network, like models.controlnet.apply_network.
     """
     make_sampler = find("samplers", recipe.sampler).sampler
@@ -167,7 +172,7 @@ def make_program(
             more.append(blended.edit(denoiser, x_start=known["x_start"], mask=known["keep"], paste=True))
         if recipe.previews:
             eps_fn = with_preview(eps_fn, denoiser)
-            more.append(previewing(preview, a.seeds, n))
+            more.append(previewing(preview, a.seeds, a.known["places"], n))
         if recipe.records and cond.context is not None:
             more.append(recording(rows.length_of(cond), n))
         first = [inversion.following(denoiser, found["trajectory"])] if "trajectory" in found else []
@@ -226,12 +231,12 @@ def with_preview(eps_fn: Callable, denoiser: Denoiser) -> Callable:
     return previewed
 
 
-def previewing(preview: Callable, seeds: Array, branches: int) -> base.Edit:
+def previewing(preview: Callable, seeds: Array, places: Array, branches: int) -> base.Edit:
     """An Edit that changes nothing and hands every step's clean latents, of the last branch, to `preview` on the host."""
 
     def after(edited, x, taps, info):
         x_start = rows.split_branches(taps[PREVIEW], branches)[-1]
-        io_callback(preview, None, seeds, info.index, info.t, x_start)
+        io_callback(preview, None, seeds, info.index, info.t, x_start, places)
         return edited, x
 
     return base.Edit(after=after)
@@ -276,12 +281,13 @@ def arguments(
     recipe = Recipe(settings["sampler"], system.latent_shape_of(image_shape), static, used)
     visited = visited_timesteps(settings, system.schedule)
     inputs = {k: jnp.asarray(v) for k, v in system.null_inputs(1, None, image_shape).items()}
+    inputs |= {k: jnp.ones(inputs[tokens].shape) for k, tokens in system.weighs.items()}
     inputs = {k: jax.ShapeDtypeStruct((batch_size, *v.shape[1:]), v.dtype) for k, v in inputs.items()}
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
     args = Arguments(
         params=params,
         inputs=(inputs,),
-        null={k: inputs[k] for k in system.drops} if guided else {},
+        null={k: inputs[k] for k in (*system.drops, *system.weighs)} if guided else {},
         seeds=jax.ShapeDtypeStruct((batch_size,), jnp.uint32),
         visited=jnp.asarray(visited),
         start=jax.ShapeDtypeStruct((), jnp.int32),

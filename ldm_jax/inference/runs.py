@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax.conditioning import text
 from ldm_jax.inference import checks, methods, sizes
 from ldm_jax.inference.program import (
     CLASSIFIER_FREE,
@@ -25,6 +26,8 @@ from ldm_jax.inference.settings import as_list, one_each
 from ldm_jax.system import System
 from ldm_jax.text_files import shown
 from ldm_jax.types import PyTree
+
+MOST_PARTS = 16  # of a long prompt
 
 
 class Run(NamedTuple):
@@ -69,6 +72,7 @@ def make_run(
     previews: bool = False,
     inverted: Any = None,
     records: bool = False,
+    long_prompts: bool = False,
 ) -> Run:
     """given: the conditions by name, one for all pictures or one each. seeds: [N] uint32. settings: from
     `resolve_settings`. x_T: [N, h, w, c] float32 scaled latents to start from as they are. x_start: the same, to be
@@ -76,6 +80,7 @@ def make_run(
     and stop. The others are those of LatentDiffusion.sample.
     Raises: ValueError for a request that the model, the sampler or a method does not support.
     """
+    system = _in_parts(system, given, negative_prompts) if long_prompts else system
     shape = system.image_shape if image_shape is None else image_shape
     number, latent_shape = len(seeds), system.latent_shape_of(shape)
     visited = visited_timesteps(settings, system.schedule)
@@ -89,13 +94,10 @@ def make_run(
     further = partial(_further, system, given, seeds, shape)
     inputs, null = condition_inputs(system, given, negative_prompts, seeds, shape)
     is_guided = methods.needs(choice.methods, "uncond")
-    branches = tuple(
-        condition_inputs(system, _with_prompts(given, source), None, seeds, shape)[0]
-        for source in choice.branches
-    )
+    sources = [_with_prompts(given, source) for source in choice.branches]
+    branches = tuple(condition_inputs(system, source, None, seeds, shape)[0] for source in sources)
     each = tuple(own | further(more) for own, more in zip(choice.each, choice.conditions, strict=True))
-    if prompt_embeddings is not None:
-        inputs = inputs | {EMBEDDED: _embeddings(system, prompt_embeddings, number)}
+    inputs = inputs | _embeddings(system, prompt_embeddings, number)
 
     # 3. Find where sampling starts, and assemble the recipe and the arguments.
     _check_latents(x_T, number, latent_shape)
@@ -107,12 +109,12 @@ def make_run(
     static, numbers = split_sampler_options(settings["sampler"], sampler_options(settings))
     from_latents, keeps = x_T is not None, keep is not None
     from_image = x_start is not None and strength < 1 and not from_latents
-    known = {"x_start": x_start} if from_image or keeps else {}
-    known |= ({"keep": keep} if keeps else {}) | ({"x_T": x_T} if from_latents else {})
+    places = np.arange(number, dtype=np.int32) if previews else None
+    known = dict(x_start=x_start if from_image or keeps else None, keep=keep, x_T=x_T, places=places)
     found = {} if inverted is None else inverted.used
     recipe = Recipe(
         settings["sampler"], latent_shape, static, choice.methods, from_image, from_latents, keeps, tiling, previews,
-        inverted=tuple(found), records=records and tiling is None, part=part != (0, 1),
+        tuple(found), records=records and tiling is None, part=part != (0, 1),
     )  # fmt: skip
     arguments = Arguments(
         params=(),
@@ -122,13 +124,34 @@ def make_run(
         visited=np.asarray(visited),
         start=np.int32(start),
         sampler={k: np.float32(v) for k, v in numbers.items()},
-        known=known | found,
+        known={name: value for name, value in known.items() if value is not None} | found,
         shared=choice.shared,
         each=each,
         stop=np.int32(stop) if part != (0, 1) else (),
     )
-    unchanged = x_T if x_start is None else x_start
-    return Run(recipe, arguments, number, choice.branch_names, stop - start, unchanged)
+    begins = x_T if x_start is None else x_start
+    return Run(recipe, arguments, number, choice.branch_names, stop - start, begins)
+
+
+def _in_parts(system: System, given: Mapping[str, Sequence], negative_prompts: Any) -> System:
+    """system, which reads prompts in as many parts as the longest of a call needs. Raises: ValueError for a model without prompts, and one
+    whose tokenizer leaves room in its text encoder."""
+    reader = next((part for part in system.parts if hasattr(part.kind, "WEIGHTS")), None)
+    if reader is None or system.tokenizer is None:
+        raise ValueError("long_prompts: this model reads no prompts")
+    length, most = system.tokenizer.truncation["max_length"], reader.conditioner.max_length
+    if length != most:
+        raise ValueError(
+            f"long_prompts: the tokenizer cuts to {length} tokens, expected {most}, as many as are read"
+        )
+    said = [given.get("prompts"), given.get("prompts_2"), negative_prompts]
+    prompts = [prompt for some in said if some is not None for prompt in as_list(some, "prompts")]
+    number = text.parts_of(prompts, system.tokenizer)
+    if number > MOST_PARTS:
+        raise ValueError(
+            f"long_prompts: the longest prompt would be read in {number} parts, expected {MOST_PARTS} at most"
+        )
+    return system._replace(in_parts=number)
 
 
 def _places(
@@ -216,8 +239,11 @@ def condition_inputs(system, given, negative_prompts, seeds: np.ndarray, shape) 
         said += negative["prompts"]
     if said:
         checks.say_unknown_words(said, system.tokenizer)
-    null = system.null_inputs(number, negative, shape) if system.drops else {}
-    return inputs, {key: null[key] for key in system.drops}
+    if not system.drops:
+        return inputs | system.weights(given), {}
+    null = system.null_inputs(number, negative, shape)
+    without = system.weights(negative or {"prompts": [""] * number})
+    return inputs | system.weights(given), {key: null[key] for key in system.drops} | without
 
 
 def _further(system: System, given: Mapping, seeds: np.ndarray, shape, asked: Mapping) -> dict[str, tuple]:
@@ -225,13 +251,15 @@ def _further(system: System, given: Mapping, seeds: np.ndarray, shape, asked: Ma
 
     def inputs(prompts: list[str]) -> dict[str, np.ndarray]:
         found = condition_inputs(system, _with_prompts(given, prompts), None, seeds, shape)[0]
-        return {key: found[key] for key in system.drops}
+        return {key: found[key] for key in (*system.drops, *system.weighs)}
 
     return {option: tuple(inputs(prompts) for prompts in lists) for option, lists in asked.items()}
 
 
-def _embeddings(system: System, given: Any, number: int) -> np.ndarray:
-    """[N, L, D] float32. Raises: ValueError for another shape, or if the model has other conditions than one text."""
+def _embeddings(system: System, given: Any, number: int) -> dict[str, np.ndarray]:
+    """{EMBEDDED: [N, L, D] float32} of what is given, if anything is. Raises: ValueError for another shape, or if the model has other conditions than one text."""
+    if given is None:
+        return {}
     if [part.name for part in system.parts] not in (["text"], ["clip"]):
         kinds = ", ".join(part.name for part in system.parts) or "nothing"
         raise ValueError(
@@ -240,7 +268,7 @@ def _embeddings(system: System, given: Any, number: int) -> np.ndarray:
     given, width = np.asarray(given, np.float32), system.unet.context_dim
     if given.ndim != 3 or len(given) not in (1, number) or given.shape[2] != width:
         raise ValueError(f"prompt_embeddings: got shape {given.shape}, expected ({number}, L, {width})")
-    return np.broadcast_to(given, (number, *given.shape[1:]))
+    return {EMBEDDED: np.broadcast_to(given, (number, *given.shape[1:]))}
 
 
 def _check_latents(x_T: Any, number: int, latent_shape: tuple[int, ...]) -> None:
@@ -283,6 +311,11 @@ def _check_methods(
         if methods.needs([method], "concat") and "changed_images" not in system.takes:
             raise ValueError(
                 f"{method.name} is for models that take changed_images, which this model does not"
+            )
+        if system.in_parts > 1 and (methods.needs([method], "context") or hasattr(method.module, "BRANCHES")):
+            raise ValueError(
+                f"long_prompts: {method.name} works on the words of a prompt, expected one of at most "
+                f"{system.tokenizer.truncation['max_length']} tokens"
             )
         if methods.needs([method], "regions") and "regions" not in system.takes:
             raise ValueError(f"{method.name} is for models that take regions, which this model does not")

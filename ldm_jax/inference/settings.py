@@ -14,6 +14,7 @@ from ldm_jax.inference.sampler_options import sampler_options, split_sampler_opt
 from ldm_jax.text_files import shown
 from ldm_jax.types import MAX_SEED
 
+DTYPES = ("bfloat16", "float16", "float32")
 # Defaults for models without recommendations.
 FALLBACK = dict(
     num_steps=50, guidance_scale=1.0, sampler="ddim", eta=None, spacing="uniform", final_alpha=None, clip_denoised=None,
@@ -62,6 +63,19 @@ def check_sampling(options: Mapping[str, Any], schedule: NoiseSchedule) -> None:
     settings = FALLBACK | dict(options)
     split_sampler_options(settings["sampler"], sampler_options(settings))
     visited_timesteps(settings, schedule)
+
+
+def compute_dtype(config: Mapping[str, Any], platform: str, asked: str | None = None) -> str:
+    """The dtype that the networks of a model compute in: what is asked for, or a 16-bit one that its config says; else
+    bfloat16, or float32 on a CPU, which has no faster one.
+
+    Parameters are cast once (System.in_compute_dtype); what is float32 everywhere stays it. Raises: ValueError for
+    another one.
+    """
+    if asked is not None and asked not in DTYPES:
+        raise ValueError(f"dtype {asked!r} not found; there are: {', '.join(DTYPES)}")
+    own = config.get("dtype", "float32")
+    return asked or (own if own != "float32" else "float32" if platform == "cpu" else "bfloat16")
 
 
 def check_seeds(seeds: Sequence[int]) -> np.ndarray:

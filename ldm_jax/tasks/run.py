@@ -8,7 +8,7 @@ strength.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ldm_jax import text_files
+from ldm_jax.conditioning import emphasis
 from ldm_jax.data import pictures, transforms
 from ldm_jax.tasks import controls, extend, labels
 from ldm_jax.tasks import jobs as job_sources
@@ -147,6 +148,7 @@ def run(
     batch_size: int = 4,
     fit: str = "none",
     tile: int | None = None,
+    on_step: Callable[[Sequence[Job], Any], Any] | None = None,
     **settings: Any,
 ) -> Iterator[tuple[Job, np.ndarray | ValueError]]:
     """Draws jobs, and yields each with its picture [H, W, 3] uint8, or with the error that prevented it.
@@ -157,6 +159,7 @@ def run(
     task: one of TASKS; None chooses by the model and the fields of each job.
     fit: one of pictures.FITS, how images, masks and maps are brought to the requested size: the job's `size`, or the
     model's own. 'none' draws pictures of the image's size. tile, settings: see LatentDiffusion.sample.
+    on_step: called at every step with the jobs of its rows and a Step (LatentDiffusion.sample's callback).
     Jobs of equal shape and strength are drawn together, batch_size at a time, in the order in which their batches fill
     up. Files are read lazily, job by job; the jobs read ahead and waiting for others of their shape make up fewer than
     _WAITING batches.
@@ -169,10 +172,12 @@ def run(
         raise ValueError(f"fit {fit!r} not found; there are: {', '.join(pictures.FITS)}")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-    return _run(model, jobs, task, batch_size, fit, tile, settings)
+    return _run(model, jobs, task, batch_size, fit, tile, on_step, settings)
 
 
-def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, settings: Mapping) -> Iterator:
+def _run(
+    model, jobs, task, batch_size: int, fit: str, tile: int | None, on_step, settings: Mapping
+) -> Iterator:
     """As `run`, its arguments checked."""
     waiting: dict[tuple, list[tuple[Job, Ready]]] = {}
     full: set[tuple] = set()
@@ -184,7 +189,7 @@ def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, setting
             full.add(program)
         size = batch_size if program in full else len(batch)
         options = {} if tile is None else dict(tile=tile)
-        yield from _draw(model, batch, size, dict(settings, **options, batch_size=batch_size))
+        yield from _draw(model, batch, size, on_step, dict(settings, **options, batch_size=batch_size))
 
     for number, given in enumerate(jobs):
         job = given
@@ -206,7 +211,9 @@ def _run(model, jobs, task, batch_size: int, fit: str, tile: int | None, setting
         yield from draw(group)
 
 
-def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: Mapping):
+def _draw(
+    model: Any, batch: Sequence[tuple[Job, Ready]], size: int, on_step: Callable | None, settings: Mapping
+) -> Iterator:
     """The pictures of a batch; of one with bad jobs, the errors of these, and the pictures of the rest.
 
     size: how many are drawn, the last one again and again if there are fewer: where larger batches went before, no
@@ -220,6 +227,8 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
     optional = dict(image_shape=first.image_shape, strength=first.strength, **first.methods)
     if first.negative_prompt is not None:
         optional["negative_prompts"] = [ready.negative_prompt for _, ready in padded]
+    if on_step is not None:
+        optional["callback"] = lambda step: on_step([padded[i][0] for i in step.places], step)
     arguments |= {name: value for name, value in optional.items() if value is not None}
     try:
         images = _pictures(model, [job.seed for job, _ in padded], arguments)
@@ -227,7 +236,7 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
         yield from ((job, job_sources.alone(error)) for job, _ in batch)
         return
     except ValueError as error:
-        wrong = [_error_alone(model.system, ready) for _, ready in batch]
+        wrong = [_error_alone(model.system, ready, settings.get("plain_prompts")) for _, ready in batch]
         if not any(wrong) and first.methods:  # that these jobs ask for themselves
             wrong = [error] * len(batch)
         if not any(wrong):  # it is no job's fault, but that of the settings
@@ -235,7 +244,7 @@ def _draw(model: Any, batch: Sequence[tuple[Job, Ready]], size: int, settings: M
         yield from ((job, error) for (job, _), error in zip(batch, wrong, strict=True) if error)
         rest = [one for one, error in zip(batch, wrong, strict=True) if not error]
         if rest:
-            yield from _draw(model, rest, size, settings)
+            yield from _draw(model, rest, size, on_step, settings)
         return
     for (job, _), image in zip(batch, images, strict=False):
         yield job, image
@@ -257,10 +266,13 @@ def _pictures(model: Any, seeds: Sequence[int], arguments: dict) -> np.ndarray:
     return model.edit(source, prompts, method, seeds, image=images, options=options, **arguments).images
 
 
-def _error_alone(system: Any, ready: Ready) -> ValueError | None:
+def _error_alone(system: Any, ready: Ready, plain_prompts: bool | None) -> ValueError | None:
     """An error in the conditions of one job, or in its negative prompt."""
     given = {name: [value] for name, value in ready.conditions.items() if name in system.takes}
     try:
+        for prompt in [given.get("prompts"), given.get("prompts_2"), ready.negative_prompt]:
+            if not plain_prompts:
+                emphasis.all_parsed(prompt)
         system.inputs(given, ready.image_shape)
         if ready.negative_prompt is not None:
             system.null_inputs(1, dict(given, prompts=[ready.negative_prompt]), ready.image_shape)

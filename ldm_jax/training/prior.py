@@ -74,6 +74,8 @@ def draw(base: str, folder: Path, prompt: str, number: int, batch_size: int = 8)
         return
     log.info("drawing %d pictures of %r into %s", len(missing), prompt, folder)
     model = inference.load(base)
-    for places, images in model.stream([prompt] * len(missing), missing, batch_size=batch_size):
+    for places, images in model.stream(
+        [prompt] * len(missing), missing, batch_size=batch_size, plain_prompts=True
+    ):
         for place, image in zip(places, images, strict=True):
             grid.write_png(folder / names[missing[place]], image, {"prompt": prompt})

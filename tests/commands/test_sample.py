@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax import grid
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import sample
 from ldm_jax.conditioning import layout as layout_conditioning
@@ -220,6 +221,40 @@ def test_the_default_prompt_is_of_the_command_line_alone(loaded, tmp_path, monke
     assert [(job.seed, job.given) for job in asked] == [(5, {}), (1, dict(prompt=sample.PROMPT))]
 
 
+def test_previews_of_steps_are_what_the_callback_sees(loaded, tmp_path, capsys):
+    """Of jobs of one seed too, and they are no pictures to measure or to train on."""
+    lines = [json.dumps(dict(prompt=prompt, seed=3, name=prompt)) for prompt in ("red", "circle")]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
+    out, steps = tmp_path / "out", []
+    sample.main(
+        ["--jobs", str(tmp_path / "jobs.jsonl"), "--out", str(out), "--preview_every", "2", "--steps", "3"]
+    )
+    assert sorted(p.name for p in (out / "previews").iterdir()) == [
+        f"{name}_{step:04d}_preview.png" for name in ("circle", "red") for step in (2, 3)
+    ]
+    loaded.sample(["red", "circle"], [3, 3], num_steps=3, callback=steps.append)
+    for step in (2, 3):
+        shown = grid.to_uint8(loaded.decode(steps[step - 1].x_start))
+        for name, expected in zip(("red", "circle"), shown, strict=True):
+            preview = picture(out / "previews" / f"{name}_{step:04d}_preview.png")
+            assert np.abs(preview.astype(int) - expected).max() <= 1
+    assert "step 3/3" in capsys.readouterr().err
+    assert len(open_images(out).files) == 2
+
+
+def test_settings_in_the_form_that_other_tools_read(loaded, tmp_path):
+    """The last line is pairs with a word for a key; what is above it, prompt and negative prompt."""
+    asked = ["--prompt", "red circle", "--negative_prompt", "red", "--guidance_scale", "2", "--seeds", "7"]
+    sample.main([*asked, "--size", "16x32", "--sampler", "euler_ancestral", "--out", str(tmp_path)])
+    *said, last = Image.open(tmp_path / "7.png").text["parameters"].split("\n")
+    assert said == ["red circle", "Negative prompt: red"]
+    pairs = dict(pair.split(": ") for pair in last.split(", "))
+    assert pairs == {
+        "Steps": "2", "Sampler": "Euler a", "Schedule type": "Uniform", "CFG scale": "2.0", "Seed": "7",
+        "Size": "32x16", "Model": "shapes",
+    }  # fmt: skip
+
+
 def test_what_flags_refuse(loaded, tmp_path):
     def message(*args):
         with pytest.raises(ValueError) as error:
@@ -236,6 +271,23 @@ def test_what_flags_refuse(loaded, tmp_path):
     assert "is not there" in message("--jobs", str(tmp_path / "away.jsonl"))
     assert "1 of 1 jobs failed" in message("--image", str(tmp_path / "away.png"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (["--sampler", "dimm"], "sampler 'dimm' not found"),
+        (["--guidance", "interval,intervall"], "guidance method 'intervall' not found"),
+        (["--edit", "prompt_to_promt"], "editing method 'prompt_to_promt' not found"),
+        (["--inversion", "null"], "inversion method 'null' not found"),
+        (["--spacing", "karas"], "timestep spacing 'karas' not found"),
+        (["--guidance_scale", "nan"], "guidance_scale: got nan"),
+    ],
+)
+def test_wrong_names_are_said_before_a_model_is_opened(monkeypatch, asked, said):
+    monkeypatch.setattr(pipeline, "load", lambda *args, **options: pytest.fail("a model was opened"))
+    with pytest.raises(ValueError, match=said):
+        sample.main(asked)
 
 
 def test_dry_run_counts_what_the_model_has(tmp_path, capsys):
@@ -306,12 +358,14 @@ def test_a_job_with_a_method_that_cannot_be_stops_no_other(loaded, tmp_path, cap
     lines = [
         dict(name="a", prompt="red circle", seed=3, guidance="intervall"),
         dict(name="b", prompt="red circle", seed=3),
+        dict(name="c", prompt="red (circle", seed=3),
     ]
     jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(ValueError, match="1 of 2 jobs failed"):
+    with pytest.raises(ValueError, match="2 of 3 jobs failed"):
         sample.main(["--jobs", str(jobs), "--out", str(tmp_path / "out")])
     assert (tmp_path / "out" / "b.png").is_file() and not (tmp_path / "out" / "a.png").exists()
-    assert "did you mean 'interval'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "did you mean 'interval'" in said and "line 3: prompt 'red (circle': the '('" in said
 
 
 @pytest.mark.parametrize(

@@ -269,5 +269,5 @@ def test_the_context_is_the_layer_that_is_asked_for():
     raw = np.asarray(contexts["penultimate", False])
     normed = (raw - raw.mean(-1, keepdims=True)) / np.sqrt(raw.var(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(contexts["penultimate", True], normed, atol=1e-4)
-    with pytest.raises(ValueError, match="layer='first', expected 'last' or 'penultimate'"):
+    with pytest.raises(ValueError, match="layer='first', expected 'last', 'penultimate', or a number"):
         shown.clone(layer="first").apply(params, inputs)

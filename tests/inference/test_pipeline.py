@@ -58,6 +58,18 @@ def model(text_bundle):
     return pipeline.load(str(text_bundle))
 
 
+@pytest.mark.parametrize("dtype, bound", [("bfloat16", 0.1), ("float16", 0.01)])
+def test_another_dtype_draws_nearly_what_float32_does(model, text_bundle, dtype, bound):
+    """bound: of the relative error of one step's latents, in a random network, which magnifies what is rounded."""
+    other = pipeline.load(str(text_bundle), dtype=dtype)
+    assert other.params["unet"]["conv_in"]["kernel"].dtype.name == other.config["dtype"] == dtype
+    asked = dict(prompts="a red circle", seeds=[3, 4], num_steps=1, guidance_scale=1.0, output="latents")
+    exact, rounded = model.sample(**asked), other.sample(**asked)
+    assert 0 < np.linalg.norm(rounded - exact) < bound * np.linalg.norm(exact)
+    with pytest.raises(ValueError, match="dtype 'fp16' not found; there are: bfloat16, float16, float32"):
+        pipeline.load(str(text_bundle), dtype="fp16")
+
+
 def test_image_i_depends_on_its_seed_and_prompt_alone(model):
     prompts = ["a red circle", "a blue circle", "a circle", "a red circle", "blue"]
     seeds = [3, 1, 4, 1, 5]
@@ -380,9 +392,10 @@ def test_words_that_the_model_does_not_know_are_said_once(model, caplog):
     model.sample(asked, [0, 1], num_steps=1, guidance_scale=1.0, negative_prompts=["gray", asked[0]])
     said = [record.getMessage() for record in caplog.records if "does not know" in record.getMessage()]
     # cut to six tokens; "Circle" is known in small letters
+    known = f"; its words are: {', '.join(sorted(CONFIG['conditioning']['tokenizer']['words']))}"
     assert said == [
-        f"prompt '{asked[0]}': the model does not know 'yellow', ','",
-        "prompt 'gray': the model does not know 'gray'",
+        f"prompt '{asked[0]}': the model does not know 'yellow', ','{known}",
+        f"prompt 'gray': the model does not know 'gray'{known}",
     ]
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from ldm_jax.checkpoints import bundle, write
+from ldm_jax.checkpoints.base import Options
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.inference import pipeline
 from ldm_jax.samplers import base
+from ldm_jax.system import make_system
 from tests.tiny_models import stable_diffusion_1
 
 torch = pytest.importorskip("torch")
@@ -27,9 +29,13 @@ SPACING = {"ddim": "leading", "plms": "leading", "dpm_solver": "dpm_leading", "e
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("parity")
+
+
+@pytest.fixture(scope="module")
+def both(folder):
     """(our model, their pipeline that loaded what we wrote)."""
-    folder = tmp_path_factory.mktemp("parity")
     bundle.save(folder / "bundle", stable_diffusion_1(folder / "vocabulary"))
     write.write(open_checkpoint(folder / "bundle"), folder / "diffusers", "diffusers")
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder / "diffusers", safety_checker=None)
@@ -69,6 +75,34 @@ def test_the_same_picture(both, sampler):
     got = drawn(ours, num_steps=STEPS, guidance_scale=SCALE, sampler=sampler, spacing=SPACING[sampler])
     assert expected.std() > 0.02, "a picture that is one gray would prove nothing"
     assert np.abs(got - expected).max() * 255 <= 2
+
+
+def test_clip_skip_is_theirs_and_one(both, folder):
+    """diffusers counts from 0, the layer that the model reads by itself; here, as in AUTOMATIC1111, 1 is the last."""
+    _, theirs = both
+    layers, found = theirs.text_encoder.config.num_hidden_layers, []
+    if not hasattr(
+        theirs.text_encoder, "text_model"
+    ):  # which diffusers 0.42 looks for, and transformers 5 has no more
+        object.__setattr__(theirs.text_encoder, "text_model", theirs.text_encoder)
+    for number in range(1, layers + 1):
+        opened = open_checkpoint(folder / "bundle", Options(clip_skip=number)).bundle()
+        system = make_system(opened.config, opened.tokenizer)
+        found.append(system.condition(opened.params, system.inputs({"prompts": [PROMPT]})).context)
+        with torch.no_grad():
+            expected = theirs.encode_prompt(PROMPT, "cpu", 1, False, clip_skip=number - 1)[0]
+        np.testing.assert_allclose(found[-1], expected, atol=1e-4)
+    assert layers > 1 and np.abs(found[0] - found[1]).max() > 0.1
+    with torch.no_grad():  # theirs leaves negative prompts at the last layer, as docs/prompts.md says
+        negatives = [theirs.encode_prompt(PROMPT, "cpu", 1, True, clip_skip=n)[1] for n in (0, 1)]
+    assert torch.equal(*negatives)
+    for number in (0, layers + 1):
+        with pytest.raises(
+            ValueError, match=f"--clip_skip is {number}, expected 1, the last layer, to {layers}"
+        ):
+            open_checkpoint(folder / "bundle", Options(clip_skip=number))
+    with pytest.raises(ValueError, match="--clip_skip: shapes takes text, expected a text encoder of CLIP's"):
+        open_checkpoint("shapes", Options(clip_skip=1))
 
 
 def test_a_negative_prompt_and_the_tokens_are_theirs(both):

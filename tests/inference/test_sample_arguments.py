@@ -114,6 +114,37 @@ def test_embeddings_of_prompts_in_their_place(model):
         model.sample(prompt_embeddings=np.zeros((2, 6, 7)), **QUICK)
 
 
+def test_weights_of_words_compile_nothing_and_brackets_may_be_letters(model):
+    plain = model.sample("a red circle", [4], **QUICK)
+    before = model.num_compiled
+    same = model.sample("a (red:1) circle", [4], **QUICK)
+    weighed = model.sample("a (red:5) circle", [4], **QUICK)
+    negative = model.sample("a red circle", [4], negative_prompts=["(blue:5)"], **QUICK)
+    unweighed = model.sample("a red circle", [4], negative_prompts=["blue"], **QUICK)
+    letters = model.sample("a (red:5) circle", [4], plain_prompts=True, **QUICK)
+    assert model.num_compiled == before
+    np.testing.assert_array_equal(plain, same)
+    assert (weighed != plain).any() and (letters != weighed).any() and (negative != unweighed).any()
+    with pytest.raises(ValueError, match="prompt 'a \\(red': the '\\(' at character 3 is not closed"):
+        model.sample("a (red", [4], **QUICK)
+
+
+def test_a_long_prompt_is_read_to_its_end_if_that_is_asked_for(model, caplog):
+    """Beside a short negative prompt, in as many parts; what fits is drawn as ever, by the same program."""
+    long = ["a red circle a blue", "a red circle a red"]  # of four tokens each is read at once
+    cut = model.sample(long, [4, 4], **QUICK)
+    assert "caption cut to 6 tokens, without 'blue': 'a red circle a blue'" in caplog.text
+    np.testing.assert_array_equal(cut[0], cut[1])
+    whole = model.sample(long, [4, 4], long_prompts=True, negative_prompts="blue", **QUICK)
+    assert (whole[0] != whole[1]).any()
+    short, before = model.sample(["a red circle"] * 2, **QUICK), model.num_compiled
+    np.testing.assert_array_equal(short, model.sample(["a red circle"] * 2, long_prompts=True, **QUICK))
+    assert model.num_compiled == before
+    with pytest.raises(ValueError, match="long_prompts: prompt_to_prompt works on the words of a prompt"):
+        edit = {"prompt_to_prompt": {"source": "a red circle a red"}}
+        model.sample("a red circle a blue", long_prompts=True, edit=edit, **QUICK)
+
+
 def test_a_callback_at_every_step_and_another_one_compiles_nothing(model):
     steps, other = [], []
     drawn = model.sample("a red circle", [4, 5], callback=steps.append, **QUICK)
@@ -121,7 +152,11 @@ def test_a_callback_at_every_step_and_another_one_compiles_nothing(model):
     model.sample("a red circle", [4, 5], callback=other.append, **QUICK)
     assert model.num_compiled == before and len(steps) == len(other) == 3
     assert [step.index for step in steps] == [0, 1, 2] and steps[0].t > steps[1].t > steps[2].t
-    assert steps[0].seeds.tolist() == [4, 5] and steps[0].x_start.shape == (2, 4, 4, 2)
+    assert (
+        steps[0].seeds.tolist() == [4, 5]
+        and steps[0].places.tolist() == [0, 1]
+        and steps[0].x_start.shape == (2, 4, 4, 2)
+    )
     plain = model.sample("a red circle", [4, 5], **QUICK)
     assert np.abs(drawn.astype(int) - plain).max() <= 1
     # the last step leads to alphas_cumprod[0], all but a trace of noise from its clean latents
