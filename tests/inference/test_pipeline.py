@@ -170,7 +170,7 @@ def test_the_script_writes_pictures_that_carry_their_settings(text_bundle, tmp_p
         and text["steps"] == "3"
     )
     shown = capsys.readouterr()
-    assert "3/3 pictures" in shown.err and "grid.png" in shown.out
+    assert "pictures: 3/3" in shown.err and "grid.png" in shown.out
     alone = pipeline.load(str(text_bundle)).sample(["a red circle"], [5], num_steps=3, guidance_scale=2.5)[0]
     assert np.abs(np.asarray(Image.open(tmp_path / "5.png")).astype(int) - alone).max() <= 1
 
