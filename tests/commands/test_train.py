@@ -428,7 +428,7 @@ def test_a_workdir_of_another_config_is_refused(tiny_run):
         ),
         (
             dict(data=dict(name="shape")),
-            "data source 'shape' not found; ldm_jax/data/ has: array_record, .*, webdataset; did you mean 'shapes'",
+            "data source 'shape' not found; ldm_jax/data/ has: .*array_record, .*, webdataset; did you mean 'shapes'",
         ),
         (dict(data=dict(name="shapes", sed=3)), "data 'shapes' has no option 'sed'"),
         (dict(data=dict(name="folder", root="/nowhere")), "/nowhere"),
