@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.conditioning import emphasis, tokens
+from ldm_jax.conditioning import tokens
 from ldm_jax.conditioning.base import pictures
 from ldm_jax.data import fourier, transforms
 from ldm_jax.diffusion import learned_variance, process
@@ -136,7 +136,6 @@ def analyze(
     like: Sequence | None = None,
     beta: float = 0.05,
     batch_size: int = 8,
-    plain_prompts: bool = False,
     **options,
 ) -> Analysis:
     """What the network sees in pictures: they are noised, shown to it, and a method makes something of what it reads.
@@ -147,14 +146,13 @@ def analyze(
     many at each level; None: the method's own. inversion: a file of inversion/, or {name: {option: value}}, by which
     pictures are inverted and shown as they are at the steps next to the levels; None: they are noised. like: pictures
     of the same size in whose light the images are put first, one each and again from the first (data/fourier.py, whose
-    beta it is). plain_prompts: as of LatentDiffusion.sample. options: of the method's `recognize`.
+    beta it is). options: of the method's `recognize`.
     Raises: ValueError for an unknown method or option, and for what the method or the model cannot take.
     """
     system, module = model.system, find("recognition", method)
     checked(method, options)
     _check_needs(method, system, prompts)
     inversions.check_encoder(system, model.params)
-    prompts = prompts if plain_prompts else emphasis.all_parsed(prompts)
 
     # 1. The pictures, and what is said of them.
     if images is None:

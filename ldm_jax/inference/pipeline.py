@@ -152,9 +152,8 @@ class LatentDiffusion:
         prompts | class_labels | conditions: one value per picture, or a single one for all, for each name in system.takes
         (TAKES in the files of conditioning/ describes them). negative_prompts: prompts that guidance leads away from,
         instead of the empty prompt. Words of these are weighed, `a (red:1.3) circle` (conditioning/emphasis.py), unless
-        plain_prompts: then brackets are letters as any. long_prompts: one of more tokens than the text encoder reads is read in
-        parts (conditioning/chunks.py), of which each number is a program of its own; otherwise it is cut, and the log says
-        what is lost. num_images_per_prompt: each condition is repeated this many times in a row.
+        plain_prompts: brackets are letters then. long_prompts: more tokens than the text encoder reads are read in parts, not
+        cut; each number of parts is a program (conditioning/chunks.py). num_images_per_prompt: each condition, repeated in a row.
         seeds: integers in [0, 2**32), by default 0, 1, 2, …. A picture depends on its seed and conditions, not on the others.
         num_steps, guidance_scale (1 is off), sampler, eta, spacing, final_alpha, clip_denoised: None means the model's
         recommended value (`resolve`). eta: 0 is deterministic, 1 adds DDPM's noise (ddim, euler_ancestral). spacing: a key of
@@ -244,7 +243,8 @@ class LatentDiffusion:
 
     def analyze(self, images=None, prompts=None, method: str = "daam", seeds=None, **options) -> Analysis:
         """What the network sees in pictures, given or drawn from prompts and seeds, by a method of recognition/: see
-        inference/analysis.py."""
+        inference/analysis.py. plain_prompts: as of `sample`."""
+        prompts = prompts if options.pop("plain_prompts", False) else emphasis.all_parsed(prompts)
         return analysis.analyze(self, images, prompts, method, seeds, **options)
 
     def resolve(self, **asked) -> dict[str, Any]:
