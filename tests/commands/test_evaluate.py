@@ -317,7 +317,7 @@ def test_statistics_of_another_extractor(folders, tmp_path, capsys, monkeypatch)
     "argv, said",
     [
         ([], "expected --checkpoint, --images, or --first_stage with --images, got none"),
-        (["nothing"], "task 'nothing' not found; there are: beside, class, colorize, composition"),
+        (["nothing"], "task 'nothing' not found; there are: beside, bias, class, colorize, composition"),
         (["--checkpoint", "x", "--images", "y", "--out", "z"], "got --checkpoint and --images"),
         (["--images", "A"], "--out is missing"),
         (["--images", "A", "--out", "OUT", "--metrics", "fidd"], "metric 'fidd' not found; there are: fid, sfid"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm_jax import grid
 from ldm_jax.checkpoints import bundle
-from ldm_jax.commands import sample
+from ldm_jax.commands import draw, sample
 from ldm_jax.conditioning import layout as layout_conditioning
 from ldm_jax.data import folder as folder_source
 from ldm_jax.data.pictures import files_in
@@ -141,7 +141,7 @@ def test_a_folder_of_pictures_and_masks(tmp_path, capsys):
 
 def test_of_many_pictures_those_that_the_grid_shows_are_kept(tmp_path, monkeypatch):
     """Each is written when it comes, and let go of; the grid shows the first."""
-    monkeypatch.setattr(sample, "GRID_PIXELS", 4 * 16 * 16)
+    monkeypatch.setattr(draw, "GRID_PIXELS", 4 * 16 * 16)
     made = [Job(str(i), i, {}, f"seed {i}") for i in range(20)]
     alive = []
 
@@ -155,7 +155,7 @@ def test_of_many_pictures_those_that_the_grid_shows_are_kept(tmp_path, monkeypat
             yield job, image
 
     asked = argparse.Namespace(out=str(tmp_path), seeds="0-19")
-    assert sample.draw(results(), made, asked, {}, True, None) == (20, 0)
+    assert draw.draw(results(), made, asked, {}, True, None, draw.Progress(20)) == (20, 0)
     assert len(list(tmp_path.glob("*.png"))) == 21 and picture(tmp_path / "grid.png").shape == (38, 38, 3)
 
 

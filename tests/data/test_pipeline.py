@@ -185,6 +185,6 @@ def test_collate_names_the_ragged_key():
 def test_unknown_source_lists_those_there_are():
     with pytest.raises(
         ValueError,
-        match="'imagenot' not found; ldm_jax/data/ has: array_record, arrow, folder, .*, tfds, webdataset",
+        match="'imagenot' not found; ldm_jax/data/ has: ade20k, array_record, .*, tfds, voc, webdataset",
     ):
         pipeline.open_source("imagenot", "train")
