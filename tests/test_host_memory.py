@@ -10,7 +10,7 @@ import numpy as np
 from ldm_jax import host_memory
 kept = host_memory.keep_freed() if sys.argv[1] == "keep" else None
 def use():
-    held = [np.ones(8 << 20, np.uint8) for _ in range(8)]
+    held = [np.ones(3 << 20, np.uint8) for _ in range(24)]
 for _ in range(3):
     use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -21,7 +21,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def counted(how, **environment):
-    """(what keep_freed says, page faults of ten times 64 MB)."""
+    """(what keep_freed says, page faults of ten times 72 MB)."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     ran = subprocess.run(
         [sys.executable, "-c", COUNTED, how],

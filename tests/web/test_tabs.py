@@ -140,9 +140,10 @@ def test_a_grid_has_a_row_for_each_scale(model):
 def test_a_film_strip_ends_with_the_picture(model):
     strip = steps.strip(model, RED, 5, 3.0, STEPS)
     assert [said for _, said in strip][-2:] == [f"step {STEPS}, t = {_last_timestep(model)}", "drawn"]
-    np.testing.assert_array_equal(
-        strip[-1][0], model.sample(RED, [5], guidance_scale=3.0, num_steps=STEPS)[0]
-    )
+    plain = model.sample(RED, [5], guidance_scale=3.0, num_steps=STEPS)[
+        0
+    ]  # by another program, without previews
+    np.testing.assert_allclose(strip[-1][0].astype(int), plain.astype(int), atol=1)
 
 
 def _last_timestep(model) -> int:
