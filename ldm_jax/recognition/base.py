@@ -53,6 +53,13 @@ class Found(NamedTuple):
     points: np.ndarray | None = None
 
 
+def check_counts(method: str, **counts: int) -> None:
+    """Raises: ValueError for one of a method's numbers that is below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{method}: {name} is {value!r}, expected 1 or more")
+
+
 class Trunk(Control):
     """Reads the decoder's trunk [B, h', w', C], where it has at least `least` rows; with `head` also before the
     head."""

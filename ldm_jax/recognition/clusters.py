@@ -82,6 +82,17 @@ def trained(
     loss: Callable[[PyTree, Array], Array], params: PyTree, num_steps: int, rate: float, seed: int
 ) -> PyTree:
     """params after num_steps of Adam on loss(params, key)."""
+
+    @jax.jit
+    def run(params):
+        keys = jax.random.split(jax.random.key(seed, impl=KEY_IMPL), num_steps)
+        return descended(loss, params, keys, rate)
+
+    return run(params)
+
+
+def descended(loss: Callable[[PyTree, Array], Array], params: PyTree, keys: Array, rate: float) -> PyTree:
+    """params after a step of Adam on loss(params, key) for each of keys [S], as a part of a program."""
     optimizer = optax.adam(rate)
 
     def step(carry, key):
@@ -89,12 +100,7 @@ def trained(
         updates, state = optimizer.update(jax.grad(loss)(params, key), state)
         return (optax.apply_updates(params, updates), state), None
 
-    @jax.jit
-    def run(params):
-        keys = jax.random.split(jax.random.key(seed, impl=KEY_IMPL), num_steps)
-        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
-
-    return run(params)
+    return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
 
 
 def unit(x: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ldm_jax.control.base import Control, Site
 from ldm_jax.control.maps import rows_of
-from ldm_jax.recognition.base import Found, Shown
+from ldm_jax.recognition.base import Found, Shown, check_counts
 from ldm_jax.types import Array
 
 LEVELS = (0.3,)
@@ -71,9 +71,7 @@ def recognize(
     """
     if not threshold >= 0:
         raise ValueError(f"diffseg: threshold is {threshold!r}, expected a number of 0 or more")
-    for name, value in dict(anchors=anchors, rounds=rounds).items():
-        if value < 1:
-            raise ValueError(f"diffseg: {name} is {value!r}, expected 1 or more")
+    check_counts("diffseg", anchors=anchors, rounds=rounds)
     size = shown.images.shape[1:3]
     attention = read["attention"].mean(axis=1)
     return Found(labels=np.stack([segments(one, size, threshold, anchors, rounds) for one in attention]))

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct
 from jax.scipy.ndimage import map_coordinates
 
@@ -21,7 +20,8 @@ from ldm_jax.control import maps
 from ldm_jax.control.base import Control, Site
 from ldm_jax.diffusion import process
 from ldm_jax.diffusion.denoiser import Denoiser
-from ldm_jax.recognition.base import Found, Shown
+from ldm_jax.recognition import clusters
+from ldm_jax.recognition.base import Found, Shown, check_counts
 from ldm_jax.types import Array, PyTree
 
 LEVELS = (0.001,)  # the least noise of a run of 50 steps
@@ -59,9 +59,7 @@ def given(
     """Raises: ValueError as `recognize`."""
     del shown, shape
     asked = dict(number=number, num_steps=num_steps, batch=batch, augmented=augmented)
-    for name, value in asked.items():
-        if value < 1:
-            raise ValueError(f"keypoints: {name} is {value!r}, expected 1 or more")
+    check_counts("keypoints", **asked)
     if num_tokens < max(CANDIDATES, number) or number > CANDIDATES:
         raise ValueError(
             f"keypoints: got {number} points of {num_tokens} tokens, expected at most {CANDIDATES} of at least as many"
@@ -125,7 +123,6 @@ def learn(
     denoiser: Denoiser, images: Array, embeddings: Array, key: Array, num_steps: int, batch: int, number: int
 ) -> Array:
     """embeddings [T, D] after num_steps of Adam on `batch` of images [N, H, W, 3] each."""
-    optimizer = optax.adam(RATE)
 
     def loss(embeddings, key):
         drawn, turning, seeing, again = jax.random.split(key, 4)
@@ -147,13 +144,7 @@ def learn(
 
         return jax.vmap(of_picture)(seen, turned, turns).mean()
 
-    def step(carry, key):
-        embeddings, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(embeddings, key), state)
-        return (optax.apply_updates(embeddings, updates), state), None
-
-    keys = jax.random.split(key, num_steps)
-    return jax.lax.scan(step, (embeddings, optimizer.init(embeddings)), keys)[0][0]
+    return clusters.descended(loss, embeddings, jax.random.split(key, num_steps), RATE)
 
 
 def sides(image: Array) -> tuple[int, int]:

@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ldm_jax.control import maps
 from ldm_jax.diffusion import process
 from ldm_jax.diffusion.denoiser import Denoiser
-from ldm_jax.recognition import correspondence
-from ldm_jax.recognition.base import Found, Shown
+from ldm_jax.recognition import clusters, correspondence
+from ldm_jax.recognition.base import Found, Shown, check_counts
 from ldm_jax.types import Array
 
 LEVELS = (0.141, 0.041)  # of learning, of finding
@@ -38,9 +37,7 @@ def given(
 ) -> tuple[dict, dict]:
     """Raises: ValueError as `recognize`."""
     del shape
-    for name, value in dict(num_steps=num_steps, rounds=rounds, crops=crops).items():
-        if value < 1:
-            raise ValueError(f"optimized_embeddings: {name} is {value!r}, expected 1 or more")
+    check_counts("optimized_embeddings", num_steps=num_steps, rounds=rounds, crops=crops)
     checked = correspondence.checked("optimized_embeddings", points, shown.images.shape[1:3])
     return dict(num_steps=num_steps, rounds=rounds, crops=crops), {"points": checked}
 
@@ -94,7 +91,7 @@ def learn(
     denoiser: Denoiser, image: Array, point: Array, embeddings: Array, key: Array, num_steps: int
 ) -> Array:
     """embeddings [R, L, D] after num_steps of Adam, each by itself: they look at `point` [2] of image [H, W, 3]."""
-    optimizer, size = optax.adam(RATE), jnp.asarray(image.shape[:2])
+    size = jnp.asarray(image.shape[:2])
 
     def loss(embeddings, key):
         offsets = jax.random.uniform(key, (len(embeddings), 2)) * (1 - CROP) * size
@@ -104,13 +101,7 @@ def learn(
         target = jax.vmap(lambda one: gaussian(one, image.shape[:2], WIDTH * image.shape[1] / CROP))(at)
         return jnp.square(seen - target).mean((1, 2)).sum()
 
-    def step(carry, key):
-        embeddings, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(embeddings, key), state)
-        return (optax.apply_updates(embeddings, updates), state), None
-
-    keys = jax.random.split(key, num_steps)
-    return jax.lax.scan(step, (embeddings, optimizer.init(embeddings)), keys)[0][0]
+    return clusters.descended(loss, embeddings, jax.random.split(key, num_steps), RATE)
 
 
 def looks(
