@@ -33,7 +33,7 @@ def test_every_network_has_its_row():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_its_loss_of_a_batch_of_scenes_has_a_gradient(name):
+def test_its_loss_of_a_batch_of_scenes_can_be_traced(name):
     learner, can = base.make_learner(name, SMALL[name]), pipeline.abilities(SCENES)
     rng = np.random.default_rng(0)
     told = [dict(zip(("caption", "phrases"), can.described(i, rng), strict=True)) for i in range(2)]
