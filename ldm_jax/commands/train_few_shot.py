@@ -1,7 +1,7 @@
 """Tunes a model to segment what an example's mask marks (DiffewS), on scenes of the shapes world without one shape:
 
     python -m ldm_jax.commands.train_few_shot --without cross --steps 2000 --out runs/few_shot
-    ldm-evaluate recognition --recognition diffews --unseen cross --checkpoint runs/few_shot
+    ldm-evaluate recognition --recognition diffews --checkpoint runs/few_shot
     ldm-recognize diffews --checkpoint runs/few_shot --image a.png b.png --labels a_mask.png
 
 OUT is a bundle. Episodes are two scenes that show one shape, in any color and size; its mask marks all of that shape.

@@ -61,7 +61,7 @@ def parsed(prompt: str) -> str:
             bracket, _, first = opened.pop()
             _close(pieces, first, bracket, prompt)
         else:
-            end = next((i for i in range(at, len(prompt)) if prompt[i] in "()[]\\" and i > at), len(prompt))
+            end = next((i for i in range(at + 1, len(prompt)) if prompt[i] in "()[]\\"), len(prompt))
             pieces.append([prompt[at:end], 1.0])
             at = end - 1
         at += 1

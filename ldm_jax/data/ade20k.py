@@ -40,9 +40,7 @@ def source(split: str, *, root: str | Path) -> annotated.AnnotatedSource:
     name = annotated.split_of(split, SPLITS, "ade20k")
     folders = [f"images/{name}", f"annotations/{name}"]
     root = annotated.check_folder(root, [*folders, CLASSES], "ade20k")
-    files = [path for path in pictures.files_in(root / folders[0], (".jpg",))]
-    if not files:
-        raise ValueError(f"ade20k: {root / folders[0]} has no .jpg, expected the pictures of the split")
+    files = pictures.files_in(root / folders[0], (".jpg",))
 
     def read(index: int) -> dict[str, Any]:
         image = pictures.decode(files[index])

@@ -10,7 +10,6 @@ import numpy as np
 
 from ldm_jax.recognition import clusters, label_efficient
 from ldm_jax.recognition.base import Found, Shown
-from ldm_jax.recognition.pacl import grids
 
 LEVELS, NOISES = (0.15,), 1
 reads, gather = label_efficient.reads, label_efficient.gather
@@ -23,6 +22,6 @@ def recognize(read: Mapping[str, np.ndarray], shown: Shown, *, number: int = 27,
     """
     if number < 2:
         raise ValueError(f"kmeans: number is {number!r}, expected 2 or more")
-    cells = grids(read)
+    cells = label_efficient.grids(read)
     centers = clusters.kmeans(cells.reshape(-1, cells.shape[-1]), number, seed)
     return Found(labels=clusters.labeled(cells, centers, shown.images.shape[1:3]))

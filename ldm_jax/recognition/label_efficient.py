@@ -83,6 +83,15 @@ def pixels(read: Mapping[str, np.ndarray], i: int, size: tuple[int, int]) -> np.
     return np.concatenate(large, -1).reshape(size[0] * size[1], -1)
 
 
+def grids(read: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[N, h, w, C] float32, the features of all sites and levels at the finest site's size, each channel of mean 0 and
+    deviation 1."""
+    size = max((value.shape[2:4] for value in read.values()), key=np.prod)
+    number = len(next(iter(read.values())))
+    cells = np.stack([pixels(read, i, size) for i in range(number)])
+    return clusters.standardized(cells.reshape(number, *size, -1))
+
+
 def train(
     x: np.ndarray,
     y: np.ndarray,

@@ -55,7 +55,7 @@ def recognize(
         raise ValueError(
             "pacl: all pictures have the same prompt, expected at least two different ones to learn from"
         )
-    cells, texts = grids(read), shown.tell([*shown.prompts, *classes])
+    cells, texts = label_efficient.grids(read), shown.tell([*shown.prompts, *classes])
     texts = clusters.standardized(texts)
     n = len(shown.prompts)
     _, numbers = np.unique(list(shown.prompts), return_inverse=True)
@@ -68,15 +68,6 @@ def recognize(
     labels = np.where(large.max(-1) > threshold, 1 + large.argmax(-1), 0)
     found = [[(name, one[..., c]) for c, name in enumerate(classes)] for one in parts]
     return Found(found, labels.astype(np.int32))
-
-
-def grids(read: Mapping[str, np.ndarray]) -> np.ndarray:
-    """[N, h, w, C] float32, the features of all sites and levels at the finest site's size, each channel of mean 0 and
-    deviation 1."""
-    size = max((value.shape[2:4] for value in read.values()), key=np.prod)
-    number = len(next(iter(read.values())))
-    cells = np.stack([label_efficient.pixels(read, i, size) for i in range(number)])
-    return clusters.standardized(cells.reshape(number, *size, -1))
 
 
 def learn(

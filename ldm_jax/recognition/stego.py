@@ -16,7 +16,6 @@ import numpy as np
 
 from ldm_jax.recognition import clusters, label_efficient
 from ldm_jax.recognition.base import Found, Shown
-from ldm_jax.recognition.pacl import grids
 from ldm_jax.types import KEY_IMPL, Array, PyTree
 
 LEVELS, NOISES = (0.15,), 1
@@ -49,7 +48,7 @@ def recognize(
         raise ValueError("stego: got 1 picture, expected at least 2 to compare")
     if unknown := set(biases or {}) - set(BIASES):
         raise ValueError(f"stego: got a bias {sorted(unknown)[0]!r}, expected of {', '.join(BIASES)}")
-    cells = grids(read)
+    cells = label_efficient.grids(read)
     codes = learn(cells, BIASES | dict(biases or {}), num_steps, seed)
     centers = clusters.kmeans(codes.reshape(-1, codes.shape[-1]), number, seed)
     return Found(labels=clusters.labeled(codes, centers, shown.images.shape[1:3]))

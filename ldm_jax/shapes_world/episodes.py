@@ -12,7 +12,10 @@ from ldm_jax.shapes_world import scenes as world
 
 
 def pick(rng: np.random.Generator, shape: str, without: Sequence[str], split: str = "train") -> world.Scene:
-    """A scene that shows `shape`, and none of `without`."""
+    """A scene that shows `shape`, and none of `without`. Raises: ValueError for a shape that no scene can show."""
+    if shape not in world.SHAPES or shape in without:
+        can = ", ".join(name for name in world.SHAPES if name not in without)
+        raise ValueError(f"shape {shape!r} is in no scene to draw from, expected one of {can}")
     while True:
         scene = world.scene(int(rng.integers(1 << 30)), split)
         shapes = {obj.shape for obj in scene.objects}

@@ -140,16 +140,17 @@ def tune(
     state = tx.init(delta)
     inputs = [[_inputs(system, f"{prefix}{p}", number) for p in prompts] for prefix in (f"{token} ", "")]
 
-    def drawn(delta, inputs, seeds):
+    # The model is an argument of each program: what a program closes over is written into it.
+    def drawn(params, delta, inputs, seeds):
         return run(base.merge_delta(section, params, delta), inputs, seeds)
 
-    look = jax.jit(lambda delta, inputs, seeds: judge.classify(drawn(delta, inputs, seeds)))
-    describe = jax.jit(lambda inputs, seeds: judge.describe(run(params, inputs, seeds)))
+    look = jax.jit(lambda params, delta, inputs, seeds: judge.classify(drawn(params, delta, inputs, seeds)))
+    describe = jax.jit(lambda params, inputs, seeds: judge.describe(run(params, inputs, seeds)))
 
     @jax.jit
-    def step(delta, state, inputs, seeds, plain, group, certain, same):
+    def step(params, delta, state, inputs, seeds, plain, group, certain, same):
         def of(delta):
-            images = drawn(delta, inputs, seeds)
+            images = drawn(params, delta, inputs, seeds)
             return loss(judge.classify(images), judge.describe(images), plain, group, certain, same)
 
         value, gradient = jax.value_and_grad(of)(delta)
@@ -159,11 +160,12 @@ def tune(
     for i in range(num_steps):
         which = rng.integers(len(prompts))
         seeds = rng.integers(1 << 31, size=number, dtype=np.uint32)
-        probs = np.asarray(jax.nn.softmax(look(delta, inputs[0][which], seeds)), np.float64)
+        probs = np.asarray(jax.nn.softmax(look(params, delta, inputs[0][which], seeds)), np.float64)
         group, certain = targets(probs, shares, rng)
-        plain = describe(inputs[1][which], seeds)
+        plain = describe(params, inputs[1][which], seeds)
         same = probs.argmax(1) == group
-        delta, state, value = step(delta, state, inputs[0][which], seeds, plain, group, certain, same)
+        given = inputs[0][which], seeds, plain, group, certain, same
+        delta, state, value = step(params, delta, state, *given)
         report(i + 1, float(value), np.bincount(probs.argmax(1), minlength=len(shares)) / number)
     return Adapter(section, jax.tree.map(np.asarray, delta), "")
 

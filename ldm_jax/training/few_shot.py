@@ -65,16 +65,17 @@ def begin(base: Bundle) -> Bundle:
 
 
 def make_loss(system: System, params: PyTree, scale) -> Callable:
-    """(unet params, Episodes of pictures in [-1, 1]) -> [] float32. params: those that are not trained."""
-    null = {
-        k: v for k, v in system.null_inputs(1).items() if k not in system.encodes
-    }  # the concat is each row's own
-    null |= {k: np.zeros((1, *system.latent_shape), np.float32) for k in system.encodes}
+    """(unet params, first stage's, Episodes of pictures in [-1, 1]) -> [] float32. params: of the conditioners."""
+    # What is encoded, the concat, is each row's own.
+    null = system.null_inputs(1) | {
+        k: np.zeros((1, *system.latent_shape), np.float32) for k in system.encodes
+    }
     cond = system.condition(params, {k: jnp.asarray(v) for k, v in null.items()})
-    decode, encode = coders(system, scale, params["first_stage"])
     visited = jnp.asarray([round(diffews.LEVELS[0] * system.schedule.num_timesteps)], jnp.int32)
 
-    def loss(unet: PyTree, episodes: Episodes) -> Array:
+    def loss(unet: PyTree, first_stage: PyTree, episodes: Episodes) -> Array:
+        decode, encode = coders(system, scale, first_stage)
+
         def network(x, t, cond, control=None):
             return apply_network(system.unet, unet, x, t, cond, control)
 
@@ -109,8 +110,8 @@ def train(
     )
 
     @jax.jit
-    def step(unet, average, state, given, number):
-        value, gradient = jax.value_and_grad(loss)(unet, given)
+    def step(unet, average, state, first_stage, given, number):
+        value, gradient = jax.value_and_grad(loss)(unet, first_stage, given)
         updates, state = tx.update(gradient, state, unet)
         unet = optax.apply_updates(unet, updates)
         return unet, ema.update(average, unet, number + 1, decay), state, value
@@ -125,7 +126,7 @@ def train(
                 for name, v in drawn._asdict().items()
             )
         )
-        unet, average, state, value = step(unet, average, state, shown, number)
+        unet, average, state, value = step(unet, average, state, params["first_stage"], shown, number)
         losses.append(value)
         if (number + 1) % 20 == 0:
             report(number + 1, float(np.mean(jax.device_get(losses))))

@@ -280,9 +280,10 @@ def relations_kept(prompt: str, boxes: np.ndarray) -> list[bool]:
 
 def _is_caption(caption: str) -> bool:
     try:
-        return bool(read_caption(caption)) and caption.count(",") <= 1
+        read_caption(caption)
     except ValueError:
         return False
+    return caption.count(",") <= 1
 
 
 def _ends(boxes: np.ndarray) -> np.ndarray:
