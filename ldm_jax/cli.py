@@ -180,15 +180,17 @@ def show_warnings_only() -> None:
 def progress(label: str, total: int, before: int = 0) -> Callable[..., None]:
     """Returns report(done, note=""): one line on standard error, rewritten, with the time that is left, once anything
     is done. before: done already. note: at the line's end."""
-    start = time.time()
+    start, widest = time.time(), 0
 
     def report(done: int, note: str = "") -> None:
+        nonlocal widest
         left = (time.time() - start) / max(done - before, 1) * (total - done)
         filled = 30 * done // max(total, 1)
         end = "\n" if done >= total else ""
         told = f", {left:.0f} s left" if done > before or not note else ""
         bar = f"\r[{'#' * filled}{'.' * (30 - filled)}] {label}: {done}/{total}{told}{note}"
-        print(f"{bar:<110}", end=end, file=sys.stderr, flush=True)
+        widest = max(widest, len(bar))  # no wider: a line that wraps is not rewritten
+        print(f"{bar:<{widest}}", end=end, file=sys.stderr, flush=True)
         _bars["open"] = not end
 
     return report

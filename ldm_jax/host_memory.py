@@ -6,6 +6,7 @@ itself, gives it back to the system, and each step asks for all its pages anew.
 
 import ctypes
 import os
+import sys
 
 # <malloc.h>'s names of what mallopt sets
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
@@ -19,6 +20,8 @@ def keep_freed() -> bool:
     if any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get(
         "GLIBC_TUNABLES", ""
     ):
+        return False
+    if sys.platform != "linux":
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt") or not hasattr(library, "gnu_get_libc_version"):

@@ -58,6 +58,15 @@ def test_the_default_cache_is_made_private_and_another_s_is_passed_over(plain, m
     assert "jax_compilation_cache_dir" not in plain and "Not a directory" in caplog.text
 
 
+def test_a_bar_is_no_wider_than_what_it_rewrites(capfd):
+    """A line that wraps is not rewritten, and leaves a line behind for each report."""
+    report = cli.progress("drawn", 4)
+    for given in ((1,), (2, ", step 3/50"), (3,), (4,)):
+        report(*given)
+    shown = [len(line) for line in capfd.readouterr().err.rstrip("\n").split("\r")[1:]]
+    assert shown == sorted(shown) and shown[0] < 70 and shown[1] == shown[-1] < 80
+
+
 def test_a_line_of_the_log_begins_on_a_line_of_its_own(capfd):
     before = logging.getLogger().handlers[:], logging.getLogger().level
     cli.set_up_logging()

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from ldm_jax import host_memory
+
 COUNTED = """
 import resource, sys
 import numpy as np
@@ -43,3 +45,8 @@ def test_memory_that_is_used_again_is_not_asked_for_again():
 def test_what_a_user_has_set_stays():
     assert counted("keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
     assert counted("keep", GLIBC_TUNABLES="glibc.malloc.check=0")[0] == "False"
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert host_memory.keep_freed() is False

@@ -42,8 +42,8 @@ class Previews:
     the devices may be the program's until its end. `close` waits for them. Raises there: what went wrong with one.
     """
 
-    def __init__(self, decode: Callable, out: Path, every: int, num_steps: int, progress: Progress):
-        self.decode, self.folder, self.every, self.num_steps = decode, out / PREVIEWS, every, num_steps
+    def __init__(self, decode: Callable, out: Path, every: int, progress: Progress):
+        self.decode, self.folder, self.every = decode, out / PREVIEWS, every
         self.progress, self.error = progress, None
         self.waiting: queue.Queue = queue.Queue()
         self.thread = threading.Thread(target=self._write, daemon=True)
@@ -51,9 +51,9 @@ class Previews:
 
     def on_step(self, jobs: Sequence[Job], step: Any) -> None:
         """jobs: of the rows of `step`, an inference.pipeline.Step; copies of the last one fill a batch up."""
-        self.progress.step(step.index, self.num_steps)
+        self.progress.step(step.index, step.num_steps)
         number = step.index + 1
-        if number % self.every == 0 or number == self.num_steps:
+        if number % self.every == 0 or number == step.num_steps:
             rows = {job.name: i for i, job in enumerate(jobs)}
             self.waiting.put((number, list(rows), step.x_start[list(rows.values())]))
 
@@ -61,8 +61,8 @@ class Previews:
         while (given := self.waiting.get()) is not None:
             number, names, latents = given
             try:
-                pictures = np.nan_to_num(self.decode(latents), nan=-1.0)
-                for name, picture in zip(names, grid.to_uint8(np.clip(pictures, -1, 1)), strict=True):
+                pictures = grid.to_uint8(np.nan_to_num(self.decode(latents), nan=-1.0))
+                for name, picture in zip(names, pictures, strict=True):
                     path = self.folder / f"{name}_{number:04d}_preview.png"
                     grid.write_png(path, picture, {OVERVIEW: "preview", "step": number})
             except Exception as error:  # noqa: BLE001 - said where it is waited for

@@ -46,7 +46,6 @@ def run(args: argparse.Namespace, model: Any, seeds: Sequence[int], settings: di
     source = args.prompt if args.source is None else args.source
     asked = (args.edit or {}).get(args.method, {})
     given = dict(negative_prompts=args.negative_prompt, batch_size=args.batch_size, **settings)
-    given |= dict(plain_prompts=True) if args.plain_prompts else {}
     if args.image:
         given |= dict(image=pictures.read_picture(args.image), inversion=args.inversion)
     made = []

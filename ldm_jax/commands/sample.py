@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> None:
     read = {name: True for name in ("plain_prompts", "long_prompts") if getattr(args, name)}
 
     if args.task == "edit" and args.method:
-        drawn = edit.run(args, model, seeds, settings)
+        drawn = edit.run(args, model, seeds, settings | args.faster | read)
         print(f"{drawn} edited pictures and their sheets in {args.out}, {time.time() - start:.1f} s")
         return
 
@@ -244,8 +244,7 @@ def main(argv: list[str] | None = None) -> None:
 
     progress, previews = draw.Progress(len(jobs)), None
     if args.preview_every is not None:
-        steps = settings["num_steps"]
-        previews = draw.Previews(model.decode, Path(args.out), args.preview_every, steps, progress)
+        previews = draw.Previews(model.decode, Path(args.out), args.preview_every, progress)
     results = run.run(
         model, told, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile,
         on_step=previews.on_step if previews else None, **settings, **args.faster, **read,
@@ -255,9 +254,11 @@ def main(argv: list[str] | None = None) -> None:
     texts |= {name: getattr(args, name) for name in ("clip_skip", "dtype") if getattr(args, name) is not None}
     asked_for = {job.name: job for job in jobs}
     results = ((asked_for[job.name], result) for job, result in results)
-    drawn, failed = draw.draw(results, jobs, args, texts, alike, model, progress)
-    if previews:
-        previews.close()
+    try:
+        drawn, failed = draw.draw(results, jobs, args, texts, alike, model, progress)
+    finally:
+        if previews:
+            previews.close()
     failed += len(failures)
     print(f"{drawn} pictures{' and grid.png' if drawn else ''} in {args.out}, {time.time() - start:.1f} s")
     if failed:

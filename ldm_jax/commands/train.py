@@ -8,6 +8,7 @@ prints the resolved config, shapes and parameter counts, and exits.
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -218,8 +219,8 @@ def train_claimed(
 def patiently(stop: preemption.Notice) -> Callable:
     """loop.Calls.patiently: where several processes work together, in this thread, as they stop together."""
     if jax.process_count() > 1:
-        return lambda call, what: compiling.in_this_thread(call, what)
-    return lambda call, what: compiling.in_thread(call, what, stop.at_once)
+        return compiling.in_this_thread
+    return functools.partial(compiling.in_thread, around=stop.at_once)
 
 
 def report(

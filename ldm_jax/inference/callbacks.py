@@ -19,8 +19,9 @@ class Step(NamedTuple):
     seeds: [B] uint32, those of the pictures; where a batch is filled up, the last one again. Of several devices each
     calls with its share. index: of the step, from 0. t: its timestep. x_start: [B, h, w, c] float32 scaled latents, the
     network's prediction of the clean picture at this step; LatentDiffusion.decode turns it into pixels.
-    places: [B] int32, which pictures of the call they are. On a GPU or TPU what is decoded in the callback itself waits
-    for a program that waits for the callback: hand it to another thread.
+    places: [B] int32, which pictures of the call they are. num_steps: how many are run, fewer than asked for where a
+    run begins later. On a GPU or TPU what is decoded in the callback itself waits for a program that waits for the
+    callback: hand it to another thread.
     """
 
     seeds: np.ndarray
@@ -28,6 +29,7 @@ class Step(NamedTuple):
     t: float
     x_start: np.ndarray
     places: np.ndarray
+    num_steps: int
 
 
 class Steps:
@@ -51,8 +53,8 @@ class Steps:
             finally:
                 self._callback = None
 
-    def told(self, seeds, index, t, x_start, places) -> None:
+    def told(self, seeds, index, t, x_start, places, num_steps) -> None:
         """What the program calls, with the fields of a Step."""
         if self._callback is not None:
             arrays = (np.asarray(array) for array in (x_start, places))
-            self._callback(Step(np.asarray(seeds), int(index), float(t), *arrays))
+            self._callback(Step(np.asarray(seeds), int(index), float(t), *arrays, int(num_steps)))

@@ -63,7 +63,9 @@ class Cascade(Staged):
                 given["prompts"] = prompts if prompts is not None else ""
                 if options.get("negative_prompts") is not None:
                     given["negative_prompts"] = options["negative_prompts"]
-            given |= {name: options[name] for name in ("plain_prompts", "long_prompts") if name in options}
+                given |= {
+                    name: options[name] for name in ("plain_prompts", "long_prompts") if name in options
+                }
             if level is not None and "noise_levels" in upscaler.system.takes:
                 given["noise_levels"] = [level] * len(images)
             images = upscaler.sample(seeds=seeds, batch_size=batch_size, **given)

@@ -236,7 +236,7 @@ def previewing(preview: Callable, seeds: Array, places: Array, branches: int) ->
 
     def after(edited, x, taps, info):
         x_start = rows.split_branches(taps[PREVIEW], branches)[-1]
-        io_callback(preview, None, seeds, info.index, info.t, x_start, places)
+        io_callback(preview, None, seeds, info.index, info.t, x_start, places, info.num_steps)
         return edited, x
 
     return base.Edit(after=after)

@@ -156,7 +156,7 @@ def _look(
     evaluate = functools.partial(calls.evaluate, done, state)
     intervals = [config.get(key) for key in ("evaluate_every", "holdout_every")]
     with clock("evaluation"):
-        if any(every and done % every == 0 for every in intervals):
+        if any(every and (done == config["total_steps"] or done % every == 0) for every in intervals):
             calls.patiently(evaluate, None)
         else:  # which is asked all the same
             evaluate()

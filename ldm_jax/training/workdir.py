@@ -211,12 +211,14 @@ def claimed(workdir: Path) -> Iterator[Callable[[], None]]:
 @contextlib.contextmanager
 def unless_refused(workdir: Path) -> Iterator[None]:
     """A workdir that the block made goes again with an error of the user's, by which a run is refused before it
-    begins: no checkpoint was begun, and nothing measured. One that was there stays as it is."""
+    begins: no checkpoint was begun, and nothing measured or drawn. One that was there stays as it is."""
     was_there = workdir.exists()
     try:
         yield
     except (ValueError, FileNotFoundError):
-        begun = any((workdir / name).exists() for name in ("checkpoints", "latents.json", "latents.npy"))
+        begun = any(
+            (workdir / name).exists() for name in ("checkpoints", "latents.json", "latents.npy", "prior")
+        )
         if is_first() and not was_there and not begun:
             shutil.rmtree(workdir, ignore_errors=True)
         raise

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ldm_jax.cli import LEFT_ALONE
+from ldm_jax.xla.executables import Kept
 
 EVERY = 10.0  # seconds between two lines
 LOOK_EVERY = 0.2  # seconds in which a signal is answered
@@ -40,10 +41,12 @@ def told(
 
 
 def called(program: Callable, what: str, *args: Any) -> Any:
-    """program(*args), with `told` until it is compiled. program: a jitted function, or one that knows no cache."""
+    """program(*args), with `told` until it is compiled. program: a jitted function, which counts a program as soon as
+    it is called for one; a Kept, which counts it once it is ready; or one that knows no cache, which is called in
+    silence."""
     size = getattr(program, "_cache_size", lambda: 0)
-    before = size()
-    with told(what, lambda: size() > before):
+    before, kept = size(), isinstance(program, Kept)
+    with told(what, lambda: (size() > before) if kept else (size() == before)):
         return program(*args)
 
 

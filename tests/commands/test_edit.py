@@ -66,6 +66,10 @@ def test_a_method_without_a_source_stands_beside_the_prompt_drawn_plainly(checkp
         (("--method", "masactrl", "--strengths", "a"), "--strengths a: expected numbers from 0 to 1"),
         (("--method", "masactrl", "--strengths", "2"), "--strengths 2: expected numbers from 0 to 1"),
         (("--method", "masactr"), "did you mean 'masactrl'"),
+        (
+            ("--method", "masactrl", "--cache.interval", "2"),
+            "feature_caching: got it where maps are recorded",
+        ),
         (("--method", "masactrl", "--edit.start", "x"), "masactrl: start is 'x', expected a finite number"),
     ],
 )

@@ -16,6 +16,7 @@ from ldm_jax.conditioning import layout as layout_conditioning
 from ldm_jax.data import folder as folder_source
 from ldm_jax.data.pictures import files_in
 from ldm_jax.inference import pipeline
+from ldm_jax.inference.callbacks import Step
 from ldm_jax.metrics.images import open_images
 from ldm_jax.tasks import run
 from ldm_jax.tasks.jobs import Job
@@ -238,8 +239,20 @@ def test_previews_of_steps_are_what_the_callback_sees(loaded, tmp_path, capsys):
         for name, expected in zip(("red", "circle"), shown, strict=True):
             preview = picture(out / "previews" / f"{name}_{step:04d}_preview.png")
             assert np.abs(preview.astype(int) - expected).max() <= 1
+    assert {step.num_steps for step in steps} == {3}
     assert "step 3/3" in capsys.readouterr().err
     assert len(open_images(out).files) == 2
+
+
+def test_the_last_step_of_a_shorter_run_is_previewed(tmp_path):
+    """A run that begins later counts its own steps: 25 of 50 at a strength of a half."""
+    shown = draw.Previews(lambda x: np.zeros((len(x), 4, 4, 3), np.float32), tmp_path, 10, draw.Progress(1))
+    for i in range(25):
+        at = Step(np.zeros(1, np.uint32), i, 0.0, np.zeros((1, 2, 2, 1)), np.zeros(1, np.int32), 25)
+        shown.on_step([Job("0", 0, {}, "seed 0")], at)
+    shown.close()
+    written = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert written == [f"0_{step:04d}_preview.png" for step in (10, 20, 25)]
 
 
 def test_settings_in_the_form_that_other_tools_read(loaded, tmp_path):

@@ -1,5 +1,7 @@
 """A cascade: what each stage is given, and that its pictures are those of the stages run by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,22 @@ def test_what_is_no_cascade_is_refused(stages):
         Cascade(base, [upscaler], [1, 2, 3])
     with pytest.raises(ValueError, match="expected 'np' or 'pil'"):
         Cascade(base, [upscaler]).sample("a circle", output="latents")
+
+
+def test_how_prompts_are_read_is_told_to_stages_that_read_some():
+    seen = []
+
+    class Stage:
+        def __init__(self, *takes):
+            self.system = SimpleNamespace(takes=takes, optional=takes)
+
+        def sample(self, *args, **given):
+            seen.append(given.get("long_prompts"))
+            return np.zeros((1, 4, 4, 3), np.uint8)
+
+    stages = [Stage("prompts", "low_res_images"), Stage("low_res_images")]
+    Cascade(Stage("prompts"), stages).sample("a circle", [0], long_prompts=True)
+    assert seen == [True, True, None]
 
 
 def test_the_command_draws_with_a_cascade(stages, tmp_path):

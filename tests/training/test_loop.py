@@ -1,6 +1,8 @@
 """The loop on a model of three numbers: what it does with time, batches that come late, errors, and watching."""
 
+import contextlib
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -225,3 +227,25 @@ def test_a_run_that_is_told_to_stop_beside_its_steps_saves_what_was_done(monkeyp
     run(monkeypatch, calls=dict(patiently=patiently), save=save, preview_every=4)
     assert saved == ([(4, True)] if at else [])
     assert called == ["the training step", "what draws the pictures"][: 2 if at else 1]
+
+
+def test_the_last_evaluation_is_called_as_patiently_as_the_others():
+    """It comes at the end of every run, whether the interval divides the steps or not."""
+    config = dict(CONFIG, total_steps=5, evaluate_every=2, holdout_every=0)
+    asked, patient = [], []
+
+    def patiently(call, what):
+        patient.append(call.args[0])
+        return call()
+
+    def show(done, state):
+        return None
+
+    def evaluate(done, state):
+        asked.append(done)
+
+    calls = SimpleNamespace(patiently=patiently, show=show, evaluate=evaluate)
+    for done in range(1, 6):
+        loop._look(config, calls, lambda what: contextlib.nullcontext(), 0, done, None)
+    assert asked == [1, 2, 3, 4, 5]
+    assert patient == [2, 4, 5, 5]  # at the end the pictures and the evaluation

@@ -166,3 +166,15 @@ def test_a_state_of_another_step_than_its_folder_is_named_after(tmp_path):
         ValueError, match=f"^checkpoint 9 in {tmp_path} holds the state after step 6, expected 9: "
     ):
         workdir.check_counter(state, 9, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("made", "stays"), [("config.json", False), ("prior/0.png", True), ("latents.npy", True)]
+)
+def test_a_refused_run_takes_its_workdir_away_but_nothing_that_took_work(tmp_path, made, stays):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="refused"), workdir.unless_refused(folder):
+        (folder / made).parent.mkdir(parents=True)
+        (folder / made).write_text("")
+        raise ValueError("refused")
+    assert folder.exists() == stays

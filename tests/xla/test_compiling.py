@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 
+import jax
+import numpy as np
 import pytest
 
 from ldm_jax.distributed import preemption
@@ -23,6 +25,23 @@ def test_a_line_every_few_seconds_until_it_is_ready(caplog):
         time.sleep(0.06)
     assert len(caplog.records) == said <= 4
     assert all(record.getMessage() == "compiling the sampler, 0 s" for record in caplog.records)
+
+
+def test_a_program_is_spoken_of_while_it_is_made_and_not_while_it_runs(caplog, monkeypatch):
+    """jit counts a program from its tracing on; a warm one may run for long, as with a callback."""
+    naps = iter([0.2])
+
+    @jax.jit
+    def slow(x):
+        time.sleep(next(naps))
+        return jax.pure_callback(lambda x: (time.sleep(0.2), x)[1], jax.ShapeDtypeStruct((), "float32"), x)
+
+    monkeypatch.setattr(compiling.told.__wrapped__, "__defaults__", (lambda: False, 0.02))
+    with caplog.at_level(logging.INFO):
+        compiling.called(slow, "it", np.float32(1)).block_until_ready()
+        cold = len(caplog.records)
+        compiling.called(slow, "it", np.float32(2)).block_until_ready()
+    assert cold >= 2 and len(caplog.records) == cold
 
 
 def test_what_is_called_gives_what_it_gives():
