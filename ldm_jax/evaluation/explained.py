@@ -38,9 +38,8 @@ def write(
 ) -> Path:
     """folder/explained.html, and its pictures, a row for each, as folder/explained.png. asked: of each picture,
     what the classifier was to say. Returns: the page."""
-    columns = {"before": before, "after": found.images, "heat map": heat(before, found.images)}
-    if found.masks is not None:
-        columns["mask"] = np.rint(255 * found.masks[..., None]).astype(np.uint8).repeat(3, -1)
+    mask = np.rint(255 * found.masks[..., None]).astype(np.uint8).repeat(3, -1)
+    columns = {"before": before, "after": found.images, "heat map": heat(before, found.images), "mask": mask}
     beside = np.stack(list(columns.values()), 1)
     grid.write_png(
         Path(folder) / "explained.png", grid.grid(beside.reshape(-1, *beside.shape[2:]), columns=len(columns))

@@ -1,7 +1,8 @@
 """Counterfactual explanations of a classifier: what would have to be different in a picture for it to say otherwise.
 
 Decides how hard a method tries: scales are tried in order, and the first that convinces the classifier is a picture's,
-so that no more changes than has to. The methods are guidance/dime.py and editing/ace.py.
+so that no more changes than has to; what of the change it does not need is taken back (least_change.py). The methods
+are guidance/dime.py and editing/ace.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from ldm_jax.data import transforms
 from ldm_jax.find import did_you_mean
 from ldm_jax.guidance.losses import Class
 from ldm_jax.inference import classifiers
+from ldm_jax.inference.least_change import least_change
 from ldm_jax.types import Array
 
 
@@ -34,15 +36,15 @@ METHODS = {
 class Counterfactuals(NamedTuple):
     """images: [N, H, W, 3] uint8. flipped: [N] bool, whether the classifier gives the label more than even odds, and
     the one that was to go less. before, after: [N] float32, the probability that it gives the label. tried: [N]
-    float32, what the method's number was. masks: [N, H, W] float32, 1 where a method that decides that (ACE) lets
-    pixels change; elsewhere they are the picture's own; None of the others."""
+    float32, what the method's number was. masks: [N, H, W] float32, 1 where pixels may have changed; elsewhere they
+    are the picture's own."""
 
     images: np.ndarray
     flipped: np.ndarray
     before: np.ndarray
     after: np.ndarray
     tried: np.ndarray
-    masks: np.ndarray | None
+    masks: np.ndarray
 
 
 def explain(
@@ -56,13 +58,15 @@ def explain(
     seeds: Sequence[int] | None = None,
     options: Mapping[str, Any] | None = None,
     tried: Sequence[float] | None = None,
+    least: bool = True,
     progress: Callable[[int, int], Any] | None = None,
     **sampling,
 ) -> Counterfactuals:
     """model: a LatentDiffusion, which is told nothing. images: [H, W, 3] uint8 or in [-1, 1], one or a list.
     target: the label that each is to get, one or one for each, by name or number; leave: one that it is to lose.
     classifier: of clean pictures, see guidance/losses.py `label`. method: of METHODS, with its options, and the
-    values that are tried in the place of METHODS'. sampling: options of LatentDiffusion.sample. progress: called
+    values that are tried in the place of METHODS'. least: what convinces keeps those parts of the change alone that
+    the classifier needs; False keeps all that was drawn. sampling: options of LatentDiffusion.sample. progress: called
     with (pictures that are through, their total).
 
     Raises: ValueError for an unknown method, label or option, for pictures of several sizes, and for a model that
@@ -82,11 +86,15 @@ def explain(
     sampling = {**chosen.sampling, "guidance_scale": 1.0, **sampling}
     sampling |= {"prompts": ""} if "prompts" in model.system.takes else {}
 
+    def convinced(drawn, which):
+        """[M] bool, whether each of M pictures, which of the N they are, has the label, and not the one to go."""
+        said = probability(drawn, [targets[i] for i in which])[1]
+        return said if leaves is None else said & ~probability(drawn, [leaves[i] for i in which])[1]
+
     # Each picture is drawn until it convinces, and is then left.
-    out, masks = pictures.copy(), None
+    out, masks = pictures.copy(), np.zeros(pictures.shape[:3], np.float32)
     reached = np.full(number, np.nan, np.float32)
     before, flipped = probability(pictures, targets)[0], np.zeros(number, bool)
-    after = before.copy()
     for value in chosen.tried if tried is None else tried:
         todo = np.flatnonzero(~flipped)
         if not len(todo):
@@ -95,17 +103,18 @@ def explain(
         asked |= dict(image=list(pictures[todo]), target=[targets[i] for i in todo])
         asked |= {} if leaves is None else dict(leave=[leaves[i] for i in todo])
         drawn, shown = _drawn(model, method, asked, [seeds[i] for i in todo], list(pictures[todo]), sampling)
-        if shown is not None:
-            masks = np.zeros(pictures.shape[:3], np.float32) if masks is None else masks
-            masks[todo] = shown
-            drawn = np.where(shown[..., None] > 0.5, drawn, pictures[todo])
-        out[todo], reached[todo] = drawn, value
-        after[todo], convinced = probability(drawn, [targets[i] for i in todo])
-        if leaves is not None:
-            convinced &= ~probability(drawn, [leaves[i] for i in todo])[1]
-        flipped[todo] = convinced
+        masks[todo] = 1.0 if shown is None else shown
+        out[todo] = np.where(masks[todo][..., None] > 0.5, drawn, pictures[todo])
+        flipped[todo], reached[todo] = convinced(out[todo], todo), value
         if progress:
             progress(int(flipped.sum()), number)
+    if least and flipped.any():
+        which = np.flatnonzero(flipped)
+        out[which], needed = least_change(
+            pictures[which], out[which], lambda drawn, i: convinced(drawn, which[i])
+        )
+        masks[which] *= needed
+    after = probability(out, targets)[0]
     return Counterfactuals(out, flipped, before, after, reached, masks)
 
 

@@ -61,7 +61,7 @@ def test_a_folder_of_pictures_becomes_a_page_and_pictures(model, tmp_path, capsy
         and told["leave"] == ["red circle"] * 2
     )
     np.testing.assert_array_equal(Image.open(out / "a.png"), circle("blue"))
-    assert (out / "explained.html").read_text().count("<img") == 6 and (out / "explained.png").is_file()
+    assert (out / "explained.html").read_text().count("<img") == 8 and (out / "explained.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.inference.counterfactuals import explain
+from ldm_jax.inference.least_change import least_change
 
 BEFORE = np.full((3, 4, 4, 3), 100, np.uint8)
 
@@ -47,13 +48,37 @@ def test_scales_are_tried_until_a_picture_convinces():
     np.testing.assert_array_equal(found.flipped, [True, True, False])
     np.testing.assert_array_equal(found.tried, [4, 2, 4])
     np.testing.assert_array_equal(found.images[:, 0, 0, 0], [160, 200, 0])
-    assert found.before.max() < 0.5 < found.after[:2].min() and found.masks is None
+    assert found.before.max() < 0.5 < found.after[:2].min() and found.masks.all()
 
 
 def test_pixels_outside_of_the_mask_are_the_pictures_own_to_the_bit():
     found = explain(Painter(), BEFORE, [0, 0, 0], method="ace", classifier=brightness)
     np.testing.assert_array_equal(found.images[:, 2:], BEFORE[:, 2:])
     assert (found.images[:, :2] == 255).all() and found.masks[:, :2].all() and not found.masks[:, 2:].any()
+
+
+def test_parts_of_the_change_that_the_classifier_does_not_need_are_taken_back():
+    before = np.zeros((2, 24, 24, 3), np.uint8)
+    after = before + np.uint8(3)  # what no one sees
+    after[:, 4:8, 4:8] = 200  # what convinces
+    after[0, 16:20, 16:20] = 255  # what does not
+    after[1, 16:18, 16:18] = 90  # the same, and less
+
+    def convinced(pictures, which):
+        return pictures[:, 4:8, 4:8].mean((1, 2, 3)) > 100
+
+    images, masks = least_change(before, after, convinced)
+    np.testing.assert_array_equal(images[:, 4:8, 4:8], after[:, 4:8, 4:8])
+    images[:, 2:10, 2:10] = masks[:, 2:10, 2:10] = 0  # with the soft edge
+    assert not images.any() and not masks.any()
+
+
+def test_all_of_a_change_stays_where_the_classifier_needs_what_no_one_sees():
+    before = np.zeros((1, 8, 8, 3), np.uint8)
+    after = before + np.uint8(3)
+    images, masks = least_change(before, after, lambda pictures, which: pictures.mean((1, 2, 3)) > 2)
+    np.testing.assert_array_equal(images, after)
+    assert masks.all()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Counterfactual explanations on held-out scenes: is the classifier convinced, and by a change that is one?
 
 With the shipped classifier, or another of its labels, pictures are to become what one of their objects is in another
-color, and to lose what it is. With a classifier of circle or square (train_shapes_classifier --planted) they are to
-become the other: what changes, color or shape, says what the classifier looks at. With --out what is drawn is kept
-there, so that the same command goes on where it was stopped.
+color, and to lose what it is: of scenes that it reads right, before and when that object is rendered in the other
+color, since no change convinces a classifier of what it does not know. With a classifier of circle or square
+(train_shapes_classifier --planted) they are to become the other: what changes, color or shape, says what the
+classifier looks at. With --out what is drawn is kept there, so that the same command goes on where it was stopped.
 """
 
 import argparse
@@ -28,6 +29,7 @@ OPTIONS = {
     "--classifier": dict(default="shapes_classifier", help="counterfactuals: whose (default %(default)s)"),
     "--explain_options": dict(default="{}", help="counterfactuals: JSON of {method: {option: value}}"),
 }
+TOGETHER = 64  # scenes that the classifier is asked about at once
 
 
 class Asked(NamedTuple):
@@ -46,7 +48,8 @@ def score(args: argparse.Namespace) -> Outcome:
     names, options = args.explain.split(","), _options(args.explain_options)
     found = classifiers.of_pictures(args.classifier)
     planted = set(found.labels) == set(shortcut.LABELS)
-    asked = list(itertools.islice(_shortcut() if planted else _recolored(), args.num_samples))
+    cases = _shortcut() if planted else _known(counterfactuals.judge(args.classifier))
+    asked = list(itertools.islice(cases, args.num_samples))
     before = np.stack([world.render(a.scene) for a in asked])
     model = Model(args)
     figures, shown = {}, {}
@@ -55,7 +58,7 @@ def score(args: argparse.Namespace) -> Outcome:
         figures[name] = _figures(asked, before, made)
         shown[name] = [before[:SHOWN], made.images[:SHOWN], explained.heat(before, made.images)[:SHOWN]]
         if args.out:
-            first = made._replace(**{k: v[:SHOWN] for k, v in made._asdict().items() if v is not None})
+            first = counterfactuals.Counterfactuals(*(values[:SHOWN] for values in made))
             said = [f"{a.leave} to {a.target}" for a in asked[:SHOWN]]
             explained.write(
                 Path(args.out) / name, f"{name} on {args.classifier}", before[:SHOWN], first, said, figures[name],
@@ -78,10 +81,10 @@ def _made(
             classifier=args.classifier, seeds=seeds, batch_size=args.batch_size, **options,
         )  # fmt: skip
         report(which.stop)
-        return {key: value for key, value in made._asdict().items() if value is not None}
+        return made._asdict()
 
-    about = dict(method=name, classifier=args.classifier, options=options)
-    return counterfactuals.Counterfactuals(**({"masks": None} | model.in_parts(about, len(asked), make)))
+    about = dict(method=name, classifier=args.classifier, options=options, shown="masks of all methods")
+    return counterfactuals.Counterfactuals(**model.in_parts(about, len(asked), make))
 
 
 def _options(text: str) -> dict[str, dict[str, Any]]:
@@ -103,6 +106,30 @@ def _recolored():
         old = case.scene.objects[place]
         new = read_caption(case.target)[0][place]
         yield Asked(case.scene, f"{new.color} {new.shape}", f"{old.color} {old.shape}", old, case)
+
+
+def _known(probability):
+    """Those of _recolored that the classifier reads right, before and rendered as they are to become.
+
+    probability: see counterfactuals.judge. Raises: ValueError where it reads none of TOGETHER scenes so.
+    """
+    cases = _recolored()
+    while True:
+        some = list(itertools.islice(cases, TOGETHER))
+        targets, leaves = [a.target for a in some], [a.leave for a in some]
+        before = np.stack([world.render(a.scene) for a in some])
+        then = np.stack([world.render(recolored(a.scene, a.object, a.target.split()[0])) for a in some])
+        known = probability(before, leaves)[1] & probability(then, targets)[1] & ~probability(then, leaves)[1]
+        if not known.any():
+            raise ValueError(
+                f"--classifier: it reads none of {TOGETHER} scenes and their recolored forms right"
+            )
+        yield from itertools.compress(some, known)
+
+
+def recolored(scene: world.Scene, which: world.Object, color: str) -> world.Scene:
+    objects = tuple(o._replace(color=color) if o == which else o for o in scene.objects)
+    return scene._replace(objects=objects)
 
 
 def _shortcut():
