@@ -30,6 +30,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="of clean pictures: shipped, or a folder of train_shapes_classifier (default %(default)s)",
     )  # fmt: skip
     add("--options", default="{}", help="of the method, JSON of {option: value}")
+    add(
+        "--attempts", type=int, default=1,
+        help="how often it is tried, with other noise; the least change that convinces is kept (default %(default)s)",
+    )  # fmt: skip
     add("--seed", type=int, default=0, help="of the first picture (default %(default)s)")
     add("--steps", type=int, help="sampling steps of a whole run; default: the method's")
     add("--strength", type=float, help="how far pictures are noised, 0 to 1; default: the method's")
@@ -67,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     found = explain(
         model, before, _label(args.target), _label(args.leave), args.method, classifier=args.classifier,
         seeds=range(args.seed, args.seed + len(before)), options=options, batch_size=args.batch_size,
+        attempts=args.attempts,
         **{name: value for name, value in sampling.items() if value is not None},
     )  # fmt: skip
     out = Path(args.out)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ldm_jax.data import transforms
 from ldm_jax.find import did_you_mean
-from ldm_jax.guidance.losses import Class
+from ldm_jax.guidance.losses import Class, whole
 from ldm_jax.inference import classifiers
 from ldm_jax.inference.least_change import least_change
 from ldm_jax.types import Array
@@ -31,6 +31,7 @@ METHODS = {
     "dime": Method("scale", (4.0, 8.0, 16.0, 32.0), dict(sampler="ddpm", num_steps=50, strength=0.4)),
     "ace": Method("iterations", (15, 30, 60), dict(sampler="ddpm", num_steps=50, strength=0.4)),
 }
+ATTEMPT = 1 << 20  # between the seeds of a picture's attempts
 
 
 class Counterfactuals(NamedTuple):
@@ -59,6 +60,7 @@ def explain(
     options: Mapping[str, Any] | None = None,
     tried: Sequence[float] | None = None,
     least: bool = True,
+    attempts: int = 1,
     progress: Callable[[int, int], Any] | None = None,
     **sampling,
 ) -> Counterfactuals:
@@ -66,11 +68,12 @@ def explain(
     target: the label that each is to get, one or one for each, by name or number; leave: one that it is to lose.
     classifier: of clean pictures, see guidance/losses.py `label`. method: of METHODS, with its options, and the
     values that are tried in the place of METHODS'. least: what convinces keeps those parts of the change alone that
-    the classifier needs; False keeps all that was drawn. sampling: options of LatentDiffusion.sample. progress: called
-    with (pictures that are through, their total).
+    the classifier needs; False keeps all that was drawn. attempts: how often it is tried, each time with other noise;
+    of what convinces, what changes the picture least is kept. sampling: options of LatentDiffusion.sample. progress:
+    called with (pictures that convince, their total).
 
-    Raises: ValueError for an unknown method, label or option, for pictures of several sizes, and for a model that
-    insists on a condition.
+    Raises: ValueError for an unknown method, label or option, no attempt, for pictures of several sizes, and for a
+    model that insists on a condition.
     """
     if method not in METHODS:
         raise ValueError(
@@ -78,6 +81,7 @@ def explain(
         )
     pictures = _pictures(images)
     number, chosen = len(pictures), METHODS[method]
+    attempts = whole(attempts, "attempts")
     seeds = list(range(number)) if seeds is None else list(seeds)
     if len(seeds) != number:
         raise ValueError(f"seeds: got {len(seeds)}, expected one for each of {number} pictures")
@@ -91,30 +95,41 @@ def explain(
         said = probability(drawn, [targets[i] for i in which])[1]
         return said if leaves is None else said & ~probability(drawn, [leaves[i] for i in which])[1]
 
-    # Each picture is drawn until it convinces, and is then left.
-    out, masks = pictures.copy(), np.zeros(pictures.shape[:3], np.float32)
-    reached = np.full(number, np.nan, np.float32)
-    before, flipped = probability(pictures, targets)[0], np.zeros(number, bool)
-    for value in chosen.tried if tried is None else tried:
-        todo = np.flatnonzero(~flipped)
-        if not len(todo):
-            break
+    def drawn_once(value, attempt, which):
+        """(pictures, masks, whether they convince), of those `which` of the N."""
         asked = dict(options or {}, classifier=classifier) | {chosen.varies: value}
-        asked |= dict(image=list(pictures[todo]), target=[targets[i] for i in todo])
-        asked |= {} if leaves is None else dict(leave=[leaves[i] for i in todo])
-        drawn, shown = _drawn(model, method, asked, [seeds[i] for i in todo], list(pictures[todo]), sampling)
-        masks[todo] = 1.0 if shown is None else shown
-        out[todo] = np.where(masks[todo][..., None] > 0.5, drawn, pictures[todo])
-        flipped[todo], reached[todo] = convinced(out[todo], todo), value
-        if progress:
-            progress(int(flipped.sum()), number)
-    if least and flipped.any():
-        which = np.flatnonzero(flipped)
-        out[which], needed = least_change(
-            pictures[which], out[which], lambda drawn, i: convinced(drawn, which[i])
-        )
-        masks[which] *= needed
-    after = probability(out, targets)[0]
+        asked |= dict(image=list(pictures[which]), target=[targets[i] for i in which])
+        asked |= {} if leaves is None else dict(leave=[leaves[i] for i in which])
+        noises = [(seeds[i] + ATTEMPT * attempt) % 2**32 for i in which]
+        drawn, shown = _drawn(model, method, asked, noises, list(pictures[which]), sampling)
+        shown = np.ones(drawn.shape[:3], np.float32) if shown is None else shown
+        drawn = np.where(shown[..., None] > 0.5, drawn, pictures[which])
+        said = convinced(drawn, which)
+        if least and said.any():
+            own = which[said]
+            drawn[said], needed = least_change(pictures[own], drawn[said], lambda d, i: convinced(d, own[i]))
+            shown[said] *= needed
+        return drawn, shown, said
+
+    out, masks = pictures.copy(), np.zeros(pictures.shape[:3], np.float32)
+    reached, energy = np.full(number, np.nan, np.float32), np.full(number, np.inf)
+    before = probability(pictures, targets)[0]
+    for attempt in range(attempts):
+        todo = np.arange(number)  # each picture is drawn until it convinces, and is then left
+        for value in chosen.tried if tried is None else tried:
+            if not len(todo):
+                break
+            drawn, shown, said = drawn_once(value, attempt, todo)
+            # Of what convinces the least change is kept; as long as nothing does, what was drawn last.
+            size = np.square(drawn.astype(np.float64) - pictures[todo]).sum((1, 2, 3))
+            size = np.where(said, size, np.inf)
+            better = (size < energy[todo]) | np.isinf(energy[todo])
+            kept = todo[better]
+            out[kept], masks[kept], energy[kept] = drawn[better], shown[better], size[better]
+            reached[kept], todo = value, todo[~said]
+            if progress:
+                progress(int(np.isfinite(energy).sum()), number)
+    after, flipped = probability(out, targets)[0], np.isfinite(energy)
     return Counterfactuals(out, flipped, before, after, reached, masks)
 
 

@@ -51,6 +51,16 @@ def test_scales_are_tried_until_a_picture_convinces():
     assert found.before.max() < 0.5 < found.after[:2].min() and found.masks.all()
 
 
+def test_of_several_attempts_the_least_change_that_convinces_is_kept():
+    model = Painter()
+    drawn = iter([[130, 255, 0], [255], [200, 140, 0], [0]])
+    model.sample = lambda seeds, **sampling: np.stack(
+        [np.full((4, 4, 3), value, np.uint8) for value, _ in zip(next(drawn), seeds, strict=True)]
+    )
+    found = explain(model, BEFORE, 0, 1, classifier=brightness, tried=(1, 2), attempts=2)
+    np.testing.assert_array_equal(found.images[:, 0, 0, 0], [130, 140, 255])
+
+
 def test_pixels_outside_of_the_mask_are_the_pictures_own_to_the_bit():
     found = explain(Painter(), BEFORE, [0, 0, 0], method="ace", classifier=brightness)
     np.testing.assert_array_equal(found.images[:, 2:], BEFORE[:, 2:])
