@@ -28,7 +28,7 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "dime": Method("scale", (4.0, 8.0, 16.0, 32.0), dict(sampler="ddpm", num_steps=50, strength=0.4)),
+    "dime": Method("scale", (4.0, 16.0, 64.0), dict(sampler="ddpm", num_steps=50, strength=0.6)),
     "ace": Method("iterations", (15, 30, 60), dict(sampler="ddpm", num_steps=50, strength=0.4)),
 }
 ATTEMPT = 1 << 20  # between the seeds of a picture's attempts
