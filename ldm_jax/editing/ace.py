@@ -4,9 +4,9 @@ Decides what of a picture has to change for a classifier of clean pictures to sa
 on the picture alone ends in noise that no one sees; here the classifier sees what a short run makes of the noised picture, which only
 attacks survive that mean something. Of `init_images` at a `strength` below 1, which is how far the attacked picture is noised.
 Source: section 3 and figure 2; guillaumejs2403/ACE core/attacks_and_models.py and main.py. There pixels are moved, by the sign of the
-gradient of the loss and a distance; here latents, by the loss' gradient over its root mean square and at most by 1, less the nearer the classifier is to
-being convinced, and each step then shrinks all changes (Beck & Teboulle 2009, the proximal step of the same distance): cells of no account stay
-at 0, which a sign moves as far as others.
+gradient of the loss and a distance; here latents, by the loss' gradient over its root mean square and at most by 1, and each step then shrinks all
+changes (Beck & Teboulle 2009, the proximal step of the same distance), both less the nearer the classifier is to being convinced: cells of no account
+stay at 0, which a sign moves as far as others.
 Outside of the
 mask the latents are the picture's at every step and at the end; pixels are pasted there by inference/counterfactuals.py.
 """
@@ -38,8 +38,8 @@ def prepare(
     classifier="shapes_classifier",
     iterations=25,
     rate: float = 0.15,
-    distance: float = 0.1,
-    threshold: float = 0.15,
+    distance: float = 0.4,
+    threshold: float = 0.25,
     growth=5,
     filter_steps=3,
 ) -> dict | None:
@@ -74,14 +74,14 @@ def edit(
     image: Array,
     iterations: Array = 25,
     rate: Array = 0.15,
-    distance: Array = 0.1,
-    threshold: Array = 0.15,
+    distance: Array = 0.4,
+    threshold: Array = 0.25,
     growth: int = 5,
     filter_steps: int = 3,
 ) -> Edit:
     """loss: (images [B, H, W, 3], target, fixed) -> [B]; target: arrays with an entry per picture. image: [B, H, W, 3] in [-1, 1].
     iterations of the attack, each of which moves the latents by `rate` at most, and costs filter_steps evaluations of the network forward
-    and back. distance: the share of `rate` that every change shrinks by in an iteration. threshold: of the largest change of a pixel, in [0, 1], below which it
+    and back. distance: the share of the longest move that every change shrinks by in an iteration. threshold: of the largest change of a pixel, in [0, 1], below which it
     stays; growth: pixels of the square by which what changes is widened, odd.
     """
     target, image = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * denoiser.branches), (target, image))
@@ -103,7 +103,7 @@ def edit(
             direction = jnp.clip(gradient / jnp.maximum(usual, 1e-20), -1, 1)
             doubt = -jnp.expm1(-each).reshape(-1, 1, 1, 1)  # 1 less the probability of what is asked for
             change = change - rate * doubt * direction
-            return jnp.sign(change) * jnp.maximum(jnp.abs(change) - rate * distance, 0)
+            return jnp.sign(change) * jnp.maximum(jnp.abs(change) - rate * doubt * distance, 0)
 
         return jax.lax.fori_loop(0, jnp.asarray(iterations, jnp.int32), step, jnp.zeros_like(clean))
 

@@ -29,7 +29,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "dime": Method("scale", (4.0, 16.0, 64.0), dict(sampler="ddpm", num_steps=50, strength=0.6)),
-    "ace": Method("iterations", (15, 30, 60), dict(sampler="ddpm", num_steps=50, strength=0.4)),
+    "ace": Method("iterations", (15, 30), dict(sampler="ddpm", num_steps=50, strength=0.25)),
 }
 ATTEMPT = 1 << 20  # between the seeds of a picture's attempts
 
