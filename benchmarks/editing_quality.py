@@ -1,11 +1,13 @@
 """What editing methods and inversions do on the shapes world: the tables of docs/editing.md.
 
     python benchmarks/editing_quality.py --minutes 9          # goes on where it stopped; again and again
+    python benchmarks/editing_quality.py --minutes 600 --pictures 200 --only composition
     python benchmarks/editing_quality.py --table              # writes the tables from what was measured
 
 Runs `ldm-evaluate edits`, `composition` and `inversion` with the settings below, in rounds of more and more pictures,
-so that all methods are measured on as many. What was measured lies in --out, by the fingerprint of the model; the last
-figures of each method are lines of benchmarks/results/editing_quality.jsonl.
+so that all methods are measured on as many. Each picture's figures lie in --out, by the fingerprint of the model: a
+command that is stopped loses a batch at most. The last figures of each method are lines of
+benchmarks/results/editing_quality.jsonl.
 """
 
 import argparse
@@ -14,43 +16,70 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "editing_quality.jsonl"
 ROUNDS = (20, 50, 100, 200)
 STEPS = ("--steps", "20", "--batch_size", "10")
-# Of each command: the methods, and what else it is told.
-DRAWN = ("prompt_to_prompt", "masactrl", "plug_and_play", "pix2pix_zero")
-RENDERED = ("prompt_to_prompt", "diffedit", "ledits_pp")
-COMPOSED = ("attend_and_excite", "structured", "dense_diffusion", "llm_grounded")
+KINDS = ("recolor", "swap", "resize", "add", "move")
+
+
+class Told(NamedTuple):
+    """A method in use on the shipped model. kinds: the edits that it is for. options: its own, where the defaults are
+    Stable Diffusion's and do not fit latents of 16 x 16 and a scale of 2. inversion: of given pictures; None: as the
+    method asks."""
+
+    kinds: Sequence[str] = KINDS
+    options: dict[str, Any] = {}
+    inversion: str | None = None
+
+
+LAYOUT = ("recolor", "swap")  # in which each thing stays where it is: what methods that keep a layout are for
+DRAWN = dict(
+    prompt_to_prompt=Told(LAYOUT),
+    masactrl=Told(("move",)),
+    plug_and_play=Told(LAYOUT),
+    pix2pix_zero=Told(LAYOUT),
+)
+RENDERED = dict(
+    prompt_to_prompt=Told(LAYOUT, inversion="negative_prompt"), diffedit=Told(LAYOUT), ledits_pp=Told(LAYOUT)
+)
+# {method: its options}
+COMPOSED: dict[str, dict[str, Any]] = dict(
+    attend_and_excite={}, structured={}, dense_diffusion={}, llm_grounded={}
+)
+INVERSIONS = ("ddim", "fixed_point", "edit_friendly", "negative_prompt", "null_text")
+FEW = 20  # pictures of null_text, which takes ten gradients for each step
 COLUMNS = dict(
-    edits=("method", "sources", "pictures", "right", "changed", "kept", "PSNR outside", "p, re-prompting", "p, SDEdit"),
-    composition=("method", "pictures", "right", "neglect", "bound", "box IoU", "p of neglect"),
+    edits=("method", "sources", "edits", "pictures", "right", "changed", "kept", "PSNR outside", "re-prompting",
+           "SDEdit"),
+    composition=("method", "pictures", "right", "neglect", "bound", "box IoU", "p of neglect", "p of IoU"),
     inversion=("method", "scale", "steps", "pictures", "PSNR", "least"),
 )  # fmt: skip
-BASES: dict[str, tuple[str, ...]] = dict(edits=("reprompt", "sdedit"), composition=("plain",), inversion=())
-INVERSIONS = dict(ddim=20, fixed_point=20, edit_friendly=20, negative_prompt=20, null_text=4)  # pictures
+BASES: dict[str, tuple[str, ...]] = dict(edits=(), composition=("plain",), inversion=())
 
 
-def plan() -> Iterator[tuple[str, str, int, list[str]]]:
+def plan(rounds: Sequence[int] = ROUNDS) -> Iterator[tuple[str, str, int, list[str]]]:
     """(task, what its line is called, pictures, arguments), in order."""
-    for number in ROUNDS:
-        for method in DRAWN:
-            yield "edits", f"{method}, drawn", number, ["--method", method, *STEPS]
-        for method in COMPOSED[:-1]:
-            yield "composition", method, number, ["--methods", method, *STEPS]
-        for method in RENDERED:
-            inversion = ["--inversion", "negative_prompt"] if method == "prompt_to_prompt" else []
-            argv = ["--method", method, "--sources", "rendered", *inversion, *STEPS]
-            yield "edits", f"{method}, rendered", number, argv
-        for name, pictures in INVERSIONS.items() if number == ROUNDS[0] else ():
+    for number in rounds:
+        for sources, methods in dict(drawn=DRAWN, rendered=RENDERED).items():
+            for method, told in methods.items():
+                argv = ["--method", method, "--sources", sources, "--kinds", ",".join(told.kinds), *STEPS]
+                argv += ["--options", json.dumps({method: told.options})] if told.options else []
+                argv += ["--inversion", told.inversion] if told.inversion else []
+                yield "edits", f"{method}, {sources}", number, argv
+        for name in INVERSIONS:
             for drawn in ([], ["--drawn"]):
                 argv = ["--inversions", name, "--steps", "50", "--batch_size", "10", *drawn]
+                pictures = min(number, FEW) if name == "null_text" else number
                 yield "inversion", f"{name}, {'drawn' if drawn else 'rendered'}", pictures, argv
-        yield "composition", COMPOSED[-1], number, ["--methods", COMPOSED[-1], *STEPS]  # which takes longest
+        for method, options in COMPOSED.items():  # the last of which takes longest
+            argv = ["--methods", method, *STEPS]
+            argv += ["--method_options", json.dumps({method: options})] if options else []
+            yield "composition", method, number, argv
 
 
 def fingerprint(checkpoint: str) -> str:
@@ -63,21 +92,21 @@ def lines() -> list[dict]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
 
 
-def measure(out: Path, minutes: float, only: str) -> None:
+def measure(out: Path, minutes: float, only: str, rounds: Sequence[int]) -> None:
     from ldm_jax.evaluation.shapes import command
     from ldm_jax.inference import pipeline
 
     pipeline.load = functools.cache(pipeline.load)  # one model, and its programs, for all commands
     model, until = fingerprint("shapes"), time.time() + 60 * minutes
-    for task, name, number, argv in plan():
-        done = {(line["task"], line["name"], line["number"]) for line in lines() if line["model"] == model}
-        if (task, name, number) in done or only not in f"{task} {name}":
+    for task, name, number, argv in plan(rounds):
+        one = dict(task=task, name=name, number=number, model=model, argv=argv)
+        done = any(all(line.get(k) == v for k, v in one.items()) for line in lines())
+        if done or only not in f"{task} {name}":
             continue
         folder = out / model / (task if task != "edits" else f"edits_{name.split(', ')[1]}")
         found = command.run([task, "--num_samples", str(number), "--out", str(folder), *argv])
-        line = dict(task=task, name=name, number=number, model=model, found=found)
         with open(RESULTS, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(dict(one, found=found)) + "\n")
         print(f"{task} {name} {number}", flush=True)
         if time.time() > until:
             return
@@ -109,30 +138,29 @@ def share(value: float | None, interval: Any = None) -> str:
 
 def _edits(name: str, found: dict) -> tuple[str, ...]:
     method, sources = name.split(", ")
-    one = found[method]
+    one, kinds = found[method], [kind for kind in KINDS if kind in found[method]]
     still = "" if one["still"] is None else f"{one['still']:.1f} dB"
-    ps = (f"{one[p]:.2g}" if p in one else "" for p in ("p_reprompt", "p_sdedit"))
+    bases = (f"{share(found[base]['right'])}, p {one[f'p_{base}']:.2g}" for base in ("reprompt", "sdedit"))
     shares = share(one["right"], one["interval"]), share(one["changed"]), share(one["kept"])
-    return (f"`{method}`", sources, str(found["num_samples"]), *shares, still, *ps)
+    asked = "all" if len(kinds) == len(KINDS) else ", ".join(kinds)
+    return (f"`{method}`", sources, asked, str(found["num_samples"]), *shares, still, *bases)
 
 
 def _composition(name: str, found: dict) -> tuple[str, ...]:
     one = found[name]
-    p = "" if name == "plain" else f"{one['p_neglect']:.2g}"
+    ps = (f"{one[p]:.2g}" if p in one and name != "plain" else "" for p in ("p_neglect", "p_iou"))
     shares = share(one["right"], one["interval"]), share(one["neglect"]), share(one["bound"])
-    return (f"`{name}`", str(found["num_samples"]), *shares, f"{one['iou']:.2f}", p)
+    return (f"`{name}`", str(found["num_samples"]), *shares, f"{one['iou']:.2f}", *ps)
 
 
 def _inversion(name: str, found: dict) -> tuple[str, ...]:
     one = found[name.split(", ")[0]]
-    psnr = (f"{one[key]:.1f} dB" if one[key] is not None else "exact" for key in ("psnr", "least"))
-    return (
-        f"`{name}`",
-        f"{one['guidance_scale']:g}",
-        str(one["num_steps"]),
-        str(found["num_samples"]),
-        *psnr,
-    )
+    psnr = (
+        f"{one[key]:.1f} dB" if one[key] is not None and one[key] != float("inf") else "exact"
+        for key in ("psnr", "least")
+    )  # fmt: skip
+    numbers = f"{one['guidance_scale']:g}", str(one["num_steps"]), str(found["num_samples"])
+    return (f"`{name}`", *numbers, *psnr)
 
 
 def write_tables() -> None:
@@ -153,6 +181,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--only", default="", help="of the lines, those whose 'task name' has this")
     parser.add_argument(
+        "--pictures", default=",".join(map(str, ROUNDS)), help="of each round (default %(default)s)"
+    )
+    parser.add_argument(
         "--table", action="store_true", help="write the tables of docs/editing.md, measure nothing"
     )
     args = parser.parse_args(argv)
@@ -160,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.table:
         write_tables()
     else:
-        measure(Path(args.out), args.minutes, args.only)
+        measure(Path(args.out), args.minutes, args.only, [int(n) for n in args.pictures.split(",")])
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def read(image: np.ndarray, scene: world.Scene, prompt: str) -> Read:
 
 def figures(reads: list[Read], plain: list[Read]) -> dict[str, Any]:
     """right with its Wilson interval of 95 %; neglect; bound: nothing neglected, of those with both shapes; iou; p of
-    McNemar's exact test against the plain pictures."""
+    McNemar's exact test against the plain pictures, and of Wilcoxon's signed-rank test of iou."""
     right, neglected, shapes, iou = (np.asarray(values) for values in zip(*reads, strict=True))
     interval = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
     return dict(
@@ -165,4 +165,11 @@ def figures(reads: list[Read], plain: list[Read]) -> dict[str, Any]:
         bound=float((~neglected)[shapes].mean()) if shapes.any() else None, iou=float(iou.mean()),
         p_right=mcnemar(right, [one.right for one in plain]),
         p_neglect=mcnemar(neglected, [one.neglected for one in plain]),
+        p_iou=wilcoxon(iou, np.asarray([one.iou for one in plain])),
     )  # fmt: skip
+
+
+def wilcoxon(a: np.ndarray, b: np.ndarray) -> float:
+    """The two-sided p of Wilcoxon's signed-rank test of pairs (Wilcoxon 1945): are a and b as large? 1 where they are
+    the same."""
+    return float(stats.wilcoxon(a, b).pvalue) if (a != b).any() else 1.0

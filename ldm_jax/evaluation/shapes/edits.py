@@ -216,11 +216,10 @@ def _edited(
         return pictures, _draw(model, new, seeds, init_images=list(pictures), strength=strength)
     module = find("editing", name)
     given = {}
-    if args.sources == "rendered" or hasattr(module, "INVERSION"):  # which is for given pictures alone
+    # What is for given pictures alone, and a run that begins with a part of the noise, begin from pictures.
+    if args.sources == "rendered" or hasattr(module, "INVERSION") or "strength" in options:
         given = dict(image=list(pictures), inversion=args.inversion)
-    given |= (
-        {"strength": options["strength"]} if "strength" in options else {}
-    )  # which part of the run is drawn
+    given |= {"strength": options["strength"]} if "strength" in options else {}
     options = {option: value for option, value in options.items() if option != "strength"}
     edited = model.model.edit(
         old, new, name, seeds, options=options, num_steps=args.steps, sampler=args.sampler,
