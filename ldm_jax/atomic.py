@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ldm_jax import atomic
+from ldm_jax import atomic, paths
 
 # What file systems answer that cannot sync a folder: network mounts of buckets, and Windows.
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EISDIR, errno.ENOSYS}
@@ -31,9 +31,15 @@ def writing(path: str | Path) -> Iterator[Path]:
     """A path beside `path`, of an empty file, to write at; renamed onto `path` when the block ends, removed if it
     raises.
 
-    Folders on the way are made. Folders as a whole, and refusing what is there already: convert/files.py `replacing`.
+    Folders on the way are made. Of a path in a bucket it is one on this machine's disk, which is uploaded (paths.py).
+    Folders as a whole, and refusing what is there already: convert/files.py `replacing`.
     """
-    path = Path(path)
+    path = paths.of(path)
+    if paths.in_bucket(path):
+        with paths.uploading(path) as here:
+            here.touch()
+            yield here
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = beside(path)
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -46,7 +52,10 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 def put(partial: Path, path: Path) -> None:
     """Renames a file or a folder onto `path`, in the same folder or not, after it has reached the disk with all that is
-    in it."""
+    in it; uploads it to a path in a bucket."""
+    if paths.in_bucket(path):
+        paths.upload(partial, path)
+        return
     sync(partial)
     partial.replace(path)
     sync_folder(path.parent)

@@ -11,13 +11,14 @@ str.splitlines takes for ends of lines, may stand inside the strings of JSON (RF
 import codecs
 import json
 import math
-import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ldm_jax import paths
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN = 100  # characters of a value, or of another library's error, that messages show
@@ -55,7 +56,7 @@ def read(path: str | Path, what: str) -> str:
 
     Raises: FileNotFoundError; ValueError for text in another encoding, which names the file.
     """
-    return decode(Path(path).read_bytes(), what, path)
+    return decode(paths.of(path).read_bytes(), what, path)
 
 
 def decode(data: bytes, what: str, path: str | Path) -> str:
@@ -171,7 +172,7 @@ def _check_nodes(events: Iterable) -> None:
 
 def check_size(path: str | Path, what: str, largest: int) -> None:
     """Raises: FileNotFoundError; ValueError for a file of more bytes."""
-    size = os.stat(path).st_size
+    size = paths.size(path)
     if size > largest:
         raise ValueError(f"{what} {path} has {size} bytes, expected at most {largest}")
 
@@ -183,7 +184,7 @@ def read_object(
 
     Raises: ValueError that names the file, also where it is not there, or holds something else."""
     try:
-        if not Path(path).is_file():
+        if not paths.of(path).is_file():
             raise ValueError(f"{what} {cut_path(path)} is not there")
         value = read_json(path, what)
     except OSError as error:

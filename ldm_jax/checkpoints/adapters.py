@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm_jax import text_files
+from ldm_jax import paths, text_files
 from ldm_jax.checkpoints import (
     conditions,
     controlnet_files,
@@ -24,6 +24,7 @@ from ldm_jax.checkpoints import (
     words,
 )
 from ldm_jax.checkpoints.base import Bundle
+from ldm_jax.checkpoints.bundle import is_workdir
 from ldm_jax.convert import adapter_names, files, schema, t2i_adapter
 from ldm_jax.params import check_params, flatten, from_names, named_leaves, unflatten
 from ldm_jax.personalization import base, low_rank
@@ -61,7 +62,11 @@ def read(path: str | Path, ema: bool = True, model: Bundle | None = None) -> Ada
 
     model: what it is to be merged onto, whose layers such a file is read for. Raises: ValueError for what is neither.
     """
-    path = Path(path).expanduser()
+    path = paths.of(path).expanduser()
+    paths.check(path)
+    if paths.in_bucket(path) and path.exists() and not is_workdir(path):
+        with paths.reading(path) as here:
+            return read(here, ema, model)
     if (path / SECTION).is_file():
         about = text_files.read_object(path / SECTION, "adapter")
         if not isinstance(about.get("personalization"), Mapping):
@@ -80,7 +85,7 @@ def read(path: str | Path, ema: bool = True, model: Bundle | None = None) -> Ada
         sampling = about.get("sampling") or {}
         schema.check_config(dict(sampling=sampling), f"{path / SECTION}")
         return Adapter(dict(about["personalization"]), delta, str(about.get("base", "")), header, sampling)
-    if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+    if is_workdir(path):
         config = text_files.read_object(path / "config.json", "the workdir's config")
         if config.get("personalization"):
             return of_run(config, _trained(path, ema))
@@ -219,7 +224,7 @@ def parse(text: str) -> tuple[str, float]:
     number.
     """
     path, colon, number = text.rpartition(":")
-    if not colon or Path(text).exists():
+    if not colon or number.startswith("//") or paths.of(text).exists():  # gs://…
         return text, 1.0
     try:
         weight = float(number)

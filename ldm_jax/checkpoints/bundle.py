@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from ldm_jax import text_files
+from ldm_jax import paths, text_files
 from ldm_jax.checkpoints import earlier
 from ldm_jax.checkpoints.base import Bundle, Checkpoint, FirstStage, Options, find_tokenizer, with_arrays
 from ldm_jax.convert import files, schema
@@ -41,6 +41,11 @@ def is_bundle(directory: Path) -> bool:
     return "task" in text_files.read_object(directory / "config.json", "config")
 
 
+def is_workdir(directory: Path) -> bool:
+    """Whether a folder is that of a training run, which may have no checkpoint yet."""
+    return (directory / "checkpoints").is_dir() and (directory / "config.json").is_file()
+
+
 def read_config(directory: Path) -> dict:
     """Raises: ValueError if config.json is not there, no JSON object, or has options that no config has
     (convert/schema.py)."""
@@ -64,11 +69,12 @@ def open_unread(directory: str | Path) -> Bundle:
 
     Raises: ValueError naming the file that is missing or cannot be read.
     """
-    directory = Path(directory)
+    directory = paths.of(directory)
     config = read_config(directory)
     if not (directory / WEIGHTS).is_file():
         raise ValueError(f"{directory} is no bundle: {WEIGHTS} is not there")
-    params = from_names(files.open_tensors(directory / WEIGHTS))
+    with paths.reading(directory / WEIGHTS) as weights:
+        params = from_names(files.open_tensors(weights))
     params.setdefault("first_stage", {})  # that of an identity has no parameters
     params = earlier.with_kinds(params, config.get("conditioning"))
     return Bundle(config, params, read_tokenizer(directory))
@@ -86,7 +92,7 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
     """
     from ldm_jax.checkpoints import train_state
 
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     config = text_files.read_object(workdir / "config.json", "the workdir's config", {"task": str})
     schema.check_config(config, f"config {workdir / 'config.json'}")
     checkpoints = train_state.manager(workdir, only_reading=True)

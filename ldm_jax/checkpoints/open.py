@@ -8,6 +8,7 @@ opens another checkpoint: the first stage that a user names is opened here, befo
 from collections.abc import Mapping
 from pathlib import Path
 
+from ldm_jax import paths
 from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints import compvis, diffusers
 from ldm_jax.checkpoints.base import Checkpoint, FirstStage, Options, without_prefix
@@ -25,7 +26,11 @@ def open_checkpoint(path: str | Path, options: Options = Options()) -> Checkpoin
     """
     located, first_stage = locate(path), _named_first_stage(options)
     try:
-        opened = _open(located, options, first_stage)
+        if bundle_files.is_workdir(located):  # whose checkpoints orbax reads where they lie
+            opened = _open(located, options, first_stage)
+        else:
+            with paths.reading(located) as here:
+                opened = _open(here, options, first_stage)
     except ValueError as error:
         if str(located) in str(error) or f"{located.parent}/" in str(error):  # it, or a file beside it
             raise
@@ -87,7 +92,7 @@ def _open(path: Path, options: Options, first_stage: FirstStage | None) -> Check
     if path.is_dir():
         if bundle_files.is_bundle(path):
             return bundle_files.open_bundle(path, options, first_stage)
-        if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+        if bundle_files.is_workdir(path):
             return bundle_files.open_workdir(path, options, first_stage)
         if (path / "model_index.json").is_file():
             return diffusers.open_pipeline(path, options, first_stage)
@@ -107,7 +112,8 @@ def locate(name: str | Path) -> Path:
     shipped = sorted(p.name for p in bundle_files.SHIPPED.iterdir() if (p / "config.json").is_file())
     if str(name) in shipped:
         return bundle_files.SHIPPED / str(name)
-    path = Path(name).expanduser()
+    path = paths.of(name).expanduser()
+    paths.check(path)
     if not path.exists():
         raise ValueError(
             f"checkpoint {str(name)!r} not found: it is no file, no folder, and no shipped model; those are: "

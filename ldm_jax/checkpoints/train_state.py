@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from ldm_jax import paths
 from ldm_jax.checkpoints import earlier
 from ldm_jax.distributed import hosts
 from ldm_jax.types import PyTree
@@ -72,7 +73,12 @@ def manager(
 
     All processes of a run must open, save and restore together; with only_reading, each acts alone.
     """
+    folder = paths.absolute(paths.of(workdir)) / "checkpoints"
     options = dict(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+    if paths.in_bucket(folder):
+        # A save there is one when its commit_success.txt is there, which comes last. What a killed run left of one goes
+        # before: orbax would not write into it. And there is no folder to create but the bucket, which is the user's.
+        options |= dict(create=False, cleanup_tmp_directories=not only_reading)
     together = ocp.options.MultiprocessingOptions()
     if only_reading and jax.process_count() > 1:
         own = jax.process_index()
@@ -81,7 +87,7 @@ def manager(
         )
         options = dict(create=False, multiprocessing_options=together)
     return ocp.CheckpointManager(
-        pathlib.Path(workdir).absolute() / "checkpoints",
+        folder,
         options=ocp.CheckpointManagerOptions(**options),
         # Given explicitly: otherwise orbax infers the contents of all checkpoints from the newest, which may be
         # incomplete.

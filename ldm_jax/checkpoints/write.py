@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ldm_jax import paths
 from ldm_jax.checkpoints import bundle, compvis, diffusers
 from ldm_jax.checkpoints.base import Checkpoint
 from ldm_jax.checkpoints.recognize import CONFIG_KEY
@@ -39,7 +40,7 @@ def write(
     """
     if to not in TARGETS:
         raise ValueError(f"--to {to!r} not found; there are: {', '.join(TARGETS)}")
-    destination = Path(destination)
+    destination = paths.of(destination)
     if to == "compvis" and destination.suffix not in (".safetensors", ".ckpt"):
         raise ValueError(f"--to compvis writes one file: {destination} should end in .safetensors or .ckpt")
     parts = LAYOUTS[to].parts(checkpoint)

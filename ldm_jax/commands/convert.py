@@ -13,9 +13,8 @@ model. With --base it is an adapter of that model, or with --rank a model from w
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from ldm_jax import cli
+from ldm_jax import cli, paths
 from ldm_jax.config import conditioning_kinds
 from ldm_jax.params import flatten
 
@@ -66,7 +65,11 @@ def main(argv: list[str] | None = None) -> None:
     from ldm_jax.checkpoints.open import open_checkpoint
 
     if args.destination:
-        source, destination = Path(args.source).resolve(), Path(args.destination).resolve()
+        source, destination = (
+            path if paths.in_bucket(path) else path.resolve()
+            for path in (paths.of(args.source), paths.of(args.destination))
+        )
+        paths.check(destination)
         if destination == source or destination in source.parents:
             raise ValueError(f"DST {args.destination} holds SRC {args.source}: name a place beside it")
     if args.to in ADAPTERS and not args.base:
@@ -95,7 +98,7 @@ def convert_adapter(args: argparse.Namespace) -> None:
         raise ValueError(
             "--base and --rank write adapters: name DST, the --base, and --to diffusers, kohya, comfy or adapter"
         )
-    if Path(args.destination).exists() and not args.overwrite:
+    if paths.of(args.destination).exists() and not args.overwrite:
         raise ValueError(f"{args.destination} exists: name another destination, or say --overwrite")
     options = options_from(args)
     base = open_checkpoint(args.base, options).bundle()

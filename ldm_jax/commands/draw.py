@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import cli, grid
+from ldm_jax import cli, grid, paths
 from ldm_jax.data.pictures import OVERVIEW
 from ldm_jax.tasks import boxes, infotext, labels
 from ldm_jax.tasks.jobs import Job
@@ -91,7 +91,7 @@ def draw(
     how many failed, which is said on standard error. Raises: the error of one of jobs that are alike.
     """
     order = {job.name: i for i, job in enumerate(jobs)}
-    out, shown, drawn, failed, pixels = Path(args.out), {}, 0, 0, 0
+    out, shown, drawn, failed, pixels = paths.of(args.out), {}, 0, 0, 0
     for job, result in results:
         if isinstance(result, ValueError):
             if alike:

@@ -9,7 +9,6 @@ on the sheet.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace, model: Any, seeds: Sequence[int], settings: di
     """Draws and writes. Returns: the number of edited pictures. Raises: ValueError as LatentDiffusion.edit."""
     import numpy as np
 
-    from ldm_jax import grid
+    from ldm_jax import grid, paths
     from ldm_jax.commands.draw import write
     from ldm_jax.data import pictures
     from ldm_jax.inference import methods
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace, model: Any, seeds: Sequence[int], settings: di
     for strength in strengths:
         options = methods.at_strength("editing", args.method, asked, strength)
         made.append(model.edit(source, args.prompt, args.method, seeds, options=options, **given))
-    out, last = Path(args.out), made[-1]
+    out, last = paths.of(args.out), made[-1]
     told = {k: v for k, v in settings.items() if v is not None and k != "num_steps"}
     told |= dict(steps=settings["num_steps"], checkpoint=args.checkpoint)
     told |= dict(negative_prompt=args.negative_prompt) if args.negative_prompt else {}

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ldm_jax import cli
+from ldm_jax import cli, paths
 from ldm_jax.cli import parse_seeds
 from ldm_jax.commands import edit
 from ldm_jax.diffusion.timesteps import SIGMA_SPACINGS, SPACINGS, check_spacing
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_texts(add)
     add("--seeds", help="one picture each: 0-7, or 1,5,9-12 (default 0-7; 0 where there are files)")
     add("--batch_size", type=int, default=4, help="pictures drawn at once (default %(default)s)")
-    add("--out", default="samples", help="folder for the pictures (default %(default)s)")
+    add("--out", default="samples", help="folder for the pictures, or gs://BUCKET/… (default %(default)s)")
     add = parser.add_argument_group(
         "inputs; each a file, or a folder of files that belong together by their names"
     ).add_argument
@@ -212,6 +212,7 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     check_names(args)
+    paths.check(paths.of(args.out))
 
     # Model.
     start = time.time()
@@ -244,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
 
     progress, previews = draw.Progress(len(jobs)), None
     if args.preview_every is not None:
-        previews = draw.Previews(model.decode, Path(args.out), args.preview_every, progress)
+        previews = draw.Previews(model.decode, paths.of(args.out), args.preview_every, progress)
     results = run.run(
         model, told, task, batch_size=args.batch_size, fit=args.fit, tile=args.tile,
         on_step=previews.on_step if previews else None, **settings, **args.faster, **read,

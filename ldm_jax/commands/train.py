@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from ldm_jax import cli, grid
+from ldm_jax import cli, grid, paths
 from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import bundle, train_state
 from ldm_jax.commands import config_flag, dry_run
@@ -58,7 +58,10 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--workdir", help="where checkpoints, logs and pictures go; the same folder resumes")
+    add(
+        "--workdir",
+        help="where checkpoints, logs and pictures go, a folder or gs://BUCKET/…; the same one resumes",
+    )
     add("--latents", help="train on the latents in this folder (ldm-precompute-latents), not on the pictures")
     add(
         "--dry_run",
@@ -109,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not hosts.is_first():
         cli.show_warnings_only()
     with hosts.telling_the_others():
-        train(config, Path(args.workdir), args.profile_at, args.profile_steps)
+        train(config, paths.of(args.workdir), args.profile_at, args.profile_steps)
 
 
 def check_run(args: argparse.Namespace, config: dict) -> None:
@@ -121,11 +124,7 @@ def check_run(args: argparse.Namespace, config: dict) -> None:
         raise ValueError(f"--profile_at is {args.profile_at}, expected a step of the run, 0 to {last}")
     if not args.workdir:
         raise ValueError("--workdir is missing: the folder for checkpoints, logs and pictures")
-    if "://" in args.workdir:
-        raise ValueError(
-            f"--workdir is {args.workdir}, expected a folder: mount the bucket, or better a file system "
-            f"(docs/cloud_tpu.md)"
-        )
+    paths.of(args.workdir)
 
 
 def train(
@@ -136,6 +135,7 @@ def train(
 
     profile_at, profile_steps: see training/profiling.py. Returns the last state."""
     # 1. Check the config and the hosts, and claim the workdir, before anything is built.
+    paths.check(workdir)
     config = with_base(config)
     check_config(config)
     check_devices(config)

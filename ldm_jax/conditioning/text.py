@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from ldm_jax import text_files
+from ldm_jax import paths, text_files
 from ldm_jax.conditioning import chunks, emphasis
 from ldm_jax.conditioning.base import Setting
 from ldm_jax.models.text_encoder import TextFields, TextTransformer
@@ -318,11 +318,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises: ValueError when there is no file, or it is no tokenizer's.
     """
-    if not Path(path).is_file():
+    if not paths.of(path).is_file():
         raise ValueError(f"text: no tokenizer at {path}; expected a tokenizer.json there")
     check_numbers(text_files.read_object(path, "text: tokenizer"), path)
     try:
-        tokenizer = _trained(Tokenizer.from_file(str(path)))
+        tokenizer = _trained(Tokenizer.from_file(str(paths.local(paths.of(path)))))
     except (
         BaseException
     ) as error:  # the tokenizers library raises no narrower type, and panics are none of Exception

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import atomic, text_files
+from ldm_jax import atomic, paths, text_files
 from ldm_jax.convert import flax_file, safetensors_file, torch_file
 from ldm_jax.convert.tensor import Tensor
 
@@ -198,15 +198,18 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     Raises: ValueError if something is there and overwrite is False, or if it is a folder that is not empty
     and holds no model, which is never overwritten; and if the block wrote nothing.
     """
-    path = Path(path)
+    path = paths.of(path)
+    if paths.in_bucket(path):
+        if path.exists():
+            _check_replaceable(path, overwrite)
+        with paths.uploading(path) as here:
+            yield here
+            if not here.exists():
+                raise ValueError(f"nothing was written for {path}")
+        return
     path = path.parent.resolve() / path.name if path.name else path.resolve()
     if os.path.lexists(path):
-        if not overwrite:
-            raise ValueError(f"{path} exists: name another destination, or say --overwrite")
-        if path.is_dir() and not _is_model(path):
-            raise ValueError(
-                f"{path} is a folder that holds anything beside one model written here, so it is not overwritten"
-            )
+        _check_replaceable(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (atomic.beside(path.with_name(f".{path.name}"), what) for what in ("partial", "old"))
     try:
@@ -228,6 +231,16 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         _remove(partial)
 
 
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    """Raises: ValueError, as `replacing`, for what is there already."""
+    if not overwrite:
+        raise ValueError(f"{path} exists: name another destination, or say --overwrite")
+    if path.is_dir() and not _is_model(path):
+        raise ValueError(
+            f"{path} is a folder that holds anything beside one model written here, so it is not overwritten"
+        )
+
+
 # What a bundle, an adapter and a diffusers folder hold, and nothing else does: only such a folder is ever overwritten.
 _MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "diffusion_pytorch_model.safetensors"}
 _MODEL_FILES |= {"adapter.json", "adapter.safetensors"}
@@ -245,7 +258,7 @@ _PIPELINE_PARTS |= {"tokenizer_2", "scheduler", "low_res_scheduler"}
 
 
 def _is_model(folder: Path) -> bool:
-    names = {p.name for p in folder.iterdir()}
+    names = paths.names(folder)
     return names <= _MODEL_FILES or ("model_index.json" in names and names <= _PIPELINE_PARTS)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm_jax import text_files
+from ldm_jax import paths, text_files
 
 MOMENTS = ("moments", "moments_flipped")
 # What a text encoder made of the caption: the context, and of some the vector, and the vector without the caption.
@@ -152,10 +152,11 @@ def made_of(record: dict) -> MadeOf:
 
 def missing_shards(root: Path, made: MadeOf) -> list[int]:
     """The numbers of the shards that are not there, or not whole."""
+    there, done = paths.names(root), paths.names(made.done_path(root, 0).parent)
     return [
         shard
         for shard in range(made.num_shards)
-        if not (made.path(root, shard).is_file() and made.done_path(root, shard).is_file())
+        if made.path(root, shard).name not in there or made.done_path(root, shard).name not in done
     ]
 
 
@@ -255,12 +256,13 @@ def instead_of(data: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
 def source(split: str, *, root: str | Path) -> LatentsSource:
     """The latents in a folder.
 
-    split: the one that they are of. root: the folder that was --out.
+    split: the one that they are of. root: the folder that was --out; of one in a bucket a copy is read.
 
     Raises: ValueError for a folder that is not there, holds no latents, is not finished, has no random access, is of
     another split, or names other classes of features than TFDS' own.
     """
-    root = Path(root).expanduser()
+    root = paths.of(root).expanduser()
+    paths.check(root)
     record = read_record(root)
     if not str(root) or record is None:
         raise ValueError(f"{str(root)!r} holds no {RECORD}, expected a folder that {COMMAND} wrote")
@@ -278,8 +280,9 @@ def source(split: str, *, root: str | Path) -> LatentsSource:
             f"latents folder {root} is in {made.file_format} files, which have no random access, expected "
             f"{RANDOM_ACCESS}"
         )
-    check_features(root)
+    here = paths.local(root)  # random access to a file is that of a disk
+    check_features(here)
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(root)
+    builder = tfds.builder_from_directory(here)
     return LatentsSource(root, record, builder.as_data_source(split=made.split_name))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import atomic, grid, text_files
+from ldm_jax import atomic, grid, paths, text_files
 from ldm_jax.data.latents import (
     MOMENTS,
     NAME,
@@ -97,7 +97,7 @@ def begin(root: Path, made: MadeOf) -> list[int]:
         )
     if before is None:
         # Another host may be writing the record at this moment.
-        if root.is_dir() and any(not file.name.endswith(".partial") for file in root.iterdir()):
+        if any(not name.endswith(".partial") for name in paths.names(root)):
             raise ValueError(f"folder {root} holds something else than latents; take another --out")
         _write_json(root / RECORD, now)
     return missing_shards(root, made)
@@ -191,11 +191,12 @@ def finish(root: Path, made: MadeOf, example: Mapping[str, Any], statistics: Map
         name=made.split_name, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template
     )
     info.set_splits(tfds.core.splits.SplitDict([split]))
-    with tempfile.TemporaryDirectory(dir=root, prefix=".info") as partial:
+    beside = None if paths.in_bucket(root) else root  # where a file can be renamed into the folder
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".info") as partial:
         info.write_to_directory(partial)
         for file in Path(partial).iterdir():
             atomic.put(file, root / file.name)
-    for litter in root.glob(f"{NAME}-*.partial"):  # of runs that were killed
+    for litter in [] if beside is None else root.glob(f"{NAME}-*.partial"):  # of runs that were killed
         litter.unlink(missing_ok=True)
     _write_json(root / RECORD, dict(made._asdict(), **statistics))
 
@@ -203,6 +204,8 @@ def finish(root: Path, made: MadeOf, example: Mapping[str, Any], statistics: Map
 def check_space(root: Path, made: MadeOf, missing: int) -> None:
     """Raises: OSError if what is missing will not fit on the disk, going by the moments alone. missing: shards."""
     each = int(np.prod(made.moments)) * np.dtype(made.dtype).itemsize * (2 if made.flip else 1)
+    if paths.in_bucket(root):  # which has room
+        return
     needed, free = missing * made.examples_per_shard * each, shutil.disk_usage(root).free
     needed = min(needed, made.number * each)
     if needed > free:

@@ -46,7 +46,7 @@ def held(folder: Path) -> Iterator[Callable[[], None]]:
     Raises: ValueError that names the host and the process that work there; OSError if the mark cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, about = folder / NAME, _this_process() | {"token": secrets.token_hex(8)}
+    path, about = folder / NAME, this_process() | {"token": secrets.token_hex(8)}
     while not _create(path, about):
         _clear(path)
     over = threading.Event()
@@ -58,11 +58,11 @@ def held(folder: Path) -> Iterator[Callable[[], None]]:
         over.set()
         beats.join(BEAT)
         with contextlib.suppress(OSError, ValueError):
-            if _told(_read(path)).get("token") == about["token"]:
+            if parsed(_read(path)).get("token") == about["token"]:
                 path.unlink()
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """What tells it from all others, and when it began by its own clock, for messages."""
     return {
         "host": socket.gethostname(),
@@ -98,10 +98,10 @@ def _began(process: int) -> str | None:
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
 
 
-def _is_alive(told: dict[str, Any]) -> bool | None:
+def is_alive(told: dict[str, Any]) -> bool | None:
     """Whether the process of a mark lives; None where that cannot be said from here: of another machine, of a container
     with its own numbers, of another user, whose processes may be hidden."""
-    here = _this_process()
+    here = this_process()
     if any(told.get(key) != here[key] for key in ("host", "user", "boot", "numbers")):
         return None
     if sys.platform == "linux":
@@ -158,7 +158,7 @@ def _inode(path: Path) -> int | None:
         return None
 
 
-def _told(text: str) -> dict[str, Any]:
+def parsed(text: str) -> dict[str, Any]:
     """What a mark says; {} for one that is damaged, or was not written to its end."""
     try:
         told = json.loads(text.partition("\n")[0])
@@ -167,11 +167,25 @@ def _told(text: str) -> dict[str, Any]:
     return told if isinstance(told, dict) and isinstance(told.get("process"), int) else {}
 
 
-def _who(told: dict[str, Any]) -> str:
+def who(told: dict[str, Any]) -> str:
     return (
         f"process {told['process']} on {str(told.get('host'))[:80]}"
         if told
         else "a process that is not named"
+    )
+
+
+def in_use(path: Path, said: dict[str, Any]) -> ValueError:
+    return ValueError(
+        f"workdir {path.parent} is in use: {who(said)} has trained in it since {str(said.get('since'))[:40]}; "
+        "wait until that one has ended, or take another --workdir"
+    )
+
+
+def taken_over(path: Path, said: dict[str, Any]) -> RuntimeError:
+    return RuntimeError(
+        f"workdir {path.parent} was taken over by {who(said)} while this process gave no sign of life: "
+        "it stops, and saves nothing more"
     )
 
 
@@ -180,26 +194,23 @@ def _clear(path: Path) -> None:
     text, inode = _read(path), _inode(path)
     if inode is None:
         return
-    told = _told(text)
-    alive, patience = _is_alive(told) if told else None, SILENCE
+    told = parsed(text)
+    alive, patience = is_alive(told) if told else None, SILENCE
     if alive and told.get("file") != inode:
         alive, patience = None, COPY_SILENCE
     if alive is None:
         log.warning(
             "%s is of %s, which may be gone: up to %.0f s are waited for a sign of life",
             path,
-            _who(told),
+            who(told),
             patience,
         )
         text, alive = _watched(path, text, patience)
-        told = _told(text)
+        told = parsed(text)
     if alive:
-        raise ValueError(
-            f"workdir {path.parent} is in use: {_who(told)} has trained in it since {str(told.get('since'))[:40]}; "
-            "wait until that one has ended, or take another --workdir"
-        )
+        raise in_use(path, told)
     if _take_away(path, text):
-        log.info("%s was of %s, which is gone: this run takes its place", path, _who(told))
+        log.info("%s was of %s, which is gone: this run takes its place", path, who(told))
 
 
 def _take_away(path: Path, text: str) -> bool:
@@ -223,8 +234,8 @@ def _take_away(path: Path, text: str) -> bool:
         os.close(file)
     moved = _read(aside)
     aside.unlink(missing_ok=True)
-    if moved != text and _told(moved):
-        _create(path, _told(moved))
+    if moved != text and parsed(moved):
+        _create(path, parsed(moved))
     return moved == text
 
 
@@ -245,7 +256,7 @@ def _beat(path: Path, about: dict[str, Any], over: threading.Event) -> None:
         beats += 1
         with contextlib.suppress(OSError, ValueError):  # a file system that is away for a while
             text = _read(path)
-            if _told(text).get("token") == about["token"]:
+            if parsed(text).get("token") == about["token"]:
                 file = os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0))
                 try:
                     os.lseek(file, len(text.partition("\n")[0].encode()) + 1, os.SEEK_SET)
@@ -258,11 +269,8 @@ def _beat(path: Path, about: dict[str, Any], over: threading.Event) -> None:
 
 def _check(path: Path, token: str) -> None:
     try:
-        told = _told(_read(path))
+        told = parsed(_read(path))
     except ValueError:  # a file system that is away for a while
         return
     if told and told.get("token") != token:
-        raise RuntimeError(
-            f"workdir {path.parent} was taken over by {_who(told)} while this process gave no sign of life: "
-            "it stops, and saves nothing more"
-        )
+        raise taken_over(path, told)

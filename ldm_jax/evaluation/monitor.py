@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from ldm_jax import text_files
+from ldm_jax import paths, text_files
 from ldm_jax.checkpoints import bundle
 from ldm_jax.distributed import parallel
 from ldm_jax.evaluation import prompts, run
@@ -103,7 +103,9 @@ def make(config: Mapping[str, Any], workdir: Path) -> Callable[[PyTree], dict[st
         return run.samples_of(sampler, given, count, 0, rows, {}, kinds=kinds, **sampling)
 
     against = run.open_reference(options["reference"], names, source(base), nets, None, "strict")
-    reference = run.gather_reference(against, names, source(base), nets, workdir / "evaluation", rows)
+    reference = run.gather_reference(
+        against, names, source(base), nets, paths.scratch(workdir / "evaluation"), rows
+    )
     run.check_prompts(names, source(base))
 
     def evaluate(params: PyTree) -> dict[str, float]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import atomic, grid, text_files
+from ldm_jax import atomic, grid, paths, text_files
 from ldm_jax.atomic import write_json
 from ldm_jax.checkpoints import adapters, bundle
 from ldm_jax.checkpoints.open import open_checkpoint
@@ -224,7 +224,7 @@ def measure_latents(
     )
     if precompute:
         fields = needed_beside_moments(config, system) if fields is None else fields
-        source = latents.MomentsSource(source, np.load(path, mmap_mode="r"), fields)
+        source = latents.MomentsSource(source, np.load(paths.local(path), mmap_mode="r"), fields)
     scale = latent_scale.of_config(before, system.first_stage.channels)
     return source, scale._replace(factor=np.float32(scale.factor))
 

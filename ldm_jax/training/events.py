@@ -17,15 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import grid
+from ldm_jax import grid, paths
+
+UPLOAD_EVERY = 60.0  # seconds
 
 
 class EventWriter:
     """Writes into `folder`, in one thread of its own and in order; None writes nothing, for processes that are not the
     first.
 
-    What a call wrote is in the file when the thread comes to it. Raises: OSError, at a later call, if it could not be
-    written.
+    What a call wrote is in the file when the thread comes to it. An object of a bucket cannot grow: its file lies on
+    this machine's disk, and is uploaded every UPLOAD_EVERY seconds and at its end. Raises: OSError, at a later call, if
+    it could not be written.
     """
 
     def __init__(self, folder: Path | None):
@@ -36,9 +39,10 @@ class EventWriter:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._here, self._uploaded = folder, paths.scratch(folder), time.monotonic()
+        self._here.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.v2"
-        self._path = _new(folder / name)
+        self._path = _new(self._here / name)
         self._file = RecordWriter(open(self._path, "xb"))  # noqa: SIM115 - open as long as the run goes on
         self._pool = asynclib.Pool("events", max_workers=1)
         self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -72,6 +76,7 @@ class EventWriter:
                 self._pool.close()
             self._file.close()
             self._file = None
+            self._upload()
 
     def _soon(self, write: Callable, *args: Any) -> None:
         """write(*args), in the thread."""
@@ -123,6 +128,13 @@ class EventWriter:
     def _write(self, event: Any) -> None:
         self._file.write(event.SerializeToString())
         self._file.flush()
+        if time.monotonic() - self._uploaded > UPLOAD_EVERY:
+            self._upload()
+
+    def _upload(self) -> None:
+        if paths.in_bucket(self._folder):
+            paths.upload(self._path, self._folder / self._path.name)
+            self._uploaded = time.monotonic()
 
 
 def _new(path: Path) -> Path:

@@ -105,7 +105,7 @@ def precompute(
         for i, batch in enumerate(batches):
             encoded = np.asarray(encode(batch["image"]))[batch["valid"]]
             if stored is None:
-                needed, free = number * encoded[0].nbytes, shutil.disk_usage(path.parent).free
+                needed, free = number * encoded[0].nbytes, shutil.disk_usage(partial.parent).free
                 if needed > free:
                     raise OSError(
                         f"no space left: {path} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax import cli
+from ldm_jax import cli, paths
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.data import latents_builder, pipeline, transforms
 from ldm_jax.data.latents import MOMENTS, TEXT, MadeOf
@@ -373,7 +373,8 @@ def precompute(
 
     Returns: as `finish`. Raises: ValueError for a folder that holds something else; OSError for a disk that is full.
     """
-    root = Path(root).expanduser()
+    root = paths.of(root).expanduser()
+    paths.check(root)
     job = open_job(config, options)
     shards_of(*host, [])
     missing = latents_builder.begin(root, job.made)

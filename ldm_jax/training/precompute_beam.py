@@ -15,6 +15,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from ldm_jax import paths
 from ldm_jax.data import latents_builder
 from ldm_jax.training import precompute as precompute_latents
 
@@ -39,7 +40,7 @@ class WriteShards(beam.DoFn):
         self.job = _OPENED[key]
 
     def process(self, shard: int):
-        yield precompute_latents.write_shard(self.job, Path(self.root), shard)
+        yield precompute_latents.write_shard(self.job, paths.of(self.root), shard)
 
 
 def precompute(
@@ -52,7 +53,8 @@ def precompute(
 
     pipeline_options: as Beam takes them, '--runner=…'. Returns and raises: as precompute_latents.precompute.
     """
-    root = Path(root).expanduser().absolute()
+    root = paths.absolute(paths.of(root).expanduser())
+    paths.check(root)
     job = precompute_latents.open_job(config, options)
     missing = latents_builder.begin(root, job.made)
     latents_builder.check_space(root, job.made, len(missing))

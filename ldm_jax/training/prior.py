@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ldm_jax import grid
+from ldm_jax import grid, paths
 from ldm_jax.config import call
 from ldm_jax.data import pipeline
 from ldm_jax.data.prior import WithPrior
@@ -52,11 +52,11 @@ def _beside(
 ) -> WithPrior:
     if number < 1 or not 0 <= weight < float("inf"):
         raise ValueError(f"prior: got number {number} and weight {weight}, expected at least 1 and 0")
-    place = Path(folder).expanduser() if folder else workdir / "prior"
+    place = paths.of(folder).expanduser() if folder else workdir / "prior"
     with hosts.first_alone("the pictures of the class"):
         if hosts.is_first():
             draw(base, place, prompt, number, batch_size)
-    prior = pipeline.open_source("folder", "train", root=place, split_folders=False)
+    prior = pipeline.open_source("folder", "train", root=paths.local(place), split_folders=False)
     return WithPrior(source, prior, prompt, weight)
 
 
@@ -64,9 +64,10 @@ def draw(base: str, folder: Path, prompt: str, number: int, batch_size: int = 8)
     """Draws pictures of `prompt` with seeds 0 to number - 1 into the folder, those that are not there yet; with any
     pictures of other names in it, the folder is left as it is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not paths.in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     there = {
-        file.name for file in folder.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
+        name for name in paths.names(folder) if name.lower().endswith((".png", ".jpg", ".jpeg", ".webp"))
     }
     names = {seed: f"{seed:05d}.png" for seed in range(number)}
     missing = [seed for seed, name in names.items() if name not in there]

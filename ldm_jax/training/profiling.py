@@ -14,11 +14,13 @@ from typing import Any
 
 import jax
 
+from ldm_jax import paths
 from ldm_jax.distributed import hosts
 
 LOOK_EVERY = 10.0  # seconds: a workdir may be a bucket, where it takes long to see that there is no file
 ASK = "profile"  # the file in the workdir that asks for a trace
 STEPS = 5
+PLUGINS = "plugins"  # the folder in which TensorBoard looks for traces
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class Tracer:
 
     def __init__(self, workdir: Path, at: int | None, steps: int, look_every: float, active: bool):
         self._workdir, self._at, self._steps, self._active = workdir, at, steps, active
+        self._here = paths.scratch(workdir)  # a trace is written to a disk
         self._look_every, self._looked = look_every, 0.0
         self._asked, self._began, self._start = False, None, None
 
@@ -64,7 +67,7 @@ class Tracer:
         self._looked, path = now, self._workdir / ASK
         try:
             if path.exists():
-                path.unlink()
+                paths.unlink(path)
                 self._asked = True
         except OSError as error:
             self._look_every = float("inf")
@@ -74,7 +77,7 @@ class Tracer:
         from clu import profiler  # here, as everything of clu
 
         try:
-            profiler.start(str(self._workdir))
+            profiler.start(str(self._here))
             self._began = done
         except Exception as error:  # noqa: BLE001 - such as another trace that somebody has begun
             log.warning("cannot trace: %s", error)
@@ -88,14 +91,16 @@ class Tracer:
         try:
             jax.block_until_ready(running)
             profiler.stop()
+            if paths.in_bucket(self._workdir):
+                paths.add(self._here / PLUGINS, self._workdir / PLUGINS)
             last = "the last" if done is None else str(done)
-            log.info("traced steps %d to %s: %s", began + 1, last, _newest(self._workdir))
+            log.info("traced steps %d to %s: %s", began + 1, last, _newest(self._here))
         except Exception as error:  # noqa: BLE001 - such as a full disk
             log.warning("the trace of steps after %d is lost: %s", began, error)
 
 
 def _newest(workdir: Path) -> Path:
-    folder = workdir / "plugins" / "profile"  # where TensorBoard looks for them
+    folder = workdir / PLUGINS / "profile"
     return max(folder.iterdir(), key=lambda path: path.stat().st_mtime, default=folder)
 
 

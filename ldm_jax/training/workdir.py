@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 
-from ldm_jax import atomic, text_files
-from ldm_jax.distributed import mark, parallel
+from ldm_jax import atomic, paths, text_files
+from ldm_jax.distributed import bucket_mark, mark, parallel
 from ldm_jax.distributed.hosts import barrier, is_first
 from ldm_jax.training import writers
 from ldm_jax.training.optimizer import with_defaults
@@ -133,9 +133,11 @@ def check_devices(config: dict) -> None:
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    return (workdir / "checkpoints").is_dir() and any(
-        p.name.isdigit() for p in (workdir / "checkpoints").iterdir()
-    )
+    folder = workdir / "checkpoints"
+    found = [name for name in paths.names(folder) if name.isdigit()]
+    if paths.in_bucket(workdir):  # where a save that was cut off has that name too
+        return any("commit_success.txt" in paths.names(folder / name) for name in found)
+    return bool(found)
 
 
 def check_workdir(workdir: Path, config: dict) -> None:
@@ -197,10 +199,13 @@ def claimed(workdir: Path) -> Iterator[Callable[[], None]]:
         barrier("the workdir")
         yield lambda: None
         return
+    in_bucket = paths.in_bucket(workdir)
     with contextlib.ExitStack() as stack:
         try:
-            check = stack.enter_context(mark.held(workdir))
-            for litter in [*workdir.glob("*.partial"), *workdir.glob("images/*.partial")]:
+            check = stack.enter_context((bucket_mark if in_bucket else mark).held(workdir))
+            for litter in (
+                [*workdir.glob("*.partial"), *workdir.glob("images/*.partial")] if not in_bucket else ()
+            ):
                 shutil.rmtree(litter) if litter.is_dir() and not litter.is_symlink() else litter.unlink()
         except OSError as error:
             raise _not_writable(workdir, error) from None
@@ -220,7 +225,8 @@ def unless_refused(workdir: Path) -> Iterator[None]:
             (workdir / name).exists() for name in ("checkpoints", "latents.json", "latents.npy", "prior")
         )
         if is_first() and not was_there and not begun:
-            shutil.rmtree(workdir, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                paths.remove_tree(workdir)
         raise
 
 
@@ -240,11 +246,13 @@ def check_room(workdir: Path, state: PyTree) -> None:
     """
     try:
         atomic.write_text(workdir / f"writable.{jax.process_index()}", "")
-        (workdir / f"writable.{jax.process_index()}").unlink()
+        paths.unlink(workdir / f"writable.{jax.process_index()}")
     except OSError as error:
         raise _not_writable(workdir, error) from None
     # Several processes write a state together: this one at least its part.
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / jax.process_count()
+    if paths.in_bucket(workdir):  # which has room
+        return
     free = shutil.disk_usage(workdir).free
     if needed > free:
         raise OSError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax import text_files
+from ldm_jax import paths, text_files
 from ldm_jax.atomic import write_json
 from ldm_jax.distributed import hosts
 from ldm_jax.training import events
@@ -85,8 +85,8 @@ class Wandb:
         self._image = wandb.Image
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ldm_jax"),
-            name=os.environ.get("WANDB_NAME", workdir.absolute().name),
-            dir=str(workdir),
+            name=os.environ.get("WANDB_NAME", paths.absolute(workdir).name),
+            dir=str(paths.scratch(workdir)),
             id=run_id,
             resume="allow",
             config=dict(config),

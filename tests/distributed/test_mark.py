@@ -25,7 +25,7 @@ def quick(monkeypatch):
 def written(folder, **changes):
     """A mark of this process, or of another by what is changed, as nobody goes on with it."""
     path = folder / mark.NAME
-    about = mark._this_process() | {"token": "other"}
+    about = mark.this_process() | {"token": "other"}
     assert mark._create(path, about)
     told, count = path.read_text().split("\n", 1)
     path.write_text(json.dumps(json.loads(told) | changes) + "\n" + count)
@@ -150,7 +150,7 @@ def test_elsewhere_it_is_signs_of_life_that_count(tmp_path, changes, caplog):
 def test_a_damaged_mark_is_taken_over_unless_it_goes_on(tmp_path, text):
     (tmp_path / mark.NAME).write_text(text)
     with mark.held(tmp_path):
-        assert mark._told((tmp_path / mark.NAME).read_text())["process"] == os.getpid()
+        assert mark.parsed((tmp_path / mark.NAME).read_text())["process"] == os.getpid()
 
 
 def test_the_mark_of_a_copied_folder_is_of_no_process(tmp_path):
