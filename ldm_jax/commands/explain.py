@@ -31,8 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--options", default="{}", help="of the method, JSON of {option: value}")
     add(
-        "--attempts", type=int, default=1,
-        help="how often it is tried, with other noise; the least change that convinces is kept (default %(default)s)",
+        "--attempts", type=int, default=2,
+        help="how often what does not convince is tried again, with other noise (default %(default)s)",
     )  # fmt: skip
     add("--seed", type=int, default=0, help="of the first picture (default %(default)s)")
     add("--steps", type=int, help="sampling steps of a whole run; default: the method's")

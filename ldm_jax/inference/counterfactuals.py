@@ -5,6 +5,7 @@ so that no more changes than has to; what of the change it does not need is take
 are guidance/dime.py and editing/ace.py.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def explain(
     options: Mapping[str, Any] | None = None,
     tried: Sequence[float] | None = None,
     least: bool = True,
-    attempts: int = 1,
+    attempts: int = 2,
     progress: Callable[[int, int], Any] | None = None,
     **sampling,
 ) -> Counterfactuals:
@@ -68,8 +69,8 @@ def explain(
     target: the label that each is to get, one or one for each, by name or number; leave: one that it is to lose.
     classifier: of clean pictures, see guidance/losses.py `label`. method: of METHODS, with its options, and the
     values that are tried in the place of METHODS'. least: what convinces keeps those parts of the change alone that
-    the classifier needs; False keeps all that was drawn. attempts: how often it is tried, each time with other noise;
-    of what convinces, what changes the picture least is kept. sampling: options of LatentDiffusion.sample. progress:
+    the classifier needs; False keeps all that was drawn. attempts: how often all values are tried, each time with other
+    noise, of pictures that do not convince yet. sampling: options of LatentDiffusion.sample. progress:
     called with (pictures that convince, their total).
 
     Raises: ValueError for an unknown method, label or option, no attempt, for pictures of several sizes, and for a
@@ -111,25 +112,19 @@ def explain(
             shown[said] *= needed
         return drawn, shown, said
 
+    # Each picture is drawn until it convinces, and is then left.
     out, masks = pictures.copy(), np.zeros(pictures.shape[:3], np.float32)
-    reached, energy = np.full(number, np.nan, np.float32), np.full(number, np.inf)
+    reached, flipped = np.full(number, np.nan, np.float32), np.zeros(number, bool)
     before = probability(pictures, targets)[0]
-    for attempt in range(attempts):
-        todo = np.arange(number)  # each picture is drawn until it convinces, and is then left
-        for value in chosen.tried if tried is None else tried:
-            if not len(todo):
-                break
-            drawn, shown, said = drawn_once(value, attempt, todo)
-            # Of what convinces the least change is kept; as long as nothing does, what was drawn last.
-            size = np.square(drawn.astype(np.float64) - pictures[todo]).sum((1, 2, 3))
-            size = np.where(said, size, np.inf)
-            better = (size < energy[todo]) | np.isinf(energy[todo])
-            kept = todo[better]
-            out[kept], masks[kept], energy[kept] = drawn[better], shown[better], size[better]
-            reached[kept], todo = value, todo[~said]
-            if progress:
-                progress(int(np.isfinite(energy).sum()), number)
-    after, flipped = probability(out, targets)[0], np.isfinite(energy)
+    for attempt, value in itertools.product(range(attempts), chosen.tried if tried is None else tried):
+        todo = np.flatnonzero(~flipped)
+        if not len(todo):
+            break
+        out[todo], masks[todo], flipped[todo] = drawn_once(value, attempt, todo)
+        reached[todo] = value
+        if progress:
+            progress(int(flipped.sum()), number)
+    after = probability(out, targets)[0]
     return Counterfactuals(out, flipped, before, after, reached, masks)
 
 

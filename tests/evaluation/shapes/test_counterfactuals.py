@@ -9,7 +9,7 @@ from ldm_jax.commands import evaluate, train_shapes_classifier
 from ldm_jax.evaluation.shapes import counterfactuals
 from ldm_jax.evaluation.shapes.base import FIRST_SEED
 from ldm_jax.inference import pipeline
-from ldm_jax.inference.counterfactuals import judge
+from ldm_jax.inference.counterfactuals import ATTEMPT, judge
 from ldm_jax.shapes_world import scenes as world
 from tests.evaluation.shapes.test_command import Painter
 
@@ -21,7 +21,9 @@ class Explaining(Painter):
 
     def sample(self, prompts, seeds, init_images, guidance, **sampling):
         pairs = zip(seeds, init_images, strict=True)
-        return np.stack([self.paint(self.asked[seed - FIRST_SEED], image) for seed, image in pairs])
+        return np.stack(
+            [self.paint(self.asked[(seed - FIRST_SEED) % ATTEMPT], image) for seed, image in pairs]
+        )
 
 
 @pytest.fixture
