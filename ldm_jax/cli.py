@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import logging as absl_logging
 
 from ldm_jax import host_memory, private
-from ldm_jax.text_files import shown
+from ldm_jax.text_files import parse_json, shown
 from ldm_jax.types import MAX_SEED
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,20 @@ def add_checkpoint_arguments(add: Callable) -> None:
         type=int,
         help="the layer of CLIP's text encoder that is read, from its last, which is 1 (as AUTOMATIC1111 counts)",
     )
+
+
+def json_object(flag: str, text: str, form: str = "{option: value}") -> dict[str, Any]:
+    """The JSON object that a flag was given. form: what it is to hold, for the message.
+
+    Raises: ValueError for what is no JSON, and for JSON of something else.
+    """
+    try:
+        found = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{flag} is {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{flag} is {shown(found)}, expected {form}")
+    return found
 
 
 class Seeds(Sequence):

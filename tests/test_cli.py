@@ -121,3 +121,17 @@ def test_a_command_that_failed_ends_though_a_thread_hangs():
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "error: this is why")
     assert time.monotonic() - since < 50
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "--options is no JSON: "),
+        ("[" * 100_000, "--options is no JSON that is read here: it is nested deeper than"),
+        ("[3]", "--options is .3., expected {option: value}$"),
+    ],
+)
+def test_options_that_are_no_object_are_one_sentence(text, said):
+    assert cli.json_object("--options", '{"a": 1}') == {"a": 1}
+    with pytest.raises(ValueError, match=said):
+        cli.json_object("--options", text)

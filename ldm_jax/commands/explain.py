@@ -47,12 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = make_parser().parse_args(argv)
-    try:
-        options = json.loads(args.options)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--options is no JSON: {error}") from None
-    if not isinstance(options, dict):
-        raise ValueError(f"--options is {args.options}, expected {{option: value}}")
+    options = cli.json_object("--options", args.options)
 
     import numpy as np
 

@@ -321,14 +321,10 @@ def check_names(args: argparse.Namespace) -> None:
             check(room, name)
     if args.spacing is not None:
         check_spacing(args.spacing)
-    from ldm_jax.data.pictures import FITS
     from ldm_jax.inference.settings import resolve_settings
-    from ldm_jax.tasks.run import TASKS
+    from ldm_jax.tasks import run
 
-    if args.task not in (None, *TASKS):
-        raise ValueError(f"task {args.task!r} not found; there are: {', '.join(TASKS)}")
-    if args.fit not in FITS:
-        raise ValueError(f"fit {args.fit!r} not found; there are: {', '.join(FITS)}")
+    run.check_names(args.task, args.fit)
     resolve_settings({}, **asked(args))
     if args.preview_every is not None:
         if args.preview_every < 1:

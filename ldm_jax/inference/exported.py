@@ -35,9 +35,10 @@ from ldm_jax import __version__, atomic, cli, grid
 from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints.base import options_from
 from ldm_jax.checkpoints.open import open_checkpoint
-from ldm_jax.inference.pipeline import MODEL, LatentDiffusion, from_bundle
+from ldm_jax.inference.pipeline import LatentDiffusion, from_bundle
 from ldm_jax.inference.program import (
     CLASSIFIER_FREE,
+    MODEL,
     Arguments,
     Recipe,
     arguments,

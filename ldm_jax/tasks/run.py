@@ -104,10 +104,17 @@ def find_task(system: Any, given: Iterable[str] = ()) -> str:
     raise ValueError(f"this model takes {_shown(system)}, which is none of the tasks {', '.join(TASKS)}")
 
 
+def check_names(task: str | None = None, fit: str = "none") -> None:
+    """Raises: ValueError for a task or a fit that is not there."""
+    if task not in (None, *TASKS):
+        raise ValueError(f"task {task!r} not found; there are: {', '.join(TASKS)}")
+    if fit not in pictures.FITS:
+        raise ValueError(f"fit {fit!r} not found; there are: {', '.join(pictures.FITS)}")
+
+
 def check_task(system: Any, name: str) -> None:
     """Raises: ValueError for an unknown task, or for one that the model does not support, listing those it does."""
-    if name not in TASKS:
-        raise ValueError(f"task {name!r} not found; there are: {', '.join(TASKS)}")
+    check_names(name)
     if not can(system, name):
         able = [n for n in TASKS if can(system, n)]
         raise ValueError(
@@ -166,10 +173,9 @@ def run(
     Raises: ValueError at once for an unknown task or fit, for a task that the model does not support, and for a batch
     size below 1; while drawing, the errors of LatentDiffusion.sample about the settings.
     """
+    check_names(task, fit)
     if task is not None:
         check_task(model.system, task)
-    if fit not in pictures.FITS:
-        raise ValueError(f"fit {fit!r} not found; there are: {', '.join(pictures.FITS)}")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
     return _run(model, jobs, task, batch_size, fit, tile, on_step, settings)

@@ -7,7 +7,6 @@ again for more pictures or another method, goes on.
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,14 +109,10 @@ def _asked(args: argparse.Namespace) -> tuple[list[str], dict[str, dict]]:
             raise ValueError(
                 f"--methods: {one!r} not found; there are: {', '.join(known)}{did_you_mean(one, known)}"
             )
-    try:
-        options = json.loads(args.method_options)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--method_options is no JSON: {error}") from None
-    if not isinstance(options, dict) or not {*options} <= {*methods}:
-        raise ValueError(
-            f"--method_options is {args.method_options}, expected {{method: {{option: value}}}} of {args.methods}"
-        )
+    form = f"{{method: {{option: value}}}} of {args.methods}"
+    options = cli.json_object("--method_options", args.method_options, form)
+    if not {*options} <= {*methods}:
+        raise ValueError(f"--method_options is {args.method_options}, expected {form}")
     return methods, options
 
 

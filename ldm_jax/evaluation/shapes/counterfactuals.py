@@ -9,7 +9,6 @@ classifier looks at. With --out what is drawn is kept there, so that the same co
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,12 +88,10 @@ def _made(
 
 def _options(text: str) -> dict[str, dict[str, Any]]:
     """{method: keywords of counterfactuals.explain}. Raises: ValueError for what is no JSON of this kind."""
-    try:
-        given = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--explain_options is no JSON: {error}") from None
-    if not isinstance(given, dict) or not all(isinstance(one, dict) for one in given.values()):
-        raise ValueError(f"--explain_options is {text}, expected {{method: {{option: value}}}}")
+    form = "{method: {option: value}}"
+    given = cli.json_object("--explain_options", text, form)
+    if not all(isinstance(one, dict) for one in given.values()):
+        raise ValueError(f"--explain_options is {text}, expected {form}")
     return given
 
 

@@ -7,7 +7,6 @@ pictures or another method, goes on.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,17 +78,12 @@ def _asked(args: argparse.Namespace) -> tuple[list[str], list[str], dict[str, di
                 raise ValueError(
                     f"--{what}: {one!r} not found; there are: {', '.join(known[what])}{did_you_mean(one, known[what])}"
                 )
-    try:
-        options = json.loads(args.options)
-        args.inversion = (
-            json.loads(args.inversion) if (args.inversion or "").startswith("{") else args.inversion
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--options or --inversion is no JSON: {error}") from None
-    if not isinstance(options, dict) or not {*options} <= {*asked["method"]}:
-        raise ValueError(
-            f"--options is {args.options}, expected {{method: {{option: value}}}} of {', '.join(asked['method'])}"
-        )
+    form = f"{{method: {{option: value}}}} of {', '.join(asked['method'])}"
+    options = cli.json_object("--options", args.options, form)
+    if not {*options} <= {*asked["method"]}:
+        raise ValueError(f"--options is {args.options}, expected {form}")
+    if (args.inversion or "").startswith("{"):
+        args.inversion = cli.json_object("--inversion", args.inversion)
     if args.inversion and args.sources == "drawn":
         raise ValueError("--inversion is for --sources rendered: pictures that the model draws need none")
     return [name for name in asked["method"] if name not in BASES], asked["kinds"], options

@@ -117,7 +117,7 @@ def test_mcnemar_in_closed_form():
             "--kinds: 'recolour' not found; there are: recolor.*did you mean 'recolor'",
         ),
         (["--sources", "found"], "--sources: 'found' not found; there are: drawn, rendered"),
-        (["--options", "{"], "--options or --inversion is no JSON"),
+        (["--options", "{"], "--options is no JSON"),
         (
             ["--options", '{"ddim": {}}'],
             "--options is .*, expected {method: {option: value}} of prompt_to_prompt",
