@@ -39,27 +39,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_options(flag: str, text: str) -> dict:
-    """Raises: ValueError for what is no JSON object."""
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{flag} is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{flag} is {text}, expected an object: {{option: value}}")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     for name in ("steps", "batch_size"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, expected at least 1")
-    options = read_options("--options", args.options)
-    data = read_options("--data_options", args.data_options)
+    options = cli.json_object("--options", args.options)
+    data = cli.json_object("--data_options", args.data_options)
     learner = base.make_learner(args.network, options)
     source = pipeline.open_source(args.data, **({"split": "train"} | data))
-    start, last = time.time(), {}
+    kept = Path(args.out) / "state.npz"
+    start, last, resumed = time.time(), {}, kept.is_file()
 
     def report(step: int, figures: dict[str, float]) -> None:
         said = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
@@ -68,15 +58,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     params = base.train(
         learner, source, num_steps=args.steps, batch_size=args.batch_size, seed=args.seed, report=report,
-        kept=Path(args.out) / "state.npz", about=f"{args.network} {json.dumps(options, sort_keys=True)}",
+        kept=kept, about=f"{args.network} {json.dumps(options, sort_keys=True)}",
     )  # fmt: skip
     about = dict(
         data=args.data, data_options=data, class_names=list(pipeline.abilities(source).class_names),
         steps=args.steps, batch_size=args.batch_size, seed=args.seed, last=last,
-        minutes=round((time.time() - start) / 60, 1),
+        minutes=None if resumed else round((time.time() - start) / 60, 1),
         hardware=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     )  # fmt: skip
     base.save(args.out, args.network, options, params, **about)
+    kept.unlink(missing_ok=True)
     print(
         json.dumps(
             {"network": args.network, "out": args.out} | about | {"class_names": len(about["class_names"])}

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from ldm_jax.models.layers import Conv, LayerNorm, Linear
-from ldm_jax.models.multihead import Multihead
+from ldm_jax.models.multihead import FeedForward, Multihead
 from ldm_jax.models.resnet import ResNet
 from ldm_jax.types import Array
 
@@ -48,16 +48,6 @@ def sine_positions(height: int, width: int, features: int, temperature: float = 
     rows, columns = waves(height)[:, None], waves(width)[None]
     both = [np.broadcast_to(part, (height, width, half)) for part in (rows, columns)]
     return np.concatenate(both, axis=-1).reshape(height * width, features).astype(np.float32)
-
-
-class FeedForward(nn.Module):
-    """[B, L, D] float -> [B, L, D] float32: two linear maps with a ReLU between."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return Linear(x.shape[-1], name="out")(jax.nn.relu(Linear(self.hidden, name="in")(x)))
 
 
 class EncoderLayer(nn.Module):

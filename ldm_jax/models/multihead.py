@@ -1,9 +1,10 @@
 """Attention of one sequence to another whose queries, keys and values are given apart, as DETR and SAM need it: places
-are added to queries and keys and not to values.
+are added to queries and keys and not to values; and the layer that follows it in both.
 
 Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.2; torch.nn.MultiheadAttention.
 """
 
+import jax
 from flax import linen as nn
 
 from ldm_jax.models.attention import attend
@@ -30,3 +31,13 @@ class Multihead(nn.Module):
             for name, x in (("q", queries), ("k", keys), ("v", values))
         )
         return Linear(queries.shape[-1], name="to_out")(attend(q, k, v).reshape(*queries.shape[:2], inner))
+
+
+class FeedForward(nn.Module):
+    """[B, L, D] float -> [B, L, D] float32: two linear maps with a ReLU between."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return Linear(x.shape[-1], name="out")(jax.nn.relu(Linear(self.hidden, name="in")(x)))

@@ -16,9 +16,9 @@ import numpy as np
 from flax import linen as nn
 
 from ldm_jax.models.attention import attention_logits, attention_output
-from ldm_jax.models.detr import FeedForward
 from ldm_jax.models.layers import Conv, LayerNorm, Linear
-from ldm_jax.models.multihead import Multihead
+from ldm_jax.models.multihead import FeedForward, Multihead
+from ldm_jax.models.projection import Projection
 from ldm_jax.types import Array
 
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT, NOTHING = 0, 1, 2, 3, -1  # labels of points
@@ -156,19 +156,6 @@ class TwoWayLayer(nn.Module):
         return tokens, next(norms)(cells + y)
 
 
-class Perceptron(nn.Module):
-    """[..., D] float -> [..., features] float32: two hidden layers of `hidden` with ReLU."""
-
-    hidden: int
-    features: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for i in range(2):
-            x = jax.nn.relu(Linear(self.hidden, name=f"hidden_{i}")(x))
-        return Linear(self.features, name="out")(x)
-
-
 class Enlarge(nn.Module):
     """[B, h, w, C] float -> [B, 2 h, 2 w, features] float32: a transposed convolution of 2 x 2, kernel [2, 2, features,
     C]."""
@@ -212,8 +199,9 @@ class MaskDecoder(nn.Module):
         up = LayerNorm(1e-6, name="enlarge_norm")(Enlarge(c // 4, name="enlarge1")(x.reshape(b, h, w, c)))
         up = Enlarge(c // 8, name="enlarge2")(jax.nn.gelu(up, approximate=False))
         up = jax.nn.gelu(up, approximate=False)
-        weights = [Perceptron(c, c // 8, name=f"mask_{i}")(tokens[:, 1 + i]) for i in range(number)]
-        iou = Perceptron(self.iou_hidden, number, name="iou")(tokens[:, 0])
+        heads = [Projection(c // 8, c, 2, nn.relu, name=f"mask_{i}") for i in range(number)]
+        weights = [head(tokens[:, 1 + i]) for i, head in enumerate(heads)]
+        iou = Projection(number, self.iou_hidden, 2, nn.relu, name="iou")(tokens[:, 0])
         return Masks(jnp.einsum("bmc,bhwc->bmhw", jnp.stack(weights, 1), up), iou)
 
 

@@ -132,8 +132,7 @@ def test_masks_of_pictures_of_any_size(monkeypatch):
         )
 
     monkeypatch.setattr(beside, "apply_in_parts", apply_in_parts)
-    learner = SimpleNamespace(network=SimpleNamespace(image_size=8))
-    trained = SimpleNamespace(learner=learner, params={})
+    trained = SimpleNamespace(learner=SimpleNamespace(network=sam.SAM(8, 4)), params={})
     images = [np.zeros((16, 32, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)]
     first, second = beside.masks_of(trained, images, boxes=[(0, 8, 32, 16), (1, 1, 2, 3)])
     assert first[:8].all() and not first[8:].any() and first.shape == (16, 32) and second.shape == (4, 4)
@@ -153,6 +152,21 @@ def test_masks_of_pictures_of_any_size(monkeypatch):
     ):
         with pytest.raises(ValueError, match=said):
             beside.masks_of(trained, images, **given)
+
+
+def test_masks_are_asked_for_again_without_compiling(monkeypatch):
+    traced = []
+
+    def refine(network, params, images, points, labels):
+        traced.append(network)
+        return sam.Masks(jnp.zeros((len(images), 4, 8, 8)), jnp.zeros((len(images), 4)))
+
+    monkeypatch.setattr(beside, "refine", refine)
+    for layers in ([0], (0,)):  # as a file of JSON has them, and as they are given
+        learner = beside.learner(image_size=8, num_layers=1, global_layers=layers)
+        trained = SimpleNamespace(learner=learner, params={})
+        beside.masks_of(trained, [np.zeros((8, 8, 3), np.uint8)], boxes=[(0, 0, 4, 4)])
+    assert len(traced) == 1
 
 
 def test_windows_that_do_not_fill_the_picture():

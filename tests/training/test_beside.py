@@ -1,10 +1,13 @@
 """Every network beside the diffusion model, in small: its loss of scenes, how it is trained, written and read."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.commands import train_beside
 from ldm_jax.data import pipeline, shapes
 from ldm_jax.find import names
 from ldm_jax.training.beside import base
@@ -106,8 +109,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path):
         return dict(x=np.float32(fields["x"] + rng.normal()))
 
     learner = base.Learner(None, lambda key: dict(w=jnp.zeros(())), loss, example)
-    asked = dict(num_steps=20, batch_size=4, kept=tmp_path / "state.npz")
+    asked = dict(num_steps=20, batch_size=4)
     whole = base.train(learner, Line(), **asked)
+    asked["kept"] = tmp_path / "state.npz"
 
     def stop(step, figures):
         if step == 12:
@@ -120,7 +124,37 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path):
     steps = []
     again = base.train(learner, Line(), report=lambda step, figures: steps.append(step), **asked)
     assert steps == list(range(12, 21)) and again["w"] == whole["w"] != 0
-    assert not (tmp_path / "state.npz").exists()
+
+
+def test_kernels_alone_decay():
+    """Of a loss that nothing is learned from."""
+    leaf = jnp.ones((2, 2))
+    start = {"layer": {"kernel": leaf, "bias": leaf[0]}, "position_embed": leaf, "waves": leaf}
+    learner = base.Learner(
+        None, lambda key: start, lambda params, batch, key: (jnp.zeros(()), {}),
+        lambda fields, rng: dict(x=np.float32(0)), weight_decay=0.5, learning_rate=0.1,
+    )  # fmt: skip
+    params = base.train(learner, Line(), num_steps=4, batch_size=2)
+    assert (params["layer"].pop("kernel") < 0.99).all()
+    assert all((leaf == 1).all() for leaf in jax.tree.leaves(params))
+
+
+def test_a_command_that_was_stopped_says_no_time_and_leaves_no_state(tmp_path, monkeypatch, capsys):
+    asked = ["mae", "--out", str(tmp_path), "--steps", "2"]
+    given = {}
+
+    def train(learner, source, *, kept, **about):
+        given.update(kept=kept, there=kept.is_file())
+        kept.write_bytes(b"a state")
+        return {"kernel": np.zeros(2, np.float32)}
+
+    monkeypatch.setattr(base, "train", train)
+    for there in (False, True):
+        train_beside.main(asked)
+        about = json.loads((tmp_path / "network.json").read_text())
+        assert given["there"] == there == (about["minutes"] is None)
+        assert not given["kept"].exists()
+        given["kept"].write_bytes(b"a state")
 
 
 def test_what_is_written_is_read(tmp_path):

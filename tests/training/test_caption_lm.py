@@ -85,6 +85,17 @@ def test_every_layout_is_one_that_llm_grounded_takes():
         lm.layouts(lm.Speaker(learner.network, params), [" and ".join(["a small red circle"] * 6)])
 
 
+def test_boxes_are_in_the_bins_that_the_network_was_made_with():
+    """Of one that says the last of what it may."""
+
+    class Last(lm.Speaker):
+        def next(self, so_far, allowed):
+            return [int(which[-1]) for which in allowed]
+
+    found = lm.layouts(Last(lm.learner(bins=8).network, {}), ["a green cross"])
+    assert found[0]["objects"][0]["box"] == [7 / 8, 7 / 8, 1 / 8, 1 / 8]
+
+
 def test_captions_end_at_the_mark():
     """Of a network that says one caption and nothing else."""
     said = [lm.BEGIN, *lm.words_of("a red circle, a blue square"), lm.LAYOUT, lm.PAD]

@@ -243,10 +243,11 @@ def caption_lm(trained: base.Trained, examples: Sequence[dict]) -> Scored:
     ]
     tokens = np.stack([trained.learner.example(example, rng)["tokens"] for example in told])
     nats, there = base.apply_in_parts(partial(lm_file.next_word_loss, network), params, tokens)
-    prompts, bins = [example["caption"] for example in told], trained.about["options"].get("bins", 32)
+    prompts = [example["caption"] for example in told]
     boxes = [
-        np.asarray([thing["box"] for thing in layout["objects"]]) for layout in lm_file.layouts(speaker, prompts, bins)
-    ]  # fmt: skip
+        np.asarray([thing["box"] for thing in layout["objects"]])
+        for layout in lm_file.layouts(speaker, prompts)
+    ]
     order = sorted(range(len(boxes)), key=lambda i: (len(boxes[i]), i))
     others = dict(zip(order, order[1:] + order[:1], strict=True))
     figures = dict(captions_right=float(np.mean(good)), perplexity=float(np.exp(nats.sum() / there.sum())))

@@ -39,7 +39,7 @@ class Learner(NamedTuple):
     example(example of a source, rng) -> the fields of a batch, of fixed shapes; its `caption` is another each time,
         where the source has many, and has its `phrases`, where the source knows them (data/pipeline.py).
     after(params before the step, params, state, part of the run in [0, 1]) -> params: what is done after each step.
-    learning_rate, weight_decay (of kernels), clip (of the gradient's norm): the optimizer's.
+    learning_rate, weight_decay (of what is called 'kernel' alone), clip (of the gradient's norm): the optimizer's.
     """
 
     network: nn.Module
@@ -66,6 +66,13 @@ def make_learner(name: str, options: Mapping[str, Any]) -> Learner:
     return call(find(ROOM, name).learner, options, name)
 
 
+def check_fields(name: str, example: Mapping[str, Any], *needed: str) -> None:
+    """Raises: ValueError for an example of a source that lacks what the network `name` needs."""
+    if any(field not in example for field in needed):
+        has = ", ".join(sorted(map(str, example)))
+        raise ValueError(f"{name} needs {' and '.join(needed)}, and the example has {has}")
+
+
 def picture(example: Mapping[str, Any], size: int) -> np.ndarray:
     """The image of an example as [size, size, 3] uint8, squeezed where it is no square."""
     return transforms.resize(np.asarray(example["image"]), size, size, "bilinear")
@@ -90,13 +97,13 @@ def train(
     """The parameters after num_steps, nested dicts of numpy arrays. report(step, figures): called now and then.
 
     kept: a file in which the state is kept now and then, from which the same training goes on to the bit where it was
-    stopped; it is taken away at the end. about: what else the training depends on.
+    stopped; who has written down what came of it takes it away. about: what else the training depends on.
     Raises: ValueError where the file is of another training, or parameters are not finite at the end.
     """
     params = learner.init(jax.random.key(seed, impl=KEY_IMPL))
     warm = max(1, int(WARMUP * num_steps))
     rate = optax.warmup_cosine_decay_schedule(0.0, learner.learning_rate, warm, max(num_steps, warm + 1))
-    decayed = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    decayed = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
     tx = optax.chain(
         optax.clip_by_global_norm(learner.clip),
         optax.adamw(rate, weight_decay=learner.weight_decay, mask=decayed),
@@ -131,8 +138,6 @@ def train(
                 _keep(kept, about, number + 1, (params, opt_state))
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
         raise ValueError(f"after {num_steps} steps parameters are not finite; expected a lower learning rate")
-    if kept is not None:
-        kept.unlink(missing_ok=True)
     return jax.tree.map(np.asarray, params)
 
 

@@ -18,7 +18,7 @@ import optax
 from ldm_jax.models.causal_lm import CausalLM
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.oracle import Phrase, read_caption
-from ldm_jax.training.beside.base import Learner
+from ldm_jax.training.beside.base import Learner, check_fields
 from ldm_jax.training.beside.sam import box_of
 from ldm_jax.types import Array, PyTree
 
@@ -69,10 +69,7 @@ def words_of(caption: str) -> list[int]:
 
 def sentence(fields: Mapping[str, Any], bins: int) -> list[int]:
     """The tokens of an example."""
-    if "phrases" not in fields or "instance_mask" not in fields:
-        raise ValueError(
-            "caption_lm needs phrases and instance_mask, and the example has " + ", ".join(fields)
-        )
+    check_fields("caption_lm", fields, "phrases", "instance_mask")
     instances, said = np.asarray(fields["instance_mask"]), [BEGIN, *words_of(fields["caption"]), LAYOUT]
     first = len(MARKS) + len(world.WORDS)
     for _, _, mask in fields["phrases"]:
@@ -139,7 +136,7 @@ def captions(speaker: Speaker, number: int) -> list[str]:
     ]
 
 
-def layouts(speaker: Speaker, prompts: Sequence[str], bins: int = 32) -> list[dict[str, Any]]:
+def layouts(speaker: Speaker, prompts: Sequence[str]) -> list[dict[str, Any]]:
     """For each prompt of the shapes world's grammar {'background': '', 'objects': [{'phrase', 'alone', 'box': [x0, y0,
     w, h]}, …]}, as editing/llm_grounded.py takes `layout`. Boxes are cut at the picture's border.
 
@@ -148,6 +145,7 @@ def layouts(speaker: Speaker, prompts: Sequence[str], bins: int = 32) -> list[di
     phrases = [read_caption(prompt)[0] for prompt in prompts]
     said = [[BEGIN, *words_of(prompt), LAYOUT] for prompt in prompts]
     starts, first = [len(one) for one in said], len(MARKS) + len(world.WORDS)
+    bins = speaker.network.vocab_size - first - 1
     numbers = np.arange(first, first + bins + 1)
     box = [numbers[:-1]] * 2 + [numbers[1:]] * 2  # it begins inside of the picture, and has an area
     plans = [[kind for p in some for kind in (*box * p.number, np.asarray([NEXT]))] for some in phrases]

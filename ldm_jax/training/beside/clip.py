@@ -19,7 +19,7 @@ from ldm_jax.conditioning import text
 from ldm_jax.models.clip_text import CLIPTextTransformer
 from ldm_jax.models.clip_vision import CLIPVisionTransformer
 from ldm_jax.shapes_world.scenes import WORDS
-from ldm_jax.training.beside.base import Learner, picture, pixels
+from ldm_jax.training.beside.base import Learner, check_fields, picture, pixels
 from ldm_jax.types import Array, PyTree
 
 MOST = np.log(100.0)  # of the logarithm of the inverse temperature
@@ -81,10 +81,7 @@ def learner(
         return contrastive(seen, said, scale)
 
     def example(fields: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if "caption" not in fields:
-            raise ValueError(
-                f"clip needs a caption, and the example has {', '.join(sorted(map(str, fields)))}"
-            )
+        check_fields("clip", fields, "caption")
         tokens = text.tokenize([str(fields["caption"])], words)["tokens"][0]
         return {"image": picture(fields, image_size), "tokens": tokens}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ldm_jax.models.detr import DETR, Detections
 from ldm_jax.training import set_prediction
-from ldm_jax.training.beside.base import Learner, picture, pixels
+from ldm_jax.training.beside.base import Learner, check_fields, picture, pixels
 from ldm_jax.types import Array, PyTree
 
 BACKBONE = dict(
@@ -63,8 +63,7 @@ FIELDS = ("boxes", "labels", "there")
 
 def targets(fields: Mapping[str, Any], max_objects: int, num_classes: int) -> dict[str, np.ndarray]:
     """The objects of an example as set_prediction.Objects has them, without the batch's axis."""
-    if "boxes" not in fields or "labels" not in fields:
-        raise ValueError(f"detr needs boxes and labels, and the example has {', '.join(sorted(fields))}")
+    check_fields("detr", fields, "boxes", "labels")
     boxes = np.asarray(fields["boxes"], np.float32).reshape(-1, 4)
     labels = np.asarray(fields["labels"], np.int32)
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:

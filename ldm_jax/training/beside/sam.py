@@ -9,7 +9,7 @@ is. The original's rounds of further points, drawn where a mask was wrong, are l
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import optax
 from PIL import Image
 
 from ldm_jax.models.sam import BOTTOM_RIGHT, INSIDE, NOTHING, OUTSIDE, SAM, TOP_LEFT, Masks
-from ldm_jax.training.beside.base import Learner, Trained, apply_in_parts, picture, pixels
+from ldm_jax.training.beside.base import Learner, Trained, apply_in_parts, check_fields, picture, pixels
 from ldm_jax.types import Array, PyTree
 
 FOCAL, DICE = 20.0, 1.0
@@ -46,7 +46,7 @@ def learner(
     Raises: ValueError for an example without masks, or without an object.
     """
     network = SAM(
-        image_size, patch_size, width, num_layers, num_heads, window, global_layers, features,
+        image_size, patch_size, width, num_layers, num_heads, window, tuple(global_layers), features,
         decoder_heads=decoder_heads, decoder_hidden=decoder_hidden, iou_hidden=features,
     )  # fmt: skip
     side = 4 * image_size // patch_size  # of masks
@@ -60,10 +60,7 @@ def learner(
         return mask_loss(found, batch["mask"], (batch["labels"] == INSIDE).any(-1))
 
     def example(fields: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if "instance_mask" not in fields:
-            raise ValueError(
-                f"sam needs instance_mask, and the example has {', '.join(sorted(map(str, fields)))}"
-            )
+        check_fields("sam", fields, "instance_mask")
         masks = Image.fromarray(np.asarray(fields["instance_mask"], np.int32))
         instances = np.asarray(masks.resize((image_size, image_size), Image.Resampling.NEAREST))
         points, labels, mask = asked(instances, rng, jitter)
@@ -145,6 +142,12 @@ def refine(
     return network.apply({"params": params}, pixels(images), points, labels, mask)
 
 
+@functools.cache
+def _refining(network: SAM) -> Callable[..., Masks]:
+    """refine(network, …), the same function at every call, so that it is compiled once."""
+    return functools.partial(refine, network)
+
+
 def masks_of(
     trained: Trained,
     images: Sequence[np.ndarray],
@@ -178,8 +181,9 @@ def masks_of(
         where.append(at / sides * side)
         labels.append(kinds)
     shown = np.stack([picture({"image": image}, side) for image in images])
-    apply = functools.partial(refine, trained.learner.network)
-    found = apply_in_parts(apply, trained.params, shown, np.stack(where), np.stack(labels))
+    found = apply_in_parts(
+        _refining(trained.learner.network), trained.params, shown, np.stack(where), np.stack(labels)
+    )
     alone = points is not None and np.shape(points[0])[0] == 1
     which = 1 + found.iou[:, 1:].argmax(1) if alone else np.zeros(len(images), int)
     chosen = found.logits[np.arange(len(images)), which]
