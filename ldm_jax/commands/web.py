@@ -54,8 +54,9 @@ def open_page(args: argparse.Namespace):
     from ldm_jax.web.adapters import Adapted
 
     bundle = open_checkpoint(args.checkpoint, options_from(args)).bundle()
-    model = pipeline.from_bundle(bundle, cli.executables())
-    adapted = Adapted(bundle, args.adapter) if args.adapter else None
+    kept = cli.executables()
+    model = pipeline.from_bundle(bundle, kept)
+    adapted = Adapted(bundle, args.adapter, kept) if args.adapter else None
     return page.Page(model, adapted, args.checkpoint)
 
 

@@ -5,6 +5,7 @@ Decides that a weight is merged into the parameters before a picture is drawn, w
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,14 @@ MOST = 1.5  # weight on a slider
 
 
 class Adapted:
-    """A model with adapters whose weights change from call to call. given: 'PATH' or 'PATH:WEIGHT' each.
+    """A model with adapters whose weights change from call to call. asked: 'PATH' or 'PATH:WEIGHT' each. executables:
+    as of pipeline.from_bundle.
 
     Raises: ValueError for what is no adapter of this model, and for one that is told a picture, which the page has no
     place for.
     """
 
-    def __init__(self, bundle: Bundle, asked: Sequence[str]):
+    def __init__(self, bundle: Bundle, asked: Sequence[str], executables: str | Path | None = None):
         parsed = [adapter_files.parse(one) for one in asked]
         self.bundle, self.names = bundle, [path for path, _ in parsed]
         self.adapters = [adapter_files.read(path, model=bundle) for path, _ in parsed]
@@ -37,7 +39,7 @@ class Adapted:
                     f"adapter {path} is told a picture, which the page has no place for: see sample.py"
                 )
         self.weights = tuple(weight for _, weight in parsed)
-        self.model = pipeline.from_bundle(self._merged(self.weights))
+        self.model = pipeline.from_bundle(self._merged(self.weights), executables)
         self._now, self._lock = self.weights, threading.Lock()
 
     def _merged(self, weights: Sequence[float]) -> Bundle:
@@ -70,7 +72,8 @@ def tab(page: Any) -> None:
                 gr.Slider(-MOST, max(MOST, weight), weight, step=0.05, label=f"Weight of {name}")
                 for name, weight in zip(adapted.names, adapted.weights, strict=True)
             ]
-            guidance, seed, number, steps = page.guidance(), page.seed(), page.number(), page.steps()
+            guidance, steps = page.guidance(adapted.model), page.steps(adapted.model)
+            seed, number = page.seed(), page.number()
             button = gr.Button("Draw", variant="primary")
         with gr.Column():
             pictures, plain = page.gallery("With the adapters"), page.gallery("Without")

@@ -32,13 +32,9 @@ def tab(page: Any) -> None:
 
     from ldm_jax.web.page import of_seeds
 
-    known = page.model.config.get("class_names")
     with gr.Row():
         with gr.Column():
-            if known:
-                label = gr.Dropdown(list(known), value=known[0], label="Class", allow_custom_value=True)
-            else:
-                label = gr.Textbox("0", label="Number of the class")
+            label = page.class_label()
             guidance, seed, number, steps = page.guidance(), page.seed(), page.number(), page.steps()
             button = gr.Button("Draw", variant="primary")
         with gr.Column():

@@ -60,15 +60,11 @@ def tab(page: Any) -> None:
     from ldm_jax.web.page import canvas as canvas_of
     from ldm_jax.web.page import of_seeds
 
-    known = page.model.config.get("class_names")
     blank = np.full((512, 512, 3), 40, np.uint8)
     with gr.Row():
         with gr.Column():
             canvas = canvas_of("Paint one thing, choose its class, add its box; then the next", 30, blank)
-            if known:
-                label = gr.Dropdown(list(known), value=known[0], label="Class", allow_custom_value=True)
-            else:
-                label = gr.Textbox("0", label="Number of the class")
+            label = page.class_label()
             add = gr.Button("Add its box")
             text = gr.Textbox("", label="Layout, as JSON", lines=3)
         with gr.Column():

@@ -115,16 +115,18 @@ class Page:
         shown = "a small red circle above a large blue square" if value is None else value
         return gr.Textbox(label=label, value=shown if self.name == "shapes" else "", lines=1)
 
-    def guidance(self) -> gr.Slider:
-        recommended = self.model.resolve()["guidance_scale"]
-        value = max(recommended, given.LEAST_SCALE)
-        shown = given.is_guided(self.model)
+    def guidance(self, model: Any = None) -> gr.Slider:
+        """At first what `model` recommends, by default the page's."""
+        model = model or self.model
+        value = max(model.resolve()["guidance_scale"], given.LEAST_SCALE)
+        shown = given.is_guided(model)
         return gr.Slider(
             given.LEAST_SCALE, max(12, value), value, step=0.1, label="Guidance scale", visible=shown
         )
 
-    def steps(self) -> gr.Radio:
-        recommended = self.model.resolve()["num_steps"]
+    def steps(self, model: Any = None) -> gr.Radio:
+        """At first what `model` recommends, by default the page's."""
+        recommended = (model or self.model).resolve()["num_steps"]
         choices = sorted({10, 25, 50, 100, recommended})
         return gr.Radio(choices, value=recommended, label="Steps (each number compiles once)")
 
@@ -133,6 +135,12 @@ class Page:
 
     def seed(self, label: str = "First seed") -> gr.Number:
         return gr.Number(0, label=label, precision=0, minimum=0)
+
+    def class_label(self) -> gr.Dropdown | gr.Textbox:
+        known = self.model.config.get("class_names")
+        if not known:
+            return gr.Textbox("0", label="Number of the class")
+        return gr.Dropdown(list(known), value=known[0], label="Class", allow_custom_value=True)
 
     def gallery(self, label: str = "Pictures", columns: int = 4) -> gr.Gallery:
         return gr.Gallery(

@@ -8,15 +8,20 @@ import concurrent.futures
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import ldm_jax
+from ldm_jax.checkpoints import adapters as adapter_files
 from ldm_jax.checkpoints.bundle import Bundle
 from ldm_jax.commands import web as command
 from ldm_jax.inference import pipeline
+from ldm_jax.personalization import lora
 from ldm_jax.system import make_system
+from ldm_jax.types import KEY_IMPL
+from ldm_jax.web import adapters
 from tests.inference.test_pipeline import CONFIG
 from tests.tiny_models import random_params
 
@@ -126,6 +131,21 @@ def test_values_out_of_range_are_refused(call):
         asked = dict(prompt=RED, without="", seed=0, pictures=2, guidance_scale=2.5, steps=10) | wrong
         with pytest.raises(Exception, match="expected|not in|minimum|less"):
             call(*asked.values(), api_name="/text")
+
+
+def test_sliders_beside_an_adapter_start_where_it_recommends(model, tmp_path):
+    """As of one that was distilled to few steps."""
+    bundle = Bundle(CONFIG, model.params, model.system.tokenizer)
+    delta = lora.init(jax.random.key(0, impl=KEY_IMPL), bundle.params, rank=2)
+    section, sampling = dict(name="lora", rank=2, alpha=2.0), dict(num_steps=6, guidance_scale=1.5)
+    adapter_files.save(tmp_path / "a", adapter_files.Adapter(section, delta, "tiny", sampling=sampling))
+    with page.gr.Blocks() as blocks:
+        adapters.tab(page.Page(model, adapters.Adapted(bundle, [str(tmp_path / "a")])))
+    shown = {str(getattr(part, "label", "")): part for part in blocks.blocks.values()}
+    steps, guidance = (
+        next(p for label, p in shown.items() if label.startswith(start)) for start in ("Steps", "Guid")
+    )
+    assert (steps.value, guidance.value) == (6, 1.5)
 
 
 def test_the_command_listens_to_this_machine_alone():

@@ -159,7 +159,8 @@ def test_weights_of_adapters_compile_nothing_and_zero_is_the_base(bundle, model,
     adapter_files.save(
         tmp_path / "a", adapter_files.Adapter(dict(name="lora", rank=2, alpha=2.0), delta, "tiny")
     )
-    adapted = adapters.Adapted(bundle, [f"{tmp_path / 'a'}:0.5"])
+    adapted = adapters.Adapted(bundle, [f"{tmp_path / 'a'}:0.5"], tmp_path / "kept")
+    assert list((tmp_path / "kept").glob("*.shapes"))
     asked = (RED, "", range(2), 3.0, STEPS)
     half = adapted.draw([0.5], *asked)
     compiled = adapted.model.num_compiled
