@@ -48,4 +48,6 @@ def source(split: str, *, root: str | Path) -> annotated.AnnotatedSource:
         return dict(image=image, semantic_mask=labels.astype(np.uint8))
 
     names = [path.name for path in files]
-    return annotated.AnnotatedSource(f"ade20k({split!r})", names, class_names(root / CLASSES), read)
+    return annotated.AnnotatedSource(
+        f"ade20k({split!r})", names, class_names(root / CLASSES), read, background=False
+    )

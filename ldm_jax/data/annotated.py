@@ -22,7 +22,8 @@ UNKNOWN = 255  # of semantic masks
 
 class AnnotatedSource:
     """Random access to pictures that are read by `read(index) -> example`. what: its name in messages. names: of the
-    pictures, in order."""
+    pictures, in order. background: whether 0 of semantic masks is a background, which counts as a class of its own, and
+    not what has no class."""
 
     def __init__(
         self,
@@ -30,8 +31,10 @@ class AnnotatedSource:
         names: Sequence[str],
         class_names: Sequence[str],
         read: Callable[[int], dict[str, Any]],
+        background: bool = True,
     ):
         self.what, self.names, self.class_names, self._read = what, list(names), list(class_names), read
+        self.background = background
 
     def __len__(self) -> int:
         return len(self.names)

@@ -7,7 +7,6 @@ segments are matched with classes picture by picture; Min et al. 2019 (arXiv:190
 """
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,10 +30,7 @@ def score(
 
     Raises: ValueError for a method that this source has no annotations for.
     """
-    try:
-        given = json.loads(args.data_options)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--data_options is no JSON: {error}") from None
+    given = cli.json_object("--data_options", args.data_options)
     source = pipeline.open_source(args.data, **({"split": "val"} | given))
     number = min(args.num_samples, len(source))
     first, figures = source[0], {}
@@ -90,7 +86,9 @@ def points(model: Any, source: Any, number: int, report: Callable, **options) ->
 
 def segments(model: Any, source: Any, number: int, report: Callable, **options) -> dict[str, float]:
     """Mean IoU over classes, and the share of pixels that are right, where each segment is the class that it is matched
-    with in its picture (Hungarian), or none. The baseline calls each picture its commonest class."""
+    with in its picture (Hungarian), or none. The baseline calls each picture its commonest class. Pixels without a
+    class are passed over, as CSAILVision/semantic-segmentation-pytorch's evaluation of ADE20K does."""
+    without = (annotated.UNKNOWN,) if getattr(source, "background", True) else (annotated.UNKNOWN, 0)
     classes = len(source.class_names) + 1
     tables = np.zeros((2, classes, classes + 1), np.int64)  # true class, found class, the last one none
     for part in parts(number):
@@ -99,7 +97,7 @@ def segments(model: Any, source: Any, number: int, report: Callable, **options) 
         made = model.analyze(images, None, "diffseg", **options)
         for example, labels in zip(examples, made.found.labels, strict=True):
             truth = example["semantic_mask"].astype(np.int32)
-            known = truth != annotated.UNKNOWN
+            known = ~np.isin(truth, without)
             found = matched(labels_at(labels, truth.shape), truth, known, classes)
             commonest = np.bincount(truth[known], minlength=classes).argmax() if known.any() else 0
             for table, said in zip(tables, (found, np.full_like(truth, commonest)), strict=True):

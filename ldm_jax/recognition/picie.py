@@ -120,12 +120,18 @@ def improved(head: PyTree, views: list[np.ndarray], number: int, num_steps: int,
     for k, weight in ((number, log_2 / (log_1 + log_2)), (OVER, log_1 / (log_1 + log_2))):
         centers = [clusters.kmeans(one, k, seed) for one in seen]
         labels = [clusters.nearest(one, c) for one, c in zip(seen, centers, strict=True)]
-        parts.append((weight, [jnp.asarray(c) for c in centers], [jnp.asarray(y) for y in labels]))
-    x = [jnp.asarray(view) for view in views]
+        parts.append((weight, centers, labels))
+    return learned(head, views, parts, jax.random.split(jax.random.key(seed, impl=KEY_IMPL), num_steps))
+
+
+@jax.jit
+def learned(head: PyTree, views: list[Array], parts: list[tuple], keys: Array) -> PyTree:
+    """The head after a step for each of keys [S]. parts: (weight, centers [K, C] of both views, labels [n] of both).
+    What changes from epoch to epoch is an argument, so that all epochs are one program."""
 
     def loss(head, key):
-        rows = jax.random.randint(key, (min(BATCH, len(x[0])),), 0, len(x[0]))
-        z = [clusters.unit(clusters.apply(head, one[rows])) for one in x]
+        rows = jax.random.randint(key, (min(BATCH, len(views[0])),), 0, len(views[0]))
+        z = [clusters.unit(clusters.apply(head, view[rows])) for view in views]
         total = 0.0
         for weight, centers, labels in parts:
             within = [clustered(z[v], centers[v], labels[v][rows]) for v in range(2)]
@@ -133,7 +139,7 @@ def improved(head: PyTree, views: list[np.ndarray], number: int, num_steps: int,
             total += weight * (sum(within) + sum(across)) / 4
         return total
 
-    return clusters.trained(loss, head, num_steps, RATE, seed)
+    return clusters.descended(loss, head, keys, RATE)
 
 
 def clustered(z: Array, centers: Array, labels: Array) -> Array:

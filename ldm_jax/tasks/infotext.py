@@ -23,6 +23,7 @@ SCHEDULES = {
     "sgm": "SGM Uniform",
     "beta": "Beta",
     "uniform": "Uniform",
+    "ays": "Align Your Steps",
 }
 # The further settings that have a name there.
 MORE = {"strength": "Denoising strength", "clip_skip": "Clip skip", "eta": "Eta"}
@@ -32,6 +33,7 @@ def parameters(said: Mapping[str, Any], image_shape: tuple[int, int]) -> str:
     """The text. said: `prompt`, `negative_prompt`, `steps`, `sampler`, `spacing`, `guidance_scale`, `seed`,
     `checkpoint` and those of MORE, as far as there are any. image_shape: (H, W) in pixels.
 
+    A spacing is called by its kind alone: 'karras_leading' and 'ays_sdxl' have no other name there.
     A value with a comma, a colon or a line break is written as JSON, and the model's name without its folder, ending,
     commas and colons, as there.
     """
@@ -39,7 +41,7 @@ def parameters(said: Mapping[str, Any], image_shape: tuple[int, int]) -> str:
     pairs = {
         "Steps": said.get("steps"),
         "Sampler": SAMPLERS.get(sampler, sampler),
-        "Schedule type": SCHEDULES.get(said.get("spacing")),
+        "Schedule type": SCHEDULES.get(str(said.get("spacing")).partition("_")[0]),
         "CFG scale": said.get("guidance_scale"),
         "Seed": said.get("seed"),
         "Size": f"{width}x{height}",

@@ -18,7 +18,6 @@ from ldm_jax.training import prefetch, watch
 from ldm_jax.training.state import TrainState
 from ldm_jax.types import PyTree
 
-LEFT = "told to stop: saved after step %d of %d; the same command goes on from there"
 log = logging.getLogger(__name__)
 
 
@@ -126,7 +125,7 @@ def run(
                         train_state.save(checkpoints, done, state, wait=last)
                     saved = done
                 if leaving:
-                    log.info(LEFT, done, total)
+                    _say_that_it_leaves(done, total)
                     continue
                 # 6. Draw pictures and evaluate when they are due.
                 _look(config, calls, clock, start, done, state)
@@ -134,8 +133,15 @@ def run(
             if done > saved:
                 _check_finite(gathered.take(running, state), (logged + 1, done), saved, checkpoints)
                 train_state.save(checkpoints, done, state, wait=True)
-            log.info(LEFT if done else "told to stop: no step was done yet", *((done, total) if done else ()))
+            _say_that_it_leaves(done, total)
     return state, done
+
+
+def _say_that_it_leaves(done: int, total: int) -> None:
+    if done:
+        log.info("told to stop: saved after step %d of %d; the same command goes on from there", done, total)
+    else:
+        log.info("told to stop: no step was done yet")
 
 
 def _first(calls: Calls, step: Callable, *args: Any) -> tuple[TrainState, dict]:

@@ -1,11 +1,12 @@
 """InfoGAN's term for a diffusion model: how much the network's middle tells of the class that it was told.
 
-A small head Q reads features of the network and says which code c, a class label, it was given; the cross-entropy is
-what the loss adds. Its negative and the entropy of the codes are a lower bound of their mutual information. Decides
+A small head Q reads features of the network, their mean over the cells, and says which code c, a class label, it was
+given, or of an example whose class was dropped (config.condition_dropout), which it would have been; the cross-entropy
+is what the loss adds. Its negative and the entropy of the codes are a lower bound of their mutual information. Decides
 what is read and what is compared; terms are added up in objective.py.
 Source: Chen et al. 2016, InfoGAN (arXiv:1606.03657), equations 4 and 5: I(c; x) >= E log Q(c | x) + H(c). There x is
-what the generator draws and Q shares the discriminator's layers; here x is what the UNet has made of x_t and c, in its
-middle.
+what the generator draws and Q shares the discriminator's layers; here x is what the UNet has made of x_t and c, by
+default in its middle.
 """
 
 from functools import partial

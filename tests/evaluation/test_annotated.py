@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.commands import evaluate
+from ldm_jax.data import annotated as sources
 from ldm_jax.data import pipeline
 from ldm_jax.evaluation import annotated
 from ldm_jax.evaluation.shapes import base
@@ -62,11 +63,25 @@ def test_segments_that_are_classes_in_any_order(run):
         return analyze
 
     found = run("ade20k", see, "--recognition", "diffseg")["diffseg"]
-    assert found["miou"] == found["accuracy"] == 1 and found["classes"] == 3
+    assert found["miou"] == found["accuracy"] == 1 and found["classes"] == 2  # 0 has no class
     assert (
-        found["baseline_miou"] == pytest.approx(found["baseline_accuracy"] / 3, abs=0.01)
-        and found["baseline_miou"] < 0.2
+        found["baseline_miou"] == pytest.approx(found["baseline_accuracy"] / 2, abs=0.01)
+        and found["baseline_miou"] < 0.3
     )
+
+
+@pytest.mark.parametrize("background, miou, classes", [(True, 1 / 4, 2), (False, 1, 1)])
+def test_what_has_no_class_does_not_count_and_a_background_does(background, miou, classes):
+    """Of one segment that is all of a picture, half of which is of the only class."""
+    example = {
+        "image": np.zeros((4, 4, 3), np.uint8),
+        "semantic_mask": np.eye(2, dtype=np.uint8).repeat(2, 0).repeat(2, 1),
+    }
+    source = sources.AnnotatedSource("x", ["a"], ["wall"], lambda index: example, background)
+    made = SimpleNamespace(found=Found(labels=np.zeros((1, 4, 4), np.int32)))
+    model = SimpleNamespace(system=SimpleNamespace(image_size=4), analyze=lambda *asked: made)
+    found = annotated.segments(model, source, 1, lambda done: None)
+    assert (found["miou"], found["classes"]) == (miou, classes)
 
 
 def test_a_segment_without_a_class_is_none_and_unknown_pixels_do_not_count():

@@ -79,8 +79,10 @@ def test_picie_finds_planted_classes_and_passes_over_what_views_do_not_share():
     there[:, 0] = 0
     views = dict(plain=features, one=features + tint[0], two=features + tint[1], there=there)
     views["one"][:, 0] = 99
+    programs = picie.learned._cache_size()
     labels = picie.recognize(views, shown(), number=3, epochs=2, num_steps=60).labels
     assert clustered_iou(labels, truth) > 0.9
+    assert picie.learned._cache_size() == programs + 1  # one of all epochs
 
 
 def test_classes_of_any_size_weigh_alike():

@@ -36,14 +36,14 @@ class Outcome(NamedTuple):
 
 
 class Model:
-    """The model of --checkpoint, sampled with the settings of the arguments.
+    """The model of --checkpoint, sampled with the settings of the arguments. adapters: as of pipeline.load.
 
     Raises: ValueError if it was trained at another size than that of the scenes, unless any_size.
     """
 
-    def __init__(self, args: argparse.Namespace, any_size: bool = False):
+    def __init__(self, args: argparse.Namespace, any_size: bool = False, adapters: Sequence[str] = ()):
         self.args = args
-        self.model = pipeline.load(args.checkpoint, **options_from(args)._asdict())
+        self.model = pipeline.load(args.checkpoint, adapters=adapters, **options_from(args)._asdict())
         self.system = self.model.system
         if self.system.image_size != world.SIZE and not any_size:
             side = self.system.image_size

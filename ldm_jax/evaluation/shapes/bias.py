@@ -10,9 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldm_jax.checkpoints.base import options_from
 from ldm_jax.evaluation.shapes.base import Model, Outcome
-from ldm_jax.inference import pipeline
 from ldm_jax.metrics import bias as metrics
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.failures import wilson
@@ -32,10 +30,8 @@ def score(args: argparse.Namespace) -> Outcome:
     """How far the colors of shapes without a color are from even, with and without debiased prompts, and how often
     colors that are asked for still come."""
     rows = [None, *json.loads(args.debias)]
-    model, figures, shown = Model(args), {}, {}
+    model, figures, shown = Model(args, adapters=[args.adapter] if args.adapter else []), {}, {}
     model.check_takes("prompts")
-    if args.adapter:
-        model.model = pipeline.load(args.checkpoint, adapters=[args.adapter], **options_from(args)._asdict())
     number = max(1, args.num_samples // len(world.SHAPES))
     for row in rows:
         name = "plain" if row is None else json.dumps(row, sort_keys=True)
