@@ -109,7 +109,7 @@ def test_a_door_lets_in_what_is_good(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", DOORS)
-def test_200_tries(name):
+def test_some_tries(name):
     number = 50 if name in MODELS else 200
     counts, wrong = tries(name, number)
     assert not wrong, "\n".join(wrong[:20])

@@ -64,7 +64,7 @@ def test_the_figures_of_round_trips(tmp_path, capsys):
     evaluate.main([*argv, "--inversions", "ddim,edit_friendly", "--out", str(tmp_path)])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["ddim"]["guidance_scale"] == 1 and found["edit_friendly"]["guidance_scale"] == 7.5
-    assert found["ddim"]["least"] < 60
+    assert found["edit_friendly"]["least"] > found["ddim"]["least"]
     # two programs: their rounding, of which guidance makes more
     assert found["edit_friendly"]["psnr"] is None or found["edit_friendly"]["psnr"] > 45
     assert (tmp_path / "inversion.png").is_file()
