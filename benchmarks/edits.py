@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.update(cost_guard.SAME, XLA_FLAGS=f"{cost_guard.SAME['XLA_FLAGS']} {ORDERS[args.order]}")
     import jax
 
-    from benchmarks import speed_models
+    from benchmarks import report, speed_models
     from ldm_jax.conditioning.text import TOKENIZERS
     from ldm_jax.system import make_system
 
@@ -129,9 +129,10 @@ def main(argv: list[str] | None = None) -> None:
     words = sorted({w for o in (PROMPT, SOURCE, OPTIONS["cross_image"]["appearance"]) for w in o.split()})
     system = make_system(config, TOKENIZERS["word_level"](words=words, max_length=77))
     side = MODELS[args.model] * system.first_stage.factor
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     lines = [
-        line for line in lines if line.get("order", "speed") == args.order and line["jax"] == jax.__version__
+        line
+        for line in report.read(RESULTS)
+        if line.get("order", "speed") == args.order and line["jax"] == jax.__version__
     ]
     done = {line["method"] for line in lines if line["model"] == args.model} if args.missing else set()
     plain = {line["rows"]: line["plain"] for line in lines if line["model"] == args.model}
@@ -150,8 +151,7 @@ def main(argv: list[str] | None = None) -> None:
             seconds=round(time.time() - started, 1),
         )  # fmt: skip
         print(json.dumps(line), flush=True)
-        with open(RESULTS, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        report.append(RESULTS, [line])
 
 
 if __name__ == "__main__":

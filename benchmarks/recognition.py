@@ -141,15 +141,18 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.update({} if args.seconds else cost_guard.SAME)
     import jax
 
-    from benchmarks import speed_models
+    from benchmarks import report, speed_models
     from ldm_jax.conditioning.text import TOKENIZERS
 
     asked = args.methods.split(",") if args.methods else list(options_of(64))
     if args.seconds and not args.methods and args.checkpoint == "shapes":
         asked.remove("diffews")
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     name = args.checkpoint if args.seconds else args.model
-    done = {line["method"] for line in lines if line["model"] == name and line["jax"] == jax.__version__}
+    done = {
+        line["method"]
+        for line in report.read(RESULTS)
+        if line["model"] == name and line["jax"] == jax.__version__
+    }
     words = sorted({word for prompt in PROMPTS for word in prompt.split()})
     for method in [one for one in asked if not (args.missing and one in done)]:
         if args.seconds:
@@ -161,8 +164,7 @@ def main(argv: list[str] | None = None) -> None:
             )
         line["jax"] = jax.__version__
         print(json.dumps(line), flush=True)
-        with open(RESULTS, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        report.append(RESULTS, [line])
 
 
 if __name__ == "__main__":

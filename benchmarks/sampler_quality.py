@@ -35,17 +35,13 @@ def samplers() -> list[str]:
     return [name for name in names("samplers") if name not in DISTILLED]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def key_of(line: dict[str, Any]) -> tuple:
     return line["fingerprint"], line["sampler"], line["steps"], line["num_images"], line["guidance_scale"]
 
 
 def measure(args: argparse.Namespace) -> None:
     """Appends a line for each point that has none yet."""
-    from benchmarks.report import append
+    from benchmarks.report import append, read
     from ldm_jax.commands import evaluate
     from ldm_jax.evaluation import run, samples
     from ldm_jax.metrics import table
@@ -118,7 +114,7 @@ def markdown(lines: list[dict[str, Any]]) -> str:
 
 def report(document: Path = DOCUMENT) -> None:
     """Writes docs/sampler_*.svg, and the table into the document."""
-    from benchmarks.report import put
+    from benchmarks.report import put, read
     from ldm_jax.evaluation import report as pages
 
     lines = latest(read(RESULTS))

@@ -88,7 +88,9 @@ def read(path: str | Path, ema: bool = True, model: Bundle | None = None) -> Ada
     if is_workdir(path):
         config = text_files.read_object(path / "config.json", "the workdir's config")
         if config.get("personalization"):
-            return of_run(config, _trained(path, ema))
+            from ldm_jax.checkpoints import train_state
+
+            return of_run(config, train_state.trained(path, ema))
     known = any((path / name).is_file() for name in lora_files.WEIGHTS) or _is_net(path)
     if path.is_file() or known:
         return _read_file(path, model)
@@ -174,18 +176,6 @@ def of_run(config: Mapping[str, Any], trained: PyTree) -> Adapter:
     return Adapter(
         dict(config["personalization"]), trained["delta"], str(config.get("base") or ""), {}, sampling
     )
-
-
-def _trained(workdir: Path, ema: bool) -> PyTree:
-    from ldm_jax.checkpoints import train_state
-
-    checkpoints = train_state.manager(workdir, only_reading=True)
-    restored = train_state.restore(checkpoints)
-    checkpoints.close()
-    if restored is None:
-        raise ValueError(f"{workdir} holds no checkpoint yet")
-    state, _ = restored
-    return state["ema_params"] if ema and state["ema_params"] is not None else state["params"]
 
 
 def applied(bundle: Bundle, adapters: Sequence[tuple[Adapter, float]]) -> Bundle:

@@ -95,13 +95,7 @@ def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
     workdir = paths.of(workdir)
     config = text_files.read_object(workdir / "config.json", "the workdir's config", {"task": str})
     schema.check_config(config, f"config {workdir / 'config.json'}")
-    checkpoints = train_state.manager(workdir, only_reading=True)
-    restored = train_state.restore(checkpoints)
-    checkpoints.close()
-    if restored is None:
-        raise ValueError(f"{workdir} holds no checkpoint yet")
-    state, _ = restored
-    trained = state["ema_params"] if ema and state["ema_params"] is not None else state["params"]
+    trained = train_state.trained(workdir, ema)
     if config.get("personalization"):
         raise ValueError(
             f"{workdir} holds an adapter of {config.get('base')}, and no model: open that with --adapter {workdir}"

@@ -191,3 +191,15 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> t
             f"start afresh"
         )
     return None
+
+
+def trained(workdir: str | pathlib.Path, ema: bool) -> PyTree:
+    """The parameters of a run's newest readable checkpoint, nested dicts of arrays on one device: their running
+    average, where there is one and `ema`. Raises: ValueError as `restore`, and where there is no checkpoint yet."""
+    checkpoints = manager(workdir, only_reading=True)
+    restored = restore(checkpoints)
+    checkpoints.close()
+    if restored is None:
+        raise ValueError(f"{workdir} holds no checkpoint yet")
+    state, _ = restored
+    return state["ema_params"] if ema and state["ema_params"] is not None else state["params"]

@@ -9,13 +9,13 @@ is saved.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import lax
 
 from ldm_jax.control import rows
 from ldm_jax.control.base import Call, Control, Site
 from ldm_jax.diffusion.denoiser import Denoiser
+from ldm_jax.guidance import losses
 from ldm_jax.samplers.base import Edit, batch_t
 from ldm_jax.types import Array, PyTree
 
@@ -57,12 +57,8 @@ def prepare(call, *, interval: int = 3, branch: int = 0) -> dict | None:
     Raises: ValueError for others than whole numbers of at least 1 and 0, and for a branch that the network does not have.
     """
     last = len(call.decoder) - 1
-    for name, value, least, most in (("interval", interval, 1, 1000), ("branch", branch, 0, last)):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or not least <= value <= most:
-            raise ValueError(
-                f"feature_caching: {name} is {value!r}, expected a whole number from {least} to {most}"
-            )
+    interval = losses.whole(interval, "feature_caching: interval", 1, 1000)
+    branch = losses.whole(branch, "feature_caching: branch", 0, last)
     if interval == 1:
         return None
     return dict(interval=interval, at=call.decoder[last - branch].replace(".res_", ".trunk_"))

@@ -12,11 +12,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from ldm_jax.control.base import Attend, Control, Site
 from ldm_jax.diffusion.denoiser import Denoiser
+from ldm_jax.guidance import losses
 from ldm_jax.samplers.base import Edit
 from ldm_jax.types import KEY_IMPL, Array
 
@@ -109,12 +109,8 @@ def prepare(call, *, ratio: float = 0.5, downsample: int = 1, seed: int = 0) -> 
     """
     if not 0 <= ratio <= MOST:
         raise ValueError(f"token_merging: ratio is {ratio!r}, expected a number from 0 to {MOST}")
-    for name, value, least, most in (("downsample", downsample, 1, 1000), ("seed", seed, 0, 2**24)):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or not least <= value <= most:
-            raise ValueError(
-                f"token_merging: {name} is {value!r}, expected a whole number from {least} to {most}"
-            )
+    downsample = losses.whole(downsample, "token_merging: downsample", 1, 1000)
+    seed = losses.whole(seed, "token_merging: seed", 0, 2**24)
     rows = -(-call.latent_shape[0] // downsample)
     return dict(ratio=float(ratio), rows=rows, seed=seed) if ratio else None
 

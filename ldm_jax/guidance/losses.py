@@ -348,10 +348,12 @@ def one_each(call, target, read: Callable, name: str, ndim: int = 3) -> np.ndarr
     return np.stack(found * (call.num_pictures // len(found)))
 
 
-def whole(value, name: str, least: int = 1) -> int:
-    """A whole number of at least `least`. Raises: ValueError for anything else; name: the option's, in the message."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
+def whole(value, name: str, least: int = 1, most: int | None = None) -> int:
+    """A whole number from `least` to `most`, None: any. Raises: ValueError for anything else; name: the option's, in the message."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value!r}, expected a whole number {bounds}")
     return int(value)
 
 

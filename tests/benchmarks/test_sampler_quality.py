@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import sampler_quality
+from benchmarks import report, sampler_quality
 from ldm_jax.diffusion.timesteps import make_timesteps
 from ldm_jax.find import find
 from ldm_jax.samplers.base import sample
@@ -49,7 +49,7 @@ def test_the_table_is_of_the_model_that_was_measured_last(tmp_path, monkeypatch)
     ]
     document = tmp_path / "samplers.md"
     document.write_text("<!-- sampler_quality: begin -->\nx\n<!-- sampler_quality: end -->\n")
-    monkeypatch.setattr(sampler_quality, "read", lambda path: lines)
+    monkeypatch.setattr(report, "read", lambda path: lines)
     sampler_quality.report(document)
     assert "| `heun` |" in document.read_text() and "\nx\n" not in document.read_text()
     assert (tmp_path / "sampler_shapes_fid.svg").read_text().startswith("<svg")
