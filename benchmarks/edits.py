@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> None:
         if line.get("order", "speed") == args.order and line["jax"] == jax.__version__
     ]
     done = {line["method"] for line in lines if line["model"] == args.model} if args.missing else set()
-    plain = {line["rows"]: line["plain"] for line in lines if line["model"] == args.model}
+    known = lines if args.missing else []
+    plain = {line["rows"]: line["plain"] for line in known if line["model"] == args.model}
     for method in [one for one in args.methods.split(",") if one not in done]:
         started = time.time()
         made = inverting(system, side, method) if method in INVERSIONS else sampling(system, side, method, 1)

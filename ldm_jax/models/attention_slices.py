@@ -8,12 +8,13 @@ as without slices. When slicing is worthwhile is decided in models/attention.py.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.types import Array
+from ldm_jax.types import Array, PyTree
 
 _F32 = jnp.float32
 
@@ -36,10 +37,10 @@ def _attend_fwd(q, k, v, heads, queries):
             p, total = _weights(q, keys)
             return (_dot("hnk,hkd->hnd", p.astype(v.dtype), values) / total).astype(v.dtype)
 
-        return _join(jax.lax.map(of_queries, _cut(q, queries)), q.shape[1])
+        return _join(_each(of_queries, _cut(q, queries)), q.shape[1])
 
     groups = tuple(_grouped(a, heads) for a in (_scaled(q), k, v))
-    out = _apart(jax.lax.map(of_heads, groups), q.shape[0])  # [groups, heads, N, d] -> [B, N, H, d]
+    out = _apart(_each(of_heads, groups), q.shape[0])  # [groups, heads, N, d] -> [B, N, H, d]
     return out, (q, k, v, out)
 
 
@@ -63,16 +64,44 @@ def _attend_bwd(heads, queries, residuals, g):
             return (sums[0] + dk, sums[1] + dv), dq
 
         zeros = tuple(jnp.zeros(a.swapaxes(1, 2).shape, _F32) for a in (keys, values))
-        (dk, dv), dq = jax.lax.scan(of_queries, zeros, tuple(_cut(a, queries) for a in (q, out, g)))
+        (dk, dv), dq = _scan(of_queries, zeros, tuple(_cut(a, queries) for a in (q, out, g)))
         return _join(dq, q.shape[1]), dk.swapaxes(1, 2), dv.swapaxes(1, 2)
 
     groups = tuple(_grouped(a, heads) for a in (_scaled(q), k, v, out, g))
-    dq, dk, dv = (_apart(a, q.shape[0]) for a in jax.lax.map(of_heads, groups))
+    dq, dk, dv = (_apart(a, q.shape[0]) for a in _each(of_heads, groups))
     dq, dk = dq * q.shape[-1] ** -0.5, dk * _left(q)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
 attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _scan(fn: Callable, sums: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+    """lax.scan, whose results lie in arrays that no compiler can make before there are xs.
+
+    lax.scan begins with zeros that depend on nothing. A CPU's compiler made those of all attentions of a network at its
+    very beginning, and kept them until each one's turn: a third of what Stable Diffusion's network needs."""
+    number = jax.tree.leaves(xs)[0].shape[0]
+    first = jnp.ravel(jax.tree.leaves(xs)[0])[0].astype(_F32)
+    zero = 0 * jnp.where(jnp.isfinite(first), first, 0)
+    out = jax.eval_shape(lambda sums, xs: fn(sums, _at(xs, 0))[1], sums, xs)
+    made = jax.tree.map(lambda o: jnp.full((number, *o.shape), zero.astype(o.dtype)), out)
+
+    def step(i, state):
+        sums, made = state
+        sums, y = fn(sums, _at(xs, i))
+        return sums, jax.tree.map(lambda m, one: jax.lax.dynamic_update_index_in_dim(m, one, i, 0), made, y)
+
+    return jax.lax.fori_loop(0, number, step, (jax.tree.map(lambda s: s + zero.astype(s.dtype), sums), made))
+
+
+def _each(fn: Callable, xs: PyTree) -> PyTree:
+    """lax.map, as `_scan`."""
+    return _scan(lambda _, x: ((), fn(x)), (), xs)[1]
+
+
+def _at(xs: PyTree, i: Array | int) -> PyTree:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False), xs)
 
 
 def _dot(equation: str, a: Array, b: Array) -> Array:

@@ -59,8 +59,8 @@ def block(
 
 
 def in_a_loop(module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> Callable[..., Callable]:
-    """`module` for gradients inside of a loop: computed again from its inputs, with weights that depend on the
-    cotangent.
+    """`module` for gradients inside of a loop: computed again from inputs that depend on the cotangent, and led back
+    by weights that do.
 
     nn.remat keeps apart what is computed twice by barriers, which a CPU's compiler drops before it looks for what is
     the same, and for what no turn of a loop changes: it then kept, beside the activations, a reversed copy of every
@@ -86,7 +86,9 @@ def in_a_loop(module: type[nn.Module], static_argnums: tuple[int, ...] = ()) -> 
                 return run(params, traced)
 
             def backward(given: tuple, cotangent: PyTree) -> tuple:
-                return jax.vjp(run, *depending(given, cotangent))[1](cotangent)
+                params, traced = given
+                _, back = jax.vjp(run, params, depending(traced, cotangent))
+                return depending(back, cotangent)(cotangent)
 
             again.defvjp(lambda *given: (run(*given), given), backward)
             out, found = again(made.variables.get("params", {}), traced)
