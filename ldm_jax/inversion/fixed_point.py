@@ -2,7 +2,8 @@
 arXiv:2403.14602): each backward step of DDIM is solved, not approximated.
 
 The step is implicit: eps belongs to the picture that is looked for. It is iterated from DDIM's answer; where
-the iteration converges, drawing again without guidance gives the picture exactly.
+the iteration converges, drawing again without guidance gives the picture exactly. The last estimate of what swings
+is damped (`base.solve`).
 """
 
 from ldm_jax.diffusion.denoiser import Denoiser

@@ -106,6 +106,17 @@ def test_round_trips_of_a_mixture():
     assert psnr(round_trip(20, mixture, 4)[1], X) > plain[2] + 3  # 20 x 5 up; 100 of DDIM
 
 
+def test_what_swings_about_the_solution_is_damped_at_last():
+    """Of z -> slope z, each refinement takes slope off the error; a swing is ended, whether it would end or not, and
+    beside what does not swing it is a fraction of what plain iteration leaves."""
+    slopes, refinements = jnp.asarray([0.5, -0.5, -1.3, -3.0]).reshape(4, 1, 1, 1), 4
+    found = base.solve(lambda z: slopes * z, jnp.ones((4, 2, 2, 1)), refinements)[:, 0, 0, 0]
+    np.testing.assert_allclose(found, [0.5 ** (refinements + 1), 0, 0, 0], atol=1e-4)
+    slopes = jnp.asarray([0.2, 0.3, 0.4, -0.9]).reshape(1, 2, 2, 1)
+    found = base.solve(lambda z: slopes * z, jnp.ones((1, 2, 2, 1)), refinements)
+    assert np.abs(found).max() < 0.2 * 0.9 ** (refinements + 1)
+
+
 def test_the_trajectory_is_that_of_ddim_and_starts_from_the_picture():
     den = denoiser(20, mixture)
     ours = ddim.invert(den, X, KEYS, END)["trajectory"]
