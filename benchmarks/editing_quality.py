@@ -28,9 +28,8 @@ KINDS = ("recolor", "swap", "resize", "add", "move")
 
 
 class Told(NamedTuple):
-    """A method in use on the shipped model. kinds: the edits that it is for. options: its own, where the defaults are
-    Stable Diffusion's and do not fit latents of 16 x 16 and a scale of 2. inversion: of given pictures; None: as the
-    method asks."""
+    """A method in use on the shipped model. kinds: the edits that it is for. options: its own, and the strength, where
+    Stable Diffusion's do not fit. inversion: of given pictures; None: as the method asks."""
 
     kinds: Sequence[str] = KINDS
     options: dict[str, Any] = {}
@@ -38,14 +37,18 @@ class Told(NamedTuple):
 
 
 LAYOUT = ("recolor", "swap")  # in which each thing stays where it is: what methods that keep a layout are for
+# The shipped model says in its first steps where things are and how large, by all words of a prompt together, before
+# maps or features that are taken over can say otherwise. So methods that keep a layout draw the part of a run that
+# SDEdit draws.
+PART = dict(strength=0.6)
 DRAWN = dict(
-    prompt_to_prompt=Told(LAYOUT),
+    prompt_to_prompt=Told(LAYOUT, PART),
     masactrl=Told(("move",)),
-    plug_and_play=Told(LAYOUT),
-    pix2pix_zero=Told(LAYOUT),
+    plug_and_play=Told(LAYOUT, PART),
+    pix2pix_zero=Told(LAYOUT, PART),
 )
 RENDERED = dict(
-    prompt_to_prompt=Told(LAYOUT, inversion="negative_prompt"), diffedit=Told(LAYOUT), ledits_pp=Told(LAYOUT)
+    prompt_to_prompt=Told(LAYOUT, PART, "negative_prompt"), diffedit=Told(LAYOUT), ledits_pp=Told(LAYOUT)
 )
 # {method: its options}
 COMPOSED: dict[str, dict[str, Any]] = dict(

@@ -81,7 +81,7 @@ def prepare(
     align: str | None = None,
     word_steps: Mapping[str, float] | None = None,
     weights: Mapping[str, float] | None = None,
-    blend: str | Sequence[str] | None = None,
+    blend: str | Sequence[str] | bool | None = None,
     keep: str | Sequence[str] | None = None,
     blend_threshold: float = 0.3,
     blend_start: float = 0.2,
@@ -92,7 +92,8 @@ def prepare(
     {word of the edited prompt: its own cross_steps}. align: 'replace', of prompts with as many words, each of
     which stands in the place of one; 'refine', by the words that both have; None: replace where it can be.
     weights: {word of the edited prompt: what its map is multiplied with}, from -5 to 5. blend: words, of
-    either prompt, outside of whose maps the picture is the source's; keep: words inside of whose maps it is.
+    either prompt, outside of whose maps the picture is the source's; True: those that one prompt alone has; keep:
+    words inside of whose maps it is.
     blend_threshold: of a map whose largest value is 1, in [0, 1]. blend_start: the fraction of the steps
     after which it blends. self_rows: of the largest map whose self-attention is taken over.
 
@@ -146,7 +147,7 @@ def prepare(
         ),
         blend_gate=(place >= blend_start).astype(np.float32),
         threshold=blend_threshold,
-        blends=blend is not None,
+        blends=bool(blend),
         self_rows=self_rows,
     )
 
@@ -169,9 +170,11 @@ def _aligned(call, align: str | None, source: str, target: str) -> tuple[np.ndar
     return matrix, np.zeros(len(matrix), np.float32)
 
 
-def _chosen(call, pair: tuple[str, str], words: str | Sequence[str] | None, length: int) -> np.ndarray:
-    """[2, L] float32, 1 for the tokens of these words in the source and in the edited prompt. Raises:
-    ValueError for a word of neither."""
+def _chosen(call, pair: tuple[str, str], words: str | Sequence[str] | bool | None, length: int) -> np.ndarray:
+    """[2, L] float32, 1 for the tokens of these words in the source and in the edited prompt; True: of those that
+    one of them alone has. Raises: ValueError for a word of neither."""
+    if words is True:
+        return np.stack([call.refine(*prompts)[1] for prompts in (pair[::-1], pair)])
     out = np.zeros((2, length), np.float32)
     for word in [words] if isinstance(words, str) else list(words or ()):
         missing = []

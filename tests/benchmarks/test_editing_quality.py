@@ -16,9 +16,8 @@ def test_what_is_measured_can_be_asked_for():
     assert sorted(quality.INVERSIONS) == names("inversion") and quality.KINDS == edits.KINDS
     for told in (quality.DRAWN, quality.RENDERED):
         for method, one in told.items():
-            assert {*one.options} <= {*methods.options_of("editing", method)} and {*one.kinds} <= {
-                *edits.KINDS
-            }
+            known = {"strength", *methods.options_of("editing", method)}
+            assert {*one.options} <= known and {*one.kinds} <= {*edits.KINDS}
             assert one.inversion is None or find("inversion", one.inversion)
     for method, options in quality.COMPOSED.items():
         assert {*options} <= {*methods.options_of("editing", method)}

@@ -141,6 +141,8 @@ def test_outside_of_the_words_the_picture_is_the_sources_to_the_bit(model):
     same = (blended[0] == blended[1]).all(-1)
     assert 0 < same.mean() < 1
     before = model.num_compiled
+    new = draw(blend=True, blend_threshold=0.97, blend_start=0.0)  # the words that differ
+    np.testing.assert_array_equal(new, blended)
     kept = draw(blend=["red", "blue"], keep="circle", blend_threshold=0.5, blend_start=0.0)
     assert model.num_compiled == before and (kept[0] == kept[1]).all(-1).any()
     none = draw(blend=["red", "blue"], blend_threshold=1.0, blend_start=0.0)
