@@ -20,6 +20,7 @@ ATTENTION = ROOT / "benchmarks" / "results" / "attention.jsonl"
 START = ROOT / "benchmarks" / "results" / "compile_time.jsonl"
 EDITS = ROOT / "benchmarks" / "results" / "edits.jsonl"
 RECOGNITION = ROOT / "benchmarks" / "results" / "recognition.jsonl"
+FIRST_PATHS = ROOT / "benchmarks" / "results" / "first_paths.jsonl"
 HEADER = (
     "",
     "batch",
@@ -224,6 +225,20 @@ def recognition_table(lines: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in out)
 
 
+def paths_table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Of benchmarks/first_paths.py's lines, the last of each path: seconds of each command; – is not measured yet."""
+    from benchmarks.first_paths import PATHS
+
+    last = {line["path"]: {one["command"]: one for one in line["commands"]} for line in lines}
+    out = [("from", "command", "seconds", "of processors"), ("---",) * 4]
+    for name, commands in PATHS.items():
+        for i, command in enumerate(commands):
+            one = last.get(name, {}).get(command)
+            took = ("–", "–") if one is None else (f"{one['wall']:.0f}", f"{one['cpu']:.0f}")
+            out.append(("" if i else name, f"`{command}`", *took))
+    return "\n".join(f"| {' | '.join(line)} |" for line in out)
+
+
 def put(document: Path, name: str, content: str) -> None:
     """Content where a document has the place for the table `name`. Raises: ValueError if it has none."""
     from ldm_jax import atomic
@@ -247,6 +262,7 @@ def main() -> None:
     put(DOCUMENT, "speed", table(read()))
     put(DOCUMENT, "attention", attention_table(read(ATTENTION)))
     put(DOCUMENT, "compile_time", start_table(read(START)))
+    put(DOCUMENT, "first_paths", paths_table(read(FIRST_PATHS)))
     put(DOCUMENT, "edits", edits_table(read(EDITS)))
     put(ROOT / "docs" / "recognition.md", "recognition", recognition_table(read(RECOGNITION)))
     tpu_cost.write_table(tpu_cost.read_results())

@@ -20,6 +20,7 @@ from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.commands import convert
 from ldm_jax.convert import files
 from ldm_jax.params import flatten, unflatten
+from tests.checkpoints.flax_folders import make_flax
 from tests.tiny_models import CLIP, stable_diffusion_1
 
 TARGETS = {"bundle": "b", "compvis": "c.safetensors", "ckpt": "c.ckpt", "diffusers": "d"}
@@ -505,50 +506,10 @@ def test_arguments_that_do_not_go_together(folder, arguments, message, tmp_path,
         convert.main([a.format(b=folder / "b") for a in arguments])
 
 
-def as_flax(name: str, array: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """A tensor of a diffusers folder as diffusers 0.35.2's Flax models name and lay it (its rename_key and
-    rename_key_and_reshape_tensor)."""
-    *modules, leaf = re.sub(r"(?<!layers)\.(\d+)", r"_\1", name).split(".")
-    if leaf == "weight" and array.ndim == 4:
-        return [*modules, "kernel"], array.transpose(2, 3, 1, 0)
-    if leaf == "weight" and "embedding" in modules[-1] and "time" not in modules[0]:
-        return [*modules, "embedding"], array
-    if leaf == "weight":
-        return ([*modules, "kernel"], array.T) if array.ndim == 2 else ([*modules, "scale"], array)
-    return [*modules, leaf], array
-
-
 def test_a_folder_of_a_flax_pipeline_is_read_as_pytorchs(folder, tmp_path, monkeypatch):
     shutil.copytree(folder / "d", tmp_path / "d")
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 2000)  # 2**30 there: arrays beyond it are in chunks
-    for part, name in (
-        ("unet", "diffusion_flax_model"),
-        ("vae", "diffusion_flax_model"),
-        ("text_encoder", "flax_model"),
-    ):
-        (written,) = (tmp_path / "d" / part).glob("*.safetensors")
-        tree = {}
-        for key, tensor in files.open_tensors(written).items():
-            (*modules, leaf), array = as_flax(key, tensor.read())
-            place = tree
-            for module in modules:
-                place = place.setdefault(module, {})
-            place[leaf] = np.ascontiguousarray(array).astype(
-                ml_dtypes.bfloat16 if part == "vae" else array.dtype
-            )
-        (written.parent / f"{name}.msgpack").write_bytes(serialization.to_bytes(tree))
-        written.unlink()
-        config = json.loads((written.parent / "config.json").read_text())
-        if "_class_name" in config:
-            config |= {"_class_name": f"Flax{config['_class_name']}"}
-            config |= (
-                {"split_head_dim": True, "use_memory_efficient_attention": True} if part == "unet" else {}
-            )
-            (written.parent / "config.json").write_text(json.dumps(config))
-    index = json.loads((tmp_path / "d" / "model_index.json").read_text())
-    index |= {k: [v[0], f"Flax{v[1]}"] for k, v in index.items() if isinstance(v, list) and k != "tokenizer"}
-    index["_class_name"] = f"Flax{index['_class_name']}"
-    (tmp_path / "d" / "model_index.json").write_text(json.dumps(index))
+    make_flax(tmp_path / "d")
     opened, original = open_checkpoint(tmp_path / "d").bundle(), open_checkpoint(folder / "d").bundle()
     first = flatten(original.params.pop("first_stage"))
     rounded = {k: np.asarray(v).astype(ml_dtypes.bfloat16).astype(np.float32) for k, v in first.items()}
