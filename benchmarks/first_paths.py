@@ -42,6 +42,7 @@ while page.poll() is None:
         time.sleep(0.2)
 assert page.poll() is None
 page.terminate()
+page.wait()
 \""""
 DATA = ("PHOTOS", "PARQUET", "TARS", "sd1.safetensors", "CLIP", "FLAX")
 PATHS = {  # what one has: the commands, or {what is shown of one: the command}

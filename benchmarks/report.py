@@ -234,7 +234,7 @@ def paths_table(lines: Iterable[Mapping[str, Any]]) -> str:
     for name, commands in PATHS.items():
         for i, command in enumerate(commands):
             one = last.get(name, {}).get(command)
-            took = ("–", "–") if one is None else (f"{one['wall']:.0f}", f"{one['cpu']:.0f}")
+            took = (f"{one[key]:.0f}" if one and key in one else "–" for key in ("wall", "cpu"))
             out.append(("" if i else name, f"`{command}`", *took))
     return "\n".join(f"| {' | '.join(line)} |" for line in out)
 
