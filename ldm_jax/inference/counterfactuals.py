@@ -91,10 +91,7 @@ def explain(
     sampling = {**chosen.sampling, "guidance_scale": 1.0, **sampling}
     sampling |= {"prompts": ""} if "prompts" in model.system.takes else {}
 
-    def convinced(drawn, which):
-        """[M] bool, whether each of M pictures, which of the N they are, has the label, and not the one to go."""
-        said = probability(drawn, [targets[i] for i in which])[1]
-        return said if leaves is None else said & ~probability(drawn, [leaves[i] for i in which])[1]
+    convinced = _convinced(probability, targets, leaves)
 
     def drawn_once(value, attempt, which):
         """(pictures, masks, whether they convince), of those `which` of the N."""
@@ -126,6 +123,17 @@ def explain(
             progress(int(flipped.sum()), number)
     after = probability(out, targets)[0]
     return Counterfactuals(out, flipped, before, after, reached, masks)
+
+
+def _convinced(probability: Callable, targets: list, leaves: list | None) -> Callable:
+    """(pictures [M, H, W, 3], which of all they are [M]) -> [M] bool, whether each has its label, and not the one to
+    go."""
+
+    def convinced(drawn: np.ndarray, which: np.ndarray) -> np.ndarray:
+        said = probability(drawn, [targets[i] for i in which])[1]
+        return said if leaves is None else said & ~probability(drawn, [leaves[i] for i in which])[1]
+
+    return convinced
 
 
 def judge(classifier: Any) -> Callable[[np.ndarray, Sequence], tuple[np.ndarray, np.ndarray]]:
