@@ -1,6 +1,7 @@
 """What the commands share: one plain sentence instead of a traceback, and a compilation cache that outlives the
 process."""
 
+import argparse
 import itertools
 import logging
 import operator
@@ -58,6 +59,16 @@ def _cache() -> Path | None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldm_jax"
     except RuntimeError:
         return None
+
+
+def on_disk(text: str) -> str:
+    """The `type` of an argument for a folder or file that is written on this machine's disk alone.
+
+    Raises: argparse.ArgumentTypeError for one in a bucket, of which a local folder `gs:` would be made.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is in a bucket, expected a path on this machine's disk")
+    return text
 
 
 def add_checkpoint_arguments(add: Callable) -> None:

@@ -1,10 +1,13 @@
 """Where commands keep what they compiled, and that they go on where they cannot."""
 
+import argparse
 import logging
 import pwd
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import absl.logging
 import jax
@@ -135,3 +138,28 @@ def test_options_that_are_no_object_are_one_sentence(text, said):
     assert cli.json_object("--options", '{"a": 1}') == {"a": 1}
     with pytest.raises(ValueError, match=said):
         cli.json_object("--options", text)
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/run", "s3://bucket/run"])
+def test_what_is_written_on_a_disk_alone_is_no_bucket_s(text):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--out", type=cli.on_disk)
+    assert parser.parse_args(["--out", "runs/a"]).out == "runs/a"
+    with pytest.raises(
+        argparse.ArgumentError, match=f"{text} is in a bucket, expected a path on this machine's disk"
+    ):
+        parser.parse_args(["--out", text])
+
+
+def test_each_command_that_writes_a_folder_says_whether_it_may_be_in_a_bucket():
+    """Of --out in the commands, those that are neither kept from a bucket nor write through paths.py."""
+    root = Path(cli.__file__).parent
+    open_to_buckets = {"sample.py", "precompute_latents.py"}
+    for path in [
+        *(root / "commands").glob("*.py"),
+        root / "evaluation/shapes/command.py",
+        root / "inference/exported.py",
+    ]:
+        text = path.read_text()
+        if re.search(r"add\(\s*\"--out\"", text) and path.name not in open_to_buckets:
+            assert re.search(r"\"--out\",\s*type=cli\.on_disk", text), path

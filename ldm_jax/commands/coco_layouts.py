@@ -72,7 +72,12 @@ def main(argv: list[str] | None = None) -> None:
         nargs="+",
         help="COCO's files of instances, and of stuff, of one split",
     )
-    add("--out", required=True, help="the folder of the pictures, for layouts.jsonl and classes.txt")
+    add(
+        "--out",
+        type=cli.on_disk,
+        required=True,
+        help="the folder of the pictures, for layouts.jsonl and classes.txt",
+    )
     args = parser.parse_args(argv)
     found, classes = layouts(args.annotations)
     out = Path(args.out)

@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--out", required=True, help="the folder for everything; the same folder goes on")
+    add("--out", type=cli.on_disk, required=True, help="the folder for everything; the same folder goes on")
     add("--images", help="a folder of pictures to learn from and compare with, in place of the shapes world")
     add("--factors", default="1,2,4,8,16", help="of 1, 2, 4, 8, 16, 32 (default %(default)s)")
     add("--first_stage_steps", type=int, default=1000, help="of each autoencoder (default %(default)s)")

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="of fid, sfid, is, kid, precision, recall, clip_score, shapes_fid, accuracy (default fid)",
     )
     add("--reference", help="folder or .npz of images, or .npz of statistics")
-    add("--out", help="the folder for the result; the same folder goes on")
+    add("--out", type=cli.on_disk, help="the folder for the result; the same folder goes on")
     add("--write_stats", help="with --images: the .npz to write their statistics to")
     add("--num_images", type=int, default=50_000, help="samples (default %(default)s)")
     add("--first_seed", type=int, default=0, help="seeds count up from it (default %(default)s)")

@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="sampling steps of a whole run; default: the method's")
     add("--strength", type=float, help="how far pictures are noised, 0 to 1; default: the method's")
     add("--batch_size", type=int, default=8, help="pictures at once (default %(default)s)")
-    add("--out", required=True, help="the folder to write")
+    add("--out", type=cli.on_disk, required=True, help="the folder to write")
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     cli.add_checkpoint_arguments(parser.add_argument_group("the checkpoint").add_argument)
     return parser

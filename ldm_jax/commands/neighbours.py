@@ -98,7 +98,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("action", choices=("build",), help="what to do")
     add("images", help="a folder of pictures, as data.root of the source `folder`")
     add("--clip", help="a folder of transformers' CLIPModel; by default one in the cache directory")
-    add("--out", default="database", help="the folder to write; the same one again goes on in it")
+    add(
+        "--out",
+        type=cli.on_disk,
+        default="database",
+        help="the folder to write; the same one again goes on in it",
+    )
     add("--split", default="train", help="which part of the folder's pictures")
     add("--batch_size", type=int, default=32, help="pictures on each device")
     return parser

@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         help="pictures whose gray levels are the classes, or the masks, of the first of --image",
     )
     add("--batch_size", type=int, default=8, help="pictures at once on each device (default %(default)s)")
-    add("--out", default="recognized", help="folder (default %(default)s)")
+    add("--out", type=cli.on_disk, default="recognized", help="folder (default %(default)s)")
     return found
 
 

@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--steps", default="50", help="numbers of sampling steps (default %(default)s)")
     add("--num_images", type=int, default=1024, help="for each point (default %(default)s)")
     add("--metrics", help="default: shapes_fid,accuracy of a shapes model, else fid,is")
-    add("--out", required=True, help="the folder for the result; the same folder goes on")
+    add("--out", type=cli.on_disk, required=True, help="the folder for the result; the same folder goes on")
     args, rest = parser.parse_known_args(argv)
     scales, steps = numbers(args.scales, float, "scales"), numbers(args.steps, int, "steps")
     start = time.time()

@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("network", choices=names(base.ROOM))
-    add("--out", required=True, help="the folder to write")
+    add("--out", type=cli.on_disk, required=True, help="the folder to write")
     add("--steps", type=int, default=4000, help="default %(default)s")
     add("--batch_size", type=int, default=32, help="default %(default)s")
     add("--seed", type=int, default=0, help="default %(default)s")

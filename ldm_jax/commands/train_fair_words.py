@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--guidance_scale", type=float, default=1.0, help="1 is off, and half the cost (default %(default)s)")
     add("--learning_rate", type=float, default=1e-3, help="default %(default)s")
     add("--seed", type=int, default=0, help="default %(default)s")
-    add("--out", default="fair_words", help="the adapter to write (default %(default)s)")
+    add("--out", type=cli.on_disk, default="fair_words", help="the adapter to write (default %(default)s)")
     return parser
 
 

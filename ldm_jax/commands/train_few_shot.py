@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--shots", type=int, default=1, help="examples of an episode (default %(default)s)")
     add("--learning_rate", type=float, default=1e-4, help="default %(default)s")
     add("--seed", type=int, default=0, help="of the episodes (default %(default)s)")
-    add("--out", default="few_shot", help="the bundle to write (default %(default)s)")
+    add("--out", type=cli.on_disk, default="few_shot", help="the bundle to write (default %(default)s)")
     return parser
 
 

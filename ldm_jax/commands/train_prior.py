@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", help="a folder of pictures with captions, as data.root of the source `folder`")
     add("--clip", help="a folder of transformers' CLIPModel; by default one in the cache directory")
-    add("--out", default="prior", help="the folder to write (default %(default)s)")
+    add("--out", type=cli.on_disk, default="prior", help="the folder to write (default %(default)s)")
     add("--steps", type=int, default=5000, help="of training (default %(default)s)")
     add("--batch_size", type=int, default=256, help="pairs in a step (default %(default)s)")
     add("--hidden", type=int, default=512, help="width of the network (default %(default)s)")

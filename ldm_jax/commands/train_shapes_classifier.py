@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--out", required=True, help="the folder to write")
+    add("--out", type=cli.on_disk, required=True, help="the folder to write")
     add("--steps", type=int, default=2000, help="default %(default)s")
     add("--batch_size", type=int, default=64, help="default %(default)s")
     add("--num_scenes", type=int, default=40_000, help="to learn from (default %(default)s)")

@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--out", help="the folder to write, which config.init_from takes")
+    add("--out", type=cli.on_disk, help="the folder to write, which config.init_from takes")
     add("--config", default="shapes_text", help="of the model (default %(default)s)")
     add("--init_from", help="a model whose transformer it begins with; by default a fresh one")
     add(

@@ -273,7 +273,12 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--out", required=True, help="the file to write; with --draw the folder for the pictures")
+    add(
+        "--out",
+        type=cli.on_disk,
+        required=True,
+        help="the file to write; with --draw the folder for the pictures",
+    )
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     cli.add_checkpoint_arguments(add)
     add = parser.add_argument_group("writing a file").add_argument

@@ -39,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
     add("task", choices=list(known))
     add("--num_samples", type=int, default=512, help="in all (default %(default)s)")
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
-    add("--out", help="a folder for TASK.png: the first pictures beside what the model was told")
+    add(
+        "--out",
+        type=cli.on_disk,
+        help="a folder for TASK.png: the first pictures beside what the model was told",
+    )
     for module in known.values():
         for flag, options in getattr(module, "OPTIONS", {}).items():
             add(flag, **options)
