@@ -91,10 +91,10 @@ def prepare(call, *, source, start: float = 0.08, words=None, source_words=None)
     ]
     weights = phrases.weights(call, named[0]), phrases.weights(call._replace(prompts=source), named[1])
     place = np.arange(len(call.visited)) / len(call.visited)
-    active = place >= start
-    if not active.any():
+    if start == 1:
         return None
-    return dict(active=active, words=weights[0], source_words=weights[1], masked=words is not None)
+    # Also where a run of few steps has none after it: the same program then, whatever a slider says.
+    return dict(active=place >= start, words=weights[0], source_words=weights[1], masked=words is not None)
 
 
 def edit(denoiser: Denoiser, *, active: Array, words: Array, source_words: Array, masked: bool) -> Edit:

@@ -99,6 +99,12 @@ def model():
 def test_the_same_prompt_edits_nothing(model):
     same = model.edit("a red circle", "a red circle", "masactrl", seeds=[3, 4], **QUICK)
     np.testing.assert_array_equal(same.images, same.sources["source"])
+    compiled = model.num_compiled
+    late = model.edit(
+        "a red circle", "a red circle", "masactrl", seeds=[3, 4], options=dict(start=0.9), **QUICK
+    )
+    assert model.num_compiled == compiled  # though none of four steps comes after it
+    np.testing.assert_array_equal(late.images, same.images)
 
 
 @pytest.mark.parametrize(
