@@ -60,7 +60,8 @@ PATHS = {  # what one has: the commands, or {what is shown of one: the command}
     ],
     "a file of Stable Diffusion, tuned": [
         "ldm-train --config finetune:runlocal --config.base=sd1.safetensors --config.base_tokenizer=CLIP "
-        "--config.data.recipe=plain --config.data.name=folder --config.data.root=PHOTOS --config.data.holdout=0.2 --workdir RUN",
+        "--config.data.recipe=plain --config.data.name=folder --config.data.root=PHOTOS --config.data.holdout=0.2 "
+        "--workdir RUN",
         DRAW,
     ],
     "a folder of diffusers' Flax pipeline": [

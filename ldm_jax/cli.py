@@ -8,7 +8,6 @@ import operator
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -204,20 +203,27 @@ def show_warnings_only() -> None:
 
 
 def progress(label: str, total: int, before: int = 0) -> Callable[..., None]:
-    """Returns report(done, note=""): one line on standard error, rewritten, with the time that is left, once anything
-    is done. before: done already. note: at the line's end."""
-    start, widest = time.time(), 0
+    """Returns report(done, note=""): tqdm's bar on standard error, which begins with the first report. before: done
+    already. note: at the line's end."""
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # no thread that draws a bar between reports
+    shown = "[{bar:30}] {desc}: {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+    drawn: list[tqdm] = []
 
     def report(done: int, note: str = "") -> None:
-        nonlocal widest
-        left = (time.time() - start) / max(done - before, 1) * (total - done)
-        filled = 30 * done // max(total, 1)
-        end = "\n" if done >= total else ""
-        told = f", {left:.0f} s left" if done > before or not note else ""
-        bar = f"\r[{'#' * filled}{'.' * (30 - filled)}] {label}: {done}/{total}{told}{note}"
-        widest = max(widest, len(bar))  # no wider: a line that wraps is not rewritten
-        print(f"{bar:<{widest}}", end=end, file=sys.stderr, flush=True)
-        _bars["open"] = not end
+        if not drawn:
+            drawn.append(
+                tqdm(
+                    desc=label, total=total, initial=before, bar_format=shown, ascii=".#", dynamic_ncols=True
+                )
+            )
+        (bar,) = drawn
+        bar.n, bar.postfix = done, note
+        bar.refresh()
+        _bars["open"] = done < total
+        if done >= total:
+            bar.close()
 
     return report
 

@@ -25,14 +25,14 @@ class Progress:
     def __init__(self, total: int):
         self.report, self.done = cli.progress("pictures", total), 0
         if total:
-            self.report(0, " (compiling, or reading the compiled sampler from the cache)")
+            self.report(0, "compiling, or reading the compiled sampler from the cache")
 
     def picture(self) -> None:
         self.done += 1
         self.report(self.done)
 
     def step(self, index: int, num_steps: int) -> None:
-        self.report(self.done, f", step {index + 1}/{num_steps}")
+        self.report(self.done, f"step {index + 1}/{num_steps}")
 
 
 class Previews:
