@@ -8,7 +8,7 @@ from benchmarks import editing_quality as quality
 from benchmarks.report import put
 from ldm_jax.evaluation.shapes import command
 from ldm_jax.find import find, names
-from ldm_jax.inference import methods
+from ldm_jax.inference import methods, pipeline
 from ldm_jax.shapes_world import edits
 
 
@@ -40,7 +40,9 @@ def test_a_command_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     monkeypatch.setattr(quality, "RESULTS", tmp_path / "lines.jsonl")
     monkeypatch.setattr(quality, "COMPOSED", {"structured": {}, "llm_grounded": {}})
     monkeypatch.setattr(command, "run", run)
+    load = pipeline.load
     quality.measure(tmp_path, 0.0, "composition", [4])  # out of time after the first
+    assert pipeline.load is load  # which takes lists of adapters, as a cached one does not
     quality.measure(tmp_path, 1.0, "composition", [4])
     quality.measure(tmp_path, 1.0, "composition", [4])
     assert asked == [["composition", "structured"], ["composition", "llm_grounded"]]
