@@ -209,16 +209,13 @@ def progress(label: str, total: int, before: int = 0) -> Callable[..., None]:
 
     tqdm.monitor_interval = 0  # no thread that draws a bar between reports
     shown = "[{bar:30}] {desc}: {n_fmt}/{total_fmt}, {remaining} left{postfix}"
-    drawn: list[tqdm] = []
+    told = dict(total=total, initial=before, desc=label, bar_format=shown, ascii=".#", dynamic_ncols=True)
+    bar: tqdm | None = None
 
     def report(done: int, note: str = "") -> None:
-        if not drawn:
-            drawn.append(
-                tqdm(
-                    desc=label, total=total, initial=before, bar_format=shown, ascii=".#", dynamic_ncols=True
-                )
-            )
-        (bar,) = drawn
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(**told)
         bar.n, bar.postfix = done, note
         bar.refresh()
         _bars["open"] = done < total

@@ -15,6 +15,7 @@ from ldm_jax.commands import train
 from ldm_jax.convert import files
 from ldm_jax.distributed import bucket_mark, mark
 from ldm_jax.training import events, prior, workdir
+from tests.distributed.test_mark import come_at_once
 from tests.memory_bucket import buckets  # noqa: F401 - a fixture
 
 
@@ -179,25 +180,9 @@ def test_the_second_run_is_told_who_is_at_work(buckets, quick):  # noqa: F811
 
 @pytest.mark.parametrize("changes, waits", [(dict(began="1"), False), (dict(host="elsewhere"), True)])
 def test_one_of_many_takes_a_dead_ones_place(changes, waits, buckets, quick):  # noqa: F811
-    run, begin, inside, most, refused = paths.of("gs://runs/run"), threading.Barrier(4), [], [], []
+    run, since = paths.of("gs://runs/run"), time.monotonic()
     written(run, **changes)
-
-    def come():
-        begin.wait()
-        try:
-            with bucket_mark.held(run):
-                inside.append(1)
-                most.append(len(inside))
-                time.sleep(0.5)
-                inside.pop()
-        except ValueError as error:
-            refused.append(str(error))
-
-    since, threads = time.monotonic(), [threading.Thread(target=come) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    most, refused = come_at_once(4, lambda: bucket_mark.held(run))
     assert most == [1] and len(refused) == 3 and all("is in use" in said for said in refused)
     assert (time.monotonic() - since > 1.0) == waits and not buckets.store
 

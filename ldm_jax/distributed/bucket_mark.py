@@ -8,7 +8,6 @@ once where its process was one of this machine and is gone, else when its count 
 import contextlib
 import json
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,21 +23,12 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[Callable[[], None]]:
     """As mark.held, of a folder in a bucket."""
-    path, about = folder / mark.NAME, mark.this_process() | {"token": secrets.token_hex(8)}
-    while not paths.create(path, _text(about, 0)):
-        _clear(path)
-    over = threading.Event()
-    beats = threading.Thread(target=_beat, args=(path, about, over), daemon=True, name="signs of life")
-    beats.start()
-    try:
-        yield lambda: _check(path, about["token"])
-    finally:
-        over.set()
-        beats.join(mark.BEAT)
-        with contextlib.suppress(OSError):
-            version, said = _read(path)
-            if mark.parsed(said).get("token") == about["token"]:
-                paths.remove(path, version)
+    with mark.guarded(folder / mark.NAME, _create, _clear, _beat, _check, _leave) as check:
+        yield check
+
+
+def _create(path: Path, about: dict[str, Any]) -> bool:
+    return paths.create(path, _text(about, 0))
 
 
 def _text(about: dict[str, Any], beats: int) -> str:
@@ -91,6 +81,13 @@ def _beat(path: Path, about: dict[str, Any], over: threading.Event) -> None:
                 paths.create(path, _text(about, beats))  # somebody took it away
             elif mark.parsed(text).get("token") == about["token"]:
                 paths.write(path, _text(about, beats))
+
+
+def _leave(path: Path, token: str) -> None:
+    with contextlib.suppress(OSError):
+        version, said = _read(path)
+        if mark.parsed(said).get("token") == token:
+            paths.remove(path, version)
 
 
 def _check(path: Path, token: str) -> None:

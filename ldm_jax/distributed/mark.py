@@ -46,20 +46,27 @@ def held(folder: Path) -> Iterator[Callable[[], None]]:
     Raises: ValueError that names the host and the process that work there; OSError if the mark cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, about = folder / NAME, this_process() | {"token": secrets.token_hex(8)}
-    while not _create(path, about):
-        _clear(path)
+    with guarded(folder / NAME, _create, _clear, _beat, _check, _leave) as check:
+        yield check
+
+
+@contextlib.contextmanager
+def guarded(
+    path: Path, create: Callable, clear: Callable, beat: Callable, check: Callable, leave: Callable
+) -> Iterator[Callable[[], None]]:
+    """`held`, by what says how the mark at `path` is made, taken from the dead, kept fresh, looked at and given up."""
+    about = this_process() | {"token": secrets.token_hex(8)}
+    while not create(path, about):
+        clear(path)
     over = threading.Event()
-    beats = threading.Thread(target=_beat, args=(path, about, over), daemon=True, name="signs of life")
+    beats = threading.Thread(target=beat, args=(path, about, over), daemon=True, name="signs of life")
     beats.start()
     try:
-        yield lambda: _check(path, about["token"])
+        yield lambda: check(path, about["token"])
     finally:
         over.set()
         beats.join(BEAT)
-        with contextlib.suppress(OSError, ValueError):
-            if parsed(_read(path)).get("token") == about["token"]:
-                path.unlink()
+        leave(path, about["token"])
 
 
 def this_process() -> dict[str, Any]:
@@ -265,6 +272,12 @@ def _beat(path: Path, about: dict[str, Any], over: threading.Event) -> None:
                     os.close(file)
             elif not text and not over.is_set():
                 _create(path, about)  # somebody took it away
+
+
+def _leave(path: Path, token: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        if parsed(_read(path)).get("token") == token:
+            path.unlink()
 
 
 def _check(path: Path, token: str) -> None:

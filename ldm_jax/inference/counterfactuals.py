@@ -35,6 +35,15 @@ METHODS = {
 ATTEMPT = 1 << 20  # between the seeds of a picture's attempts
 
 
+def method_of(name: str) -> Method:
+    """Raises: ValueError for one that is not there."""
+    if name not in METHODS:
+        raise ValueError(
+            f"method {name!r} not found; there are: {', '.join(METHODS)}{did_you_mean(name, METHODS)}"
+        )
+    return METHODS[name]
+
+
 class Counterfactuals(NamedTuple):
     """images: [N, H, W, 3] uint8. flipped: [N] bool, whether the classifier gives the label more than even odds, and
     the one that was to go less. before, after: [N] float32, the probability that it gives the label. tried: [N]
@@ -76,12 +85,8 @@ def explain(
     Raises: ValueError for an unknown method, label or option, no attempt, for pictures of several sizes, and for a
     model that insists on a condition.
     """
-    if method not in METHODS:
-        raise ValueError(
-            f"method {method!r} not found; there are: {', '.join(METHODS)}{did_you_mean(method, METHODS)}"
-        )
-    pictures = _pictures(images)
-    number, chosen = len(pictures), METHODS[method]
+    chosen, pictures = method_of(method), _pictures(images)
+    number = len(pictures)
     attempts = whole(attempts, "attempts")
     seeds = list(range(number)) if seeds is None else list(seeds)
     if len(seeds) != number:

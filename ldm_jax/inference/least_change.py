@@ -24,10 +24,9 @@ def least_change(
     before, after: [N, H, W, 3] uint8, of which all of after convince. convinced: (pictures [M, H, W, 3] uint8, which of
     the N they are [M]) -> [M] bool.
     """
-    number = len(before)
     differs = np.abs(after.astype(np.int16) - before).max(-1) > NOTICEABLE
     around = np.ones((2 * GROWTH + 1, 2 * GROWTH + 1), bool)
-    masks = np.stack([ndimage.binary_dilation(one, around) for one in differs]) if number else differs
+    masks = np.stack([ndimage.binary_dilation(one, around) for one in differs])
     everywhere = np.ones_like(masks)
     # 1. What no one sees.
     masks = np.where(_asked(before, after, masks, everywhere, convinced)[:, None, None], masks, everywhere)

@@ -203,9 +203,8 @@ def claimed(workdir: Path) -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as stack:
         try:
             check = stack.enter_context((bucket_mark if in_bucket else mark).held(workdir))
-            for litter in (
-                [*workdir.glob("*.partial"), *workdir.glob("images/*.partial")] if not in_bucket else ()
-            ):
+            patterns = () if in_bucket else ("*.partial", "images/*.partial")  # an object is whole or none
+            for litter in [path for pattern in patterns for path in workdir.glob(pattern)]:
                 shutil.rmtree(litter) if litter.is_dir() and not litter.is_symlink() else litter.unlink()
         except OSError as error:
             raise _not_writable(workdir, error) from None

@@ -44,14 +44,14 @@ def test_the_second_is_told_who_is_at_work_and_writes_nothing(tmp_path):
         pass
 
 
-def test_only_one_of_many_that_come_at_once_is_let_in(tmp_path):
-    written(tmp_path, began="1")  # a dead one's, which all of them would take over
-    begin, inside, most, refused = threading.Barrier(8), [], [], []
+def come_at_once(number: int, hold) -> tuple[list[int], list[str]]:
+    """(how many were inside as each came in, what was said to those that were not let in). hold: () -> a mark."""
+    begin, inside, most, refused = threading.Barrier(number), [], [], []
 
     def come():
         begin.wait()
         try:
-            with mark.held(tmp_path):
+            with hold():
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.5)
@@ -59,11 +59,17 @@ def test_only_one_of_many_that_come_at_once_is_let_in(tmp_path):
         except ValueError as error:
             refused.append(str(error))
 
-    threads = [threading.Thread(target=come) for _ in range(8)]
+    threads = [threading.Thread(target=come) for _ in range(number)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return most, refused
+
+
+def test_only_one_of_many_that_come_at_once_is_let_in(tmp_path):
+    written(tmp_path, began="1")  # a dead one's, which all of them would take over
+    most, refused = come_at_once(8, lambda: mark.held(tmp_path))
     assert most == [1] and len(refused) == 7 and all("is in use" in said for said in refused)
 
 

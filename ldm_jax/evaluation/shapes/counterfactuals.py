@@ -82,7 +82,9 @@ def _made(
         report(which.stop)
         return made._asdict()
 
-    about = dict(method=name, classifier=args.classifier, options=options, shown="masks of all methods")
+    about = dict(
+        method=name, classifier=args.classifier, options=counterfactuals.method_of(name)._asdict() | options
+    )
     return counterfactuals.Counterfactuals(**model.in_parts(about, len(asked), make))
 
 
