@@ -126,13 +126,13 @@ FAULTS = {
 
 
 def main() -> None:
+    train.JOBS["first_stage"] = job
     FAULTS[sys.argv.pop(1)]()
     ended = threading.Timer(
         280, os._exit, (77,)
     )  # a hang: jax notices within two minutes that a process is gone
     ended.daemon = True
     ended.start()
-    train.first_stage_job = job
     nothing = SimpleNamespace(write_scalars=lambda *_: None, write_images=lambda *_: None, close=lambda: None)
     train.writers.make = lambda config, workdir: nothing
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

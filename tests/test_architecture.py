@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "ldm_jax").rglob("*.py"))
 # Loose files of the package's root, the later may import the earlier.
 LOOSE = (
-    "__init__", "types", "find", "paths", "atomic", "private", "host_memory", "text_files", "cli", "grid", "params",
-    "config", "first_stage", "system",
+    "__init__", "types", "find", "paths", "atomic", "private", "host_memory", "device_errors", "text_files", "cli",
+    "grid", "params", "config", "first_stage", "system",
 )  # fmt: skip
 EVERYONE = {
     "types",
@@ -26,6 +26,7 @@ EVERYONE = {
     "atomic",
     "private",
     "host_memory",
+    "device_errors",
     "cli",
     "grid",
     "params",

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from ldm_jax import paths
 from ldm_jax.checkpoints import earlier
+from ldm_jax.device_errors import is_of_devices
 from ldm_jax.distributed import hosts
 from ldm_jax.types import PyTree
 
@@ -142,7 +143,7 @@ def _wait_after(error: BaseException, checkpoints: ocp.CheckpointManager) -> Non
         except Exception as another:  # noqa: BLE001 - the first error is the one that is raised
             failed.append(another)
 
-    lost = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+    lost = jax.process_count() > 1 and is_of_devices(error)
     end = time.monotonic() + (SHORT if lost else PATIENCE)
     thread = threading.Thread(target=close, daemon=True, name="the last save")
     thread.start()

@@ -24,6 +24,7 @@ import jax
 from jax._src.clusters import ClusterEnv  # nor what a cluster's environment says
 from jax._src.distributed import global_state  # no public name has the store; orbax takes it from here too
 
+from ldm_jax.device_errors import is_of_devices
 from ldm_jax.distributed import roll_call
 
 TIMEOUT = 300.0  # seconds that processes wait for each other, where they have nothing long to do
@@ -236,7 +237,8 @@ def telling_the_others(grace: float = GRACE) -> Iterator[None]:
 def _learn_why(error: BaseException, patience: float = 3.0) -> None:
     """Raises: RuntimeError with the reason of another process that stopped, which has caused `error`. What devices and
     checkpoints say of it may be here before the reason is."""
-    end = time.monotonic() + (patience if isinstance(error, jax.errors.JaxRuntimeError) else 0.0)
+    of_devices = is_of_devices(error)
+    end = time.monotonic() + (patience if of_devices else 0.0)
     while True:
         try:
             _check_the_others()
@@ -247,7 +249,7 @@ def _learn_why(error: BaseException, patience: float = 3.0) -> None:
         if time.monotonic() >= end:
             break
         time.sleep(0.2)
-    if isinstance(error, jax.errors.JaxRuntimeError) and "onnection" in str(error):
+    if of_devices and "onnection" in str(error):
         raise RuntimeError(f"another process is gone, and has not said why ({error})") from error
 
 

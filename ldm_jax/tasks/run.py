@@ -20,6 +20,7 @@ from PIL import Image
 from ldm_jax import text_files
 from ldm_jax.conditioning import emphasis
 from ldm_jax.data import pictures, transforms
+from ldm_jax.device_errors import is_of_devices
 from ldm_jax.tasks import controls, extend, labels
 from ldm_jax.tasks import jobs as job_sources
 from ldm_jax.tasks.jobs import Job
@@ -238,10 +239,10 @@ def _draw(
     arguments |= {name: value for name, value in optional.items() if value is not None}
     try:
         images = _pictures(model, [job.seed for job, _ in padded], arguments)
-    except jax.errors.JaxRuntimeError as error:  # pictures for which the memory is too small: others may fit
-        yield from ((job, job_sources.alone(error)) for job, _ in batch)
-        return
-    except ValueError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if is_of_devices(error):  # pictures for which the memory is too small: others may fit
+            yield from ((job, job_sources.alone(error)) for job, _ in batch)
+            return
         wrong = [_error_alone(model.system, ready, settings.get("plain_prompts")) for _, ready in batch]
         if not any(wrong) and first.methods:  # that these jobs ask for themselves
             wrong = [error] * len(batch)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from ldm_jax.distributed import hosts
@@ -170,3 +171,31 @@ def test_a_block_that_is_left_is_no_silence(monkeypatch):
         time.sleep(0.3)
         assert float(store.kept["ldm_jax/alive/0"]) > 0
     assert store.kept["ldm_jax/alive/0"] == "left"
+
+
+GONE = "UNKNOWN: Gloo AllGather failed: Read error [127.0.0.1]:52121: Connection reset by peer"
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_devices_that_miss_others_say_so_by_either_kind_of_error(monkeypatch, kind):
+    """jaxlib raises a ValueError where an array is fetched that a collective was to fill."""
+    store = Store()
+    monkeypatch.setattr(hosts.global_state, "client", store)
+    monkeypatch.setattr(hosts.global_state, "process_id", 0)
+    monkeypatch.setattr(hosts, "_after", lambda seconds, call: None)  # it would end this process
+    with pytest.raises(RuntimeError, match="another process is gone, and has not said why"):
+        with hosts.telling_the_others():
+            raise kind(GONE)
+    store.key_value_set("ldm_jax/names/1", "host-b")
+    store.key_value_set("ldm_jax/stopped/1", "disk on fire")
+    with pytest.raises(RuntimeError, match=r"process 1 \(host-b\) stopped: disk on fire"):
+        with hosts.telling_the_others():
+            raise kind(GONE)
+
+
+def test_an_error_of_this_process_alone_is_not_laid_to_the_others(monkeypatch):
+    monkeypatch.setattr(hosts.global_state, "client", Store())
+    monkeypatch.setattr(hosts.global_state, "process_id", 0)
+    monkeypatch.setattr(hosts, "_after", lambda seconds, call: None)
+    with pytest.raises(ValueError, match="^Connection is no word$"), hosts.telling_the_others():
+        raise ValueError("Connection is no word")

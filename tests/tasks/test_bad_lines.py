@@ -117,11 +117,12 @@ def test_arrays_of_every_number_are_read(tmp_path):
         )
 
 
-def test_memory_that_is_too_small_for_one_size_is_no_matter_of_the_others():
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])  # while it is computed, or fetched
+def test_memory_that_is_too_small_for_one_size_is_no_matter_of_the_others(kind):
     class Small(FakeModel):
         def sample(self, seeds, image_shape=None, **arguments):
             if image_shape == (4096, 4096):
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+                raise kind("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
             return super().sample(seeds, image_shape=image_shape, **arguments)
 
     given = [dict(prompt="a", size=16), dict(prompt="b", size=4096), dict(prompt="c", size=16)]
