@@ -1,7 +1,7 @@
 """The flag --config of the commands that train: a config, any of whose keys --config.KEY=VALUE sets.
 
 Keys are of the type that the config gives them. A list is written 1,2,3 or [1,2,3]; a key that is None takes any
-value. Options that a config leaves at their defaults can be set, too (config_keys.py).
+value, and None unsets a text. Options that a config leaves at their defaults can be set, too (config_keys.py).
 """
 
 import ast
@@ -108,7 +108,18 @@ def _literal(text: str) -> Any:
         return text
 
 
+class _Text(flags.ArgumentParser):
+    """Text, or None where it says so, as `init_from`, a model's name, can be; ml_collections has no other way back."""
+
+    def parse(self, argument: str) -> str | None:
+        return None if argument == "None" else argument
+
+    def flag_type(self) -> str:
+        return "string"
+
+
 config_flags.register_flag_parser_for_type(list, _List())
+config_flags.register_flag_parser_for_type(str, _Text())
 config_flags.register_flag_parser_for_type(type(None), _Anything())
 
 

@@ -95,6 +95,12 @@ def test_a_key_that_is_none_takes_any_value(name, key, text, value):
     assert value_of(read_config(["--config", name, f"--config.{key}={text}"]), key) == value
 
 
+def test_none_unsets_a_text():
+    assert load_config("shapes_class")["init_from"] == "shapes"
+    for text, value in (("None", None), ("", ""), ("none", "none")):
+        assert read_config(["--config", "shapes_class", f"--config.init_from={text}"])["init_from"] == value
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
