@@ -14,6 +14,7 @@ from ldm_jax.data import pictures, transforms
 PREVIEWS = 8  # the most pictures that are drawn for one click on two cores in a time that one waits
 NUMBERS = (1, 2, 4, 8)  # of pictures: those that inference.settings.bucket has programs for
 LEAST_SCALE = 1.1  # guidance of 1 is none, and another program: a slider that reached it would compile
+MOST_SCALE = 12.0
 
 
 def seeds(first: float, number: float) -> range:
@@ -29,6 +30,12 @@ def seeds(first: float, number: float) -> range:
 def is_guided(model: Any) -> bool:
     """Whether guidance has a null condition to lead away from."""
     return bool(model.system.drops)
+
+
+def scales(recommended: float) -> tuple[float, float]:
+    """(least, most) guidance scale of a slider that begins with the recommended one: of a model that was distilled to
+    be drawn from without guidance that is 1, and moving it compiles a program, once."""
+    return min(LEAST_SCALE, recommended), max(MOST_SCALE, recommended)
 
 
 def sampling(model: Any, guidance_scale: float | None, steps: float | None) -> dict[str, Any]:

@@ -118,11 +118,10 @@ class Page:
     def guidance(self, model: Any = None) -> gr.Slider:
         """At first what `model` recommends, by default the page's."""
         model = model or self.model
-        value = max(model.resolve()["guidance_scale"], given.LEAST_SCALE)
+        value = model.resolve()["guidance_scale"]
+        least, most = given.scales(value)
         shown = given.is_guided(model)
-        return gr.Slider(
-            given.LEAST_SCALE, max(12, value), value, step=0.1, label="Guidance scale", visible=shown
-        )
+        return gr.Slider(least, most, value, step=0.1, label="Guidance scale", visible=shown)
 
     def steps(self, model: Any = None) -> gr.Radio:
         """At first what `model` recommends, by default the page's."""

@@ -192,6 +192,12 @@ def test_layouts_and_classes():
     np.testing.assert_array_equal(drawn, model.sample(class_labels=[1, 1], seeds=[0, 1], num_steps=2))
 
 
+def test_a_slider_of_guidance_begins_with_what_is_recommended():
+    for recommended, expected in ((7.5, (1.1, 12)), (1.0, (1.0, 12)), (15.0, (1.1, 15))):
+        least, most = given.scales(recommended)
+        assert (least, most) == expected and least <= recommended <= most
+
+
 def test_seeds_that_are_none():
     assert list(given.seeds(3, 2)) == [3, 4]
     for wrong in ((0.5, 1), (-1, 1), (0, 9), (0, 0), (None, 1)):
