@@ -277,13 +277,14 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     assert model.config.get("class_names") == (list(CLASS_NAMES) if named else config.get("class_names"))
     conditions = conditions_of(config, model.system, source, image_transform(config))
     given: dict[str, list] = {}
-    for i in range(8):
+    seeds = range(min(8, len(source)))  # a picture of each example that is shown
+    for i in seeds:
         for name, value in conditions({"index": i, **source[i]}, np.random.default_rng(i))[1].items():
             given.setdefault(name, []).append(value)
     given.pop("seeds", None)
     settings = model.resolve(**config["sampling"])
-    images = grid.to_uint8(model.decode(model.sample_latents(given, range(8), batch_size=8, **settings)))
-    assert images.shape == (8, config["image_size"], config["image_size"], 3)
+    images = grid.to_uint8(model.decode(model.sample_latents(given, seeds, batch_size=8, **settings)))
+    assert images.shape == (len(seeds), config["image_size"], config["image_size"], 3)
     shown = np.asarray(Image.open(workdir / "images" / "samples_00000002.png"))
     assert np.abs(grid.grid(images, columns=4).astype(int) - shown).max() <= 1
 

@@ -36,13 +36,14 @@ class Outcome(NamedTuple):
 
 
 class Model:
-    """The model of --checkpoint, sampled with the settings of the arguments. adapters: as of pipeline.load.
+    """The model of --checkpoint with its --adapter, sampled with the settings of the arguments.
 
     Raises: ValueError if it was trained at another size than that of the scenes, unless any_size.
     """
 
-    def __init__(self, args: argparse.Namespace, any_size: bool = False, adapters: Sequence[str] = ()):
+    def __init__(self, args: argparse.Namespace, any_size: bool = False):
         self.args = args
+        adapters = [args.adapter] if args.adapter else []
         self.model = pipeline.load(args.checkpoint, adapters=adapters, **options_from(args)._asdict())
         self.system = self.model.system
         if self.system.image_size != world.SIZE and not any_size:

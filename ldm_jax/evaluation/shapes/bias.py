@@ -21,7 +21,6 @@ DEBIAS = [dict(strength=500.0), dict(orthogonal=True)]
 OPTIONS = {
     "--debias": dict(default=json.dumps(DEBIAS), help="bias: options of editing/debias, a list of them, as JSON; pairs "
                      "are those of all colors of a shape (default %(default)s)"),
-    "--adapter": dict(help="bias: of the checkpoint, such as words of commands/train_fair_words.py"),
     "--prefix": dict(help="bias: a text said before each prompt, such as an adapter's word"),
 }  # fmt: skip
 
@@ -30,7 +29,7 @@ def score(args: argparse.Namespace) -> Outcome:
     """How far the colors of shapes without a color are from even, with and without debiased prompts, and how often
     colors that are asked for still come."""
     rows = [None, *json.loads(args.debias)]
-    model, figures, shown = Model(args, adapters=[args.adapter] if args.adapter else []), {}, {}
+    model, figures, shown = Model(args), {}, {}
     model.check_takes("prompts")
     number = max(1, args.num_samples // len(world.SHAPES))
     for row in rows:

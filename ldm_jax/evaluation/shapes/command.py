@@ -40,6 +40,10 @@ def parser() -> argparse.ArgumentParser:
     add("--num_samples", type=int, default=512, help="in all (default %(default)s)")
     add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
     add(
+        "--adapter",
+        help="of the checkpoint: a workdir or file, such as words or what draws things at their places",
+    )
+    add(
         "--out",
         type=cli.on_disk,
         help="a folder for TASK.png: the first pictures beside what the model was told",

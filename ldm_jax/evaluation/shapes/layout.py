@@ -1,6 +1,7 @@
-"""Layout to image: boxes with classes."""
+"""Layout to image: boxes with classes, or with words."""
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -12,12 +13,15 @@ from ldm_jax.shapes_world import scores
 
 
 def score(args: argparse.Namespace) -> Outcome:
-    """Boxes and labels of scenes; what is read is matched with them."""
+    """Boxes and labels of scenes, or boxes and words for an adapter of instances; what is read is matched with them."""
     model = Model(args)
-    model.check_takes("layouts")
+    instances = {"prompts", "instances"} <= set(model.system.takes)
+    model.check_takes(*(("prompts", "instances") if instances else ("layouts",)))
     scenes, images = scenes_and_images(args.num_samples)
-    layouts = [shapes_source.annotations(scene)["layout"] for scene in scenes]
-    drawn = model.draw("layouts", len(scenes), layouts=layouts)
+    told = (
+        by_instances(scenes) if instances else {"layouts": [shapes_source.layout(scene) for scene in scenes]}
+    )
+    drawn = model.draw("layouts", len(scenes), **told)
     found = [scores.layout_score(image, scene) for image, scene in zip(drawn, scenes, strict=True)]
     figures = dict(
         mean_iou=float(np.concatenate([one.iou for one in found]).mean()),
@@ -26,6 +30,13 @@ def score(args: argparse.Namespace) -> Outcome:
     )
     boxes = np.stack([_drawn_boxes(scene) for scene in scenes[:SHOWN]])
     return Outcome(figures | model.settings(), {"layout": [boxes, drawn, images]})
+
+
+def by_instances(scenes: Sequence[world.Scene]) -> dict[str, list]:
+    """{'prompts', 'instances'}: the scenes' captions, and of each object its words and its box alone."""
+    said = [shapes_source.instances(scene) for scene in scenes]
+    boxes = [[{"text": one["text"], "box": one["box"]} for one in scene] for scene in said]
+    return {"prompts": [world.caption(scene) for scene in scenes], "instances": boxes}
 
 
 def _drawn_boxes(scene: world.Scene) -> np.ndarray:

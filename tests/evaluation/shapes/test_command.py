@@ -64,7 +64,11 @@ def run(monkeypatch, capsys, tmp_path):
     """Runs a command with a painter; returns its last line."""
 
     def with_painter(painter: Painter, *argv: str) -> dict:
-        monkeypatch.setattr(pipeline, "load", lambda name, **options: painter)
+        def load(name, adapters=(), **options):
+            painter.adapters = list(adapters)
+            return painter
+
+        monkeypatch.setattr(pipeline, "load", load)
         evaluate.main([*argv, "--checkpoint", "somewhere", "--out", str(tmp_path / "out")])
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -115,6 +119,18 @@ def test_layout(run, tmp_path):
     grid_of(tmp_path, "layout", 3, 12)
     found = run(Painter(("layouts",), blank), "layout", "--num_samples", "12")
     assert found["mean_iou"] == found["class_right"] == found["count_right"] == 0
+
+
+def test_a_layout_in_words(run):
+    """A model with an adapter that takes instances is told captions, words and boxes, no points and no masks."""
+    painter = Painter(("prompts", "instances"), truth)
+    found = run(painter, "layout", "--num_samples", "3", "--adapter", "places")
+    assert found["mean_iou"] > 0.98 and painter.adapters == ["places"]
+    scene, told = world.scene(1, "test"), painter.calls[0]
+    assert told["prompts"][1] == world.caption(scene)
+    for obj, one in zip(scene.objects, told["instances"][1], strict=True):
+        assert set(one) == {"text", "box"} and one["text"] == world.noun_phrase(obj)
+        np.testing.assert_allclose(np.multiply(one["box"], 64), obj.box, rtol=1e-6)
 
 
 def test_semantic(run, tmp_path):
