@@ -28,6 +28,7 @@ from ldm_jax.system import make_system
 from ldm_jax.training.base_model import with_base
 from ldm_jax.training.examples import conditions_of, open_source
 from ldm_jax.training.first_stage_job import image_transform
+from ldm_jax.training.prior import with_prior
 from ldm_jax.training.workdir import check_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -272,7 +273,7 @@ def run(config: dict, workdir: pathlib.Path) -> None:
         model, config = pipeline.load(config["base"], adapters=[str(workdir)]), with_base(config)
     else:
         model, config = pipeline.load(str(workdir)), with_base(config)
-    source = open_source(config)
+    source = with_prior(config, workdir, open_source(config))
     named = {"class_labels", "layouts"} & set(model.system.takes)
     assert model.config.get("class_names") == (list(CLASS_NAMES) if named else config.get("class_names"))
     conditions = conditions_of(config, model.system, source, image_transform(config))
