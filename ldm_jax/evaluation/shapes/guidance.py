@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from ldm_jax.evaluation import networks
 from ldm_jax.evaluation.shapes.base import SHOWN, Model, Outcome, mean_finite, scenes_and_images
 from ldm_jax.evaluation.shapes.edits import mcnemar
+from ldm_jax.evaluation.shapes.layout import drawn_boxes
 from ldm_jax.find import did_you_mean
 from ldm_jax.metrics import features
 from ldm_jax.metrics.fid import fid
@@ -44,13 +45,15 @@ OPTIONS = {
 class Question(NamedTuple):
     """given: what LatentDiffusion.sample is told, a value for each picture. target: what a method is, {option: a value
     for each picture} by method and, of universal guidance, loss; shared: {option: value} likewise. right: (number
-    of the picture, the picture) -> whether it shows what was asked for. more: figures of all pictures."""
+    of the picture, the picture) -> whether it shows what was asked for. more: figures of all pictures. asked: the first
+    column of the grid, [N, 64, 64, 3] uint8, where what is asked for can be looked at."""
 
     given: dict[str, list]
     target: dict[str, dict[str, Any]]
     right: Callable[[int, np.ndarray], bool]
     shared: dict[str, dict[str, Any]] = {}
     more: Callable[[np.ndarray], dict[str, float | None]] = lambda images: {}
+    asked: np.ndarray | None = None
 
 
 def score(args: argparse.Namespace) -> Outcome:
@@ -76,7 +79,8 @@ def score(args: argparse.Namespace) -> Outcome:
         for name, images in drawn.items()
     }
     about = model.settings() | dict(told=args.told)
-    return Outcome(figures | about, {"guidance": [images[:SHOWN] for images in drawn.values()]})
+    columns = [*([] if question.asked is None else [question.asked]), *drawn.values()]
+    return Outcome(figures | about, {"guidance": [images[:SHOWN] for images in columns]})
 
 
 def _drawn(model: Model, name: str, row: dict, question: Question) -> np.ndarray:
@@ -163,7 +167,8 @@ def _question(told: str, model: Model, number: int) -> Question:
             found = [scores.layout_score(*pair).iou for pair in zip(drawn, scenes, strict=True)]
             return {"iou": float(np.concatenate(found).mean())}
 
-        return Question(nothing, target, right, shared, overlap)
+        wanted = np.stack([drawn_boxes(scene) for scene in scenes])
+        return Question(nothing, target, right, shared, overlap, wanted)
     small = _small(images)
     target = {"universal image": dict(target=list(small))}
 
@@ -173,7 +178,12 @@ def _question(told: str, model: Model, number: int) -> Question:
             "psnr": mean_finite(psnr(images, drawn)),
         }
 
-    return Question(nothing, target, lambda i, image: shapes.reads_right(image, scenes[i]), more=near)
+    enlarged = small.repeat(SMALLER, axis=1).repeat(SMALLER, axis=2)
+
+    def right(i: int, image: np.ndarray) -> bool:
+        return shapes.reads_right(image, scenes[i])
+
+    return Question(nothing, target, right, more=near, asked=enlarged)
 
 
 def _one_object(number: int) -> list[world.Scene]:

@@ -28,7 +28,7 @@ def score(args: argparse.Namespace) -> Outcome:
         class_right=float(np.concatenate([one.class_right for one in found]).mean()),
         count_right=float(np.mean([one.count_right for one in found])),
     )
-    boxes = np.stack([_drawn_boxes(scene) for scene in scenes[:SHOWN]])
+    boxes = np.stack([drawn_boxes(scene) for scene in scenes[:SHOWN]])
     return Outcome(figures | model.settings(), {"layout": [boxes, drawn, images]})
 
 
@@ -39,7 +39,7 @@ def by_instances(scenes: Sequence[world.Scene]) -> dict[str, list]:
     return {"prompts": [world.caption(scene) for scene in scenes], "instances": boxes}
 
 
-def _drawn_boxes(scene: world.Scene) -> np.ndarray:
+def drawn_boxes(scene: world.Scene) -> np.ndarray:
     """[64, 64, 3] uint8: the boxes of a scene, in the colors and with the first letters of the shapes of their
     classes."""
     picture = Image.new("RGB", (world.SIZE, world.SIZE), (255, 255, 255))

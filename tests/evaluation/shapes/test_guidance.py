@@ -11,7 +11,7 @@ from ldm_jax.evaluation.shapes import base, guidance
 from ldm_jax.inference import pipeline
 from ldm_jax.shapes_world import prompts as shapes
 from ldm_jax.shapes_world import scenes as world
-from tests.evaluation.shapes.test_command import Painter, blank, truth
+from tests.evaluation.shapes.test_command import Painter, blank, grid_of, truth
 
 FOUR = ["guidance", "--num_samples", "4", "--steps", "2"]
 
@@ -92,7 +92,7 @@ def test_methods_are_told_the_class_and_the_model_is_not(run):
 
 
 @pytest.mark.parametrize("told, figure", [("boxes", "iou"), ("low_resolution", "psnr_small")])
-def test_a_layout_or_a_small_picture_is_told_and_found(run, told, figure):
+def test_a_layout_or_a_small_picture_is_told_and_found(run, tmp_path, told, figure):
     def paint(index, told, asked):
         return truth(index, told) if asked else blank(index, told)
 
@@ -101,6 +101,7 @@ def test_a_layout_or_a_small_picture_is_told_and_found(run, told, figure):
     found = run((), paint, *FOUR, "--told", told, "--guidance", json.dumps(row))
     with_it = found[f"universal loss={loss} scale=2"]
     assert with_it["right"] == 1 and found["none"]["right"] == 0
+    grid_of(tmp_path, "guidance", 3, 4)  # what was asked for, none, and the method
     if told == "boxes":
         assert found["none"]["iou"] == 0 and with_it["iou"] > 0.9
         asked = found["painter"].guidance["universal"]
