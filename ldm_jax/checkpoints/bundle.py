@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ldm_jax import paths, text_files
 from ldm_jax.checkpoints import earlier
@@ -19,6 +20,7 @@ from ldm_jax.convert.tensor import Tensor, as_tensor
 from ldm_jax.params import flatten, from_names, named_leaves
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
+SHARED = "first_stage_of"  # the shipped model whose first stage a bundle has, in its config
 WEIGHTS = "model.safetensors"
 
 
@@ -75,9 +77,43 @@ def open_unread(directory: str | Path) -> Bundle:
         raise ValueError(f"{directory} is no bundle: {WEIGHTS} is not there")
     with paths.reading(directory / WEIGHTS) as weights:
         params = from_names(files.open_tensors(weights))
+    if SHARED in config:
+        other = open_unread(shipped(config.pop(SHARED), f"config {directory / 'config.json'}: {SHARED}"))
+        config["first_stage"], params["first_stage"] = (
+            other.config["first_stage"],
+            other.params["first_stage"],
+        )
     params.setdefault("first_stage", {})  # that of an identity has no parameters
     params = earlier.with_kinds(params, config.get("conditioning"))
     return Bundle(config, params, read_tokenizer(directory))
+
+
+def shipped_names() -> list[str]:
+    """The models that come with the package."""
+    return sorted(p.name for p in SHIPPED.iterdir() if (p / "config.json").is_file())
+
+
+def shipped(name: str, what: str) -> Path:
+    """The folder of a shipped model. Raises: ValueError, about `what`, for a name that none has."""
+    if name not in shipped_names():
+        raise ValueError(f"{what} is {name!r}, expected a shipped model: {', '.join(shipped_names())}")
+    return SHIPPED / name
+
+
+def with_shared(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """What a bundle holds that takes its first stage from the shipped model `name`.
+
+    Raises: ValueError if its own is another, or the name none.
+    """
+    other = open_unread(shipped(name, "--first_stage_of"))
+    own = {"/".join(path): tensor for path, tensor in flatten(checkpoint.params["first_stage"]).items()}
+    theirs = {"/".join(path): tensor for path, tensor in flatten(other.params["first_stage"]).items()}
+    same = own.keys() == theirs.keys() and checkpoint.config["first_stage"] == other.config["first_stage"]
+    if not same or not all(np.array_equal(own[k].read(), theirs[k].read()) for k in own):
+        raise ValueError(f"--first_stage_of {name}: the first stage is another one than that of {name}")
+    config = {key: value for key, value in checkpoint.config.items() if key != "first_stage"} | {SHARED: name}
+    params = {part: tree for part, tree in checkpoint.params.items() if part != "first_stage"}
+    return checkpoint._replace(config=config, params=params)
 
 
 def read(directory: str | Path) -> Bundle:

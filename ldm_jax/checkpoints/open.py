@@ -109,7 +109,7 @@ def _open(path: Path, options: Options, first_stage: FirstStage | None) -> Check
 def locate(name: str | Path) -> Path:
     """The file or folder that `name` means: a shipped model, or a path. Raises: ValueError that lists the shipped
     models."""
-    shipped = sorted(p.name for p in bundle_files.SHIPPED.iterdir() if (p / "config.json").is_file())
+    shipped = bundle_files.shipped_names()
     if str(name) in shipped:
         return bundle_files.SHIPPED / str(name)
     path = paths.of(name).expanduser()

@@ -49,6 +49,11 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("float32", "float16", "bfloat16"),
         help="of floating point numbers; default: as they are",
     )
+    add(
+        "--first_stage_of",
+        metavar="NAME",
+        help="--to bundle: leave out the first stage, which is this shipped model's",
+    )
     cli.add_checkpoint_arguments(add)
     add("--overwrite", action="store_true", help="replace DST")
     return parser
@@ -62,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("name DST, or --inspect without it")
     from ldm_jax.checkpoints import write
     from ldm_jax.checkpoints.base import options_from
+    from ldm_jax.checkpoints.bundle import with_shared
     from ldm_jax.checkpoints.open import open_checkpoint
 
     if args.destination:
@@ -77,11 +83,15 @@ def main(argv: list[str] | None = None) -> None:
     if args.base or args.rank:
         convert_adapter(args)
         return
+    if args.first_stage_of and args.to != "bundle":
+        raise ValueError(f"--first_stage_of is for --to bundle, got it with --to {args.to}")
     start = time.time()
     checkpoint = open_checkpoint(args.source, options_from(args))
     print("\n".join(summary(checkpoint, args.source)), flush=True)
     if args.inspect:
         return
+    if args.first_stage_of:
+        checkpoint = with_shared(checkpoint, args.first_stage_of)
     write.write(
         checkpoint, args.destination, args.to, dtype=args.dtype, overwrite=args.overwrite, progress=bar()
     )
