@@ -2,17 +2,17 @@ r"""Layout to image on the shapes world: objects of given classes in given boxes
 
 Run:     python train.py --config configs/shapes_layout.py --workdir runs/shapes_layout
 Smoke:   python train.py --config configs/shapes_layout.py:runlocal --workdir /tmp/shapes_layout
-Source:  Rombach et al. 2022, section 4.3.1 and table 15, in small: a grid of 31 x 31 points, up to three objects. It
-         starts from the shipped text model.
-Result:  Not measured with this network. The one before, half as wide, with attention at 8 x 8 alone and without
-         coordinates, had after 2,600 steps from the text model before, 40 minutes on two busy cores, mean IoU 0.18,
-         class and color right for 41 % of the objects of 64 scenes (`ldm-evaluate layout`): far from trained.
+Source:  Rombach et al. 2022, section 4.3.1, in small; the layout as a map beside the latent (Zhao et al. 2019,
+         arXiv:1811.11389) in place of tokens, up to three objects.
+Result:  875,940 parameters. After 1,500 steps, 9 minutes of one core of two that were busy (2026-11-30): mean IoU 0.923,
+         class and color right for 92 % of the objects of 128 scenes (`ldm-evaluate layout`). By tokens, in a network of
+         2.2 million parameters, it had 0.18 and 41 % after 40 minutes.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
-from ldm_jax.shapes_world.scenes import CLASS_NAMES
+from ldm_jax.shapes_world.scenes import CLASS_NAMES, MAX_OBJECTS
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -20,15 +20,12 @@ def get_config(arg: str = "") -> ConfigDict:
         "shapes_layout",
         arg,
         conditioning=dict(
-            name="layout",
-            vocab_size=1024,
-            num_classes=len(CLASS_NAMES),
-            max_length=11,
-            **base.SHAPES_TRANSFORMER,
+            name="layout_map", num_classes=len(CLASS_NAMES), number=MAX_OBJECTS, out_channels=8
         ),
         condition_dropout=0.1,
-        model=base.SHAPES_UNET,
+        model=dict(base.SHAPES_SMALL_UNET, in_channels=4 + 8),
         data=dict(annotations=True),
-        total_steps=2600,
-        sampling=dict(num_steps=50, guidance_scale=2.0),
+        total_steps=1500,
+        sampling=dict(num_steps=50, guidance_scale=1.0),
+        init_from=None,
     )

@@ -39,31 +39,54 @@ def test_the_default_command(tmp_path):
     assert Image.open(tmp_path / "0.png").text["prompt"] == "a small red circle above a large blue square"
 
 
-def test_a_bundle_without_the_first_stage_of_a_shipped_model_has_it(tmp_path, capsys):
-    """Models of one first stage lie in the package beside each other, and it once."""
-    convert.main(["shapes", str(tmp_path / "without"), "--first_stage_of", "shapes"])
-    assert (FOLDER / bundle.WEIGHTS).stat().st_size - (
-        tmp_path / "without" / bundle.WEIGHTS
-    ).stat().st_size > 4e5
-    for whole, found in zip(bundle.read(FOLDER)[:2], bundle.read(tmp_path / "without")[:2], strict=True):
-        jax.tree.map(np.testing.assert_array_equal, found, whole)
-    convert.main([str(tmp_path / "without"), str(tmp_path / "again")])  # for who has not the package
-    jax.tree.map(
-        np.testing.assert_array_equal, bundle.read(tmp_path / "again").params, bundle.read(FOLDER).params
-    )
-
+def test_a_bundle_has_what_it_shares_with_a_shipped_model_from_the_package(tmp_path):
+    """Models of one first stage, or of one network, lie in the package beside each other, and it once."""
+    convert.main(["shapes", str(tmp_path / "without"), "--share", "shapes"])
     config = json.loads((tmp_path / "without" / "config.json").read_text())
-    assert "first_stage" not in config and config["first_stage_of"] == "shapes"
-    (tmp_path / "without" / "config.json").write_text(json.dumps(config | {"first_stage_of": "../shapes"}))
-    with pytest.raises(ValueError, match="first_stage_of is '../shapes', expected a shipped model: shapes"):
-        bundle.read(tmp_path / "without")
+    assert config["shared"] == {"first_stage": "shapes", "unet": "shapes"} and not {
+        "first_stage",
+        "model",
+    } & set(config)
+    assert (tmp_path / "without" / bundle.WEIGHTS).stat().st_size < 1e6  # the text encoder's
+    whole, found = bundle.read(FOLDER), bundle.read(tmp_path / "without")
+    jax.tree.map(np.testing.assert_array_equal, found.params, whole.params)
+    assert found.config == whole.config
+    convert.main([str(tmp_path / "without"), str(tmp_path / "again")])  # for who has not the package
+    jax.tree.map(np.testing.assert_array_equal, bundle.read(tmp_path / "again").params, whole.params)
 
 
-def test_another_first_stage_is_not_left_out(tmp_path):
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [
+        ({"unet": "../shapes"}, "shared unet is '../shapes', expected a shipped model: shapes"),
+        ({"unet": 3}, "shared unet is 3, expected a shipped model"),
+        ({"conditioner": "shapes"}, "shared has 'conditioner', expected first_stage, unet"),
+        (3, "shared is 3, expected a section"),
+    ],
+)
+def test_what_is_shared_is_a_part_of_a_shipped_model(tmp_path, shared, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(bundle.read_config(FOLDER) | {"shared": shared}))
+    (folder / bundle.WEIGHTS).write_bytes((FOLDER / bundle.WEIGHTS).read_bytes())
+    with pytest.raises(ValueError, match=message):
+        bundle.read(folder)
+
+
+def test_other_parts_are_not_left_out(tmp_path):
     own = bundle.read(FOLDER)
+    own.params["unet"]["conv_in"]["bias"] = own.params["unet"]["conv_in"]["bias"] + 1
+    bundle.save(tmp_path / "tuned", own)
+    convert.main([str(tmp_path / "tuned"), str(tmp_path / "without"), "--share", "shapes"])
+    assert json.loads((tmp_path / "without" / "config.json").read_text())["shared"] == {
+        "first_stage": "shapes"
+    }
+    jax.tree.map(np.testing.assert_array_equal, bundle.read(tmp_path / "without").params, own.params)
     own.params["first_stage"]["quant_conv"]["bias"] = own.params["first_stage"]["quant_conv"]["bias"] + 1
     bundle.save(tmp_path / "other", own)
-    with pytest.raises(ValueError, match="the first stage is another one than that of shapes"):
-        convert.main([str(tmp_path / "other"), str(tmp_path / "out"), "--first_stage_of", "shapes"])
-    with pytest.raises(ValueError, match="--first_stage_of is for --to bundle, got it with --to diffusers"):
-        convert.main(["shapes", str(tmp_path / "out"), "--first_stage_of", "shapes", "--to", "diffusers"])
+    with pytest.raises(
+        ValueError, match="--share shapes: first_stage and unet are others than those of shapes"
+    ):
+        convert.main([str(tmp_path / "other"), str(tmp_path / "out"), "--share", "shapes"])
+    with pytest.raises(ValueError, match="--share is for --to bundle, got it with --to diffusers"):
+        convert.main(["shapes", str(tmp_path / "out"), "--share", "shapes", "--to", "diffusers"])

@@ -20,7 +20,8 @@ from ldm_jax.convert.tensor import Tensor, as_tensor
 from ldm_jax.params import flatten, from_names, named_leaves
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
-SHARED = "first_stage_of"  # the shipped model whose first stage a bundle has, in its config
+SHARED = "shared"  # {part: shipped model} in a bundle's config: whose first stage or network it has
+PARTS = {"first_stage": "first_stage", "unet": "model"}  # that can be shared, and the section of each
 WEIGHTS = "model.safetensors"
 
 
@@ -77,12 +78,13 @@ def open_unread(directory: str | Path) -> Bundle:
         raise ValueError(f"{directory} is no bundle: {WEIGHTS} is not there")
     with paths.reading(directory / WEIGHTS) as weights:
         params = from_names(files.open_tensors(weights))
-    if SHARED in config:
-        other = open_unread(shipped(config.pop(SHARED), f"config {directory / 'config.json'}: {SHARED}"))
-        config["first_stage"], params["first_stage"] = (
-            other.config["first_stage"],
-            other.params["first_stage"],
-        )
+    for part, name in (config.pop(SHARED, None) or {}).items():
+        if part not in PARTS:
+            raise ValueError(
+                f"config {directory / 'config.json'}: shared has {part!r}, expected {', '.join(PARTS)}"
+            )
+        other = open_unread(shipped(name, f"config {directory / 'config.json'}: shared {part}"))
+        config[PARTS[part]], params[part] = other.config[PARTS[part]], other.params[part]
     params.setdefault("first_stage", {})  # that of an identity has no parameters
     params = earlier.with_kinds(params, config.get("conditioning"))
     return Bundle(config, params, read_tokenizer(directory))
@@ -101,19 +103,27 @@ def shipped(name: str, what: str) -> Path:
 
 
 def with_shared(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    """What a bundle holds that takes its first stage from the shipped model `name`.
+    """What a bundle holds that takes from the shipped model `name` what it has in common with it.
 
-    Raises: ValueError if its own is another, or the name none.
+    Raises: ValueError if that is neither the first stage nor the network, or the name none.
     """
-    other = open_unread(shipped(name, "--first_stage_of"))
-    own = {"/".join(path): tensor for path, tensor in flatten(checkpoint.params["first_stage"]).items()}
-    theirs = {"/".join(path): tensor for path, tensor in flatten(other.params["first_stage"]).items()}
-    same = own.keys() == theirs.keys() and checkpoint.config["first_stage"] == other.config["first_stage"]
-    if not same or not all(np.array_equal(own[k].read(), theirs[k].read()) for k in own):
-        raise ValueError(f"--first_stage_of {name}: the first stage is another one than that of {name}")
-    config = {key: value for key, value in checkpoint.config.items() if key != "first_stage"} | {SHARED: name}
-    params = {part: tree for part, tree in checkpoint.params.items() if part != "first_stage"}
-    return checkpoint._replace(config=config, params=params)
+    other = open_unread(shipped(name, "--share"))
+    same = [part for part in PARTS if _is_of(part, checkpoint, other)]
+    if not same:
+        raise ValueError(f"--share {name}: first_stage and unet are others than those of {name}")
+    config = {
+        key: value for key, value in checkpoint.config.items() if key not in {PARTS[part] for part in same}
+    }
+    params = {part: tree for part, tree in checkpoint.params.items() if part not in same}
+    return checkpoint._replace(config=config | {SHARED: dict.fromkeys(same, name)}, params=params)
+
+
+def _is_of(part: str, checkpoint: Checkpoint, other: Bundle) -> bool:
+    """Whether a part is another model's, to the bit."""
+    own, theirs = (flatten(model.params.get(part, {})) for model in (checkpoint, other))
+    if checkpoint.config.get(PARTS[part]) != other.config.get(PARTS[part]) or own.keys() != theirs.keys():
+        return False
+    return all(np.array_equal(own[path].read(), theirs[path].read()) for path in own)
 
 
 def read(directory: str | Path) -> Bundle:

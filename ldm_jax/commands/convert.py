@@ -50,9 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="of floating point numbers; default: as they are",
     )
     add(
-        "--first_stage_of",
+        "--share",
         metavar="NAME",
-        help="--to bundle: leave out the first stage, which is this shipped model's",
+        help="--to bundle: leave out the first stage and the network that are this shipped model's",
     )
     cli.add_checkpoint_arguments(add)
     add("--overwrite", action="store_true", help="replace DST")
@@ -83,15 +83,15 @@ def main(argv: list[str] | None = None) -> None:
     if args.base or args.rank:
         convert_adapter(args)
         return
-    if args.first_stage_of and args.to != "bundle":
-        raise ValueError(f"--first_stage_of is for --to bundle, got it with --to {args.to}")
+    if args.share and args.to != "bundle":
+        raise ValueError(f"--share is for --to bundle, got it with --to {args.to}")
     start = time.time()
     checkpoint = open_checkpoint(args.source, options_from(args))
     print("\n".join(summary(checkpoint, args.source)), flush=True)
     if args.inspect:
         return
-    if args.first_stage_of:
-        checkpoint = with_shared(checkpoint, args.first_stage_of)
+    if args.share:
+        checkpoint = with_shared(checkpoint, args.share)
     write.write(
         checkpoint, args.destination, args.to, dtype=args.dtype, overwrite=args.overwrite, progress=bar()
     )

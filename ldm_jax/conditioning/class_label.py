@@ -24,7 +24,8 @@ ENCODES = ()
 
 
 class Conditioner(nn.Module):
-    """Labels to a Cond. mechanism 'context': a learned token for cross-attention; 'vector': the label itself.
+    """Labels to a Cond. mechanism 'context': learned tokens for cross-attention, one a class unless `tokens` says
+    more; 'vector': the label itself.
 
     With 'vector' the UNet owns the table: give it num_classes + 1 classes, so that the null label has its row.
     null_class: False leaves that row out, as in cin256 of the original, which then cannot be guided.
@@ -34,6 +35,7 @@ class Conditioner(nn.Module):
     width: int | None = None
     mechanism: str = "context"
     null_class: bool = True
+    tokens: int = 1
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -47,7 +49,7 @@ class Conditioner(nn.Module):
     @nn.compact
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
         """inputs {'class_labels': as `inputs` gives them, or with 'context' [B] int32 in [0, num_rows) as well}
-        -> Cond(context [B, 1, width]) or Cond(vector [B] int32).
+        -> Cond(context [B, tokens, width]) or Cond(vector [B] int32).
 
         A row of weights that is 1 for one class and 0 elsewhere gives that class's row of the table to the bit.
         deterministic changes nothing here. Raises: ValueError for an unknown mechanism, or a context without
@@ -62,16 +64,16 @@ class Conditioner(nn.Module):
             raise ValueError("class_label: mechanism 'context' needs a width, got None")
         table = nn.Embed(
             self.num_rows,
-            self.width,
+            self.tokens * self.width,
             embedding_init=nn.initializers.normal(1.0),
             dtype=self.dtype,
             name="embedding",
         )
         if labels.ndim == 1:
-            return Cond(context=table(labels)[:, None])
+            return Cond(context=table(labels).reshape(-1, self.tokens, self.width))
         # in float32 on every device, whatever its matrix units would rather do
         mixed = jnp.matmul(labels.astype(jnp.float32), table.embedding, precision=jax.lax.Precision.HIGHEST)
-        return Cond(context=mixed.astype(self.dtype)[:, None])
+        return Cond(context=mixed.astype(self.dtype).reshape(-1, self.tokens, self.width))
 
 
 def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndarray]:

@@ -49,6 +49,11 @@ class Conditioner(text.Conditioner, kw_only=True):
     max_length: int = 92
     num_classes: int = 352
 
+    @property
+    def room(self) -> int:
+        """For so many objects."""
+        return max_objects(self.vocab_size, self.max_length, self.num_classes)
+
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
         """inputs {'layouts': [B, L] int32} -> Cond(context [B, L, width])."""
         return super().__call__({"tokens": inputs["layouts"]}, deterministic)
@@ -136,19 +141,15 @@ def _extent(top_left: int, bottom_right: int, side: int) -> list[float]:
     return [x0 / (side - 1), y0 / (side - 1), (x1 - x0) / (side - 1), (y1 - y0) / (side - 1)]
 
 
-def tokens(
-    layout: Mapping[str, Any], *, vocab_size: int = 8192, max_length: int = 92, num_classes: int = 352
-) -> np.ndarray:
-    """[max_length] int32 of a layout (see the module).
+def read(layout: Any, num_classes: int) -> tuple[list[np.ndarray], list[int], np.ndarray, np.ndarray]:
+    """What a layout (see the module) says: ([4] float64 (x0, y0, x1, y1) of each object, its label, its flags as bits
+    [n] int64, the crop's corners [4]).
 
-    An object is label + num_classes * modifier, where group is 1, occluded 2, depiction 4 and inside 8, then
-    round(y * (n - 1)) * n + round(x * (n - 1)) of its two corners on the grid of n x n points, halves rounded to even.
-    `none` is vocab_size - 1. Objects beyond those that there is room for are left out, and the log says which.
-
-    Raises: ValueError for sizes that do not fit (`max_objects`), boxes or labels that are no lists, a box outside the
-    picture, an unknown label or key, flags of another length, or no objects.
+    Raises: ValueError for boxes or labels that are no lists, a box outside the picture, an unknown label or key, flags
+    of another length, or no objects.
     """
-    room = max_objects(vocab_size, max_length, num_classes)
+    if not isinstance(layout, Mapping):
+        raise ValueError(f"layout: got {shown(layout)}, expected a dict of boxes and labels")
     unknown = set(layout) - set(KEYS)
     if unknown or not {"boxes", "labels"} <= set(layout):
         raise ValueError(
@@ -165,15 +166,35 @@ def tokens(
         )
     corners = [_box(box, f"box {i}") for i, box in enumerate(boxes)]
     labels = [_label(label, i, num_classes) for i, label in enumerate(labels)]
-    modifiers = _modifiers(layout, len(boxes))
     crop = WHOLE if layout.get("crop") is None else layout["crop"]
+    return corners, labels, _modifiers(layout, len(boxes)), _box(crop, "crop")
+
+
+def warn_of(labels: Sequence[int], room: int) -> None:
+    """Says in the log which objects are left out where there is room for fewer."""
+    if len(labels) > room:
+        dropped = ", ".join(f"{i} (label {labels[i]})" for i in range(room, len(labels)))
+        log.warning("layout: %d objects, room for %d; left out: %s", len(labels), room, dropped)
+
+
+def tokens(
+    layout: Mapping[str, Any], *, vocab_size: int = 8192, max_length: int = 92, num_classes: int = 352
+) -> np.ndarray:
+    """[max_length] int32 of a layout (see the module).
+
+    An object is label + num_classes * modifier, where group is 1, occluded 2, depiction 4 and inside 8, then
+    round(y * (n - 1)) * n + round(x * (n - 1)) of its two corners on the grid of n x n points, halves rounded to even.
+    `none` is vocab_size - 1. Objects beyond those that there is room for are left out, and the log says which.
+
+    Raises: ValueError for sizes that do not fit (`max_objects`), and as `read`.
+    """
+    room = max_objects(vocab_size, max_length, num_classes)
+    corners, labels, modifiers, crop = read(layout, num_classes)
     side, out = grid(vocab_size), []
     for corner, label, modifier in list(zip(corners, labels, modifiers, strict=True))[:room]:
         out += [label + num_classes * int(modifier), *_points(corner, side)]
-    if len(boxes) > room:
-        dropped = ", ".join(f"{i} (label {labels[i]})" for i in range(room, len(boxes)))
-        log.warning("layout: %d objects, room for %d; left out: %s", len(boxes), room, dropped)
-    out += [vocab_size - 1] * (max_length - 2 - len(out)) + _points(_box(crop, "crop"), side)
+    warn_of(labels, room)
+    out += [vocab_size - 1] * (max_length - 2 - len(out)) + _points(crop, side)
     return np.asarray(out, np.int32)
 
 

@@ -171,6 +171,7 @@ def _encoder(name: str, **params) -> dict:
 
 
 def _class(options: Mapping[str, Any]) -> tuple[dict, str]:
+    _check("conditioning", options, dict(tokens=1))
     rows = options["num_classes"] + options.get("null_class", True)
     return _encoder(
         "ClassEmbedder", embed_dim=options["width"], n_classes=rows, key="class_label"

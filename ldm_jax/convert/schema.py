@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = dict(
     task=TEXT, image_size=each(SIDE), scale_factor=maybe(number(1e-9, 1e9)),
     latents_mean=maybe(lists(ANY_NUMBER, 2**16)), latents_std=maybe(lists(number(1e-9, 1e9), 2**16)),
     per_channel_latents=maybe(FLAG), learned_variance=maybe(FLAG), variance=TEXT,
-    prediction_type=TEXT, class_names=maybe(lists(TEXT, 2**20)), name=TEXT, first_stage_of=TEXT,
+    prediction_type=TEXT, class_names=maybe(lists(TEXT, 2**20)), name=TEXT,
     dtype=one_of("float32", "bfloat16", "float16"), remat=maybe(either(FLAG, TEXT)),
     text_from=maybe(TEXT), base_tokenizer=maybe(TEXT), holdout_every=maybe(whole(0, 2**31)),
     writers=maybe(lists(TEXT)),
@@ -127,8 +127,10 @@ RULES: dict[str, Rule] = dict(
     sampler_options=maybe(SECTION),
 )  # fmt: skip
 # Sections of a config of ours, of which each option is looked at.
-OURS = dict(first_stage=SECTION, model=SECTION, conditioning=maybe(SECTION), schedule=SECTION, sampling=maybe(SECTION),
-            original=maybe(SECTION))  # fmt: skip
+OURS = dict(
+    shared=SECTION, first_stage=SECTION, model=SECTION, conditioning=maybe(SECTION), schedule=SECTION,
+    sampling=maybe(SECTION), original=maybe(SECTION),
+)  # fmt: skip
 
 ORIGINAL: dict[str, Rule] = RULES | dict(
     # UNetModel

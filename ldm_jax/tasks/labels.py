@@ -106,7 +106,7 @@ def regions(value: Any) -> Any:
 
 
 def _conditioner(system: Any) -> Any:
-    return next((part.conditioner for part in system.parts if part.name == "layout"), None)
+    return next((part.conditioner for part in system.parts if part.name in ("layout", "layout_map")), None)
 
 
 def told(system: Any, value: Any, names: Sequence[str] | None) -> dict[str, Any]:
@@ -117,9 +117,10 @@ def told(system: Any, value: Any, names: Sequence[str] | None) -> dict[str, Any]
     value = within_room(system, layout(value, names), names, where=None)
     if isinstance(value, Mapping):
         return dict(value)
-    sizes = {
-        name: getattr(_conditioner(system), name) for name in ("vocab_size", "max_length", "num_classes")
-    }
+    conditioner = _conditioner(system)
+    if not isinstance(conditioner, layout_conditioning.Conditioner):  # it reads no tokens
+        layout_conditioning.read(value, conditioner.num_classes)
+    sizes = {name: getattr(conditioner, name) for name in ("vocab_size", "max_length", "num_classes")}
     value = layout_conditioning.objects(value, **sizes)
     if min(value["crop"][2:]) <= 0:
         raise ValueError(f"layout: crop is {value['crop']}, expected w and h above 0")
@@ -133,9 +134,7 @@ def within_room(system: Any, value: Any, names: Sequence[str] | None, where: str
     if conditioner is None or not isinstance(boxes, list | tuple):
         return value
     count = len(boxes)
-    room = layout_conditioning.max_objects(
-        conditioner.vocab_size, conditioner.max_length, conditioner.num_classes
-    )
+    room = conditioner.room
     each = {
         key: given for key, given in value.items() if isinstance(given, list | tuple) and len(given) == count
     }

@@ -18,6 +18,7 @@ from ldm_jax.conditioning import (
     instruct,
     ip_adapter,
     layout,
+    layout_map,
     retrieval,
     sdxl,
     semantic,
@@ -122,6 +123,16 @@ def _layout() -> Example:
     return Example({"layouts": layouts}, setting(conditioner))
 
 
+def _layout_map() -> Example:
+    layouts = [
+        {"boxes": [[0, 0, 0.5, 1]], "labels": [1]},
+        {"boxes": [[0.1, 0.2, 0.3, 0.4]] * 2, "labels": [0, 1]},
+    ]
+    return Example(
+        {"layouts": layouts}, setting(layout_map.Conditioner(num_classes=2, number=2, out_channels=3))
+    )
+
+
 def _semantic() -> Example:
     maps = np.random.default_rng(0).integers(5, size=(2, *WIDE))
     return Example({"segmentations": maps}, setting(semantic.Conditioner(num_classes=5), image_shape=WIDE))
@@ -221,6 +232,7 @@ EXAMPLES = {
     "few_shot": _few_shot,
     "inpaint": _inpaint,
     "layout": _layout,
+    "layout_map": _layout_map,
     "spatext": _spatext,
     "retrieval": _retrieval,
     "sdxl": _sdxl,
