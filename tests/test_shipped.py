@@ -10,6 +10,7 @@ from PIL import Image
 import ldm_jax
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import convert, sample
+from ldm_jax.shapes_world import oracle
 from ldm_jax.shapes_world import prompts as shapes_prompts
 from ldm_jax.shapes_world.oracle import score
 
@@ -24,6 +25,13 @@ def test_its_log_says_how_it_was_trained():
     summary = json.loads((FOLDER / "training.json").read_text())
     for stage in ("first_stage", "diffusion"):
         assert {"command", "steps", "hardware", "hours", "losses"} <= set(summary[stage])
+
+
+@pytest.mark.parametrize("name", [name for name in bundle.shipped_names() if name != "shapes"])
+def test_those_of_tasks_say_what_they_reached(name):
+    summary = json.loads((bundle.SHIPPED / name / "training.json").read_text())["diffusion"]
+    assert {"command", "steps", "hardware", "hours", "losses", "measured"} <= set(summary)
+    assert f"--checkpoint {name}" in summary["measured"]["command"]
 
 
 def test_one_object_prompts():
@@ -90,3 +98,35 @@ def test_other_parts_are_not_left_out(tmp_path):
         convert.main([str(tmp_path / "other"), str(tmp_path / "out"), "--share", "shapes"])
     with pytest.raises(ValueError, match="--share is for --to bundle, got it with --to diffusers"):
         convert.main(["shapes", str(tmp_path / "out"), "--share", "shapes", "--to", "diffusers"])
+
+
+def test_a_task_is_done_with_its_own_model_where_that_is_shipped(tmp_path):
+    assert sample.shipped_for(None) == sample.shipped_for("text") == sample.shipped_for("img2img") == "shapes"
+    given = [("class", "class_label", "red circle"), ("layout", "layout", str(tmp_path / "scene.json"))]
+    boxes = [[0.125, 0.125, 0.375, 0.375], [0.6, 0.5, 0.25, 0.25]]
+    (tmp_path / "scene.json").write_text(
+        json.dumps({"boxes": boxes, "labels": ["blue square", "red circle"]})
+    )
+    for task, flag, value in given:
+        flags = [
+            "--task",
+            task,
+            f"--{flag}",
+            value,
+            "--seeds",
+            "0-3",
+            "--steps",
+            "10",
+            "--out",
+            str(tmp_path / task),
+        ]
+        sample.main(flags)
+        pictures = [
+            p for p in (tmp_path / task).glob("*.png") if "boxes" not in p.name and p.name != "grid.png"
+        ]
+        found = [Image.open(path) for path in pictures]
+        assert len(found) == 4 and {image.text["checkpoint"] for image in found} == {f"shapes_{task}"}
+        read = [oracle.parse(np.asarray(image.convert("RGB"))) for image in found]
+        wanted = {("red", "circle")} if task == "class" else {("blue", "square"), ("red", "circle")}
+        right = [{(o.color, o.shape) for o in objects} == wanted for objects in read]
+        assert np.mean(right) >= 0.5, [[(o.color, o.shape) for o in objects] for objects in read]

@@ -142,7 +142,10 @@ def add_embedding_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and what it was taught."""
     add = parser.add_argument_group("the model").add_argument
-    add("--checkpoint", default="shapes", help="shipped model, file or folder (default %(default)s)")
+    add(
+        "--checkpoint",
+        help="shipped model, file or folder (default: shapes, or shapes_TASK where that is shipped)",
+    )
     add(
         "--adapter", action="append", default=[], metavar="PATH[:WEIGHT]",
         help="a run or folder that taught the model something, and how much of it; again for several",
@@ -290,7 +293,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             )
         if names[0]:
             setattr(args, kind, {name.strip(): given for name in names})
+    args.checkpoint = shipped_for(args.task) if args.checkpoint is None else args.checkpoint
     return args
+
+
+def shipped_for(task: str | None) -> str:
+    """The shipped model that a task is done with where none is named."""
+    from ldm_jax.checkpoints.bundle import shipped_names
+
+    return own if (own := f"shapes_{task}") in shipped_names() else "shapes"
 
 
 def as_value(text: str):
