@@ -266,7 +266,7 @@ def run(config: dict, workdir: pathlib.Path) -> None:
     if config["task"] == "first_stage":
         assert pictures == ["reconstructions_00000002.png"]
         return
-    layouts = "layout" in conditioning_kinds(config.get("conditioning"))
+    layouts = {"layout", "layout_map"} & set(conditioning_kinds(config.get("conditioning")))
     shown_layouts = {"layouts_00000002.png"} if layouts else set()
     assert set(pictures) == {"samples_00000002.png"} | shown_layouts
     if config.get("personalization"):
