@@ -28,8 +28,8 @@ PART = 40  # pictures after which a long measurement keeps what it has
 
 
 class Outcome(NamedTuple):
-    """figures: what the last line says. shown: pictures by the name of their grid, the columns of it, [N, H, W, 3]
-    uint8 each."""
+    """figures: what the last line says. shown: pictures by the name of their grid, the rows of it, [N, H, W, 3] uint8
+    each."""
 
     figures: dict[str, Any]
     shown: dict[str, list[np.ndarray]]
@@ -132,9 +132,8 @@ def mean_finite(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def write_grid(path: Path, columns: Sequence[np.ndarray]) -> None:
-    """The first pictures of each column beside each other, a row for each, as a PNG; a single column fills a square."""
-    rows = min([SHOWN, *map(len, columns)])
-    beside = np.stack([column[:rows] for column in columns], axis=1)
-    beside = beside.reshape(-1, *beside.shape[2:])
-    grid.write_png(path, grid.grid(beside, columns=len(columns) if len(columns) > 1 else None))
+def write_grid(path: Path, series: Sequence[np.ndarray]) -> None:
+    """The first pictures of each series in a row, the series below each other, as a PNG; one alone fills a square."""
+    shown = min([SHOWN, *map(len, series)])
+    pictures = np.concatenate([one[:shown] for one in series])
+    grid.write_png(path, grid.grid(pictures, columns=shown if len(series) > 1 else None))

@@ -46,7 +46,7 @@ class Question(NamedTuple):
     """given: what LatentDiffusion.sample is told, a value for each picture. target: what a method is, {option: a value
     for each picture} by method and, of universal guidance, loss; shared: {option: value} likewise. right: (number
     of the picture, the picture) -> whether it shows what was asked for. more: figures of all pictures. asked: the first
-    column of the grid, [N, 64, 64, 3] uint8, where what is asked for can be looked at."""
+    row of the grid, [N, 64, 64, 3] uint8, where what is asked for can be looked at."""
 
     given: dict[str, list]
     target: dict[str, dict[str, Any]]
@@ -79,8 +79,8 @@ def score(args: argparse.Namespace) -> Outcome:
         for name, images in drawn.items()
     }
     about = model.settings() | dict(told=args.told)
-    columns = [*([] if question.asked is None else [question.asked]), *drawn.values()]
-    return Outcome(figures | about, {"guidance": [images[:SHOWN] for images in columns]})
+    shown = [*([] if question.asked is None else [question.asked]), *drawn.values()]
+    return Outcome(figures | about, {"guidance": [images[:SHOWN] for images in shown]})
 
 
 def _drawn(model: Model, name: str, row: dict, question: Question) -> np.ndarray:

@@ -84,7 +84,7 @@ def blank(index: int, told: dict) -> np.ndarray:
     return np.tile(world.render(EMPTY), (1, 2, 1))[:height, :width]
 
 
-def grid_of(tmp_path, name: str, columns: int, rows: int, width: int = 64) -> None:
+def grid_of(tmp_path, name: str, rows: int, columns: int, width: int = 64) -> None:
     with Image.open(tmp_path / "out" / f"{name}.png") as picture:
         assert picture.size == (columns * (width + 2) + 2, rows * 66 + 2)
 
@@ -306,7 +306,7 @@ def test_shapes(run, tmp_path):
         kind: {0.0} for kind in found["interval"]
     }
     assert found["num_samples"] == 12 and found["shapes_fid"] is None  # too few for it
-    grid_of(tmp_path, "shapes", 4, 3)
+    grid_of(tmp_path, "shapes", 3, 4)
 
 
 def test_first_stage(tmp_path, capsys):
@@ -336,7 +336,7 @@ def test_oracle(run, tmp_path):
     assert run(None, "oracle", "--num_samples", "5") == {
         "oracle_right": 1.0, "num_samples": 5, "seconds": pytest.approx(0, abs=60),
     }  # fmt: skip
-    grid_of(tmp_path, "oracle", 3, 2)
+    grid_of(tmp_path, "oracle", 2, 3)
 
 
 @pytest.mark.parametrize(
