@@ -10,8 +10,10 @@ from PIL import Image
 import ldm_jax
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import convert, sample
+from ldm_jax.metrics.psnr import psnr
 from ldm_jax.shapes_world import oracle
 from ldm_jax.shapes_world import prompts as shapes_prompts
+from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.oracle import score
 
 FOLDER = bundle.SHIPPED / "shapes"
@@ -130,3 +132,15 @@ def test_a_task_is_done_with_its_own_model_where_that_is_shipped(tmp_path):
         wanted = {("red", "circle")} if task == "class" else {("blue", "square"), ("red", "circle")}
         right = [{(o.color, o.shape) for o in objects} == wanted for objects in read]
         assert np.mean(right) >= 0.5, [[(o.color, o.shape) for o in objects] for objects in read]
+
+
+def test_a_small_picture_is_enlarged_by_the_shipped_model(tmp_path):
+    images = np.stack([world.render(world.scene(i, "test")) for i in range(2)])
+    for i, image in enumerate(images):
+        Image.fromarray(image).resize((16, 16), Image.Resampling.BICUBIC).save(tmp_path / f"{i}.png")
+    sample.main(
+        ["--task", "superres", "--image", str(tmp_path), "--steps", "10", "--out", str(tmp_path / "out")]
+    )
+    found = np.stack([np.asarray(Image.open(tmp_path / "out" / f"{i}.png").convert("RGB")) for i in range(2)])
+    plain = [Image.open(tmp_path / f"{i}.png").resize((64, 64), Image.Resampling.BICUBIC) for i in range(2)]
+    assert (psnr(images, found) > psnr(images, np.stack(plain))).all()
