@@ -104,34 +104,20 @@ def test_other_parts_are_not_left_out(tmp_path):
 
 def test_a_task_is_done_with_its_own_model_where_that_is_shipped(tmp_path):
     assert sample.shipped_for(None) == sample.shipped_for("text") == sample.shipped_for("img2img") == "shapes"
-    given = [("class", "class_label", "red circle"), ("layout", "layout", str(tmp_path / "scene.json"))]
+    assert (
+        sample.shipped_for("class") == "shapes_class"
+    )  # which draws as the text model: test_classes_of_text.py
     boxes = [[0.125, 0.125, 0.375, 0.375], [0.6, 0.5, 0.25, 0.25]]
     (tmp_path / "scene.json").write_text(
         json.dumps({"boxes": boxes, "labels": ["blue square", "red circle"]})
     )
-    for task, flag, value in given:
-        flags = [
-            "--task",
-            task,
-            f"--{flag}",
-            value,
-            "--seeds",
-            "0-3",
-            "--steps",
-            "10",
-            "--out",
-            str(tmp_path / task),
-        ]
-        sample.main(flags)
-        pictures = [
-            p for p in (tmp_path / task).glob("*.png") if "boxes" not in p.name and p.name != "grid.png"
-        ]
-        found = [Image.open(path) for path in pictures]
-        assert len(found) == 4 and {image.text["checkpoint"] for image in found} == {f"shapes_{task}"}
-        read = [oracle.parse(np.asarray(image.convert("RGB"))) for image in found]
-        wanted = {("red", "circle")} if task == "class" else {("blue", "square"), ("red", "circle")}
-        right = [{(o.color, o.shape) for o in objects} == wanted for objects in read]
-        assert np.mean(right) >= 0.5, [[(o.color, o.shape) for o in objects] for objects in read]
+    flags = ["--task", "layout", "--layout", str(tmp_path / "scene.json"), "--seeds", "0-3", "--steps", "10"]
+    sample.main([*flags, "--out", str(tmp_path / "out")])
+    found = [Image.open(tmp_path / "out" / f"scene_{seed}.png") for seed in range(4)]
+    assert {image.text["checkpoint"] for image in found} == {"shapes_layout"}
+    read = [oracle.parse(np.asarray(image.convert("RGB"))) for image in found]
+    drawn = [{(o.color, o.shape) for o in objects} for objects in read]
+    assert np.mean([one == {("blue", "square"), ("red", "circle")} for one in drawn]) >= 0.5, drawn
 
 
 def test_a_small_picture_is_enlarged_by_the_shipped_model(tmp_path):

@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--classes", required=True, help="their names, a,b,…")
     add("--text", default="a {}", help="what is said of a class, {} is its name (default %(default)s)")
-    add("--out", required=True, type=cli.on_disk, help="the folder to write, a bundle")
+    add("--out", type=cli.on_disk, required=True, help="the folder to write, a bundle")
     cli.add_checkpoint_arguments(add)
     return parser
 
