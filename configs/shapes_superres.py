@@ -3,7 +3,7 @@ r"""Super-resolution on the shapes world, 16 x 16 to 64 x 64 pixels.
 Run:     python train.py --config configs/shapes_superres.py --workdir runs/shapes_superres
 Smoke:   python train.py --config configs/shapes_superres.py:runlocal --workdir /tmp/shapes_superres
 Source:  Rombach et al. 2022, section 4.4 (the low-resolution image beside the latent, bicubic degradation), in small.
-Result:  874,308 parameters. After 700 steps, 5 minutes of one core of two that were busy (2026-11-30): PSNR 29.5 dB,
+Result:  874,308 parameters. After 700 steps, 6 minutes of one core of two that were busy (2026-11-30): PSNR 29.5 dB,
          SSIM 0.918 on 512 scenes; bicubic 24.5 dB and 0.863 (`ldm-evaluate superres`). It is shipped.
 """
 

@@ -53,10 +53,8 @@ def test_a_bundle_has_what_it_shares_with_a_shipped_model_from_the_package(tmp_p
     """Models of one first stage, or of one network, lie in the package beside each other, and it once."""
     convert.main(["shapes", str(tmp_path / "without"), "--share", "shapes"])
     config = json.loads((tmp_path / "without" / "config.json").read_text())
-    assert config["shared"] == {"first_stage": "shapes", "unet": "shapes"} and not {
-        "first_stage",
-        "model",
-    } & set(config)
+    assert config["shared"] == {"first_stage": "shapes", "unet": "shapes"}
+    assert not {"first_stage", "model"} & set(config)
     assert (tmp_path / "without" / bundle.WEIGHTS).stat().st_size < 1e6  # the text encoder's
     whole, found = bundle.read(FOLDER), bundle.read(tmp_path / "without")
     jax.tree.map(np.testing.assert_array_equal, found.params, whole.params)
@@ -88,9 +86,8 @@ def test_other_parts_are_not_left_out(tmp_path):
     own.params["unet"]["conv_in"]["bias"] = own.params["unet"]["conv_in"]["bias"] + 1
     bundle.save(tmp_path / "tuned", own)
     convert.main([str(tmp_path / "tuned"), str(tmp_path / "without"), "--share", "shapes"])
-    assert json.loads((tmp_path / "without" / "config.json").read_text())["shared"] == {
-        "first_stage": "shapes"
-    }
+    config = json.loads((tmp_path / "without" / "config.json").read_text())
+    assert config["shared"] == {"first_stage": "shapes"}
     jax.tree.map(np.testing.assert_array_equal, bundle.read(tmp_path / "without").params, own.params)
     own.params["first_stage"]["quant_conv"]["bias"] = own.params["first_stage"]["quant_conv"]["bias"] + 1
     bundle.save(tmp_path / "other", own)
@@ -104,9 +101,7 @@ def test_other_parts_are_not_left_out(tmp_path):
 
 def test_a_task_is_done_with_its_own_model_where_that_is_shipped(tmp_path):
     assert sample.shipped_for(None) == sample.shipped_for("text") == sample.shipped_for("img2img") == "shapes"
-    assert (
-        sample.shipped_for("class") == "shapes_class"
-    )  # which draws as the text model: test_classes_of_text.py
+    assert sample.shipped_for("class") == "shapes_class"  # it draws as text does: test_classes_of_text.py
     boxes = [[0.125, 0.125, 0.375, 0.375], [0.6, 0.5, 0.25, 0.25]]
     (tmp_path / "scene.json").write_text(
         json.dumps({"boxes": boxes, "labels": ["blue square", "red circle"]})

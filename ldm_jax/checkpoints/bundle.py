@@ -78,12 +78,10 @@ def open_unread(directory: str | Path) -> Bundle:
         raise ValueError(f"{directory} is no bundle: {WEIGHTS} is not there")
     with paths.reading(directory / WEIGHTS) as weights:
         params = from_names(files.open_tensors(weights))
-    for part, name in (config.pop(SHARED, None) or {}).items():
-        if part not in PARTS:
-            raise ValueError(
-                f"config {directory / 'config.json'}: shared has {part!r}, expected {', '.join(PARTS)}"
-            )
-        other = open_unread(shipped(name, f"config {directory / 'config.json'}: shared {part}"))
+    folders = _shared(config.pop(SHARED, None) or {}, f"config {directory / 'config.json'}: shared")
+    others = {folder: open_unread(folder) for folder in set(folders.values())}
+    for part, folder in folders.items():
+        other = others[folder]
         config[PARTS[part]], params[part] = other.config[PARTS[part]], other.params[part]
     params.setdefault("first_stage", {})  # that of an identity has no parameters
     params = earlier.with_kinds(params, config.get("conditioning"))
@@ -102,6 +100,14 @@ def shipped(name: str, what: str) -> Path:
     return SHIPPED / name
 
 
+def _shared(given: dict[str, Any], what: str) -> dict[str, Path]:
+    """The folder of each part that a config shares. Raises: ValueError for a part or a model that there is not."""
+    for part in given:
+        if part not in PARTS:
+            raise ValueError(f"{what} has {part!r}, expected {', '.join(PARTS)}")
+    return {part: shipped(name, f"{what} {part}") for part, name in given.items()}
+
+
 def with_shared(checkpoint: Checkpoint, name: str) -> Checkpoint:
     """What a bundle holds that takes from the shipped model `name` what it has in common with it.
 
@@ -111,9 +117,8 @@ def with_shared(checkpoint: Checkpoint, name: str) -> Checkpoint:
     same = [part for part in PARTS if _is_of(part, checkpoint, other)]
     if not same:
         raise ValueError(f"--share {name}: first_stage and unet are others than those of {name}")
-    config = {
-        key: value for key, value in checkpoint.config.items() if key not in {PARTS[part] for part in same}
-    }
+    sections = [PARTS[part] for part in same]
+    config = {key: value for key, value in checkpoint.config.items() if key not in sections}
     params = {part: tree for part, tree in checkpoint.params.items() if part not in same}
     return checkpoint._replace(config=config | {SHARED: dict.fromkeys(same, name)}, params=params)
 

@@ -16,7 +16,7 @@ import numpy as np
 from ldm_jax import cli
 from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints import write
-from ldm_jax.checkpoints.base import Checkpoint, options_from
+from ldm_jax.checkpoints.base import Bundle, Checkpoint, options_from, with_arrays
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.convert.tensor import as_tensor
 from ldm_jax.system import make_system
@@ -51,14 +51,13 @@ def of_text(opened: Checkpoint, names: Sequence[str], text: str) -> Checkpoint:
         raise ValueError(f"--classes: got {', '.join(map(repr, names))}, expected names, each once")
     if "{}" not in text:
         raise ValueError(f"--text is {text!r}, expected {{}} where the name of a class goes")
-    whole = opened.bundle()
-    system = make_system(whole.config, whole.tokenizer)
+    system = make_system(opened.config, opened.tokenizer)
     if system.takes != ("prompts",):
         took = ", ".join(system.takes) or "no conditions"
         raise ValueError(f"--checkpoint takes {took}, expected a model that takes prompts alone")
     texts = [*(text.replace("{}", name) for name in names), ""]
-    params = {"conditioner": whole.params["conditioner"]}
-    cond = system.condition(params, system.inputs({"prompts": texts}))
+    encoder = Bundle(opened.config, {"conditioner": opened.params["conditioner"]})  # the rest is not read
+    cond = system.condition(with_arrays(encoder).params, system.inputs({"prompts": texts}))
     if cond.context is None or any(part is not None for part in (cond.vector, cond.concat, cond.hints)):
         raise ValueError(
             "--checkpoint: its network is told of a text by more than its tokens, which no class has"
@@ -66,7 +65,7 @@ def of_text(opened: Checkpoint, names: Sequence[str], text: str) -> Checkpoint:
     context = np.asarray(jax.device_get(cond.context), np.float32)  # [C + 1, L, D], the last is no class
     length, width = context.shape[1:]
     classes = dict(name="class_label", num_classes=len(names), width=width, tokens=length)
-    config = {key: value for key, value in opened.config.items() if key != "condition_dropout"}
+    config = {k: v for k, v in opened.config.items() if k != "condition_dropout"}  # which may name the text
     table = {"embedding": {"embedding": as_tensor(context.reshape(len(texts), -1))}}
     return opened._replace(
         config=config | dict(conditioning=classes, class_names=list(names)),

@@ -80,11 +80,11 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"DST {args.destination} holds SRC {args.source}: name a place beside it")
     if args.to in ADAPTERS and not args.base:
         raise ValueError(f"--to {args.to} writes an adapter: say whose with --base MODEL")
+    if args.share and args.to != "bundle":
+        raise ValueError(f"--share is for --to bundle, got it with --to {args.to}")
     if args.base or args.rank:
         convert_adapter(args)
         return
-    if args.share and args.to != "bundle":
-        raise ValueError(f"--share is for --to bundle, got it with --to {args.to}")
     start = time.time()
     checkpoint = open_checkpoint(args.source, options_from(args))
     print("\n".join(summary(checkpoint, args.source)), flush=True)

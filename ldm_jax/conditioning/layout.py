@@ -51,7 +51,7 @@ class Conditioner(text.Conditioner, kw_only=True):
 
     @property
     def room(self) -> int:
-        """For so many objects."""
+        """How many objects there is room for."""
         return max_objects(self.vocab_size, self.max_length, self.num_classes)
 
     def __call__(self, inputs: dict[str, Array], deterministic: bool = True) -> Cond:
@@ -170,6 +170,13 @@ def read(layout: Any, num_classes: int) -> tuple[list[np.ndarray], list[int], np
     return corners, labels, _modifiers(layout, len(boxes)), _box(crop, "crop")
 
 
+def listed(layouts: Any) -> Sequence:
+    """The layouts. Raises: ValueError for a single one."""
+    if isinstance(layouts, Mapping):
+        raise ValueError("layout: layouts is a single layout, expected a list of them, one for each picture")
+    return layouts
+
+
 def warn_of(labels: Sequence[int], room: int) -> None:
     """Says in the log which objects are left out where there is room for fewer."""
     if len(labels) > room:
@@ -241,9 +248,7 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
     Raises: ValueError as `tokens`; for another length, or a token out of range.
     """
     sizes = _sizes(setting.conditioner)
-    layouts = given["layouts"]
-    if isinstance(layouts, Mapping):
-        raise ValueError("layout: layouts is a single layout, expected a list of them, one for each picture")
+    layouts = listed(given["layouts"])
     rows = [tokens(one, **sizes) if isinstance(one, Mapping) else one for one in layouts]
     array = numbers(rows, (sizes["max_length"],), "layout: layouts")
     wrong = array[(array != np.rint(array)) | (array < 0) | (array >= sizes["vocab_size"])]

@@ -9,7 +9,6 @@ embedding of the object's class in its box; here without the appearance that is 
 diffusion model draws.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -25,8 +24,6 @@ EXAMPLE = {"layouts": "layout"}
 DROPS = ("layout_cover",)
 ENCODES = ()
 
-log = logging.getLogger(__name__)
-
 
 class Conditioner(nn.Module):
     """num_classes: how many labels there are. number: of objects, at most. out_channels: of the map, which the network
@@ -39,6 +36,7 @@ class Conditioner(nn.Module):
 
     @property
     def room(self) -> int:
+        """As of layout.Conditioner."""
         return self.number
 
     @nn.compact
@@ -57,11 +55,9 @@ def inputs(given: Mapping[str, Sequence], setting: Setting) -> dict[str, np.ndar
 
     Raises: ValueError as layout.read, and for what is no list of layouts.
     """
-    if isinstance(given["layouts"], Mapping):
-        raise ValueError("layout: layouts is a single layout, expected a list of them, one for each picture")
-    conditioner = setting.conditioner
-    found = null_inputs(len(given["layouts"]), setting)
-    for i, one in enumerate(given["layouts"]):
+    conditioner, layouts = setting.conditioner, layout.listed(given["layouts"])
+    found = null_inputs(len(layouts), setting)
+    for i, one in enumerate(layouts):
         corners, labels, _, crop = layout.read(one, conditioner.num_classes)
         layout.warn_of(labels, conditioner.room)
         seen = (np.stack(corners).reshape(-1, 2, 2) - crop[:2]) / (crop[2:] - crop[:2])

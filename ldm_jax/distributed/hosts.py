@@ -34,6 +34,9 @@ BEAT = 5.0  # seconds between two signs of life
 SILENCE = (
     80.0  # without one a process counts as gone: before jax, after 100 s, ends all others without a sentence
 )
+REASON = (
+    3.0  # for the reason of another process to come, after devices and checkpoints have said that it is gone
+)
 GRACE = 20.0  # for a process to leave by itself where another has stopped, or it has itself
 # What a cluster sets on each of several processes: their number, or the list of their names.
 NUMBERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
@@ -234,11 +237,11 @@ def telling_the_others(grace: float = GRACE) -> Iterator[None]:
             _sign_of_life(LEFT)
 
 
-def _learn_why(error: BaseException, patience: float = 3.0) -> None:
+def _learn_why(error: BaseException) -> None:
     """Raises: RuntimeError with the reason of another process that stopped, which has caused `error`. What devices and
     checkpoints say of it may be here before the reason is."""
     of_devices = is_of_devices(error)
-    end = time.monotonic() + (patience if of_devices else 0.0)
+    end = time.monotonic() + (REASON if of_devices else 0.0)
     while True:
         try:
             _check_the_others()

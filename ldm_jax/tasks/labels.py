@@ -106,7 +106,7 @@ def regions(value: Any) -> Any:
 
 
 def _conditioner(system: Any) -> Any:
-    return next((part.conditioner for part in system.parts if part.name in ("layout", "layout_map")), None)
+    return next((part.conditioner for part in system.parts if "layouts" in part.kind.TAKES), None)
 
 
 def told(system: Any, value: Any, names: Sequence[str] | None) -> dict[str, Any]:

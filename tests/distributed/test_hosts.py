@@ -183,6 +183,7 @@ def test_devices_that_miss_others_say_so_by_either_kind_of_error(monkeypatch, ki
     monkeypatch.setattr(hosts.global_state, "client", store)
     monkeypatch.setattr(hosts.global_state, "process_id", 0)
     monkeypatch.setattr(hosts, "_after", lambda seconds, call: None)  # it would end this process
+    monkeypatch.setattr(hosts, "REASON", 0.3)
     with pytest.raises(RuntimeError, match="another process is gone, and has not said why"):
         with hosts.telling_the_others():
             raise kind(GONE)

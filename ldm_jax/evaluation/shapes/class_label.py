@@ -28,12 +28,12 @@ def score(args: argparse.Namespace) -> Outcome:
         return float(np.mean(right)), [_drawn_classes(labels[:SHOWN]), images]
 
     seen, unseen = scores.seen_classes(), scores.unseen_classes()
-    right, columns = drawn("classes", seen, args.num_samples)
-    figures, shown = {"class_right": right}, {"class": columns}
+    right, rows = drawn("classes", seen, args.num_samples)
+    figures, shown = {"class_right": right}, {"class": rows}
     if args.unseen:
         each = -(-args.num_samples // len(seen))
-        right, columns = drawn("unseen classes", unseen, each * len(unseen))
-        figures["unseen_class_right"], shown["class_unseen"] = right, columns
+        right, rows = drawn("unseen classes", unseen, each * len(unseen))
+        figures["unseen_class_right"], shown["class_unseen"] = right, rows
     return Outcome(figures | model.settings(), shown)
 
 

@@ -78,6 +78,6 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
                 raise ValueError(f"{flag} is for task {task}, got it with task {args.task}")
     outcome = known[args.task].score(args)
     if args.out:
-        for name, columns in outcome.shown.items():
-            write_grid(Path(args.out) / f"{name}.png", columns)
+        for name, series in outcome.shown.items():
+            write_grid(Path(args.out) / f"{name}.png", series)
     return outcome.figures

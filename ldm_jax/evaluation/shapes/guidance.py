@@ -46,7 +46,7 @@ class Question(NamedTuple):
     """given: what LatentDiffusion.sample is told, a value for each picture. target: what a method is, {option: a value
     for each picture} by method and, of universal guidance, loss; shared: {option: value} likewise. right: (number
     of the picture, the picture) -> whether it shows what was asked for. more: figures of all pictures. asked: the first
-    row of the grid, [N, 64, 64, 3] uint8, where what is asked for can be looked at."""
+    row of the grid, [N, 64, 64, 3] uint8, where what is asked for can be looked at: at least SHOWN, or all."""
 
     given: dict[str, list]
     target: dict[str, dict[str, Any]]
@@ -167,7 +167,7 @@ def _question(told: str, model: Model, number: int) -> Question:
             found = [scores.layout_score(*pair).iou for pair in zip(drawn, scenes, strict=True)]
             return {"iou": float(np.concatenate(found).mean())}
 
-        wanted = np.stack([drawn_boxes(scene) for scene in scenes])
+        wanted = np.stack([drawn_boxes(scene) for scene in scenes[:SHOWN]])
         return Question(nothing, target, right, shared, overlap, wanted)
     small = _small(images)
     target = {"universal image": dict(target=list(small))}
@@ -178,12 +178,10 @@ def _question(told: str, model: Model, number: int) -> Question:
             "psnr": mean_finite(psnr(images, drawn)),
         }
 
-    enlarged = small.repeat(SMALLER, axis=1).repeat(SMALLER, axis=2)
-
-    def right(i: int, image: np.ndarray) -> bool:
-        return shapes.reads_right(image, scenes[i])
-
-    return Question(nothing, target, right, more=near, asked=enlarged)
+    shown = small[:SHOWN].repeat(SMALLER, axis=1).repeat(SMALLER, axis=2)
+    return Question(
+        nothing, target, lambda i, image: shapes.reads_right(image, scenes[i]), more=near, asked=shown
+    )
 
 
 def _one_object(number: int) -> list[world.Scene]:

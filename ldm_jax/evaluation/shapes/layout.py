@@ -18,9 +18,7 @@ def score(args: argparse.Namespace) -> Outcome:
     instances = {"prompts", "instances"} <= set(model.system.takes)
     model.check_takes(*(("prompts", "instances") if instances else ("layouts",)))
     scenes, images = scenes_and_images(args.num_samples)
-    told = (
-        by_instances(scenes) if instances else {"layouts": [shapes_source.layout(scene) for scene in scenes]}
-    )
+    told = _instances(scenes) if instances else {"layouts": [shapes_source.layout(s) for s in scenes]}
     drawn = model.draw("layouts", len(scenes), **told)
     found = [scores.layout_score(image, scene) for image, scene in zip(drawn, scenes, strict=True)]
     figures = dict(
@@ -32,7 +30,7 @@ def score(args: argparse.Namespace) -> Outcome:
     return Outcome(figures | model.settings(), {"layout": [boxes, drawn, images]})
 
 
-def by_instances(scenes: Sequence[world.Scene]) -> dict[str, list]:
+def _instances(scenes: Sequence[world.Scene]) -> dict[str, list]:
     """{'prompts', 'instances'}: the scenes' captions, and of each object its words and its box alone."""
     said = [shapes_source.instances(scene) for scene in scenes]
     boxes = [[{"text": one["text"], "box": one["box"]} for one in scene] for scene in said]

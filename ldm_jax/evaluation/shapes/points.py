@@ -1,6 +1,6 @@
 """Points that a model finds in rendered scenes, beside the true ones: rows of `ldm-evaluate recognition`.
 
-Each function is (model, number of scenes, options) -> (figures, columns of pictures); recognition.py calls them.
+Each function is (model, number of scenes, options) -> (figures, rows of pictures); recognition.py calls them.
 """
 
 from collections.abc import Iterator

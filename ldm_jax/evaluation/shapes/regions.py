@@ -1,6 +1,6 @@
 """Regions that a model finds in rendered scenes once it was taught or clustered: rows of `ldm-evaluate recognition`.
 
-Each function is (model, number of scenes, options) -> (figures, columns of pictures); recognition.py calls them.
+Each function is (model, number of scenes, options) -> (figures, rows of pictures); recognition.py calls them.
 """
 
 import functools
