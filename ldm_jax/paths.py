@@ -54,6 +54,11 @@ def in_bucket(path: str | Path) -> bool:
     return str(path).startswith(SCHEME)
 
 
+def last_written(path: Path) -> int:
+    """When a folder, or what lies in it, was last written, in nanoseconds: what was read before is old."""
+    return max(p.stat().st_mtime_ns for p in (path, *(path.iterdir() if path.is_dir() else ())))
+
+
 def absolute(path: Path) -> Path:
     """That means the same in another folder."""
     return path if in_bucket(path) else path.absolute()

@@ -24,6 +24,8 @@ class Denoiser(NamedTuple):
     belongs to branch b of picture i (control/rows.py). uncond_steps: fields of uncond that differ from step to step,
     [S, R, ...], such as the contexts of null-text inversion; None: none do. decode: scaled latents [R, h, w, c] ->
     images [R, H, W, 3] in about [-1, 1]; encode: the other way, the posterior's mode; None where there is none.
+    under: (another network, its parameters {'unet', 'conditioner'}) -> the Denoiser of it under the same condition,
+    without one to lead away from; None where there is none.
     """
 
     network: Callable
@@ -36,6 +38,7 @@ class Denoiser(NamedTuple):
     uncond_steps: dict[str, Array] | None = None
     decode: Callable | None = None
     encode: Callable | None = None
+    under: Callable | None = None
 
     def to_eps(self, x: Array, t: Array, prediction: Array) -> Array:
         """The prediction [B, ...] at x [B, ...], t [B] as eps, float32. Raises: ValueError for an unknown

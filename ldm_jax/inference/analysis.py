@@ -61,7 +61,7 @@ def make_reader(
 
     def run(a: Arguments) -> dict[str, Array]:
         keys = base.keys_of(a.seeds)
-        cond, _, _ = conditions(system, scale, a, False)
+        cond = conditions(system, scale, a)[0](a.params)
 
         def read_at(t, x_t):
             at = jnp.full(len(x_t), t)
@@ -113,7 +113,7 @@ def make_solver(
             return apply(unet, a.params["unet"], x, t, cond, control)
 
         network = learned_variance.apart(model_fn) if system.learned_variance else model_fn
-        cond, _, _ = conditions(system, scale, a, False)
+        cond = conditions(system, scale, a)[0](a.params)
         ends = coders(system, scale, a.params["first_stage"])
         about = system.schedule, system.prediction_type, a.visited
         denoiser = Denoiser(network, cond, None, *about, 1, None, *ends)

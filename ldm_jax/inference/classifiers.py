@@ -20,6 +20,7 @@ from ldm_jax.models.clip_vision import MEAN, STD, CLIPVisionTransformer
 from ldm_jax.models.noisy_classifier import NoisyClassifier
 from ldm_jax.models.shapes_classifier import ShapesClassifier
 from ldm_jax.params import from_names
+from ldm_jax.paths import last_written
 from ldm_jax.text_files import read_json, read_object
 from ldm_jax.types import Array, PyTree
 
@@ -46,7 +47,7 @@ def of_pictures(name: str) -> Classifier:
             f"classifier {name!r} not found: expected 'shapes_classifier', a folder with classifier.json and "
             "weights.safetensors, or one of CLIP"
         )
-    return _read(folder, _stamp(folder))
+    return _read(folder, last_written(folder))
 
 
 @functools.lru_cache(maxsize=4)
@@ -72,7 +73,7 @@ class ClipOfPictures(NamedTuple):
 
 def clip_tower(folder: Path) -> tuple[CLIPVisionTransformer, PyTree]:
     """The image tower of a folder of transformers' CLIPModel, and its parameters. Raises: ValueError for another."""
-    return _read_tower(folder, _stamp(folder))
+    return _read_tower(folder, last_written(folder))
 
 
 @functools.lru_cache(maxsize=2)
@@ -104,7 +105,7 @@ def of_noised_latents(path: str, latent_shape: tuple[int, int, int], schedule: N
 
     Raises: ValueError for a checkpoint of something else, and for one of other latents or other noise levels.
     """
-    config, found, levels = _opened(locate(path), _stamp(locate(path)))
+    config, found, levels = _opened(locate(path), last_written(locate(path)))
     taken = (found.network.latent_size, found.network.latent_size, found.network.in_channels)
     if taken != tuple(latent_shape):
         raise ValueError(
@@ -132,8 +133,3 @@ def _opened(path: Path, stamp: int) -> tuple[dict, Classifier, np.ndarray]:
     names = config.get("class_names") or [str(i) for i in range(network.num_classes)]
     levels = np.asarray(make_schedule(**config["schedule"]).alphas_cumprod)
     return config, Classifier(network, params, tuple(names)), levels
-
-
-def _stamp(path: Path) -> int:
-    """When a folder, or what lies in it, was last written: a classifier that is trained on is read anew."""
-    return max(p.stat().st_mtime_ns for p in (path, *(path.iterdir() if path.is_dir() else ())))

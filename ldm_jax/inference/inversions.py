@@ -89,7 +89,8 @@ def make_inverter(
 
         if system.learned_variance:  # an inversion draws no noise
             model_fn = learned_variance.apart(model_fn)
-        cond, uncond, _ = conditions(system, scale, a, recipe.is_guided)
+        condition, further = conditions(system, scale, a)
+        cond, uncond = condition(a.params), further(a.null) if recipe.is_guided else None
         denoiser = Denoiser(model_fn, cond, uncond, system.schedule, system.prediction_type, a.visited)
         end = ddim.end_log_alpha_bar(system.schedule, recipe.final_alpha)
         given = a.known["x_start"], base.keys_of(a.seeds), end

@@ -19,8 +19,10 @@ from ldm_jax.data import pictures, transforms
 from ldm_jax.diffusion.denoiser import Denoiser
 from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.find import did_you_mean, find
-from ldm_jax.inference import classifiers
+from ldm_jax.inference import classifiers, weaker
+from ldm_jax.models.unet import UNet
 from ldm_jax.samplers.base import Edit, Sampler, chain_edits
+from ldm_jax.system import System
 from ldm_jax.types import Cond, EpsFn, PyTree
 
 # The function of a method's module that builds it, by room.
@@ -34,7 +36,7 @@ class Call(NamedTuple):
     num_pictures: N. visited: [S] timesteps. latent_shape: (h, w, c). prompts: one per picture, or None. tokenizer: the
     model's, or None. guidance_scale: a number. inverted: the arrays of inversion/base.py of the pictures that are
     edited, [N, ...] each; None where pictures are drawn from noise. decoder: names of the residual blocks on the
-    network's way up, in order. sampler: its name. image_shape: (H, W). schedule: the model's.
+    network's way up, in order. sampler: its name. image_shape: (H, W). schedule: the model's. system: the model.
     """
 
     num_pictures: int
@@ -49,6 +51,7 @@ class Call(NamedTuple):
     sampler: str = "ddim"
     image_shape: tuple[int, int] = (0, 0)
     schedule: NoiseSchedule | None = None
+    system: System | None = None
 
     def align(self, source: str, target: str) -> np.ndarray:
         """See conditioning.tokens.align."""
@@ -95,6 +98,10 @@ class Call(NamedTuple):
     def noisy_classifier(self, path: str) -> classifiers.Classifier:
         """See classifiers.of_noised_latents: that takes this model's latents and noise levels."""
         return classifiers.of_noised_latents(_a_name(path, "classifier"), self.latent_shape, self.schedule)
+
+    def weaker(self, path: str) -> tuple[UNet, PyTree]:
+        """See weaker.version_of."""
+        return weaker.version_of(self.system, _a_name(path, "model"))
 
     def labels(self, given: Any, known: Sequence[str], name: str) -> np.ndarray:
         """[N] int32, the number of a label among `known` for each picture. given: one, by its name or number, or one

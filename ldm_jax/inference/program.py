@@ -28,7 +28,7 @@ from ldm_jax.models.latent_scale import LatentScale
 from ldm_jax.models.unet import UNet
 from ldm_jax.samplers import base
 from ldm_jax.system import System
-from ldm_jax.types import Array, Cond, PyTree
+from ldm_jax.types import Array, PyTree
 
 # What of a config its programs are made from; tokenizers are no part of them.
 MODEL = (
@@ -125,33 +125,14 @@ def make_program(
     """
     make_sampler = find("samplers", recipe.sampler).sampler
     unet = for_methods(system, recipe.methods)
-
-    @jax.jit  # some samplers call the network in two places: it is traced and lowered once for both
-    def network(params, x, t, cond, control):
-        return apply(unet, params, x, t, cond, control)
+    model_of = models(system, recipe, apply)
 
     def run(arguments: Arguments) -> Array:
         a, n = arguments, len(arguments.inputs)
 
-        # Conditions, of all branches.
-        def model_fn(x, t, cond, control=None):
-            if control is None:
-                return network(a.params["unet"], x, t, cond, None)
-            return control.network(lambda control: network(a.params["unet"], x, t, cond, control))
-
-        if recipe.tiling is not None:
-            model_fn = tiles.tile_model_fn(model_fn, **recipe.tiling._asdict())
-        model_fn = learned_variance.apart(model_fn) if system.learned_variance else model_fn
-        encodes = recipe.tiling is None
-        cond, uncond, further = conditions(system, scale, a, recipe.is_guided, encodes)
-
-        # Guidance.
-        run_of = system.schedule, system.prediction_type, a.visited
-        ends = coders(system, scale, a.params["first_stage"])
-        denoiser = Denoiser(model_fn, cond, uncond, *run_of, n, None, *ends)
-        if recipe.is_guided and "uncond" in recipe.inverted:
-            steps = {k: jnp.concatenate([v.swapaxes(0, 1)] * n, axis=1) for k, v in a.known["uncond"].items()}
-            denoiser = denoiser._replace(uncond_steps=steps)
+        # Conditions, of all branches, and guidance.
+        denoiser, further = make_denoiser(system, scale, recipe, a, model_of, unet)
+        cond = denoiser.cond
         values = [shared | each for shared, each in zip(a.shared, a.each, strict=True)]
         values = methods.conditioned(recipe.methods, values, further)
         denoiser = methods.reconditioned(denoiser, recipe.methods, values)
@@ -189,6 +170,47 @@ def make_program(
     return run
 
 
+def models(system: System, recipe: Recipe, apply: Callable) -> Callable:
+    """(a network, its parameters) -> its model_fn: of the system's own, or of a weaker version of it."""
+
+    # Some samplers call the network in two places: it is traced and lowered once for both.
+    @partial(jax.jit, static_argnums=0)
+    def network(unet, params, x, t, cond, control):
+        return apply(unet, params, x, t, cond, control)
+
+    def model_of(unet: UNet, params: PyTree) -> Callable:
+        def model_fn(x, t, cond, control=None):
+            if control is None:
+                return network(unet, params, x, t, cond, None)
+            return control.network(lambda control: network(unet, params, x, t, cond, control))
+
+        if recipe.tiling is not None:
+            model_fn = tiles.tile_model_fn(model_fn, **recipe.tiling._asdict())
+        return learned_variance.apart(model_fn) if system.learned_variance else model_fn
+
+    return model_of
+
+
+def make_denoiser(
+    system: System, scale: LatentScale | float, recipe: Recipe, a: Arguments, model_of: Callable, unet: UNet
+) -> tuple[Denoiser, Callable]:
+    """(the denoiser of all branches, `further` of `conditions`). model_of: of `models`."""
+    n = len(a.inputs)
+    condition, further = conditions(system, scale, a, encodes=recipe.tiling is None)
+    about = system.schedule, system.prediction_type, a.visited, n, None
+    ends = coders(system, scale, a.params["first_stage"])
+
+    def under(other: UNet, params: PyTree) -> Denoiser:
+        return Denoiser(model_of(other, params["unet"]), condition(params), None, *about, *ends)
+
+    cond, uncond = condition(a.params), further(a.null) if recipe.is_guided else None
+    denoiser = Denoiser(model_of(unet, a.params["unet"]), cond, uncond, *about, *ends, under)
+    if recipe.is_guided and "uncond" in recipe.inverted:
+        steps = {k: jnp.concatenate([v.swapaxes(0, 1)] * n, axis=1) for k, v in a.known["uncond"].items()}
+        denoiser = denoiser._replace(uncond_steps=steps)
+    return denoiser, further
+
+
 def for_methods(system: System, used: Sequence[Method]) -> UNet:
     """The network, of which, with gradients, what a block computes is not kept for them: it is the same, and costs a
     second forward pass."""
@@ -196,24 +218,26 @@ def for_methods(system: System, used: Sequence[Method]) -> UNet:
 
 
 def conditions(
-    system: System, scale: LatentScale | float, a: Arguments, is_guided: bool, encodes: bool = True
-) -> tuple[Cond, Cond | None, Callable]:
-    """(cond, uncond, further) of the rows of all branches. uncond is None unless is_guided. further: what of the inputs
-    is another, [B, ...] -> the Cond that it makes. encodes: images among the inputs are not latents yet."""
+    system: System, scale: LatentScale | float, a: Arguments, encodes: bool = True
+) -> tuple[Callable, Callable]:
+    """(condition, further) of the rows of all branches. condition: params, of the conditioner -> the Cond of the inputs.
+    further: what of the inputs is another, [B, ...] -> the Cond that it makes. encodes: images among the inputs are not
+    latents yet."""
     n = len(a.inputs)
     inputs = {k: jnp.concatenate([one[k] for one in a.inputs]) for k in a.inputs[0]} if n > 1 else a.inputs[0]
     if encodes:
         inputs = system.encode_inputs(a.params["first_stage"], scale, inputs)
     embedded = inputs.get(EMBEDDED)
     inputs = {k: v for k, v in inputs.items() if k != EMBEDDED}
-    cond = system.condition(a.params, inputs)
-    if embedded is not None:
-        cond = cond.replace(context=embedded)
+
+    def condition(params):
+        cond = system.condition(params, inputs)
+        return cond if embedded is None else cond.replace(context=embedded)
 
     def further(other):
         return system.condition(a.params, system.unconditional(inputs, repeated(other, n)))
 
-    return cond, further(a.null) if is_guided else None, further
+    return condition, further
 
 
 def repeated(values: PyTree, branches: int) -> PyTree:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ldm_jax.checkpoints import bundle
 from ldm_jax.find import find, names
 from ldm_jax.inference import methods, pipeline
 from ldm_jax.system import make_system
 from ldm_jax.tasks import run
 from tests.guidance import tiny_classifier
 from tests.inference.test_pipeline import CONFIG, LIGHT
-from tests.tiny_models import random_params
+from tests.tiny_models import random_bundle, random_params
 
 N = 2
 CLEAN = np.random.default_rng(0).normal(size=(N, 4, 4, 2)).astype(np.float32)
@@ -22,6 +23,8 @@ LEFT = np.zeros((N, 4, 4, 1), np.float32)
 LEFT[:, :, :2] = 1
 FOLDER = tempfile.TemporaryDirectory()
 CLASSIFIER = tiny_classifier.write(Path(FOLDER.name) / "classifier", CONFIG["schedule"])
+WEAKER = Path(FOLDER.name) / "weaker"
+bundle.save(WEAKER, random_bundle(CONFIG | dict(model=CONFIG["model"] | dict(channels=4))))
 GRAY = np.zeros((16, 16, 3), np.float32)
 PHOTO = np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8)
 
@@ -40,6 +43,7 @@ OPTIONS = {
         dict(prompts=["a circle", ["a blue", "a red"]], weights=3),
     ),
     ("guidance", "perp_neg"): (dict(prompts="a blue"), dict(prompts="a circle", weights=3.0)),
+    ("guidance", "autoguidance"): (dict(model=WEAKER, scale=2.0), dict(model=WEAKER, scale=1.4)),
     ("guidance", "classifier"): (
         dict(classifier=CLASSIFIER, labels="red", scale=3.0),
         dict(classifier=CLASSIFIER, labels=[1, 2], scale=9.0),
