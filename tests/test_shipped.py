@@ -11,7 +11,7 @@ import ldm_jax
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import convert, sample
 from ldm_jax.metrics.psnr import psnr
-from ldm_jax.shapes_world import oracle
+from ldm_jax.shapes_world import oracle, scores
 from ldm_jax.shapes_world import prompts as shapes_prompts
 from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.oracle import score
@@ -113,6 +113,20 @@ def test_a_task_is_done_with_its_own_model_where_that_is_shipped(tmp_path):
     read = [oracle.parse(np.asarray(image.convert("RGB"))) for image in found]
     drawn = [{(o.color, o.shape) for o in objects} for objects in read]
     assert np.mean([one == {("blue", "square"), ("red", "circle")} for one in drawn]) >= 0.5, drawn
+
+
+def test_a_label_map_is_drawn_by_the_shipped_model(tmp_path):
+    asked = [world.semantic_mask(world.scene(i, "test")).astype(np.uint8) for i in range(2, 6)]
+    for i, labels in enumerate(asked):
+        Image.fromarray(labels).save(tmp_path / f"{i}.png")
+    sample.main(
+        ["--task", "semantic", "--map", str(tmp_path), "--steps", "10", "--out", str(tmp_path / "out")]
+    )
+    found = [np.asarray(Image.open(tmp_path / "out" / f"{i}.png").convert("RGB")) for i in range(4)]
+    objects = [
+        (scores.segment(image) == labels)[labels > 0] for image, labels in zip(found, asked, strict=True)
+    ]
+    assert np.concatenate(objects).mean() >= 0.7
 
 
 def test_a_small_picture_is_enlarged_by_the_shipped_model(tmp_path):
