@@ -24,7 +24,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.dtype = "float32"
     c.data = dict(name="shapes", split="train", num_scenes=40_000, annotations=False)
     c.first_stage = base.SHAPES_FIRST_STAGE
-    c.loss = dict(kl_weight=1e-6)
+    c.loss = dict(
+        kl_weight=1e-6, equivariance=dict(share=0.0, scales=[0.25, 0.5, 0.75])
+    )  # EQ-VAE: a share of .5
     c.optimizer = dict(
         name="adam",
         base_lr=2e-3,

@@ -7,6 +7,8 @@ was written for. Everything works at any height and width; `check_size` is for t
 give back the size encoded.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -293,18 +295,20 @@ class AutoencoderKL(_FirstStage):
         sample_posterior: bool = True,
         train: bool = False,
         return_features: bool = False,
+        view: Callable[[Array], Array] | None = None,
     ):
         """(reconstruction [B, H, W, out_channels] float32, posterior DiagonalGaussian), and the features if
         asked for.
 
         x: [B, H, W, in_channels] float in [-1, 1]. key: one key, or B of them, for the posterior's sample;
-        the mode is decoded when sample_posterior is False.
+        the mode is decoded when sample_posterior is False. view: what is done to the latents before they are decoded.
         Raises: ValueError when a sample is asked for without a key.
         """
         posterior = DiagonalGaussian.from_moments(self.encode(x, train))
         if sample_posterior and key is None:
             raise ValueError("AutoencoderKL: got no key, expected one unless sample_posterior is False")
         z = posterior.sample(key) if sample_posterior else posterior.mode()
+        z = z if view is None else view(z)
         x_rec, h = self._decoded(z, train, True)
         return (x_rec, posterior, h) if return_features else (x_rec, posterior)
 

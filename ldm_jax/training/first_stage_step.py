@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from ldm_jax.config import options_of
-from ldm_jax.training import ema, first_stage_loss
+from ldm_jax.training import ema, equivariance, first_stage_loss
 from ldm_jax.training.state import TrainState, example_keys, global_norm
-from ldm_jax.types import Array, PyTree
+from ldm_jax.types import KEY_IMPL, Array, PyTree
 
 
 def init_state(
@@ -60,14 +60,18 @@ def _discriminate_with(discriminator: Any, params: PyTree) -> Callable:
     return discriminate
 
 
-def _reconstruct(autoencoder: Any, params: PyTree, images: Array, keys: Array):
-    """(reconstruction, posterior, features) in training mode; keys: [B], from which all that is random is drawn."""
+def _reconstruct(
+    autoencoder: Any, params: PyTree, images: Array, keys: Array, view: equivariance.View | None = None
+):
+    """(reconstruction, posterior, features) in training mode; keys: [B], from which all that is random is drawn. view:
+    what is done to the latents in between."""
 
     def apply(images, keys):
         dropout_key, remap_key = jax.random.split(jax.random.fold_in(keys[0], 1))
         rngs = {"dropout": dropout_key, "remap": remap_key}
+        more = {} if view is None else {"view": view}
         return autoencoder.apply(
-            {"params": params}, images, keys, train=True, return_features=True, rngs=rngs
+            {"params": params}, images, keys, train=True, return_features=True, rngs=rngs, **more
         )
 
     if not autoencoder.dropout:
@@ -88,12 +92,14 @@ def _generator_loss(
     average,
     loss_options,
 ):
-    """(trained, params, frozen, batch, keys, step) -> (loss, (metrics, batch_stats)); trained: see `_generator`."""
+    """(view, trained, params, frozen, batch, keys, step) -> (loss, (metrics, batch_stats)). trained: see
+    `_generator`."""
     divides_by_scale = "logvar" in options_of(generator_loss)
 
-    def loss(trained, params, frozen, batch, keys, step):
+    def loss(view, trained, params, frozen, batch, keys, step):
         x = batch["image"]
-        x_rec, posterior, features = _reconstruct(autoencoder, trained["autoencoder"], x, keys)
+        x_rec, posterior, features = _reconstruct(autoencoder, trained["autoencoder"], x, keys, view)
+        x = x if view is None else view(x)
         options = dict(loss_options, average=average)
         if divides_by_scale:
             options["logvar"] = trained["logvar"]
@@ -116,12 +122,13 @@ def _generator_loss(
 
 
 def _discriminator_loss(autoencoder, discriminator, disc_start, disc_factor, disc_loss):
-    """(trained, autoencoder_params, batch_stats, batch, keys, step) -> (loss, (metrics, batch_stats))."""
+    """(view, trained, autoencoder_params, batch_stats, batch, keys, step) -> (loss, (metrics, batch_stats))."""
 
-    def loss(trained, autoencoder_params, batch_stats, batch, keys, step):
+    def loss(view, trained, autoencoder_params, batch_stats, batch, keys, step):
+        x = batch["image"]
         return first_stage_loss.discriminator_loss(
-            batch["image"],
-            _reconstruct(autoencoder, autoencoder_params, batch["image"], keys)[0],
+            x if view is None else view(x),
+            _reconstruct(autoencoder, autoencoder_params, x, keys, view)[0],
             discriminate=_discriminate_with(discriminator, trained),
             batch_stats=batch_stats,
             disc_loss=disc_loss,
@@ -145,6 +152,7 @@ def make_step(
     ema_decay: float | None = None,
     average: Callable = lambda tree: tree,
     accumulate: int = 1,
+    views: tuple[float, tuple[float, ...]] = (0.0, ()),
     **loss_options,
 ) -> Callable:
     """step(state, frozen, batch, seed) -> (state, metrics), to be compiled by parallel.Placement.compile.
@@ -153,7 +161,8 @@ def make_step(
     linen modules; discriminator None leaves out every adversarial term.
     perceptual: (frozen, x, x_rec, keys) -> [B,1,1,1], or None. average: parallel.Placement.average; the
     discriminator's axis_name has to be the placement's. accumulate: how many batches the optimizers make one
-    step of.
+    step of. views: the share of batches that are shrunk and turned in their latents, and the scales
+    (training/equivariance.py).
     batch: 'image' [B,H,W,C] float32 in [-1,1], 'position' [B] int32. seed: [] uint32.
     """
     weighed_loss = _generator_loss(
@@ -173,8 +182,15 @@ def make_step(
         params, opt_state = dict(state.params), dict(state.opt_state)
         keys = jax.vmap(jax.random.split)(example_keys(seed, state.step, batch["position"]))
 
+        def seen(loss):
+            key = jax.random.fold_in(jax.random.key(seed, impl=KEY_IMPL), state.step)
+            key = jax.random.fold_in(
+                key, 2**32 - 1
+            )  # no example's, whose keys are folded in with their places
+            return lambda *args: equivariance.seen(lambda view: loss(view, *args), *views, key)
+
         trained = _generator(params)
-        grads, (metrics, batch_stats) = jax.grad(weighed_loss, has_aux=True)(
+        grads, (metrics, batch_stats) = jax.grad(seen(weighed_loss), has_aux=True)(
             trained, params, frozen, batch, keys[:, 0], state.step
         )
         grads, metrics = average((grads, metrics))
@@ -186,7 +202,7 @@ def make_step(
         metrics = metrics | norms
 
         if discriminator is not None:
-            grads, (more, batch_stats) = jax.grad(discriminator_loss, has_aux=True)(
+            grads, (more, batch_stats) = jax.grad(seen(discriminator_loss), has_aux=True)(
                 params["discriminator"], params["autoencoder"], batch_stats, batch, keys[:, 1], state.step
             )
             grads, more, params["batch_stats"] = average((grads, more, batch_stats))

@@ -26,6 +26,7 @@ from ldm_jax.training import (
     classifier_loss,
     diffusion_step,
     ema,
+    equivariance,
     first_stage_loss,
     first_stage_step,
     latents,
@@ -250,6 +251,9 @@ def first_stage_parts(
         discriminator = call(NLayerDiscriminator, options, "discriminator", axis_name=placement.axis_name)
     txs = {part: make_optimizer(config, placement.mesh.size)[0] for part in ("autoencoder", "discriminator")}
     loss_options = dict(config.get("loss", {}))
+    views = equivariance.check(loss_options.pop("equivariance", None), size, first_stage.factor)
+    if views[0] and first_stage.losses != "kl":
+        raise ValueError(f"loss.equivariance is of first stage 'kl', got {first_stage.name!r}")
     logvar_init = loss_options.pop("logvar_init", 0.0)
     if "n_embed" in options_of(generator_loss) and hasattr(first_stage.module, "n_embed"):
         loss_options.setdefault("n_embed", first_stage.module.n_embed)
@@ -266,6 +270,7 @@ def first_stage_parts(
         ema_decay=ema_decay,
         average=placement.average,
         accumulate=config["optimizer"].get("accumulate", 1),
+        views=views,
     )
 
     def begin(key: jax.Array) -> TrainState:
