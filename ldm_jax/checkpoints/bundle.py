@@ -18,6 +18,7 @@ from ldm_jax.checkpoints.base import Bundle, Checkpoint, FirstStage, Options, fi
 from ldm_jax.convert import files, schema
 from ldm_jax.convert.tensor import Tensor, as_tensor
 from ldm_jax.params import flatten, from_names, named_leaves
+from ldm_jax.types import PyTree
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 SHARED = "shared"  # {part: shipped model} in a bundle's config: whose first stage or network it has
@@ -136,17 +137,23 @@ def read(directory: str | Path) -> Bundle:
     return with_arrays(open_unread(directory))
 
 
-def read_workdir(workdir: str | Path, *, ema: bool = True) -> Bundle:
-    """The newest readable checkpoint of a training run as a bundle; its running average unless ema is False.
+def read_config_of(workdir: Path) -> dict:
+    """The config of a training run. Raises: ValueError as `read_config`."""
+    config = text_files.read_object(workdir / "config.json", "the workdir's config", {"task": str})
+    return schema.check_config(config, f"config {workdir / 'config.json'}")
+
+
+def read_workdir(workdir: str | Path, *, ema: bool = True, trained: PyTree | None = None) -> Bundle:
+    """The newest readable checkpoint of a training run as a bundle; its running average unless ema is False. trained:
+    parameters that are taken in its place, train_state.trained's.
 
     Raises: ValueError if the folder holds no run or no checkpoint.
     """
     from ldm_jax.checkpoints import train_state
 
     workdir = paths.of(workdir)
-    config = text_files.read_object(workdir / "config.json", "the workdir's config", {"task": str})
-    schema.check_config(config, f"config {workdir / 'config.json'}")
-    trained = train_state.trained(workdir, ema)
+    config = read_config_of(workdir)
+    trained = train_state.trained(workdir, ema) if trained is None else trained
     if config.get("personalization"):
         raise ValueError(
             f"{workdir} holds an adapter of {config.get('base')}, and no model: open that with --adapter {workdir}"

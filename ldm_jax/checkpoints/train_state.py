@@ -8,7 +8,7 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -204,3 +204,30 @@ def trained(workdir: str | pathlib.Path, ema: bool) -> PyTree:
         raise ValueError(f"{workdir} holds no checkpoint yet")
     state, _ = restored
     return state["ema_params"] if ema and state["ema_params"] is not None else state["params"]
+
+
+def kept_steps(workdir: str | pathlib.Path) -> list[int]:
+    """The steps of a run's checkpoints, ascending."""
+    checkpoints = manager(workdir, only_reading=True)
+    steps = sorted(checkpoints.all_steps())
+    checkpoints.close()
+    return steps
+
+
+def each_average(workdir: str | pathlib.Path, steps: Sequence[int]) -> Iterator[PyTree]:
+    """The running averages of these checkpoints, read one after the other. Raises: ValueError for one that has none or
+    cannot be read."""
+    checkpoints = manager(workdir, only_reading=True)
+    for step in steps:
+        try:
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            state = checkpoints.restore(step, args=_Restore(fallback_sharding=here))
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise ValueError(
+                f"checkpoint {step} in {checkpoints.directory} cannot be read: {reason}"
+            ) from error
+        if state["ema_params"] is None:
+            raise ValueError(f"checkpoint {step} in {checkpoints.directory} has no running average")
+        yield state["ema_params"]
+    checkpoints.close()
