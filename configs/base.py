@@ -293,7 +293,7 @@ def shapes(
     c.prediction_type = "v"
     c.stratified_timesteps = True
     c.timestep_density = dict(mean=config_dict.placeholder(float), std=1.0)  # evenly
-    c.loss = dict(loss_type="l2")
+    c.loss = dict(loss_type="l2", min_snr_gamma=config_dict.placeholder(float))
     c.optimizer = dict(
         name="adamw",
         base_lr=1e-3,
