@@ -78,6 +78,7 @@ ROWS = [
     train("celebahq_ldm4", "v5e:4x4", 48),
     train("shapes_text", "v5e:2x2", 32, first_stage_from="shapes"),
     train("shapes_kl_f4", "v5e:2x2", 32),
+    train("shapes_text", "2xv5e:2x2", 64, "fsdp", first_stage_from="shapes"),
     train("text2img_1p4b", "v5e:8x8", 640, "fsdp"),
     train("sd1", "v5e:16x16", 2048, "fsdp"),
     train("sdxl_base", "v5p:2x4x4", 256, "fsdp"),
@@ -201,6 +202,7 @@ def table(results: list[dict[str, Any]]) -> str:
         "TFLOP",
         "GB",
         "links GB",
+        "between slices GB",
         "step",
         "bound by",
         "MFU ≤",
@@ -234,12 +236,12 @@ def cells(row: dict[str, Any], cost: dict[str, Any], name: str) -> list[str]:
         f"{hbm['peak'] / 1e9:.1f} GB",
     ]
     if "roofline" not in one:
-        return out + [""] * 7
+        return out + [""] * 8
     sent = sum(kind["sent_bytes"] for kind in one["collectives"].values())
     line = one["roofline"]
     return [
         *out, f"{hbm['temporaries'] / 1e9:.1f} GB", f"{one['flops'] / 1e12:.2f}", f"{one['bytes'] / 1e9:.0f}",
-        f"{sent / 1e9:.1f}",
+        f"{sent / 1e9:.1f}", f"{one['between_slices_bytes'] / 1e9:.2f}" if one.get("between_slices_bytes") else "",
         f"{line['step'] * 1e3:.0f} ms", line["bound"], f"{one['mfu_bound']:.0%}",
     ]  # fmt: skip
 

@@ -136,6 +136,7 @@ def spread(c: ConfigDict) -> None:
     """How a run is spread over devices (ldm_jax/distributed/parallel.py), and steps over dispatches."""
     c.parallelism, c.steps_per_dispatch = "pmap", 1
     c.mesh = dict(data=config_dict.placeholder(int), fsdp=config_dict.placeholder(int))
+    c.mesh.slices = config_dict.placeholder(int)  # None: as many as the devices say
 
 
 def _start(name: str, arg: str, task: str, image_size: int) -> ConfigDict:

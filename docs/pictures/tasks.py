@@ -42,14 +42,18 @@ def boxes(layout: dict) -> np.ndarray:
 
 def painted(labels: np.ndarray) -> np.ndarray:
     """[64, 64, 3] uint8 of a label map: its classes in their colors."""
-    colors = np.array([(242, 242, 242), *(world.COLORS[name.split()[0]] for name in world.CLASS_NAMES)], np.uint8)
+    colors = np.array(
+        [(242, 242, 242), *(world.COLORS[name.split()[0]] for name in world.CLASS_NAMES)], np.uint8
+    )
     return colors[labels]
 
 
 def main(out: str) -> None:
     scenes = [world.scene(i, "test") for i in range(NUMBER)]
     images = np.stack([world.render(scene) for scene in scenes])
-    holes = np.stack([masks.draw("rectangle", 64, 64, np.random.default_rng(i)) >= 0.5 for i in range(NUMBER)])
+    holes = np.stack(
+        [masks.draw("rectangle", 64, 64, np.random.default_rng(i)) >= 0.5 for i in range(NUMBER)]
+    )
     layouts = [shapes.layout(scene) for scene in scenes]
     maps = [world.semantic_mask(scene) for scene in scenes]
     low = [small(image, 16, Image.Resampling.BICUBIC) for image in images]
@@ -58,7 +62,10 @@ def main(out: str) -> None:
         "layout": (dict(layouts=layouts), np.stack([boxes(one) for one in layouts])),
         "semantic": (dict(segmentations=maps), np.stack([painted(one) for one in maps])),
         "superres": (dict(images=low), np.stack([small(one, 64, Image.Resampling.NEAREST) for one in low])),
-        "inpaint": (dict(images=list(images), masks=list(holes)), np.where(holes[..., None], np.uint8(127), images)),
+        "inpaint": (
+            dict(images=list(images), masks=list(holes)),
+            np.where(holes[..., None], np.uint8(127), images),
+        ),
         "colorize": (dict(images=list(gray)), gray),
     }
     rows = [row("held-out scenes", images)]

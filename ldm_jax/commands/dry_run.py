@@ -23,7 +23,7 @@ from ldm_jax.training import classifier_loss
 from ldm_jax.training import program as training_program
 from ldm_jax.types import PyTree
 from ldm_jax.xla import flops, topology
-from ldm_jax.xla.tpu_slices import GIB, Slice
+from ldm_jax.xla.tpu_slices import GIB, Slice, find_slice
 
 
 def with_first_stage(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -247,7 +247,7 @@ def check_fits(report: Mapping[str, Any], config: Mapping[str, Any] | None = Non
     """
     for name, part in (("step", report), *((k, report[k]) for k in ("latents", "decode") if k in report)):
         if not part.get("fits", True):
-            hbm, generation = part["hbm"], part["topology"].partition(":")[0]
+            hbm, generation = part["hbm"], find_slice(part["topology"]).generation
             remedies = ", ".join(_remedies(report, config)) if config else "a smaller --batch_size"
             what = {"step": "the training step", "latents": "sampling", "decode": "decoding"}[name]
             raise ValueError(
@@ -260,11 +260,11 @@ def check_fits(report: Mapping[str, Any], config: Mapping[str, Any] | None = Non
 
 def _remedies(report: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """What could make a training step fit, the most helpful first."""
-    chips, found = report["chips"], []
+    chips, slices, found = report["chips"], find_slice(report["topology"]).count, []
     if report["parallelism"]["way"] == "pmap" and chips > 1:
-        state = report["state_bytes"]
+        state, split = report["state_bytes"] / GIB, chips // slices
         found.append(
-            f"--config.parallelism=fsdp (the state's {state / GIB:.1f} GiB shrink to about {state / chips / GIB:.1f})"
+            f"--config.parallelism=fsdp (the state's {state:.1f} GiB shrink to about {state / split:.1f})"
         )
     if config.get("dtype", "float32") == "float32":
         found.append("--config.dtype=bfloat16")

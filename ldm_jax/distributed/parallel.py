@@ -24,7 +24,7 @@ from ldm_jax.types import PyTree
 
 AXIS = "devices"  # that a step under 'pmap' averages over
 WAYS = ("pmap", "fsdp")
-MESH_OPTIONS = ("data", "fsdp", "replicate_below")
+MESH_OPTIONS = ("data", "fsdp", "slices", "replicate_below")
 # With fewer than 8 examples on a chip the TPU compiler cuts images into strips, to have a larger batch. For these
 # networks the strips are padded and copied to and fro, in float32 too, which by the compiler's own figures costs
 # several times the bytes. Neither option does it without the other.
@@ -206,10 +206,12 @@ def make(
 ) -> Placement:
     """The placement that a config's `parallelism` and `mesh` name, over `devices`: all there are, unless given.
 
-    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'replicate_below': elements}; an axis that is left out, or None, has what
-    is left of the
-    devices, fsdp before data. Raises: ValueError for an unknown way or option, or axes that are not as many as the
-    devices.
+    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'slices': …, 'replicate_below': elements}; an axis that is left out, or
+    None, has what is left of the devices, fsdp before data. slices: how many groups of devices are joined by a slower
+    network; by default the slices of Cloud TPU that the devices say they lie in. State is split within a slice, and
+    data over all of them, so that what is sent between slices are gradients alone.
+    Raises: ValueError for an unknown way or option, axes that are not as many as the devices, or that reach over a
+    slice.
     """
     devices = list(jax.devices() if devices is None else devices)
     options = {name: value for name, value in (mesh or {}).items() if value is not None}
@@ -223,20 +225,47 @@ def make(
     if way == "pmap":
         if options:
             raise ValueError("config.mesh is for parallelism 'fsdp', and it is 'pmap': leave it out")
-        return Placement(way, Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)))
+        ordered = np.concatenate(in_slices(devices))
+        return Placement(way, Mesh(ordered, (AXIS,), axis_types=(AxisType.Auto,)))
     below = options.pop("replicate_below", Placement.replicate_below)
+    groups = in_slices(devices, options.pop("slices", None))
     number = len(devices)
     if "fsdp" not in options:
-        options["fsdp"] = max(number // options.get("data", 1), 1)
+        options["fsdp"] = max(number // options.get("data", len(groups)), 1)
     options.setdefault("data", max(number // options["fsdp"], 1))
     if options["data"] * options["fsdp"] != number:
         raise ValueError(
             f"config.mesh: data {options['data']} times fsdp {options['fsdp']} is {options['data'] * options['fsdp']}, "
             f"expected the number of devices, {number}"
         )
-    shape = (options["data"], options["fsdp"])
-    axis_types = (AxisType.Auto, AxisType.Auto)
-    return Placement(way, jax.make_mesh(shape, ("data", "fsdp"), axis_types, devices=devices), below)
+    if options["data"] % len(groups):
+        raise ValueError(
+            f"config.mesh: data is {options['data']} over {len(groups)} slices, expected a multiple of them: fsdp lies "
+            "within a slice"
+        )
+    shape = (options["data"] // len(groups), options["fsdp"])
+    axes, axis_types = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
+    placed = [jax.make_mesh(shape, axes, axis_types, devices=group).devices for group in groups]
+    return Placement(way, Mesh(np.concatenate(placed), axes, axis_types=axis_types), below)
+
+
+def in_slices(devices: Sequence[Any], slices: int | None = None) -> list[list[Any]]:
+    """The devices of each slice. slices: how many there are; None: as many as the devices say they lie in, or one.
+    Devices that do not say are taken in order, which is that of their hosts.
+
+    Raises: ValueError for another number than theirs, and for devices that are not as many in each.
+    """
+    found: dict[int, list[Any]] = {}
+    for device in devices:
+        found.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    groups = [found[index] for index in sorted(found)]
+    if len(groups) == 1 and slices and len(devices) % slices == 0:
+        each = len(devices) // slices
+        groups = [list(devices[i * each : (i + 1) * each]) for i in range(slices)]
+    if slices not in (None, len(groups)) or len({len(group) for group in groups}) > 1:
+        counts = ", ".join(str(len(group)) for group in groups)
+        raise ValueError(f"config.mesh.slices is {slices}, and the devices lie in slices of {counts}")
+    return groups
 
 
 def fetch(tree: PyTree) -> PyTree:

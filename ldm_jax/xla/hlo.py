@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+MEGASCALE = "xla_megascale_runtime"  # what moves data between slices
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 # Nothing is read or written by these: they name a value, or run a computation that is counted by itself.
 _FREE = {
@@ -270,3 +271,15 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
         row["bytes"] += one.count * one.size
         row["sent_bytes"] += round(one.count * one.sent)
     return {kind: out[kind] for kind in KINDS if kind in out}
+
+
+def between_slices(program: Program) -> int:
+    """Bytes that each chip sends to chips of other slices. The TPU compiler sums over all slices in parts: within a
+    slice by collectives, which `collectives` has, and between slices through the hosts, by a runtime of its own."""
+    total = 0
+    for name, times in runs(program).items():
+        table = program.computations.get(name, {})
+        for instruction in table.values():
+            if instruction.opcode == "send" and MEGASCALE in instruction.rest:
+                total += times * num_bytes(table[instruction.operands[0]].type)
+    return total

@@ -53,14 +53,15 @@ class Memory(NamedTuple):
 
 class Cost(NamedTuple):
     """Of one run of a program, on one chip, loops run to their ends. flops, bytes: the compiler's count, bytes of all
-    operands and
-    results, whether they are in HBM or on the chip. collectives: hlo.by_kind. seconds: that compiling took."""
+    operands and results, whether they are in HBM or on the chip. collectives: hlo.by_kind. seconds: that compiling
+    took. between_slices: bytes that it sends to other slices."""
 
     memory: Memory
     flops: float | None
     bytes: float | None
     collectives: dict[str, dict[str, int]]
     seconds: float
+    between_slices: int = 0
 
 
 def open_slice(name: str) -> tuple[Slice, list[Any]]:
@@ -74,10 +75,12 @@ def open_slice(name: str) -> tuple[Slice, list[Any]]:
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     options: dict[str, Any] = {"chip_config_name": "megacore"} if slice_.chip.name_counts == 2 else {}
-    if slice_.num_chips == 1:
+    if math.prod(slice_.shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
+    if slice_.count > 1:
+        options["num_slices"] = slice_.count
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=slice_.name, **options)
+        described = topologies.get_topology_desc(platform="tpu", topology_name=slice_.own_name, **options)
     except jax.errors.JaxRuntimeError as error:
         raise RuntimeError(f"libtpu does not describe {slice_.name}: {error}") from None
     return slice_, list(described.devices)
@@ -111,6 +114,7 @@ def compile_for(slice_: Slice, jitted: Any, *args: PyTree) -> Cost:
         analysis["bytes accessed"] * traffic.full / max(traffic.once, 1),
         hlo.by_kind(hlo.collectives(program)),
         seconds,
+        hlo.between_slices(program),
     )
 
 
@@ -179,7 +183,8 @@ class Roofline(NamedTuple):
 
 def roofline(slice_: Slice, cost: Cost) -> Roofline:
     """The chip's peak bfloat16 FLOP/s, its memory's bandwidth, and the links of its worst placed chip, each fully used,
-    and all three at the same time (Williams, Waterman and Patterson 2009)."""
+    and all three at the same time (Williams, Waterman and Patterson 2009). What is sent between slices is not in it:
+    the pages name no bandwidth of a chip there."""
     sent = sum(row["sent_bytes"] for row in cost.collectives.values())
     chip = slice_.chip
     return Roofline(
@@ -208,6 +213,7 @@ def report(slice_: Slice, cost: Cost, model_flops: float) -> dict[str, Any]:
             flops=cost.flops,
             bytes=cost.bytes,
             collectives=cost.collectives,
+            between_slices_bytes=cost.between_slices,
             roofline=dict(times._asdict(), step=times.seconds, bound=times.bound),
             mfu_bound=model_flops / (peak * times.seconds),
         )

@@ -45,14 +45,21 @@ _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e"}
 
 
 class Slice(NamedTuple):
-    """generation: a key of CHIPS. shape: chips along each axis of the torus."""
+    """generation: a key of CHIPS. shape: chips along each axis of the torus. count: how many such slices there are,
+    joined by the network of the data center."""
 
     generation: str
     shape: tuple[int, ...]
+    count: int = 1
 
     @property
     def name(self) -> str:
-        """As libtpu calls it, 'v5e:4x4'."""
+        """'v5e:4x4', or of several slices '2xv5e:4x4'."""
+        return f"{self.count}x{self.own_name}" if self.count > 1 else self.own_name
+
+    @property
+    def own_name(self) -> str:
+        """Of one of them, as libtpu calls it."""
         return f"{self.generation}:{'x'.join(map(str, self.shape))}"
 
     @property
@@ -61,7 +68,8 @@ class Slice(NamedTuple):
 
     @property
     def num_chips(self) -> int:
-        return math.prod(self.shape)
+        """Of all slices."""
+        return self.count * math.prod(self.shape)
 
     @property
     def interconnect(self) -> float:
@@ -79,18 +87,23 @@ class Slice(NamedTuple):
 
 
 def find_slice(name: str) -> Slice:
-    """'v5e:4x4', or Cloud's 'v5e-16', 'v5litepod-16', 'v5p-64' (32 chips of two cores), as a Slice.
+    """'v5e:4x4', or Cloud's 'v5e-16', 'v5litepod-16', 'v5p-64' (32 chips of two cores), as a Slice; '2xv5e:4x4' are two
+    of them.
 
     Raises: ValueError for an unknown slice; it lists the known ones.
     """
-    generation, _, size = re.sub(r"[-_]", ":", name.strip().lower(), count=1).partition(":")
+    several = re.fullmatch(r"(\d+)x(v.*)", name.strip().lower())
+    count, one = (int(several[1]), several[2]) if several else (1, name.strip().lower())
+    generation, _, size = re.sub(r"[-_]", ":", one, count=1).partition(":")
     generation = _ALIASES.get(generation, generation)
     for slice_ in _slices(generation):
         cores = slice_.num_chips * slice_.chip.name_counts
-        if size in (slice_.name.partition(":")[2], str(cores)):
-            return slice_
+        if count > 0 and size in (slice_.name.partition(":")[2], str(cores)):
+            return slice_._replace(count=count)
     known = "; ".join(f"{name}:{', '.join(chip.shapes)}" for name, chip in CHIPS.items())
-    raise ValueError(f"topology {name!r} does not exist; there are {known}")
+    raise ValueError(
+        f"topology {name!r} does not exist; there are {known}; and 2xv5e:4x4, several of one of these"
+    )
 
 
 def _slices(generation: str) -> list[Slice]:

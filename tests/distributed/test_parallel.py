@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -78,7 +79,9 @@ def test_eight_devices_both_ways(alone, tmp_path):
 @pytest.mark.slow
 def test_two_processes_both_ways(alone, tmp_path):
     """python -m pytest -m slow tests/distributed/test_parallel.py"""
+    slices = {"slices": 2, "replicate_below": 64}  # the state is split in each process, and whole in both
     runs = [["kl", "kl", "pmap", 8, None, 1], ["diffusion", "diffusion", "fsdp", 8, MESH, 1]]
+    runs += [["slices", "diffusion", "fsdp", 8, slices, 1]]
     task = dict(
         folder=str(tmp_path), devices=4, steps=STEPS, runs=runs, coordinator=f"127.0.0.1:{free_port()}"
     )
@@ -86,6 +89,8 @@ def test_two_processes_both_ways(alone, tmp_path):
     assert first == second
     for stage in STAGES:
         assert_same(alone[stage], first[stage], stage)
+    assert_same(alone["diffusion"], first["slices"], "diffusion")
+    assert first["slices"]["split"] > 0.9
 
 
 @pytest.mark.slow
@@ -119,15 +124,69 @@ def test_a_leaf_is_split_by_its_shape(shape, spec):
     "way, mesh, message",
     [
         ("zero", None, "config.parallelism 'zero' not found; there are: pmap, fsdp"),
-        ("fsdp", {"model": 2}, "config.mesh has no option 'model'; it has: data, fsdp, replicate_below"),
+        (
+            "fsdp",
+            {"model": 2},
+            "config.mesh has no option 'model'; it has: data, fsdp, slices, replicate_below",
+        ),
         ("fsdp", {"data": 0}, "config.mesh.data is 0, expected a whole number of at least 1"),
         ("fsdp", {"data": 3}, "data 3 times fsdp 1 is 3, expected the number of devices, 1"),
         ("pmap", {"data": 1}, "config.mesh is for parallelism 'fsdp'"),
+        ("fsdp", {"slices": 2}, "config.mesh.slices is 2, and the devices lie in slices of 1"),
     ],
 )
 def test_what_cannot_be_laid_out_is_said(way, mesh, message):
     with pytest.raises(ValueError, match=message):
         parallel.make(way, mesh)
+
+
+class Device(NamedTuple):
+    """Of Cloud TPU, which says in which slice it lies."""
+
+    id: int
+    slice_index: int
+
+
+def test_devices_lie_in_the_slices_that_they_say_or_that_are_asked_for():
+    mixed = [Device(i, i % 2) for i in range(8)]
+    assert [[d.id for d in group] for group in parallel.in_slices(mixed)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert parallel.in_slices(mixed, 2) == parallel.in_slices(mixed)
+    plain = list(range(8))  # of hosts that say nothing
+    assert parallel.in_slices(plain) == [plain]
+    assert parallel.in_slices(plain, 4) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    with pytest.raises(ValueError, match="config.mesh.slices is 4, and the devices lie in slices of 4, 4"):
+        parallel.in_slices(mixed, 4)
+    with pytest.raises(ValueError, match="config.mesh.slices is 3, and the devices lie in slices of 8"):
+        parallel.in_slices(plain, 3)
+    with pytest.raises(ValueError, match="the devices lie in slices of 4, 3"):
+        parallel.in_slices(mixed[:7])
+
+
+def test_state_is_split_within_a_slice_and_batches_over_all():
+    """On eight devices, in a process of its own."""
+    code = """
+import jax, numpy as np
+from ldm_jax.distributed import parallel
+placement = parallel.make("fsdp", {"slices": 2, "replicate_below": 1})
+ids = np.vectorize(lambda d: d.id)(placement.mesh.devices)
+assert ids.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]], ids
+leaf = placement.place({"w": np.arange(32.0)})["w"]
+parts = {s.device.id: s.data.tolist() for s in leaf.addressable_shards}
+assert all(parts[i] == parts[i + 4] for i in range(4)) and len(parts[0]) == 8, parts
+batch = placement.place_batch({"x": np.arange(16)})["x"]
+assert sorted(s.data.tolist()[0] for s in batch.addressable_shards) == list(range(0, 16, 2))
+assert parallel.make("fsdp", {"slices": 2, "data": 4}).mesh.shape == {"data": 4, "fsdp": 2}
+try:
+    parallel.make("fsdp", {"slices": 4, "data": 2})
+except ValueError as error:
+    print(error)
+"""
+    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "data is 2 over 4 slices, expected a multiple of them: fsdp lies within a slice" in done.stdout
 
 
 def test_placed_leaves_own_their_memory():

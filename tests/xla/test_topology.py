@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ldm_jax.distributed import parallel
 from ldm_jax.xla import topology
 from ldm_jax.xla.topology import Cost, Memory
 from ldm_jax.xla.tpu_slices import GIB, find_slice
@@ -127,3 +128,27 @@ def test_what_does_not_fit_is_no_error():
     assert not cost.memory.fits
     assert (cost.memory.arguments, cost.memory.peak) == (9 * GIB, 18 * GIB)
     assert cost.flops is None
+
+
+@needs_libtpu
+def test_between_slices_go_the_gradients_that_each_chip_has_summed():
+    """Of two slices of four chips, a state that is split in each: a chip holds a quarter of the sum of its slice, and
+    sends that to the other."""
+    slice_, devices = topology.open_slice("2xv5e:2x2")
+    placement = parallel.make("fsdp", {"replicate_below": 1}, devices)
+    assert placement.mesh.shape == {"data": 2, "fsdp": 4} and slice_.num_chips == 8
+
+    def step(w, x):
+        return w - 0.1 * jax.grad(lambda w: jnp.square(x @ w).sum())(w)
+
+    w = jax.ShapeDtypeStruct((512, 512), jnp.float32, sharding=placement.sharding((512, 512)))
+    x = jax.ShapeDtypeStruct((64, 512), jnp.float32, sharding=placement.batch)
+    cost = topology.compile_for(slice_, jax.jit(step, out_shardings=w.sharding), w, x)
+    assert cost.between_slices in (512 * 512 * 4 // 4, 512 * 512 * 2 // 4)  # as float32 or bfloat16
+    one = topology.open_slice("v5e:2x2")[1]
+    alone = parallel.make("fsdp", {"replicate_below": 1}, one)
+    w, x = (
+        jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(alone.mesh, s.sharding.spec))
+        for s in (w, x)
+    )
+    assert topology.compile_for(find_slice("v5e:2x2"), jax.jit(step), w, x).between_slices == 0

@@ -15,6 +15,8 @@ from ldm_jax.xla.tpu_slices import CHIPS, GIB, Slice, find_slice
         ("V6E:2x4", "v6e:2x4", 8),
         ("v4-8", "v4:2x2x1", 4),  # v4 and v5p are named by cores
         ("v5p-64", "v5p:2x4x4", 32),
+        ("2xv5e:4x4", "2xv5e:4x4", 32),
+        ("4xv5litepod-256", "4xv5e:16x16", 1024),
     ],
 )
 def test_names_of_slices(name, slice_, chips):
@@ -22,7 +24,7 @@ def test_names_of_slices(name, slice_, chips):
     assert (found.name, found.num_chips) == (slice_, chips)
 
 
-@pytest.mark.parametrize("name", ["v5e:3x3", "v9:2x2", "v5e", "banana", ""])
+@pytest.mark.parametrize("name", ["v5e:3x3", "v9:2x2", "v5e", "banana", "", "0xv5e:4x4", "2xv5e:3x3"])
 def test_an_unknown_slice_lists_those_there_are(name):
     with pytest.raises(
         ValueError, match="does not exist; there are v4:2x2x1, .*; v5e:1x1, 2x2, .*16x16; v5p:"
