@@ -10,6 +10,7 @@ from PIL import Image
 import ldm_jax
 from ldm_jax.checkpoints import bundle
 from ldm_jax.commands import convert, sample
+from ldm_jax.data import masks
 from ldm_jax.metrics.psnr import psnr
 from ldm_jax.shapes_world import oracle, scores
 from ldm_jax.shapes_world import prompts as shapes_prompts
@@ -102,6 +103,9 @@ def test_other_parts_are_not_left_out(tmp_path):
 def test_a_task_is_done_with_its_own_model_where_that_is_shipped(tmp_path):
     assert sample.shipped_for(None) == sample.shipped_for("text") == sample.shipped_for("img2img") == "shapes"
     assert sample.shipped_for("class") == "shapes_class"  # it draws as text does: test_classes_of_text.py
+    assert (
+        sample.shipped_for("inpaint") == "shapes_inpaint" and sample.shipped_for("inpaint", True) == "shapes"
+    )
     boxes = [[0.125, 0.125, 0.375, 0.375], [0.6, 0.5, 0.25, 0.25]]
     (tmp_path / "scene.json").write_text(
         json.dumps({"boxes": boxes, "labels": ["blue square", "red circle"]})
@@ -113,6 +117,33 @@ def test_a_task_is_done_with_its_own_model_where_that_is_shipped(tmp_path):
     read = [oracle.parse(np.asarray(image.convert("RGB"))) for image in found]
     drawn = [{(o.color, o.shape) for o in objects} for objects in read]
     assert np.mean([one == {("blue", "square"), ("red", "circle")} for one in drawn]) >= 0.5, drawn
+
+
+def test_a_hole_is_filled_by_its_own_model_or_by_the_text_model_where_a_prompt_says_what_with(tmp_path):
+    scenes = [world.scene(i, "test") for i in range(4)]
+    holes = [masks.draw("rectangle", 64, 64, np.random.default_rng(i)) >= 0.5 for i in range(4)]
+    for i, scene in enumerate(scenes):
+        Image.fromarray(world.render(scene)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.uint8(255 * holes[i])).save(tmp_path / f"{i}_mask.png")
+    flags = ["--task", "inpaint", "--image", str(tmp_path), "--steps", "10"]
+    sample.main([*flags, "--out", str(tmp_path / "out")])
+    found = [Image.open(tmp_path / "out" / f"{i}.png") for i in range(4)]
+    assert {image.text["checkpoint"] for image in found} == {"shapes_inpaint"}
+    pictures = [np.asarray(image.convert("RGB")) for image in found]
+    for drawn, scene, hole in zip(pictures, scenes, holes, strict=True):
+        np.testing.assert_array_equal(drawn[~hole], world.render(scene)[~hole])
+    right = [scores.completed_right(*one) for one in zip(pictures, scenes, holes, strict=True)]
+    assert np.mean(right) >= 0.5
+    one = [
+        "--image",
+        str(tmp_path / "0.png"),
+        "--mask",
+        str(tmp_path / "0_mask.png"),
+        "--prompt",
+        "a red circle",
+    ]
+    sample.main(["--task", "inpaint", *one, "--steps", "2", "--out", str(tmp_path / "told")])
+    assert Image.open(tmp_path / "told" / "0.png").text["checkpoint"] == "shapes"
 
 
 def test_a_label_map_is_drawn_by_the_shipped_model(tmp_path):

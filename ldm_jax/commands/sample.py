@@ -293,15 +293,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             )
         if names[0]:
             setattr(args, kind, {name.strip(): given for name in names})
-    args.checkpoint = shipped_for(args.task) if args.checkpoint is None else args.checkpoint
+    if args.checkpoint is None:
+        says = (args.prompt, args.negative_prompt, args.jobs, args.guidance, args.strength)
+        args.checkpoint = shipped_for(args.task, any(one is not None for one in says))
     return args
 
 
-def shipped_for(task: str | None) -> str:
-    """The shipped model that a task is done with where none is named."""
+def shipped_for(task: str | None, told: bool = False) -> str:
+    """The shipped model that a task is done with where none is named. told: more than images and masks is said, or may
+    be in a file of jobs; then holes are filled by the text model, which can be told what with."""
     from ldm_jax.checkpoints.bundle import shipped_names
 
-    return own if (own := f"shapes_{task}") in shipped_names() else "shapes"
+    own = f"shapes_{task}"
+    return "shapes" if own not in shipped_names() or (task == "inpaint" and told) else own
 
 
 def as_value(text: str):
