@@ -160,6 +160,17 @@ def test_a_label_map_is_drawn_by_the_shipped_model(tmp_path):
     assert np.concatenate(objects).mean() >= 0.7
 
 
+def test_a_gray_picture_is_colored_by_the_shipped_model(tmp_path):
+    scenes = [world.scene(i, "test") for i in range(4)]
+    for i, scene in enumerate(scenes):
+        Image.fromarray(world.render(scene)).convert("L").save(tmp_path / f"{i}.png")
+    flags = ["--task", "colorize", "--image", str(tmp_path), "--steps", "10", "--out", str(tmp_path / "out")]
+    sample.main(flags)
+    found = [np.asarray(Image.open(tmp_path / "out" / f"{i}.png").convert("RGB")) for i in range(4)]
+    legible = [scores.color_score(*one).legible for one in zip(found, scenes, strict=True)]
+    assert np.concatenate(legible).mean() >= 0.7
+
+
 def test_a_small_picture_is_enlarged_by_the_shipped_model(tmp_path):
     images = np.stack([world.render(world.scene(i, "test")) for i in range(2)])
     for i, image in enumerate(images):
