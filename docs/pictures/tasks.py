@@ -61,7 +61,10 @@ def main(out: str) -> None:
     told = {
         "layout": (dict(layouts=layouts), np.stack([boxes(one) for one in layouts])),
         "semantic": (dict(segmentations=maps), np.stack([painted(one) for one in maps])),
-        "superres": (dict(low_res_images=low), np.stack([small(one, 64, Image.Resampling.NEAREST) for one in low])),
+        "superres": (
+            dict(low_res_images=low),
+            np.stack([small(one, 64, Image.Resampling.NEAREST) for one in low]),
+        ),
         "inpaint": (
             dict(images=list(images), masks=list(holes)),
             np.where(holes[..., None], np.uint8(127), images),
