@@ -45,6 +45,8 @@ def check(section: Mapping[str, Any] | None, image_size: int, factor: int) -> tu
         raise ValueError(f"loss.equivariance has no option {next(iter(section))!r}; it has: share, scales")
     if not 0 <= share <= 1:
         raise ValueError(f"loss.equivariance: share is {share}, expected a share, 0 to 1")
+    if not share:
+        return 0.0, ()
     cells = image_size // factor
     for scale in scales:
         if not 0 < scale < 1 or (scale * cells) % 1:
