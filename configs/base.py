@@ -135,8 +135,8 @@ def warm_up(steps: int) -> dict:
 def spread(c: ConfigDict) -> None:
     """How a run is spread over devices (ldm_jax/distributed/parallel.py), and steps over dispatches."""
     c.parallelism, c.steps_per_dispatch = "pmap", 1
-    c.mesh = dict(data=config_dict.placeholder(int), fsdp=config_dict.placeholder(int))
-    c.mesh.slices = config_dict.placeholder(int)  # None: as many as the devices say
+    # Of each None is what the devices say, or what is left of them.
+    c.mesh = {name: config_dict.placeholder(int) for name in ("data", "fsdp", "slices")}
 
 
 def _start(name: str, arg: str, task: str, image_size: int) -> ConfigDict:

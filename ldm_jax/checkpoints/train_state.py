@@ -179,7 +179,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree | None = None) -> t
             return state, step
         # 3. A damaged file can raise anything; try the checkpoint before it.
         except Exception as error:  # noqa: BLE001 - see above
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            reason = _first_line(error)
             log.warning(
                 "checkpoint %d in %s cannot be read (%s); trying the one before it",
                 step,
@@ -217,17 +217,18 @@ def kept_steps(workdir: str | pathlib.Path) -> list[int]:
 def each_average(workdir: str | pathlib.Path, steps: Sequence[int]) -> Iterator[PyTree]:
     """The running averages of these checkpoints, read one after the other. Raises: ValueError for one that has none or
     cannot be read."""
-    checkpoints = manager(workdir, only_reading=True)
-    for step in steps:
-        try:
-            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            state = checkpoints.restore(step, args=_Restore(fallback_sharding=here))
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise ValueError(
-                f"checkpoint {step} in {checkpoints.directory} cannot be read: {reason}"
-            ) from error
-        if state["ema_params"] is None:
-            raise ValueError(f"checkpoint {step} in {checkpoints.directory} has no running average")
-        yield state["ema_params"]
-    checkpoints.close()
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with contextlib.closing(manager(workdir, only_reading=True)) as checkpoints:
+        for step in steps:
+            what = f"checkpoint {step} in {checkpoints.directory}"
+            try:
+                state = checkpoints.restore(step, args=_Restore(fallback_sharding=here))
+            except Exception as error:  # a damaged file can raise anything
+                raise ValueError(f"{what} cannot be read: {_first_line(error)}") from error
+            if state["ema_params"] is None:
+                raise ValueError(f"{what} has no running average")
+            yield state["ema_params"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -123,6 +123,12 @@ def make_schedule(
     return NoiseSchedule(**{k: jnp.asarray(v, jnp.float32) for k, v in tables.items()})
 
 
+def same_levels(one: NoiseSchedule, other: NoiseSchedule) -> bool:
+    """Whether two schedules have the same noise at each of as many timesteps, but for rounding."""
+    levels, others = one.alphas_cumprod, other.alphas_cumprod
+    return levels.shape == others.shape and bool(np.allclose(levels, others, atol=1e-5))
+
+
 def make_tables(betas: np.ndarray, v_posterior: float = 0.0) -> dict[str, np.ndarray]:
     """The tables of NoiseSchedule that follow from betas [T] float64 in (0, 1), each [T] float64.
 

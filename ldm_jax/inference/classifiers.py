@@ -15,7 +15,7 @@ from ldm_jax.checkpoints.bundle import SHIPPED
 from ldm_jax.checkpoints.open import locate, open_checkpoint
 from ldm_jax.config import call
 from ldm_jax.convert import clip_vision, files
-from ldm_jax.diffusion.schedule import NoiseSchedule, make_schedule
+from ldm_jax.diffusion.schedule import NoiseSchedule, make_schedule, same_levels
 from ldm_jax.models.clip_vision import MEAN, STD, CLIPVisionTransformer
 from ldm_jax.models.noisy_classifier import NoisyClassifier
 from ldm_jax.models.shapes_classifier import ShapesClassifier
@@ -105,15 +105,13 @@ def of_noised_latents(path: str, latent_shape: tuple[int, int, int], schedule: N
 
     Raises: ValueError for a checkpoint of something else, and for one of other latents or other noise levels.
     """
-    config, found, levels = _opened(locate(path), last_written(locate(path)))
+    config, found, own = _opened(locate(path), last_written(locate(path)))
     taken = (found.network.latent_size, found.network.latent_size, found.network.in_channels)
     if taken != tuple(latent_shape):
         raise ValueError(
             f"classifier {path}: it takes latents of shape {taken}, expected {tuple(latent_shape)}, those of this model"
         )
-    if levels.shape != schedule.alphas_cumprod.shape or not np.allclose(
-        levels, schedule.alphas_cumprod, atol=1e-5
-    ):
+    if not same_levels(own, schedule):
         raise ValueError(
             f"classifier {path}: it was trained at the noise levels of {config['schedule']}, expected those of this "
             "model"
@@ -122,7 +120,7 @@ def of_noised_latents(path: str, latent_shape: tuple[int, int, int], schedule: N
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(path: Path, stamp: int) -> tuple[dict, Classifier, np.ndarray]:
+def _opened(path: Path, stamp: int) -> tuple[dict, Classifier, NoiseSchedule]:
     opened = open_checkpoint(path)
     if opened.config.get("task") != "classifier":
         raise ValueError(
@@ -131,5 +129,4 @@ def _opened(path: Path, stamp: int) -> tuple[dict, Classifier, np.ndarray]:
     config, params = opened.config, opened.bundle().params["classifier"]
     network = call(NoisyClassifier, config["classifier"], "classifier")
     names = config.get("class_names") or [str(i) for i in range(network.num_classes)]
-    levels = np.asarray(make_schedule(**config["schedule"]).alphas_cumprod)
-    return config, Classifier(network, params, tuple(names)), levels
+    return config, Classifier(network, params, tuple(names)), make_schedule(**config["schedule"])

@@ -17,7 +17,6 @@ import numpy as np
 from ldm_jax.conditioning import phrases, tokens
 from ldm_jax.data import pictures, transforms
 from ldm_jax.diffusion.denoiser import Denoiser
-from ldm_jax.diffusion.schedule import NoiseSchedule
 from ldm_jax.find import did_you_mean, find
 from ldm_jax.inference import classifiers, weaker
 from ldm_jax.models.unet import UNet
@@ -36,7 +35,7 @@ class Call(NamedTuple):
     num_pictures: N. visited: [S] timesteps. latent_shape: (h, w, c). prompts: one per picture, or None. tokenizer: the
     model's, or None. guidance_scale: a number. inverted: the arrays of inversion/base.py of the pictures that are
     edited, [N, ...] each; None where pictures are drawn from noise. decoder: names of the residual blocks on the
-    network's way up, in order. sampler: its name. image_shape: (H, W). schedule: the model's. system: the model.
+    network's way up, in order. sampler: its name. image_shape: (H, W). system: the model.
     """
 
     num_pictures: int
@@ -50,7 +49,6 @@ class Call(NamedTuple):
     decoder: tuple[str, ...] = ()
     sampler: str = "ddim"
     image_shape: tuple[int, int] = (0, 0)
-    schedule: NoiseSchedule | None = None
     system: System | None = None
 
     def align(self, source: str, target: str) -> np.ndarray:
@@ -97,7 +95,9 @@ class Call(NamedTuple):
 
     def noisy_classifier(self, path: str) -> classifiers.Classifier:
         """See classifiers.of_noised_latents: that takes this model's latents and noise levels."""
-        return classifiers.of_noised_latents(_a_name(path, "classifier"), self.latent_shape, self.schedule)
+        return classifiers.of_noised_latents(
+            _a_name(path, "classifier"), self.latent_shape, self.system.schedule
+        )
 
     def weaker(self, path: str) -> tuple[UNet, PyTree]:
         """See weaker.version_of."""

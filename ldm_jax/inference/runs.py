@@ -205,7 +205,7 @@ def _choose(
     call = methods.Call(
         number, visited, num_timesteps, latent_shape, prompts, system.tokenizer, scale, inverted=found, decoder=system.unet.decoder,
         sampler=settings["sampler"], image_shape=(latent_shape[0] * factor, latent_shape[1] * factor),
-        schedule=system.schedule, system=system,
+        system=system,
     )  # fmt: skip
     choice = methods.choose(guidance, edit, call)
     if system.is_guided and scale != 1.0 and not methods.replaces_guidance(choice.methods):

@@ -7,9 +7,8 @@ the same noise levels, and be told the same.
 import functools
 from pathlib import Path
 
-import numpy as np
-
 from ldm_jax.checkpoints.open import locate, open_checkpoint
+from ldm_jax.diffusion.schedule import same_levels
 from ldm_jax.models.unet import UNet
 from ldm_jax.params import check_params
 from ldm_jax.paths import last_written
@@ -25,15 +24,13 @@ def version_of(system: System, path: str) -> tuple[UNet, PyTree]:
     the kind of prediction, or what the network is conditioned on.
     """
     other, params = _opened(locate(path), last_written(locate(path)))
-    levels, own_levels = (np.asarray(one.schedule.alphas_cumprod) for one in (other, system))
-    same_levels = levels.shape == own_levels.shape and np.allclose(levels, own_levels, atol=1e-5)
     differs = {
         "how much smaller latents are, and their channels": tuple(
             (one.first_stage.factor, one.latent_shape[2]) for one in (other, system)
         ),
         "a prediction of": (other.prediction_type, system.prediction_type),
         "a learned variance": (other.learned_variance, system.learned_variance),
-        "the noise levels of the model": (same_levels, True),
+        "the noise levels of the model": (same_levels(other.schedule, system.schedule), True),
         "the conditioning": (_told(other), _told(system)),
     }
     for what, (got, expected) in differs.items():

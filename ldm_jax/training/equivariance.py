@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ldm_jax.config import call
 from ldm_jax.types import Array
 
 SCALES = (0.25, 0.5, 0.75)
@@ -39,10 +40,12 @@ def check(section: Mapping[str, Any] | None, image_size: int, factor: int) -> tu
 
     Raises: ValueError for another option, a share outside [0, 1], and scales that leave no whole latent cells.
     """
-    section = dict(section or {})
-    share, scales = section.pop("share", 0.5 if section else 0.0), tuple(section.pop("scales", SCALES))
-    if section:
-        raise ValueError(f"loss.equivariance has no option {next(iter(section))!r}; it has: share, scales")
+    if not section:
+        return 0.0, ()
+    return call(_checked, section, "loss.equivariance", image_size=image_size, factor=factor)
+
+
+def _checked(image_size: int, factor: int, share: float = 0.5, scales: tuple[float, ...] = SCALES) -> tuple:
     if not 0 <= share <= 1:
         raise ValueError(f"loss.equivariance: share is {share}, expected a share, 0 to 1")
     if not share:

@@ -184,9 +184,7 @@ def make_step(
 
         def seen(loss):
             key = jax.random.fold_in(jax.random.key(seed, impl=KEY_IMPL), state.step)
-            key = jax.random.fold_in(
-                key, 2**32 - 1
-            )  # no example's, whose keys are folded in with their places
+            key = jax.random.fold_in(key, 2**32 - 1)  # no example's: those are folded in with their places
             return lambda *args: equivariance.seen(lambda view: loss(view, *args), *views, key)
 
         trained = _generator(params)

@@ -59,17 +59,15 @@ def test_a_step_holds_the_decoded_view_of_the_latents_against_the_view_of_the_pi
             return jnp.abs(view(IMAGES) - x_rec).mean()
 
         value, grads = jax.value_and_grad(loss)(params)
-        return value, optax.global_norm(grads) * IMAGES.shape[
-            1
-        ] ** 2 / 4 * 3  # the step's loss is of their sum
+        numbers = 8 * 8 * 3  # in each picture: the step's loss is of their sum
+        return value, optax.global_norm(grads) * numbers
 
     run, found = jax.jit(step), []
     for number in range(8):
         now = state.replace(step=jnp.int32(number))
         metrics = run(now, {}, batch, jnp.uint32(0))[1]
-        keys = jax.vmap(jax.random.split)(
-            first_stage_step.example_keys(jnp.uint32(0), number, jnp.arange(2))
-        )[:, 0]
+        own = first_stage_step.example_keys(jnp.uint32(0), number, jnp.arange(2))
+        keys = jax.vmap(jax.random.split)(own)[:, 0]
         expected = [apart(keys, turns) for turns in (1, 2, 3)]
         got = float(metrics["rec_loss"]), float(metrics["gradient_norm"])
         off = [max(abs(g / e - 1) for g, e in zip(got, one, strict=True)) for one in expected]
