@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed.jsonl"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 ATTENTION = ROOT / "benchmarks" / "results" / "attention.jsonl"
+CONVOLUTION = ROOT / "benchmarks" / "results" / "convolution.jsonl"
 START = ROOT / "benchmarks" / "results" / "compile_time.jsonl"
 EDITS = ROOT / "benchmarks" / "results" / "edits.jsonl"
 RECOGNITION = ROOT / "benchmarks" / "results" / "recognition.jsonl"
@@ -177,6 +178,24 @@ def attention_table(lines: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in out)
 
 
+def convolution_table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Of benchmarks/convolution.py's lines, the last of each shape, in milliseconds."""
+    out = [
+        "| examples | cells | channels | kernel | stride | jax | jax, in a loop | here | here, in a loop |"
+    ]
+    out.append("| --- " * 9 + "|")
+    for shape, line in {tuple(line["shape"]): line for line in lines}.items():
+        examples, side, channels, features, size, stride = shape
+        times = [
+            f"{line['milliseconds'][way][kind]:,.1f} ms"
+            for way in ("derived", "convolve")
+            for kind in ("alone", "loop")
+        ]
+        row = (examples, f"{side} x {side}", f"{channels} to {features}", f"{size} x {size}", stride, *times)
+        out.append(f"| {' | '.join(map(str, row))} |")
+    return "\n".join(out)
+
+
 def start_table(lines: Iterable[Mapping[str, Any]]) -> str:
     """Of benchmarks/compile_time.py's lines, the last of each kind: seconds that this process's processors took for the
     sampler."""
@@ -261,6 +280,7 @@ def main() -> None:
 
     put(DOCUMENT, "speed", table(read()))
     put(DOCUMENT, "attention", attention_table(read(ATTENTION)))
+    put(DOCUMENT, "convolution", convolution_table(read(CONVOLUTION)))
     put(DOCUMENT, "compile_time", start_table(read(START)))
     put(DOCUMENT, "first_paths", paths_table(read(FIRST_PATHS)))
     put(DOCUMENT, "edits", edits_table(read(EDITS)))

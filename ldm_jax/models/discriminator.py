@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ldm_jax.models.convolution import convolve
 from ldm_jax.models.layers import torch_uniform
 from ldm_jax.types import Array
 
@@ -37,13 +38,7 @@ class PatchConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         kernel = self.param("kernel", normal_around(0.0), (4, 4, channels, self.features), jnp.float32)
-        x = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (self.strides, self.strides),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, ((1, 1), (1, 1)))
         if self.use_bias:
             bias = self.param("bias", torch_uniform(16 * channels), (self.features,), jnp.float32)
             x = x + bias.astype(self.dtype)

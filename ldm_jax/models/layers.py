@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ldm_jax.models import norms
+from ldm_jax.models.convolution import convolve
 from ldm_jax.types import Array, PyTree
 
 
@@ -65,6 +66,7 @@ def cast(params: PyTree, dtype: jnp.dtype) -> PyTree:
 _group_norm = jax.jit(norms.group_norm, static_argnums=(3, 4, 5, 6))
 _layer_norm = jax.jit(norms.layer_norm, static_argnums=(3, 4))
 geglu = jax.jit(norms.geglu)
+_convolve = jax.jit(convolve, static_argnums=(2, 3))
 
 
 class Conv(nn.Module):
@@ -89,14 +91,9 @@ class Conv(nn.Module):
         init = nn.initializers.zeros if self.zero_init else torch_uniform(k * k * channels)
         kernel = parameter(self, "kernel", init, (k, k, channels, self.features))
         padding = k // 2 if self.padding is None else self.padding
-        if isinstance(padding, int):
-            padding = ((padding, padding), (padding, padding))
-        x = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (self.strides, self.strides),
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        padding = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+        x = _convolve(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.strides, tuple(map(tuple, padding))
         )
         if self.use_bias:
             x = x + parameter(self, "bias", init, (self.features,)).astype(self.dtype)

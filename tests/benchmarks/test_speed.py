@@ -210,6 +210,14 @@ def test_the_table_of_attention_has_the_last_line_of_each_shape():
     assert row == "| 4 | 1024 | 8 x 8 | 77 | 2 cores, float32 | 2.0 ms | 1.5 ms | 5.0 ms | 4.5 ms |"
 
 
+def test_the_table_of_convolutions_has_the_last_line_of_each_shape():
+    line = dict(shape=[32, 16, 64, 32, 3, 2], milliseconds=dict(derived=dict(alone=2.0, loop=1900.04)))
+    first, last = (dict(alone=n, loop=n + 1) for n in (3.0, 1.0))
+    lines = [line | dict(milliseconds=line["milliseconds"] | dict(convolve=times)) for times in (first, last)]
+    (row,) = report.convolution_table(lines).splitlines()[2:]
+    assert row == "| 32 | 16 x 16 | 64 to 32 | 3 x 3 | 2 | 2.0 ms | 1,900.0 ms | 1.0 ms | 2.0 ms |"
+
+
 def test_the_yardstick_is_the_one_asked_for():
     """35 M parameters, as the UNet2DConditionModel of these widths."""
     system = speed_models.system_of(speed_models.read_config("small"))

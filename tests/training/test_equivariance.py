@@ -92,9 +92,10 @@ def test_the_share_of_batches_and_of_scales():
 def test_without_a_share_the_step_is_the_plain_one():
     batch = {"image": IMAGES, "position": jnp.arange(2)}
     assert equivariance.check(None, 16, 8) == (0.0, ())  # whose latents no scale leaves whole cells of
-    (_, state, plain), (_, _, off) = make((0.0, ())), make(equivariance.check(dict(share=0), 16, 2))
-    programs = [jax.jit(step).lower(state, {}, batch, jnp.uint32(0)).as_text() for step in (plain, off)]
-    assert programs[0] == programs[1] and "case" not in programs[0]
+    views = (0.0, ()), equivariance.check(dict(share=0), 16, 2), (0.5, equivariance.SCALES)
+    steps = [(step, state) for _, state, step in map(make, views)]
+    plain, off, on = (jax.jit(step).lower(state, {}, batch, jnp.uint32(0)).as_text() for step, state in steps)
+    assert plain == off != on
 
 
 @pytest.mark.parametrize(
