@@ -199,12 +199,15 @@ def convolution_table(lines: Iterable[Mapping[str, Any]]) -> str:
 def start_table(lines: Iterable[Mapping[str, Any]]) -> str:
     """Of benchmarks/compile_time.py's lines, the last of each kind: seconds that this process's processors took for the
     sampler."""
-    last = {(line["config"], line["batch_size"], line["device"]): line for line in lines}
+    last = {
+        (line["config"], line["batch_size"], line["device"], line.get("devices", 1)): line for line in lines
+    }
     out = [("", "batch", "device", "trace", "lower", "lines", "compile")]
     out.append(("---",) * len(out[0]))
-    for (config, batch_size, device), line in last.items():
+    for (config, batch_size, device, number), line in last.items():
         found = line["sampler"]
         where = f"{line['cores']} cores" if device == "cpu" else device
+        where = where if number == 1 else f"{number} devices of {where}"
         seconds = [
             f"{found[stage]['cpu']:.1f} s" if stage in found else ""
             for stage in ("trace", "lower", "compile")

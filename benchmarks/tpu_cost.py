@@ -81,6 +81,7 @@ ROWS = [
     train("shapes_text", "2xv5e:2x2", 64, "fsdp", first_stage_from="shapes"),
     train("text2img_1p4b", "v5e:8x8", 640, "fsdp"),
     train("sd1", "v5e:16x16", 2048, "fsdp"),
+    train("sd1", "2xv5e:16x16", 4096, "fsdp"),
     train("sdxl_base", "v5p:2x4x4", 256, "fsdp"),
     sample("sd1", "v5e:1x1", 4),
     autoencoder("kl_f8", "v5e:4x4", 96),

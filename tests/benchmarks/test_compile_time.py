@@ -25,6 +25,13 @@ def test_the_line_and_its_row(tmp_path, capsys):
     assert row == f"| tiny_diffusion | 2 | {line['cores']} cores | 1.2 s | 0.5 s | 1,234 | 71.0 s |"
 
 
+def test_several_devices_have_a_row_of_their_own():
+    times = dict(trace=dict(cpu=1.2), lower=dict(cpu=0.5), lines=1234)
+    line = dict(config="sd1", batch_size=8, device="cpu", cores=2, sampler=times)
+    alone, shared = report.start_table([line, line | dict(devices=8)]).splitlines()[2:]
+    assert "| 2 cores |" in alone and "| 8 devices of 2 cores |" in shared
+
+
 def test_the_document_has_the_table_of_the_results():
     assert report.start_table(report.read(report.START)) in report.DOCUMENT.read_text()
 
