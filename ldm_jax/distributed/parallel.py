@@ -1,9 +1,10 @@
 """Where a run's arrays lie on the devices, and how one step is compiled for them: two ways, of the same step function.
 
 'pmap' keeps the whole state on every device and gives each its part of the batch; the step averages over the devices.
-'fsdp' splits parameters, optimizer state and averages over the mesh (data, fsdp) as well; the compiler averages. A leaf
-is
-split by its shape alone: along its largest dimension that the fsdp axis divides, and not at all where it is small.
+'fsdp' splits parameters, optimizer state and averages over the mesh (data, fsdp) as well. A leaf is split by its shape
+alone: along its largest dimension that the fsdp axis divides, and not at all where it is small. Each device
+differentiates a loss for its own examples, from parameters that are gathered for it, and gradients are summed where
+their part of the state lies (`Placement.gradients`); what else a step does the compiler splits.
 
 In both a batch is split over all devices, states and batches are arrays across all hosts, and the state is donated. It
 knows nothing of what a step does, or of what a leaf is.
@@ -13,6 +14,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -69,6 +71,61 @@ class Placement:
     def average(self, tree: PyTree) -> PyTree:
         """The mean over all devices of what each computed from its part of the batch; to be called in a step."""
         return jax.lax.pmean(tree, AXIS) if self.way == "pmap" else tree
+
+    def gradients(self, loss: Callable, as_computed: Callable = lambda params: params) -> Callable:
+        """jax.value_and_grad(loss, has_aux=True) over the global batch, to be called in a step: (params, frozen, batch,
+        seed, step) -> ((value, metrics), gradients).
+
+        loss: of one device's examples; its value and its metrics are means over them. as_computed: params in the dtypes
+        that loss computes with: under 'fsdp' they are sent in these, once in a step, as in ZeRO-3 (Rajbhandari et al.
+        2020, arXiv:1910.02054), and their gradients are summed in the params' own.
+        """
+        if self.way == "pmap":
+            return lambda *args: self.average(jax.value_and_grad(loss, has_aux=True)(*args))
+        axes, parts = self.mesh.axis_names, self.mesh.shape["fsdp"]
+        groups = ("data",) if self.mesh.shape["data"] > 1 else ()
+
+        def specs(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda x: self.sharding(np.shape(x)).spec, tree)
+
+        def run(params, frozen, batch, seed, step):
+            split, frozen_split = specs(params), specs(frozen)
+            dtypes = jax.tree.map(lambda x: x.dtype, jax.eval_shape(as_computed, params))
+
+            def of_part(params, frozen, batch, seed, step):
+                frozen = jax.tree.map(lambda x, spec: _whole(x, spec, x.dtype, x.dtype), frozen, frozen_split)
+
+                def of_parts(params):
+                    whole = jax.tree.map(lambda x, *to: _whole(x, *to, x.dtype), params, split, dtypes)
+                    return loss(whole, frozen, batch, seed, step)
+
+                def mean(gradient, spec):
+                    return gradient / parts if len(spec) else jax.lax.pmean(gradient, "fsdp")
+
+                found, gradients = jax.value_and_grad(of_parts, has_aux=True)(params)
+                return jax.lax.pmean(found, axes), jax.lax.pmean(jax.tree.map(mean, gradients, split), groups)
+
+            return jax.shard_map(
+                of_part,
+                mesh=self.mesh,
+                in_specs=(split, frozen_split, self.batch.spec, PartitionSpec(), PartitionSpec()),
+                out_specs=(PartitionSpec(), split),
+                check_vma=False,
+            )(params, frozen, batch, seed, step)
+
+        return run
+
+    def gathering(self, step: Callable) -> Callable:
+        """A step that differentiates by itself, given its parameters whole, as the compiler averages. Left to itself it
+        multiplies by the parts that there are and sends activations, which are larger."""
+        if self.way == "pmap":
+            return step
+
+        def run(state, frozen, batch, seed):
+            params, frozen = jax.lax.with_sharding_constraint((state.params, frozen), self.replicated)
+            return step(state.replace(params=params), frozen, batch, seed)
+
+        return run
 
     @property
     def replicated(self) -> NamedSharding:
@@ -133,8 +190,6 @@ class Placement:
         one's.
         """
         batch = self.batch if num_steps == 1 else self.batches
-        if self.way == "fsdp":
-            step = _gathering(step, self.replicated)
         if num_steps > 1:
             step = _scanned(step)
         if self.way == "pmap":
@@ -159,16 +214,24 @@ class Placement:
         )
 
 
-def _gathering(step: Callable, replicated: NamedSharding) -> Callable:
-    """The step, given its parameters whole: each is sent once, as in ZeRO-3 (Rajbhandari et al. 2020,
-    arXiv:1910.02054). Left to itself the compiler multiplies by the parts that there are and sends activations, which
-    are larger."""
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _whole(part: jax.Array, spec: PartitionSpec, dtype: Any, own: Any) -> jax.Array:
+    """A leaf of dtype `own` in `dtype`, gathered from its parts. Its gradient is summed in `own`: a sum over many
+    devices in bfloat16 would lose digits."""
+    part = part.astype(dtype)
+    return jax.lax.all_gather(part, "fsdp", axis=len(spec) - 1, tiled=True) if len(spec) else part
 
-    def run(state, frozen, batch, seed):
-        params, frozen = jax.lax.with_sharding_constraint((state.params, frozen), replicated)
-        return step(state.replace(params=params), frozen, batch, seed)
 
-    return run
+def _whole_forward(part, spec, dtype, own):
+    return _whole(part, spec, dtype, own), None
+
+
+def _whole_backward(spec, dtype, own, _, g):
+    g = g.astype(own)
+    return (jax.lax.psum_scatter(g, "fsdp", scatter_dimension=len(spec) - 1, tiled=True) if len(spec) else g,)
+
+
+_whole.defvjp(_whole_forward, _whole_backward)
 
 
 def _in_context(step: Callable, mesh: Mesh) -> Callable:

@@ -86,6 +86,7 @@ def job_of(stage: str, placement, rate: float):
                 ema_decay=0.999,
                 average=placement.average,
             )
+            step = placement.gathering(step)
 
             def kept(start):
                 return ({"image": batch["image"]} for batch in batches(start))
@@ -95,7 +96,7 @@ def job_of(stage: str, placement, rate: float):
             params |= init_learned(DIFFUSION, system, params, key)
             state = TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
             objective = diffusion_objective(DIFFUSION, system)
-            step = diffusion_step.make_step(objective, tx, 0.999, placement.average)
+            step = diffusion_step.make_step(placement.gradients(objective), tx, 0.999)
             frozen = {"first_stage": {}, "latent_scale": np.float32(1.0)}
 
             def kept(start):

@@ -17,53 +17,79 @@ from ldm_jax.training.state import TrainState
 WIDTH = 32
 placement = parallel.make("fsdp", {"data": 1, "fsdp": 8, "replicate_below": 16})
 
-def step(state, frozen, batch, seed):
-    def loss(params):
-        hidden = jnp.tanh(batch @ params["in"])
-        return jnp.mean(jnp.square(hidden @ params["out"] @ frozen["frozen"] - batch))
-    grads = jax.grad(loss)(state.params)
-    params = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
-    return state.replace(step=state.step + 1, params=params), {"step": state.step}
+def loss(params, frozen, batch, seed, step):
+    hidden = jnp.tanh(batch @ params["in"])
+    return jnp.mean(jnp.square(hidden @ params["out"] @ frozen["frozen"] - batch)), {}
 
-def sent(batch_size, num_steps):
+def step_of(gradients):
+    def step(state, frozen, batch, seed):
+        _, grads = gradients(state.params, frozen, batch, seed, state.step)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+        return state.replace(step=state.step + 1, params=params), {"step": state.step}
+    return step
+
+STEPS = dict(  # of a second stage, and of a first one
+    gradients=step_of(placement.gradients(loss)),
+    gathering=placement.gathering(step_of(jax.value_and_grad(loss, has_aux=True))),
+)
+
+def sent(step, batch_size, num_steps):
     whole = jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), {"in": whole, "out": whole}, None, ())
     shape = (batch_size, WIDTH) if num_steps == 1 else (num_steps, batch_size, WIDTH)
     batch = jax.ShapeDtypeStruct(shape, jnp.float32)
     frozen = {"frozen": whole}
-    jitted = placement.compile(step, state, frozen, num_steps)
+    jitted = placement.compile(STEPS[step], state, frozen, num_steps)
     compiled = jitted.lower(
         placement.abstract(state), placement.abstract(frozen), batch, jax.ShapeDtypeStruct((), jnp.uint32)
     ).compile()
     found = hlo.collectives(hlo.parse(compiled.as_text()))
-    gathered = sum(one.count * one.size for one in found if one.kind == "all-gather")
-    return gathered, sum(one.count * one.sent for one in found)
+    sizes = {kind: sum(one.count * one.size for one in found if one.kind == kind) for kind in KINDS}
+    return [*sizes.values(), sum(one.count * one.sent for one in found)]
 
-print(json.dumps([[sent(size, steps) for size in (8, 512)] for steps in (1, 4)]))
+KINDS = "all-gather", "reduce-scatter", "all-reduce"
+found = {}
+for step in STEPS:
+    for steps in (1, 4):
+        found[f"{step} {steps}"] = [sent(step, size, steps) for size in (8, 512)]
+print(json.dumps(found))
 """
 
 
 @pytest.fixture(scope="module")
-def sent() -> list:
-    """[for 1 and 4 steps at once: [for batches of 8 and 512: (bytes gathered, bytes sent)]], on 8 devices."""
+def sent() -> dict[str, list[list[float]]]:
+    """{way and number of steps at once: [of batches of 8 and 512: bytes gathered, scattered, reduced and sent]}, on 8
+    devices."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_nothing_that_is_sent_grows_with_the_batch(sent, steps):
-    small, large = sent[(1, 4).index(steps)]
+WAYS = pytest.mark.parametrize("way", ["gradients", "gathering"])
+STEPS = pytest.mark.parametrize("steps", [1, 4])
+ONCE = 32 * 32 * 4  # a matrix of float32
+
+
+@WAYS
+@STEPS
+def test_nothing_that_is_sent_grows_with_the_batch(sent, way, steps):
+    small, large = sent[f"{way} {steps}"]
     assert large == small
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_each_parameter_is_gathered_once_in_a_step(sent, steps):
-    """Two matrices that are trained, and a frozen one, of 32 x 32 float32."""
-    gathered, _ = sent[(1, 4).index(steps)][0]
-    once = 32 * 32 * 4
-    assert gathered in (
-        3 * steps * once,
-        (2 * steps + 1) * once,
-    )  # the frozen one may be gathered before the loop
+@WAYS
+@STEPS
+def test_each_parameter_is_gathered_once_in_a_step(sent, way, steps):
+    """Two matrices that are trained, and a frozen one, which may be gathered before the loop."""
+    gathered, *_ = sent[f"{way} {steps}"][0]
+    assert gathered in (3 * steps * ONCE, (2 * steps + 1) * ONCE)
+
+
+@STEPS
+def test_gradients_are_summed_where_their_part_of_the_state_lies(sent, steps):
+    """Each device sends seven eighths of a gradient, and is sent its eighth; summed for all it were twice as much."""
+    gathered, scattered, reduced, sent_bytes = sent[f"gradients {steps}"][0]
+    assert (scattered, reduced) == (2 * steps * ONCE, 0)
+    assert sent_bytes == (gathered + scattered) * 7 / 8
+    assert sent_bytes < 0.75 * sent[f"gathering {steps}"][0][-1]

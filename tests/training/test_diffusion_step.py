@@ -1,5 +1,6 @@
 """One step: what it reports of the update."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,7 +14,8 @@ from ldm_jax.training.state import TrainState
 def test_the_update_s_norm_is_that_of_what_changed(accumulate):
     tx = optax.MultiSteps(optax.sgd(0.1), accumulate).gradient_transformation()
     loss = lambda params, *_: (jnp.square(params["w"]).sum(), {})  # noqa: E731
-    step, w = diffusion_step.make_step(loss, tx, 0.999, accumulate=accumulate), jnp.asarray([3.0, 4.0])
+    gradients, w = jax.value_and_grad(loss, has_aux=True), jnp.asarray([3.0, 4.0])
+    step = diffusion_step.make_step(gradients, tx, 0.999, accumulate)
     state = TrainState(jnp.zeros((), jnp.int32), {"w": w}, {"w": w}, tx.init({"w": w}))
     norms = []
     for _ in range(2):

@@ -120,7 +120,7 @@ def test_an_example_that_is_no_number_is_in_its_own_bin_alone():
 def test_losses_by_timestep_add_up_to_the_loss_and_change_no_parameter():
     placement, tx = parallel.make(devices=jax.devices()[:1]), optax.adamw(1e-2)
 
-    step = diffusion_step.make_step(affine_loss(prediction_type="eps"), tx, 0.999, placement.average)
+    step = diffusion_step.make_step(placement.gradients(affine_loss(prediction_type="eps")), tx, 0.999)
     rng, given = np.random.default_rng(0), frozen(1.0)
     params = {"unet": {"w": rng.normal(size=(3, 3)).astype(np.float32), "b": np.zeros(3, np.float32)}}
     batch = affine_batch(rng)
