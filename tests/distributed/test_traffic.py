@@ -52,18 +52,45 @@ found = {}
 for step in STEPS:
     for steps in (1, 4):
         found[f"{step} {steps}"] = [sent(step, size, steps) for size in (8, 512)]
-print(json.dumps(found))
+
+def furthest(mesh, dtype):
+    # How far gradients of a loss that computes in dtype are from those of one device, in lengths of the largest.
+    placement = parallel.make("fsdp", mesh | {"replicate_below": 64})
+    cast = lambda params: params | {"out": params["out"].astype(dtype)}
+    def loss(params, frozen, batch, seed, step):
+        hidden = jnp.tanh(batch @ params["in"] + params["bias"]).astype(params["out"].dtype)
+        off = (hidden @ params["out"] @ frozen["frozen"].astype(params["out"].dtype) - batch).astype(jnp.float32)
+        return jnp.mean(jnp.square(off)), {"largest": jnp.mean(jnp.max(jnp.abs(off), -1))}
+    keys = jax.random.split(jax.random.key(0), 4)
+    whole = lambda key: jax.random.normal(key, (WIDTH, WIDTH)) / 4
+    params = {"in": whole(keys[0]), "out": whole(keys[1]), "bias": jnp.ones(WIDTH)}
+    rest = {"frozen": whole(keys[2])}, jax.random.normal(keys[3], (16, WIDTH)), jnp.uint32(0), jnp.int32(0)
+    expected = jax.jit(jax.value_and_grad(lambda p, *a: loss(cast(p), *a), has_aux=True))(params, *rest)
+    placed = placement.place(params), placement.place(rest[0]), placement.place_batch(rest[1])
+    got = jax.jit(placement.gradients(loss, cast))(*placed, *rest[2:])
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), got) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
+    assert got[1]["out"].sharding.spec == placement.sharding((WIDTH, WIDTH)).spec != ()
+    off = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()), jax.device_get(got), expected)
+    return max(jax.tree.leaves(off))
+
+MESHES = {"data": 1, "fsdp": 8}, {"data": 4, "fsdp": 2}
+print(json.dumps([found, {dtype: [furthest(mesh, dtype) for mesh in MESHES] for dtype in ("float32", "bfloat16")}]))
 """
 
 
 @pytest.fixture(scope="module")
-def sent() -> dict[str, list[list[float]]]:
-    """{way and number of steps at once: [of batches of 8 and 512: bytes gathered, scattered, reduced and sent]}, on 8
-    devices."""
+def said() -> list[dict]:
+    """What PROGRAM says on 8 devices."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def sent(said) -> dict[str, list[list[float]]]:
+    """{way and number of steps at once: [of batches of 8 and 512: bytes gathered, scattered, reduced and sent]}."""
+    return said[0]
 
 
 WAYS = pytest.mark.parametrize("way", ["gradients", "gathering"])
@@ -93,3 +120,9 @@ def test_gradients_are_summed_where_their_part_of_the_state_lies(sent, steps):
     assert (scattered, reduced) == (2 * steps * ONCE, 0)
     assert sent_bytes == (gathered + scattered) * 7 / 8
     assert sent_bytes < 0.75 * sent[f"gathering {steps}"][0][-1]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 0.02)])
+def test_the_gradients_are_those_of_one_device(said, dtype, bound):
+    """bfloat16 rounds each device's products, of which one device makes one."""
+    assert max(said[1][dtype]) < bound
