@@ -53,6 +53,31 @@ def assert_same(expected: dict, got: dict, stage: str, every: int = 1) -> None:
         np.testing.assert_allclose(got[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+class Chip(NamedTuple):
+    coords: tuple[int, ...]
+    core_on_chip: int = 0
+
+
+SQUARE = [Chip((x, y, 0)) for x in (2, 3) for y in (4, 5, 6)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sides"),
+    [
+        ([SQUARE], (2, 3)),
+        ([sorted(SQUARE, key=lambda chip: chip.coords[::-1])], (3, 2)),
+        ([SQUARE[:3], SQUARE[3:]], (3,)),
+        ([SQUARE[:3], [SQUARE[i] for i in (0, 1, 3)]], (3,)),  # a corner is no box
+        ([[SQUARE[i] for i in (0, 1, 2, 5, 4, 3)]], (6,)),  # nor is a snake
+        ([[Chip((x, 0, 0), core) for x in range(4) for core in range(2)]], (4, 2)),
+        ([SQUARE[:1]], (1,)),
+        ([["cpu:0", "cpu:1"]], (2,)),
+    ],
+)
+def test_the_sides_of_a_box_of_chips(rows, sides):
+    assert parallel.sides_of({tuple(row) for row in rows}) == sides
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict:
     """Both stages on one device."""
