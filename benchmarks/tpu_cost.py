@@ -82,7 +82,7 @@ ROWS = [
     train("text2img_1p4b", "v5e:8x8", 640, "fsdp"),
     train("sd1", "v5e:16x16", 2048, "fsdp"),
     train("sd1", "2xv5e:16x16", 4096, "fsdp"),
-    train("sdxl_base", "v5p:2x4x4", 256, "fsdp"),
+    train("sdxl_base", "v5p:2x4x4", 256, "fsdp", model__remat="dots"),
     sample("sd1", "v5e:1x1", 4),
     autoencoder("kl_f8", "v5e:4x4", 96),
     autoencoder("vq_f4", "v5e:4x4", 64),
