@@ -111,6 +111,7 @@ class FixedTokens:
         caption[-1] = end
         self.ids = {False: caption.tolist(), True: [4] + [end] * (self.length - 1)}
         self.padding, self.truncation = dict(pad_id=end), dict(max_length=self.length)
+        self.model = None  # of no closed vocabulary, whose unknown words are told
 
     def get_vocab_size(self) -> int:
         return self.vocab_size
