@@ -67,6 +67,13 @@ def check_number(name: str, value: Any, least: float | None = None, most: float 
         raise ValueError(f"{name}: got {shown(value)}, expected a finite number{bounds}")
 
 
+def check_floats(name: str, images: Any) -> None:
+    """Raises: ValueError for images of whole numbers: 0 to 255 would be read as far beyond white."""
+    dtype = np.dtype(getattr(images, "dtype", None) or np.asarray(images).dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{name} are {dtype}, expected floats in [-1, 1] (of uint8, images / 127.5 - 1)")
+
+
 def without_null(system: System, settings: dict[str, Any], asked: float | None) -> dict[str, Any]:
     """Settings with guidance turned off (scale 1) if the model has no null condition.
 

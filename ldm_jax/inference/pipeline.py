@@ -361,7 +361,11 @@ class LatentDiffusion:
         return in_tiles.decode(self.params["first_stage"], self.scale.unscale(np.asarray(latents)))
 
     def encode(self, images: Array, tile: int | None = None) -> np.ndarray:
-        """Images [B,H,W,C] float in [-1, 1] -> scaled latents [B,h,w,c], the posterior's mode. tile: as of `sample`."""
+        """Images [B,H,W,C] float in [-1, 1] -> scaled latents [B,h,w,c], the posterior's mode. tile: as of `sample`.
+
+        Raises: ValueError for images of whole numbers, such as uint8.
+        """
+        checks.check_floats("images", images)
         in_tiles = self._in_tiles(np.shape(images)[1:3], tile)
         if in_tiles is None:
             return self._encode(images)

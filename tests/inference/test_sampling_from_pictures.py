@@ -31,6 +31,12 @@ def reconstruction(model, picture):
     return grid.to_uint8(model.decode(model.encode(picture[None].astype(np.float32) / 127.5 - 1)))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_pictures_of_whole_numbers_are_no_images_to_encode(model, dtype):
+    with pytest.raises(ValueError, match=rf"images are {np.dtype(dtype)}, expected floats in \[-1, 1\]"):
+        model.encode(PICTURES[:1].astype(dtype))
+
+
 def test_strength_leads_from_the_reconstruction_to_plain_sampling(model):
     """At a size of the picture's own, not square and larger than what the model was trained at."""
     plain = model.sample(["a red circle"], [3], image_shape=WIDE, **QUICK)
