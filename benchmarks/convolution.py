@@ -27,6 +27,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from benchmarks import report  # noqa: E402  (a script has its own folder on the path, and not the repository)
+from benchmarks.attention import seconds  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "convolution.jsonl"
 # (examples, rows and columns, channels read, channels written, rows and columns of the kernel, stride): of
@@ -53,12 +54,6 @@ def looped(fn: Callable) -> Callable:
     return lambda *args: lax.scan(lambda carry, _: (carry, fn(*args)), 0, length=1)[1]
 
 
-def seconds(fn: Callable, args: tuple) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(fn(*args))
-    return time.perf_counter() - start
-
-
 def measure(shape: tuple[int, ...], rounds: int) -> dict:
     examples, side, channels, features, size, stride = shape
     padding = ((size // 2, size // 2),) * 2
@@ -72,11 +67,9 @@ def measure(shape: tuple[int, ...], rounds: int) -> dict:
         gradients = lambda x, kernel, g, fn=fn: jax.vjp(  # noqa: E731
             partial(fn, stride=stride, padding=padding), x, kernel
         )[1](g)
-        programs[name, "alone"], programs[name, "loop"] = jax.jit(gradients), jax.jit(looped(gradients))
-    best = {}
-    for key, program in programs.items():
-        program.lower(x, kernel, g).compile()
-        best[key] = seconds(program, (x, kernel, g)) if key == ("derived", "loop") else float("inf")
+        for kind, fn in (("alone", gradients), ("loop", looped(gradients))):
+            programs[name, kind] = jax.jit(fn).lower(x, kernel, g).compile()
+    best = {key: seconds(program, (x, kernel, g)) for key, program in programs.items()}
     for _ in range(rounds):
         for key in programs.keys() - {("derived", "loop")}:
             best[key] = min(best[key], seconds(programs[key], (x, kernel, g)))

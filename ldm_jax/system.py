@@ -311,10 +311,12 @@ class System(NamedTuple):
         return params
 
     def in_compute_dtype(self, params: PyTree) -> PyTree:
-        """params as the network and the first stage compute with them (layers.cast): the same results to rounding, in
-        bfloat16 with half the memory, and less of it to read at every step. The conditioner, which computes in float32,
-        is left alone."""
-        networks = {k: layers.cast(params[k], self.unet.dtype) for k in ("unet", "first_stage")}
+        """params as the network and the first stage, where they are among them, compute with them (layers.cast): the
+        same results to rounding, in bfloat16 with half the memory, and less of it to read at every step. The
+        conditioner, which computes in float32, is left alone."""
+        networks = {
+            k: layers.cast(params[k], self.unet.dtype) for k in ("unet", "first_stage") if k in params
+        }
         return dict(params, **networks)
 
     def param_shapes(self) -> PyTree:

@@ -19,7 +19,6 @@ from ldm_jax.distributed import parallel
 from ldm_jax.first_stage import FIRST_STAGES, FirstStage, make_first_stage
 from ldm_jax.models.autoencoder import check_size
 from ldm_jax.models.discriminator import NLayerDiscriminator
-from ldm_jax.models.layers import cast
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.personalization import base as personalization
 from ldm_jax.system import System, make_system
@@ -101,18 +100,13 @@ def diffusion_parts(
     accumulate = config["optimizer"].get("accumulate", 1)
     if config.get("personalization"):
         objective = of_delta(config["personalization"], objective, system.tokenizer, accumulate)
-    gradients = placement.gradients(objective, partial(_as_computed, system))
+    gradients = placement.gradients(objective, system.in_compute_dtype)
     step = diffusion_step.make_step(gradients, tx, ema_decay, accumulate, sees_average)
 
     def begin(params: PyTree) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), params, ema.init(params), tx.init(params))
 
     return step, begin
-
-
-def _as_computed(system: System, params: PyTree) -> PyTree:
-    """params in the dtypes that the loss computes with, as System.in_compute_dtype; a delta stays as it is."""
-    return dict(params, unet=cast(params["unet"], system.unet.dtype)) if "unet" in params else params
 
 
 def stands_on_base(config: Mapping[str, Any]) -> bool:
