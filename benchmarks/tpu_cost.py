@@ -224,6 +224,7 @@ def cells(row: dict[str, Any], cost: dict[str, Any], name: str) -> list[str]:
     one = cost[name] if name else cost
     kinds = dict(train="training", sample="sample", yardstick="loss and gradients")
     label = row["config"] if row["config"].endswith("forward") else f"{row['config']}, {kinds[row['what']]}"
+    label += f", {name}" if name else ""
     way = cost.get("parallelism", {}).get("way", "")
     batch = str(cost.get("batch_size", row.get("batch_size", "")))
     hbm = one["hbm"]

@@ -52,3 +52,5 @@ def test_an_unknown_row_is_one_sentence():
 def test_the_document_has_the_table_of_the_results():
     table = tpu_cost.table(tpu_cost.read_results())
     assert table in tpu_cost.DOCUMENT.read_text() and table.count("\n") > 5
+    for program in ("latents", "decode"):  # of which a sampler has one each
+        assert f"| sd1, sample, {program} |" in table
