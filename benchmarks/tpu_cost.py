@@ -80,6 +80,7 @@ ROWS = [
     train("shapes_kl_f4", "v5e:2x2", 32),
     train("shapes_text", "2xv5e:2x2", 64, "fsdp", first_stage_from="shapes"),
     train("text2img_1p4b", "v5e:8x8", 640, "fsdp"),
+    train("text2img_1p4b", "v5e:8x8", 640, "fsdp", mesh__reduce_dtype="bfloat16"),
     train("sd1", "v5e:16x16", 2048, "fsdp"),
     train("sd1", "2xv5e:16x16", 4096, "fsdp"),
     train("sdxl_base", "v5p:2x4x4", 256, "fsdp", model__remat="dots"),
@@ -226,6 +227,7 @@ def cells(row: dict[str, Any], cost: dict[str, Any], name: str) -> list[str]:
     label = row["config"] if row["config"].endswith("forward") else f"{row['config']}, {kinds[row['what']]}"
     label += f", {name}" if name else ""
     way = cost.get("parallelism", {}).get("way", "")
+    way += ", first sums in bfloat16" if row.get("changes", {}).get("mesh.reduce_dtype") == "bfloat16" else ""
     batch = str(cost.get("batch_size", row.get("batch_size", "")))
     hbm = one["hbm"]
     out = [

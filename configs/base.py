@@ -137,6 +137,7 @@ def spread(c: ConfigDict) -> None:
     c.parallelism, c.steps_per_dispatch = "pmap", 1
     # Of each None is what the devices say, or what is left of them.
     c.mesh = {name: config_dict.placeholder(int) for name in ("data", "fsdp", "slices")}
+    c.mesh.reduce_dtype = config_dict.placeholder(str)
 
 
 def _start(name: str, arg: str, task: str, image_size: int) -> ConfigDict:

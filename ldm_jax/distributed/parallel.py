@@ -16,9 +16,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -27,7 +28,11 @@ from ldm_jax.types import PyTree
 
 AXIS = "devices"  # that a step under 'pmap' averages over
 WAYS = ("pmap", "fsdp")
-MESH_OPTIONS = ("data", "fsdp", "slices", "replicate_below")
+MESH_OPTIONS = ("data", "fsdp", "slices", "replicate_below", "reduce_dtype")
+REDUCE_DTYPES = ("float32", "bfloat16")
+# Of a dimension of a convolution's kernel: what is left to a chip of less than this is no whole tile, and such sums a
+# TPU's compiler does not scatter. A part of fewer elements than a tile has is not worth the padding.
+LANES, TILE = 128, 1024
 # With fewer than 8 examples on a chip the TPU compiler cuts images into strips, to have a larger batch. For these
 # networks the strips are padded and copied to and fro, in float32 too, which by the compiler's own figures costs
 # several times the bytes. Neither option does it without the other.
@@ -57,12 +62,13 @@ class Placement:
     """One of the two ways over one mesh.
 
     mesh: 'pmap' has the one axis AXIS, 'fsdp' has data and fsdp. replicate_below: leaves of fewer elements are not
-    split.
+    split. reduce_dtype: see `make`.
     """
 
     way: str
     mesh: Mesh
     replicate_below: int = 2**16
+    reduce_dtype: str = "float32"
 
     @property
     def axis_name(self) -> str | None:
@@ -79,13 +85,13 @@ class Placement:
 
         loss: of one device's examples; its value and its metrics are means over them. as_computed: params in the dtypes
         that loss computes with: under 'fsdp' they are sent in these, once in a step, as in ZeRO-3 (Rajbhandari et al.
-        2020, arXiv:1910.02054), and their gradients are summed in the params' own.
+        2020, arXiv:1910.02054), and their gradients are summed in the params' own, but for `reduce_dtype`.
         """
         if self.way == "pmap":
             return lambda *args: self.average(jax.value_and_grad(loss, has_aux=True)(*args))
         axes, parts = self.mesh.axis_names, self.mesh.shape["fsdp"]
         groups = ("data",) if self.mesh.shape["data"] > 1 else ()
-        sides = sides_of({tuple(row) for row in self.mesh.devices})
+        ways = Sums(sides_of({tuple(row) for row in self.mesh.devices}), self.reduce_dtype)
 
         def specs(tree: PyTree) -> PyTree:
             return jax.tree.map(lambda x: self.sharding(np.shape(x)).spec, tree)
@@ -96,11 +102,11 @@ class Placement:
 
             def of_part(params, frozen, batch, seed, step):
                 frozen = jax.tree.map(
-                    lambda x, spec: _whole(x, spec, x.dtype, x.dtype, sides), frozen, frozen_split
+                    lambda x, spec: _whole(x, spec, x.dtype, x.dtype, ways), frozen, frozen_split
                 )
 
                 def of_parts(params):
-                    whole = jax.tree.map(lambda x, *to: _whole(x, *to, x.dtype, sides), params, split, dtypes)
+                    whole = jax.tree.map(lambda x, *to: _whole(x, *to, x.dtype, ways), params, split, dtypes)
                     return loss(whole, frozen, batch, seed, step)
 
                 def mean(gradient, spec):
@@ -218,27 +224,55 @@ class Placement:
         )
 
 
+class Sums(NamedTuple):
+    """How gradients are summed over the devices of an axis. sides: of the box that these fill, see `sides_of`.
+    reduce_dtype: see `make`."""
+
+    sides: tuple[int, ...]
+    reduce_dtype: str
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _whole(part: jax.Array, spec: PartitionSpec, dtype: Any, own: Any, sides: tuple[int, ...]) -> jax.Array:
+def _whole(part: jax.Array, spec: PartitionSpec, dtype: Any, own: Any, ways: Sums) -> jax.Array:
     """A leaf of dtype `own` in `dtype`, gathered from its parts. Its gradient is summed in `own`: a sum over many
     devices in bfloat16 would lose digits."""
     part = part.astype(dtype)
     return jax.lax.all_gather(part, "fsdp", axis=len(spec) - 1, tiled=True) if len(spec) else part
 
 
-def _whole_forward(part, spec, dtype, own, sides):
-    return _whole(part, spec, dtype, own, sides), None
+def _whole_forward(part, spec, dtype, own, ways):
+    return _whole(part, spec, dtype, own, ways), None
 
 
-def _whole_backward(spec, dtype, own, sides, _, g):
-    g = g.astype(own)
-    places = np.arange(math.prod(sides)).reshape(sides)
-    for side in range(len(sides) if len(spec) else 0):
-        lines = np.moveaxis(places, side, -1).reshape(-1, sides[side]).tolist()
-        g = jax.lax.psum_scatter(
-            g, "fsdp", scatter_dimension=len(spec) - 1, tiled=True, axis_index_groups=lines
-        )
-    return (g,)
+def _whole_backward(spec, dtype, own, ways, _, g):
+    if not len(spec):
+        return (g.astype(own),)
+    dimension, parts = len(spec) - 1, math.prod(ways.sides)
+    in_tiles = g.ndim > 2 and g.shape[dimension] // ways.sides[0] < LANES and g.size >= parts * TILE
+    rows = _as_rows(g, dimension, parts) if in_tiles else g
+    # the first side, of which the most is sent, in the dtype that is asked for, if the network computes in it
+    first = dtype if jnp.dtype(dtype) == ways.reduce_dtype else own
+    places = np.arange(parts).reshape(ways.sides)
+    for side, number in enumerate(ways.sides):
+        lines = np.moveaxis(places, side, -1).reshape(-1, number).tolist()
+        rows = jax.lax.psum_scatter(
+            rows.astype(own if side else first), "fsdp", scatter_dimension=0 if in_tiles else dimension, tiled=True,
+            axis_index_groups=lines,
+        )  # fmt: skip
+    return (_of_row(rows, g.shape, dimension, parts).astype(own) if in_tiles else rows.astype(own),)
+
+
+def _as_rows(whole: jax.Array, dimension: int, parts: int) -> jax.Array:
+    """[parts, tiles, LANES]: the part of each device of an array that is split along a dimension, and zeros behind."""
+    flat = jnp.moveaxis(whole, dimension, 0).reshape(parts, -1)
+    return jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % TILE))).reshape(parts, -1, LANES)
+
+
+def _of_row(row: jax.Array, shape: Sequence[int], dimension: int, parts: int) -> jax.Array:
+    """Its part of an array of `shape` from a device's row of `_as_rows`, [1, tiles, LANES]."""
+    others = [n for d, n in enumerate(shape) if d != dimension]
+    flat = row.reshape(-1)[: math.prod(shape) // parts]
+    return jnp.moveaxis(flat.reshape(shape[dimension] // parts, *others), 0, dimension)
 
 
 _whole.defvjp(_whole_forward, _whole_backward)
@@ -302,10 +336,12 @@ def make(
 ) -> Placement:
     """The placement that a config's `parallelism` and `mesh` name, over `devices`: all there are, unless given.
 
-    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'slices': …, 'replicate_below': elements}; an axis that is left out, or
-    None, has what is left of the devices, fsdp before data. slices: how many groups of devices are joined by a slower
-    network; by default the slices of Cloud TPU that the devices say they lie in. State is split within a slice, and
-    data over all of them, so that what is sent between slices are gradients alone.
+    mesh: for 'fsdp', {'data': …, 'fsdp': …, 'slices': …, 'replicate_below': elements, 'reduce_dtype': …}; an axis that
+    is left out, or None, has what is left of the devices, fsdp before data. reduce_dtype: 'bfloat16' sums gradients of
+    what is computed in bfloat16 in it over the first side of a slice, 8 chips of the 64 of a v5e:8x8, which is most of
+    what is sent, and the rest in float32; by default all is summed in the parameters' float32. slices: how many groups
+    of devices are joined by a slower network; by default the slices of Cloud TPU that the devices say they lie in.
+    State is split within a slice, and data over all of them, so that what is sent between slices are gradients alone.
     Raises: ValueError for an unknown way or option, axes that are not as many as the devices, or that reach over a
     slice.
     """
@@ -316,7 +352,12 @@ def make(
     for name, value in options.items():
         if name not in MESH_OPTIONS:
             raise ValueError(f"config.mesh has no option {name!r}; it has: {', '.join(MESH_OPTIONS)}")
-        if not isinstance(value, int) or value < 1:
+        if name == "reduce_dtype":
+            if value not in REDUCE_DTYPES:
+                raise ValueError(
+                    f"config.mesh.reduce_dtype is {value!r}, expected {' or '.join(REDUCE_DTYPES)}"
+                )
+        elif not isinstance(value, int) or value < 1:
             raise ValueError(f"config.mesh.{name} is {value!r}, expected a whole number of at least 1")
     if way == "pmap":
         if options:
@@ -324,6 +365,7 @@ def make(
         ordered = np.concatenate(in_slices(devices))
         return Placement(way, Mesh(ordered, (AXIS,), axis_types=(AxisType.Auto,)))
     below = options.pop("replicate_below", Placement.replicate_below)
+    reduce_dtype = options.pop("reduce_dtype", Placement.reduce_dtype)
     groups = in_slices(devices, options.pop("slices", None))
     number = len(devices)
     if "fsdp" not in options:
@@ -342,7 +384,7 @@ def make(
     shape = (options["data"] // len(groups), options["fsdp"])
     axes, axis_types = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
     placed = [jax.make_mesh(shape, axes, axis_types, devices=group).devices for group in groups]
-    return Placement(way, Mesh(np.concatenate(placed), axes, axis_types=axis_types), below)
+    return Placement(way, Mesh(np.concatenate(placed), axes, axis_types=axis_types), below, reduce_dtype)
 
 
 def in_slices(devices: Sequence[Any], slices: int | None = None) -> list[list[Any]]:

@@ -152,11 +152,16 @@ def test_a_leaf_is_split_by_its_shape(shape, spec):
         (
             "fsdp",
             {"model": 2},
-            "config.mesh has no option 'model'; it has: data, fsdp, slices, replicate_below",
+            "config.mesh has no option 'model'; it has: data, fsdp, slices, replicate_below, reduce_dtype",
         ),
         ("fsdp", {"data": 0}, "config.mesh.data is 0, expected a whole number of at least 1"),
         ("fsdp", {"data": 3}, "data 3 times fsdp 1 is 3, expected the number of devices, 1"),
         ("pmap", {"data": 1}, "config.mesh is for parallelism 'fsdp'"),
+        (
+            "fsdp",
+            {"reduce_dtype": "fp16"},
+            "config.mesh.reduce_dtype is 'fp16', expected float32 or bfloat16",
+        ),
         ("fsdp", {"slices": 2}, "config.mesh.slices is 2, and the devices lie in slices of 1"),
     ],
 )

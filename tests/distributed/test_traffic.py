@@ -56,14 +56,16 @@ for step in STEPS:
 def furthest(mesh, dtype):
     # How far gradients of a loss that computes in dtype are from those of one device, in lengths of the largest.
     placement = parallel.make("fsdp", mesh | {"replicate_below": 64})
-    cast = lambda params: params | {"out": params["out"].astype(dtype)}
+    cast = lambda params: params | {name: params[name].astype(dtype) for name in ("out", "kernel")}
     def loss(params, frozen, batch, seed, step):
         hidden = jnp.tanh(batch @ params["in"] + params["bias"]).astype(params["out"].dtype)
+        hidden = jnp.einsum("bi,xyio->bo", hidden, params["kernel"])
         off = (hidden @ params["out"] @ frozen["frozen"].astype(params["out"].dtype) - batch).astype(jnp.float32)
         return jnp.mean(jnp.square(off)), {"largest": jnp.mean(jnp.max(jnp.abs(off), -1))}
     keys = jax.random.split(jax.random.key(0), 4)
     whole = lambda key: jax.random.normal(key, (WIDTH, WIDTH)) / 4
-    params = {"in": whole(keys[0]), "out": whole(keys[1]), "bias": jnp.ones(WIDTH)}
+    kernel = jax.random.normal(keys[0], (3, 3, WIDTH, WIDTH)) / 12
+    params = {"in": whole(keys[0]), "out": whole(keys[1]), "kernel": kernel, "bias": jnp.ones(WIDTH)}
     rest = {"frozen": whole(keys[2])}, jax.random.normal(keys[3], (16, WIDTH)), jnp.uint32(0), jnp.int32(0)
     expected = jax.jit(jax.value_and_grad(lambda p, *a: loss(cast(p), *a), has_aux=True))(params, *rest)
     placed = placement.place(params), placement.place(rest[0]), placement.place_batch(rest[1])
@@ -76,7 +78,8 @@ def furthest(mesh, dtype):
 MESHES = {"data": 1, "fsdp": 8}, {"data": 4, "fsdp": 2}
 off = {dtype: [furthest(mesh, dtype) for mesh in MESHES] for dtype in ("float32", "bfloat16")}
 parallel.sides_of = lambda rows: (2, 2, 2)  # as if the devices were a cube
-off["float32"].append(furthest(MESHES[0], "float32"))
+for dtype, reduce_dtype in (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")):
+    off[dtype].append(furthest(MESHES[0] | {"reduce_dtype": reduce_dtype}, dtype))
 print(json.dumps([found, off]))
 """
 
@@ -127,5 +130,6 @@ def test_gradients_are_summed_where_their_part_of_the_state_lies(sent, steps):
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 0.02)])
 def test_the_gradients_are_those_of_one_device(said, dtype, bound):
-    """bfloat16 rounds each device's products, of which one device makes one."""
+    """bfloat16 rounds each device's products, of which one device makes one. What is computed in float32 is summed in
+    it whatever `reduce_dtype` says."""
     assert max(said[1][dtype]) < bound
