@@ -3,9 +3,8 @@ GEGLU.
 
 Decides what is kept for the backward pass: the inputs, in the dtype that they came in, and statistics; everything as
 large as the input is computed again from these, in the same reading in which it is used. Differentiated by jax, float32
-copies of every input would be kept. Statistics and all arithmetic are float32; what two readings share of a gradient is
-rounded to the dtype of the network, as PyTorch's autocast rounds between SiLU and norm. It knows no parameters and no
-modules (models/layers.py); there is no forward-mode derivative.
+copies of every input would be kept. Statistics and all arithmetic are float32. It knows no parameters and no modules
+(models/layers.py); there is no forward-mode derivative.
 """
 
 from functools import partial
@@ -45,7 +44,7 @@ def _group_statistics(x: Array, num_groups: int, epsilon: float) -> tuple[Array,
     reduces over all but the last axis much faster than over an axis split in two. The moments are taken about one value
     of the channel, because E[x^2] - E[x]^2 loses its digits where the mean is large. bfloat16 has lost them: at a
     mean 100 times the deviation its rounding changes the variance by 3 %, the difference of squares by .06 %. There the
-    origin is 0: a slice of x keeps a TPU's compiler from putting the norm into the convolutions around it.
+    origin is 0: with a slice of x a TPU reads x once more.
     """
     wide = x.astype(_F32)
     origin = jnp.zeros((), _F32) if x.dtype == jnp.bfloat16 else wide[:, :1]
@@ -71,7 +70,7 @@ def _group_norm_bwd(num_groups, epsilon, dtype, silu, residuals, g):
     if silu:
         y = hat * scale + bias
         half = jax.nn.sigmoid(y)
-        g = (g * half * (1 + y * (1 - half))).astype(dtype).astype(_F32)
+        g = g * half * (1 + y * (1 - half))
     # what the mean and the variance pass on, of every channel, and then of its group
     with_one, with_hat = g.sum(1, keepdims=True), (g * hat).sum(1, keepdims=True)
     n = x.shape[1]

@@ -106,21 +106,13 @@ def test_moments_lose_less_than_the_rounding_of_what_they_are_of(name, mean):
         assert error < max(part * of_rounding, 1e-6), dtype
 
 
-@pytest.mark.parametrize("silu", [False, True])
-def test_in_bfloat16_nothing_keeps_a_tpu_from_joining_it_with_its_convolutions(silu):
-    """No slice of the input, and no float32 of its size between the two readings of the gradient."""
-    x, one, zero = jnp.zeros((2, 64, 8), jnp.bfloat16), jnp.ones(8), jnp.zeros(8)
+def test_in_bfloat16_the_input_is_read_whole():
+    x = jnp.zeros((2, 64, 8), jnp.bfloat16)
 
-    def names(fn, *args):
-        return [eqn.primitive.name for eqn in jax.make_jaxpr(fn)(*args).eqns]
+    def names(x):
+        return [
+            eqn.primitive.name
+            for eqn in jax.make_jaxpr(lambda x: norms._group_statistics(x, 4, 1e-5))(x).eqns
+        ]
 
-    def statistics(x):
-        return norms._group_statistics(x, 4, 1e-5)
-
-    assert "slice" in names(statistics, x.astype(jnp.float32)) and "slice" not in names(statistics, x)
-    residuals = norms._group_norm_fwd(x, one, zero, 4, 1e-5, jnp.bfloat16, silu)[1]
-    jaxpr = jax.make_jaxpr(lambda g: norms._group_norm_bwd(4, 1e-5, jnp.bfloat16, silu, residuals, g))(x)
-    rounded = [
-        e for e in jaxpr.eqns if e.outvars[0].aval.dtype == jnp.bfloat16 and e.outvars[0].aval.size == x.size
-    ]
-    assert len(rounded) == 1 + silu  # the gradient, and what both of its readings share
+    assert "slice" in names(x.astype(jnp.float32)) and "slice" not in names(x)
