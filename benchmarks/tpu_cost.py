@@ -242,9 +242,9 @@ def cells(row: dict[str, Any], cost: dict[str, Any], name: str) -> list[str]:
     if "roofline" not in one:
         return out + [""] * 8
     sent = sum(kind["sent_bytes"] for kind in one["collectives"].values())
-    line = one["roofline"]
+    line, in_hbm = one["roofline"], one.get("hbm_bytes") or one["bytes"]  # the first lines have no hbm_bytes
     return [
-        *out, f"{hbm['temporaries'] / 1e9:.1f} GB", f"{one['flops'] / 1e12:.2f}", f"{one['bytes'] / 1e9:.0f}",
+        *out, f"{hbm['temporaries'] / 1e9:.1f} GB", f"{one['flops'] / 1e12:.2f}", f"{in_hbm / 1e9:.0f}",
         f"{sent / 1e9:.1f}", f"{one['between_slices_bytes'] / 1e9:.2f}" if one.get("between_slices_bytes") else "",
         f"{line['step'] * 1e3:.0f} ms", line["bound"], f"{one['mfu_bound']:.0%}",
     ]  # fmt: skip

@@ -62,17 +62,21 @@ class Collective(NamedTuple):
 
 class Traffic(NamedTuple):
     """Bytes that instructions read and write: `once` with every loop's body taken once, as XLA's cost analysis does,
-    `full` with the loops run to their ends."""
+    `full` with the loops run to their ends, `main` those of `full` that lie in the chip's main memory. The rest lies in
+    a memory of its cores, where XLA has put it: on a TPU's, S(1) in a layout."""
 
     once: int
     full: int
+    main: int
 
 
-def num_bytes(shape: str) -> int:
+def num_bytes(shape: str, main: bool = False) -> int:
     """Of the type of an HLO value, such as 'bf16[8,128]{1,0}' or a tuple of such; layouts and their padding do not
-    count."""
+    count. main: of what lies in the chip's main memory alone."""
     total = 0
-    for element, dims in re.findall(r"\b([a-z]\w*)\[([\d,<=]*)\]", shape):
+    for element, dims, layout in re.findall(r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^{}]*\})?", shape):
+        if main and re.search(r"S\([1-9]\d*\)", layout):
+            continue
         digits = re.search(r"\d+", element)
         bits = _BITS.get(element, int(digits[0]) if digits else 8)
         size = math.prod(int(d.lstrip("<=")) for d in dims.split(",") if d)
@@ -180,7 +184,7 @@ def traffic(program: Program) -> Traffic:
     """Bytes of operands and results of all that runs outside of fusions; see Traffic. An estimate for the ratio of its
     two: an operand of which only a slice is read counts in full."""
     fused = _fused(program)
-    once = full = 0
+    once = full = main = 0
     for name, times in runs(program).items():
         if name in fused:
             continue
@@ -188,9 +192,19 @@ def traffic(program: Program) -> Traffic:
         for instruction in table.values():
             if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
                 continue
-            size = num_bytes(instruction.type) + _operand_bytes(instruction, table)
-            once, full = once + size, full + size * times
-    return Traffic(once, full)
+            size, in_main = (_read_and_written(instruction, table, main) for main in (False, True))
+            once, full, main = once + size, full + size * times, main + in_main * times
+    return Traffic(once, full, main)
+
+
+def _read_and_written(instruction: Instruction, table: Mapping[str, Instruction], main: bool) -> int:
+    """Bytes of an instruction's operands and results. A copy that is begun names its operand in its result, too, and
+    reads as much of it as it writes."""
+    if instruction.opcode not in ("copy-start", "slice-start"):
+        return num_bytes(instruction.type, main) + _operand_bytes(instruction, table, main)
+    arrays = re.findall(r"\b[a-z]\w*\[[\d,<=]*\](?:\{[^{}]*\})?", instruction.type)
+    into, out_of = arrays[:2] if instruction.opcode == "copy-start" else arrays[1::-1]
+    return num_bytes(into, main) + (num_bytes(into) if num_bytes(out_of, main) else 0)
 
 
 def _fused(program: Program) -> set[str]:
@@ -203,8 +217,8 @@ def _fused(program: Program) -> set[str]:
     return found
 
 
-def _operand_bytes(instruction: Instruction, table: Mapping[str, Instruction]) -> int:
-    return sum(num_bytes(table[name].type) for name in instruction.operands if name in table)
+def _operand_bytes(instruction: Instruction, table: Mapping[str, Instruction], main: bool = False) -> int:
+    return sum(num_bytes(table[name].type, main) for name in instruction.operands if name in table)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -53,12 +53,13 @@ class Memory(NamedTuple):
 
 class Cost(NamedTuple):
     """Of one run of a program, on one chip, loops run to their ends. flops, bytes: the compiler's count, bytes of all
-    operands and results, whether they are in HBM or on the chip. collectives: hlo.by_kind. seconds: that compiling
-    took. between_slices: bytes that it sends to other slices."""
+    operands and results, whether they are in HBM or on the chip; hbm_bytes: those in HBM. collectives: hlo.by_kind.
+    seconds: that compiling took. between_slices: bytes that it sends to other slices."""
 
     memory: Memory
     flops: float | None
     bytes: float | None
+    hbm_bytes: float | None
     collectives: dict[str, dict[str, int]]
     seconds: float
     between_slices: int = 0
@@ -104,14 +105,16 @@ def compile_for(slice_: Slice, jitted: Any, *args: PyTree) -> Cost:
             if needed is None:
                 raise
             memory = Memory(slice_.chip.hbm, argument_bytes(args), needed)
-            return Cost(memory, None, None, {}, time.time() - start)
+            return Cost(memory, None, None, None, {}, time.time() - start)
     seconds = time.time() - start
     program = hlo.parse(compiled.as_text())
     analysis, traffic = compiled.cost_analysis(), hlo.traffic(program)
+    accessed = analysis["bytes accessed"] / max(traffic.once, 1)
     return Cost(
         memory_of(compiled.memory_analysis(), slice_.chip.hbm),
         analysis["flops"] * _loop_factor(traced.jaxpr.jaxpr),
-        analysis["bytes accessed"] * traffic.full / max(traffic.once, 1),
+        accessed * traffic.full,
+        accessed * traffic.main,
         hlo.by_kind(hlo.collectives(program)),
         seconds,
         hlo.between_slices(program),
@@ -189,7 +192,7 @@ def roofline(slice_: Slice, cost: Cost) -> Roofline:
     chip = slice_.chip
     return Roofline(
         cost.flops / chip.peak_flops,
-        cost.bytes / chip.hbm_bandwidth,
+        cost.hbm_bytes / chip.hbm_bandwidth,
         sent / slice_.interconnect if sent else 0.0,
     )
 
@@ -212,6 +215,7 @@ def report(slice_: Slice, cost: Cost, model_flops: float) -> dict[str, Any]:
         out |= dict(
             flops=cost.flops,
             bytes=cost.bytes,
+            hbm_bytes=cost.hbm_bytes,
             collectives=cost.collectives,
             between_slices_bytes=cost.between_slices,
             roofline=dict(times._asdict(), step=times.seconds, bound=times.bound),

@@ -140,7 +140,35 @@ def test_traffic_is_of_operands_and_results():
     body = (4 + 4 + 4) + (64 + 64)  # the addition, and what is passed on
     condition = 4 + 4 + 1
     entry = (64 + 64 + 256) + (256 + 256) + (256 + 32)  # all-gather, all-reduce, fusion
-    assert hlo.traffic(program) == (entry + body + condition, entry + 5 * (body + condition))
+    full = entry + 5 * (body + condition)
+    assert hlo.traffic(program) == (
+        entry + body + condition,
+        full,
+        full - 5 * 64,
+    )  # what is passed on is in S(1)
+
+
+NEAR = """\
+HloModule jit_f, is_scheduled=true
+
+ENTRY %main (a: f32[8,128], b: f32[4,8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %b = f32[4,8,128]{2,1,0:T(8,128)} parameter(1)
+  %begun = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
+  %near = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%begun)
+  %cut = ((f32[4,8,128]{2,1,0}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%b), slice={[0:1]}
+  %part = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%cut)
+  %sum = f32[8,128]{1,0:T(8,128)S(1)} add(%near, %near)
+  ROOT %out = f32[8,128]{1,0:T(8,128)} fusion(%sum, %part), kind=kLoop, calls=%sums
+}
+"""
+
+
+def test_what_lies_in_a_memory_of_the_cores_is_not_in_main_memory():
+    one = 8 * 128 * 4
+    full = (1 + 1) + (1 + 1) + 3 + 3  # a copy, a slice, a sum and what is made of both
+    main = 1 + 1 + 0 + 1
+    assert hlo.traffic(hlo.parse(NEAR)) == (full * one, full * one, main * one)
 
 
 def test_what_is_no_program_is_refused():

@@ -19,7 +19,8 @@ needs_libtpu = pytest.mark.skipif(
 COST = Cost(
     Memory(16 * GIB, 4 * GIB, 6 * GIB, GIB, 4 * GIB, 3 * GIB, 0),
     flops=197e12 * 0.5,
-    bytes=819e9 * 2.0,
+    bytes=819e9 * 3.0,
+    hbm_bytes=819e9 * 2.0,
     collectives={"all-reduce": dict(count=3, bytes=7, sent_bytes=100_000_000_000)},
     seconds=12.34,
 )
@@ -47,7 +48,7 @@ def test_report():
 
 
 def test_report_of_what_the_compiler_gave_up_on():
-    cost = Cost(Memory(16 * GIB, 4 * GIB, 20 * GIB), None, None, {}, 1.0)
+    cost = Cost(Memory(16 * GIB, 4 * GIB, 20 * GIB), None, None, None, {}, 1.0)
     said = topology.report(find_slice("v5e-16"), cost, model_flops=1.0)
     assert not said["fits"] and "roofline" not in said
     assert said["hbm"] == dict(capacity=16 * GIB, arguments=4 * GIB, peak=20 * GIB)
