@@ -30,9 +30,6 @@ AXIS = "devices"  # that a step under 'pmap' averages over
 WAYS = ("pmap", "fsdp")
 MESH_OPTIONS = ("data", "fsdp", "slices", "replicate_below", "reduce_dtype")
 REDUCE_DTYPES = ("float32", "bfloat16")
-# Of a dimension of a convolution's kernel: what is left to a chip of less than this is no whole tile, and such sums a
-# TPU's compiler does not scatter. A part of fewer elements than a tile has is not worth the padding.
-LANES, TILE = 128, 1024
 # With fewer than 8 examples on a chip the TPU compiler cuts images into strips, to have a larger batch. For these
 # networks the strips are padded and copied to and fro, in float32 too, which by the compiler's own figures costs
 # several times the bytes. Neither option does it without the other.
@@ -245,34 +242,16 @@ def _whole_forward(part, spec, dtype, own, ways):
 
 
 def _whole_backward(spec, dtype, own, ways, _, g):
-    if not len(spec):
-        return (g.astype(own),)
-    dimension, parts = len(spec) - 1, math.prod(ways.sides)
-    in_tiles = g.ndim > 2 and g.shape[dimension] // ways.sides[0] < LANES and g.size >= parts * TILE
-    rows = _as_rows(g, dimension, parts) if in_tiles else g
     # the first side, of which the most is sent, in the dtype that is asked for, if the network computes in it
     first = dtype if jnp.dtype(dtype) == ways.reduce_dtype else own
-    places = np.arange(parts).reshape(ways.sides)
-    for side, number in enumerate(ways.sides):
+    places = np.arange(math.prod(ways.sides)).reshape(ways.sides)
+    for side, number in enumerate(ways.sides if len(spec) else ()):
         lines = np.moveaxis(places, side, -1).reshape(-1, number).tolist()
-        rows = jax.lax.psum_scatter(
-            rows.astype(own if side else first), "fsdp", scatter_dimension=0 if in_tiles else dimension, tiled=True,
+        g = jax.lax.psum_scatter(
+            g.astype(own if side else first), "fsdp", scatter_dimension=len(spec) - 1, tiled=True,
             axis_index_groups=lines,
         )  # fmt: skip
-    return (_of_row(rows, g.shape, dimension, parts).astype(own) if in_tiles else rows.astype(own),)
-
-
-def _as_rows(whole: jax.Array, dimension: int, parts: int) -> jax.Array:
-    """[parts, tiles, LANES]: the part of each device of an array that is split along a dimension, and zeros behind."""
-    flat = jnp.moveaxis(whole, dimension, 0).reshape(parts, -1)
-    return jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % TILE))).reshape(parts, -1, LANES)
-
-
-def _of_row(row: jax.Array, shape: Sequence[int], dimension: int, parts: int) -> jax.Array:
-    """Its part of an array of `shape` from a device's row of `_as_rows`, [1, tiles, LANES]."""
-    others = [n for d, n in enumerate(shape) if d != dimension]
-    flat = row.reshape(-1)[: math.prod(shape) // parts]
-    return jnp.moveaxis(flat.reshape(shape[dimension] // parts, *others), 0, dimension)
+    return (g.astype(own),)
 
 
 _whole.defvjp(_whole_forward, _whole_backward)
