@@ -89,7 +89,7 @@ def whitened(
         ]
     )[:num_images]
     means, log_variances = np.split(moments, 2, axis=-1)
-    white = whitening.whitening(*whitening.moments_of([means]), power)
+    white = whitening.whitening(*whitening.moments_of(means), power)
     variance = np.exp(np.clip(log_variances, -30.0, 20.0)).mean((0, 1, 2), dtype=np.float64)
     changed = {"first_stage": whitening.whitened_first_stage(params, white, variance)}
     if "unet" in model.params:

@@ -88,7 +88,7 @@ class Placement:
             return lambda *args: self.average(jax.value_and_grad(loss, has_aux=True)(*args))
         axes, parts = self.mesh.axis_names, self.mesh.shape["fsdp"]
         groups = ("data",) if self.mesh.shape["data"] > 1 else ()
-        ways = Sums(sides_of({tuple(row) for row in self.mesh.devices}), self.reduce_dtype)
+        sums = Sums(sides_of({tuple(row) for row in self.mesh.devices}), self.reduce_dtype)
 
         def specs(tree: PyTree) -> PyTree:
             return jax.tree.map(lambda x: self.sharding(np.shape(x)).spec, tree)
@@ -99,11 +99,11 @@ class Placement:
 
             def of_part(params, frozen, batch, seed, step):
                 frozen = jax.tree.map(
-                    lambda x, spec: _whole(x, spec, x.dtype, x.dtype, ways), frozen, frozen_split
+                    lambda x, spec: _whole(x, spec, x.dtype, x.dtype, sums), frozen, frozen_split
                 )
 
                 def of_parts(params):
-                    whole = jax.tree.map(lambda x, *to: _whole(x, *to, x.dtype, ways), params, split, dtypes)
+                    whole = jax.tree.map(lambda x, *to: _whole(x, *to, x.dtype, sums), params, split, dtypes)
                     return loss(whole, frozen, batch, seed, step)
 
                 def mean(gradient, spec):
@@ -230,22 +230,22 @@ class Sums(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _whole(part: jax.Array, spec: PartitionSpec, dtype: Any, own: Any, ways: Sums) -> jax.Array:
-    """A leaf of dtype `own` in `dtype`, gathered from its parts. Its gradient is summed in `own`: a sum over many
-    devices in bfloat16 would lose digits."""
+def _whole(part: jax.Array, spec: PartitionSpec, dtype: Any, own: Any, sums: Sums) -> jax.Array:
+    """A leaf of dtype `own` in `dtype`, gathered from its parts. Its gradient is summed in `own`, as a sum over
+    many devices in bfloat16 would lose digits, but for what `sums` says."""
     part = part.astype(dtype)
     return jax.lax.all_gather(part, "fsdp", axis=len(spec) - 1, tiled=True) if len(spec) else part
 
 
-def _whole_forward(part, spec, dtype, own, ways):
-    return _whole(part, spec, dtype, own, ways), None
+def _whole_forward(part, spec, dtype, own, sums):
+    return _whole(part, spec, dtype, own, sums), None
 
 
-def _whole_backward(spec, dtype, own, ways, _, g):
+def _whole_backward(spec, dtype, own, sums, _, g):
     # the first side, of which the most is sent, in the dtype that is asked for, if the network computes in it
-    first = dtype if jnp.dtype(dtype) == ways.reduce_dtype else own
-    places = np.arange(math.prod(ways.sides)).reshape(ways.sides)
-    for side, number in enumerate(ways.sides if len(spec) else ()):
+    first = dtype if jnp.dtype(dtype) == sums.reduce_dtype else own
+    places = np.arange(math.prod(sums.sides)).reshape(sums.sides)
+    for side, number in enumerate(sums.sides if len(spec) else ()):
         lines = np.moveaxis(places, side, -1).reshape(-1, number).tolist()
         g = jax.lax.psum_scatter(
             g.astype(own if side else first), "fsdp", scatter_dimension=len(spec) - 1, tiled=True,

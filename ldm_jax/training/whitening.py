@@ -8,7 +8,7 @@ the latents' channels; power 1 whitens, 0 turns alone. c keeps the variance of a
 scales all channels by one factor (LatentDiffusion, scale_by_std).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,16 +31,10 @@ class Whitening(NamedTuple):
     std: np.ndarray
 
 
-def moments_of(latents: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(mean [c], covariance [c, c]) float64 over batches and cells of latents [..., c]."""
-    number, first, second = 0, 0.0, 0.0
-    for batch in latents:
-        values = np.asarray(batch, np.float64).reshape(-1, batch.shape[-1])
-        number += len(values)
-        first = first + values.sum(0)
-        second = second + values.T @ values
-    mean = first / number
-    return mean, second / number - np.outer(mean, mean)
+def moments_of(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean [c], covariance [c, c]) float64 over all cells of latents [..., c]."""
+    values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+    return values.mean(0), np.cov(values.T, bias=True)
 
 
 def whitening(mean: np.ndarray, covariance: np.ndarray, power: float) -> Whitening:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import json, sys
+import json, re, sys
 import jax, jax.numpy as jnp
 from ldm_jax.xla import hlo
 from ldm_jax.distributed import parallel
@@ -80,7 +80,18 @@ off = {dtype: [furthest(mesh, dtype) for mesh in MESHES] for dtype in ("float32"
 parallel.sides_of = lambda rows: (2, 2, 2)  # as if the devices were a cube
 for dtype, reduce_dtype in (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")):
     off[dtype].append(furthest(MESHES[0] | {"reduce_dtype": reduce_dtype}, dtype))
-print(json.dumps([found, off]))
+
+def summed_in(reduce_dtype):
+    # The dtypes of the sums over each side of that cube, of a gradient that is computed in bfloat16.
+    placement = parallel.make("fsdp", MESHES[0] | {"replicate_below": 64, "reduce_dtype": reduce_dtype})
+    cast = lambda params: jax.tree.map(lambda x: x.astype("bfloat16"), params)
+    square = lambda params, *_: (jnp.sum(jnp.square(params["out"]).astype(jnp.float32)), {})
+    args = {"out": jnp.ones((WIDTH, WIDTH))}, {}, jnp.ones((8, WIDTH)), jnp.uint32(0), jnp.int32(0)
+    text = str(jax.make_jaxpr(placement.gradients(square, cast))(*args))
+    return re.findall(r":(\\w+)\\[[\\d,]+\\] = reduce_scatter", text)
+
+summed = {dtype: summed_in(dtype) for dtype in ("float32", "bfloat16")}
+print(json.dumps([found, off, summed]))
 """
 
 
@@ -133,3 +144,7 @@ def test_the_gradients_are_those_of_one_device(said, dtype, bound):
     """bfloat16 rounds each device's products, of which one device makes one. What is computed in float32 is summed in
     it whatever `reduce_dtype` says."""
     assert max(said[1][dtype]) < bound
+
+
+def test_the_first_side_alone_is_summed_in_the_dtype_that_is_asked_for(said):
+    assert said[2] == {"float32": ["f32"] * 3, "bfloat16": ["bf16", "f32", "f32"]}

@@ -30,7 +30,7 @@ def latents(seed=0):
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_deviations_are_their_power_with_the_same_variance_in_all(power):
     z = latents()
-    white = whitening.whitening(*whitening.moments_of([z[:1000], z[1000:]]), power)
+    white = whitening.whitening(*whitening.moments_of(z), power)
     np.testing.assert_allclose(white.std, STD, rtol=0.05)
     new = (z - white.mean) @ white.forward.T
     covariance = np.cov(new.T, bias=True)
@@ -49,7 +49,7 @@ def test_an_autoencoder_decodes_what_it_encodes_as_before():
     images = jax.random.uniform(jax.random.key(1), (8, 16, 16, 3), minval=-1.0)
     encode, decode = jax.jit(first_stage.encode), jax.jit(first_stage.decode)
     mean, log_variance = np.split(np.asarray(encode(params, images)), 2, axis=-1)
-    white = whitening.whitening(*whitening.moments_of([mean]), 1.0)
+    white = whitening.whitening(*whitening.moments_of(mean), 1.0)
     variance = np.exp(log_variance).mean((0, 1, 2))
     new = whitening.whitened_first_stage(params, white, variance)
     new_mean, new_log_variance = np.split(np.asarray(encode(new, images)), 2, axis=-1)
@@ -71,7 +71,7 @@ def test_a_network_predicts_the_same_of_latents_that_are_turned():
     params = jax.jit(unet.init)(jax.random.key(1), x, t, Cond(concat=concat))["params"]
     drawn = jax.random.normal(jax.random.key(2), params["conv_out"]["kernel"].shape)  # it begins as zero
     params["conv_out"] = dict(kernel=drawn, bias=jnp.array([0.5, -0.5, 1.0]))
-    white = whitening.whitening(*whitening.moments_of([latents()]), 0.7)
+    white = whitening.whitening(*whitening.moments_of(latents()), 0.7)
     turned = whitening.turned_network(params, white, at=[0, 4])
     mask, known = concat[..., :1], concat[..., 1:]
     turn = jnp.asarray(white.turn, jnp.float32)
@@ -119,9 +119,8 @@ def test_the_command_whitens_the_shipped_model(tmp_path, capsys):
     pairs = [(m.params["first_stage"], m.config["scale_factor"]) for m in (before, after)]
     old, new = (first_stage.decode(p, first_stage.mode(p, images)) for p, _ in pairs)
     np.testing.assert_allclose(new, old, atol=1e-4)
-    assert pairs[1][1] == pytest.approx(
-        1 / 2.4, rel=0.1
-    )  # one over the deviation of all channels about their means
+    # one over the deviation of all channels about their means
+    assert pairs[1][1] == pytest.approx(1 / 2.4, rel=0.1)
     said = capsys.readouterr().out
     assert "along the principal directions, now 2." in said
     kept = {k: v for k, v in before.config.items() if k != "scale_factor"}

@@ -141,11 +141,8 @@ def test_traffic_is_of_operands_and_results():
     condition = 4 + 4 + 1
     entry = (64 + 64 + 256) + (256 + 256) + (256 + 32)  # all-gather, all-reduce, fusion
     full = entry + 5 * (body + condition)
-    assert hlo.traffic(program) == (
-        entry + body + condition,
-        full,
-        full - 5 * 64,
-    )  # what is passed on is in S(1)
+    main = full - 5 * 64  # what is passed on is in S(1)
+    assert hlo.traffic(program) == (entry + body + condition, full, main)
 
 
 NEAR = """\
