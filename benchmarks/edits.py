@@ -6,8 +6,8 @@ compiled for a CPU:
     python benchmarks/edits.py --model sd1 --missing                  # those without a line yet
 
 Each method is compiled for one picture, and plain sampling for as many rows: a method that draws the source beside the
-picture is compared with two pictures. Nothing is run and no parameter is made. XLA orders a CPU's
-instructions so that many can run at once, at the cost of memory; --order memory tells it to save that. Lines go to
+picture is compared with two pictures. Nothing is run and no parameter is made. The compiler is told what
+inference/devices.py tells it. Lines go to
 benchmarks/results/edits.jsonl, and `python benchmarks/report.py` makes the table of docs/benchmarks.md. A scan is as
 large for more steps.
 """
@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "edits.jsonl"
@@ -45,14 +45,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
 INVERSIONS = ("ddim", "null_text")  # those that are not a scan of the same calls as another
 MODELS = {"small": 32, "sd1": 64}  # rows of the latents
 SCALE, STEPS = 7.5, 2
-ORDERS = dict(speed="", memory="--xla_cpu_enable_concurrency_optimized_scheduler=false")
 
 
-def sampling(system: Any, side: int, method: str | None, pictures: int) -> tuple[Any, Any, int]:
-    """(the program that draws so many pictures, its arguments without parameters, the rows of a picture)."""
+class Made(NamedTuple):
+    """A program, its arguments without parameters, the rows of a picture, and whether it differentiates the network."""
+
+    program: Any
+    arguments: Any
+    rows: int
+    differentiates: bool
+
+
+def sampling(system: Any, side: int, method: str | None, pictures: int) -> Made:
+    """What draws so many pictures."""
     import numpy as np
 
     from ldm_jax.find import find
+    from ldm_jax.inference import methods
     from ldm_jax.inference.inversions import Inverted
     from ldm_jax.inference.program import make_program
     from ldm_jax.inference.runs import make_run
@@ -68,18 +77,19 @@ def sampling(system: Any, side: int, method: str | None, pictures: int) -> tuple
         FALLBACK | dict(num_steps=STEPS, guidance_scale=SCALE), image_shape=(side, side),
         edit=method and {method: OPTIONS[method]}, inverted=inverted,
     )  # fmt: skip
-    return make_program(system, 1.0, run.recipe), run.arguments, len(run.arguments.inputs)
+    program, rows = make_program(system, 1.0, run.recipe), len(run.arguments.inputs)
+    return Made(program, run.arguments, rows, methods.differentiates(run.recipe.methods))
 
 
-def inverting(system: Any, side: int, name: str) -> tuple[Any, Any, int]:
-    """As `sampling`, of an inversion of one picture."""
+def inverting(system: Any, side: int, name: str) -> Made:
+    """What inverts one picture."""
     import numpy as np
 
     from ldm_jax.inference import inversions, methods
     from ldm_jax.inference.sampler_options import visited_timesteps
     from ldm_jax.inference.settings import FALLBACK
 
-    _, args, rows = sampling(system, side, None, 1)
+    _, args, rows, _ = sampling(system, side, None, 1)
     shape, visited = (
         system.latent_shape_of((side, side)),
         visited_timesteps(FALLBACK | dict(num_steps=STEPS), system.schedule),
@@ -91,18 +101,22 @@ def inverting(system: Any, side: int, name: str) -> tuple[Any, Any, int]:
     recipe = inversions.InversionRecipe(method, shape, "first", True)
     known = {"x_start": np.zeros((1, *shape), np.float32)}
     args = args._replace(visited=np.asarray(visited), sampler={}, known=known, shared=(shared,), each=(each,))
-    return inversions.make_inverter(system, 1.0, recipe), args, rows
+    differentiates = methods.differentiates([method])
+    return Made(inversions.make_inverter(system, 1.0, recipe), args, rows, differentiates)
 
 
-def compiled(system: Any, program: Any, args: Any) -> Any:
-    """The program, for a CPU, of arguments without parameters."""
+def temporaries(system: Any, program: Any, arguments: Any, differentiates: bool) -> int:
+    """Bytes of a program's temporaries on a CPU, of arguments without parameters."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    args = args._replace(params=jax.eval_shape(system.in_compute_dtype, system.param_shapes()))
+    from ldm_jax.inference import devices
+
+    args = arguments._replace(params=jax.eval_shape(system.in_compute_dtype, system.param_shapes()))
     shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)), args)
-    return jax.jit(program).lower(shapes).compile()
+    jitted = devices.local().jit(program, differentiates=differentiates)
+    return int(jitted.lower(shapes).compile().memory_analysis().temp_size_in_bytes)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -113,12 +127,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="sd1", choices=list(MODELS), help="default %(default)s")
     parser.add_argument("--methods", default=",".join(every), help="default %(default)s")
     parser.add_argument("--missing", action="store_true", help="those alone that have no line")
-    parser.add_argument("--order", default="speed", choices=list(ORDERS), help="default %(default)s")
     args = parser.parse_args(argv)
     sys.path.insert(0, str(ROOT))
     from benchmarks import cost_guard
 
-    os.environ.update(cost_guard.SAME, XLA_FLAGS=f"{cost_guard.SAME['XLA_FLAGS']} {ORDERS[args.order]}")
+    os.environ.update(cost_guard.SAME)
     import jax
 
     from benchmarks import report, speed_models
@@ -129,26 +142,21 @@ def main(argv: list[str] | None = None) -> None:
     words = sorted({w for o in (PROMPT, SOURCE, OPTIONS["cross_image"]["appearance"]) for w in o.split()})
     system = make_system(config, TOKENIZERS["word_level"](words=words, max_length=77))
     side = MODELS[args.model] * system.first_stage.factor
-    lines = [
-        line
-        for line in report.read(RESULTS)
-        if line.get("order", "speed") == args.order and line["jax"] == jax.__version__
-    ]
+    lines = [line for line in report.read(RESULTS) if line["jax"] == jax.__version__]
     done = {line["method"] for line in lines if line["model"] == args.model} if args.missing else set()
     known = lines if args.missing else []
     plain = {line["rows"]: line["plain"] for line in known if line["model"] == args.model}
     for method in [one for one in args.methods.split(",") if one not in done]:
         started = time.time()
         made = inverting(system, side, method) if method in INVERSIONS else sampling(system, side, method, 1)
-        program, arguments, rows = made
-        if rows not in plain:
-            found = compiled(system, *sampling(system, side, None, rows)[:2])
-            plain[rows] = int(found.memory_analysis().temp_size_in_bytes)
-        ready = compiled(system, program, arguments)
-        used = int(ready.memory_analysis().temp_size_in_bytes)
+        if made.rows not in plain:
+            one = sampling(system, side, None, made.rows)
+            plain[made.rows] = temporaries(system, one.program, one.arguments, one.differentiates)
+        used = temporaries(system, made.program, made.arguments, made.differentiates)
+        beside = plain[made.rows]
         line = dict(
-            model=args.model, method=method, rows=rows, temporaries=used, plain=plain[rows],
-            ratio=round(used / plain[rows], 3), order=args.order, jax=jax.__version__,
+            model=args.model, method=method, rows=made.rows, temporaries=used, plain=beside,
+            ratio=round(used / beside, 3), jax=jax.__version__,
             seconds=round(time.time() - started, 1),
         )  # fmt: skip
         print(json.dumps(line), flush=True)

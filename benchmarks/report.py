@@ -218,12 +218,7 @@ def start_table(lines: Iterable[Mapping[str, Any]]) -> str:
 
 def edits_table(lines: Iterable[Mapping[str, Any]]) -> str:
     """Of benchmarks/edits.py's lines, the last of each method and model: temporaries beside those of plain sampling."""
-
-    def of(line: Mapping[str, Any]) -> tuple[str, str]:
-        least = ", least memory" if line.get("order") == "memory" else ""
-        return line["model"] + least, line["method"]
-
-    last = {of(line): line for line in lines}
+    last = {(line["model"], line["method"]): line for line in lines}
     out = [("method", "model", "rows", "temporaries", "plain sampling", "ratio")]
     out.append(("---",) * len(out[0]))
     for key, line in sorted(last.items()):

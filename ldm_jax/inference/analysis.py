@@ -239,7 +239,10 @@ def _solved(
     static, arrays = find("recognition", method).given(about, shape, **options)
     recipe = SolvingRecipe(method, shape, tuple(sorted(static.items())))
     if recipe not in model._programs:
-        model._programs[recipe] = jax.jit(make_solver(model.system, model.scale, recipe, model.apply))
+        differentiates = getattr(find("recognition", method), "GRADIENTS", False)
+        options = model.devices.compiler_options(differentiates)
+        solver = make_solver(model.system, model.scale, recipe, model.apply)
+        model._programs[recipe] = jax.jit(solver, compiler_options=options)
     known = arguments.known | {"images": about.images}
     found = model._programs[recipe](arguments._replace(params=model.params, known=known, shared=(arrays,)))
     return jax.tree.map(np.asarray, found)

@@ -148,7 +148,8 @@ def invert(
 def _run(model: Any, recipe: InversionRecipe, run: Run, batch_size: int) -> dict[str, Any]:
     """The arrays of all pictures, batch by batch."""
     make = functools.partial(make_inverter, model.system, model.scale, recipe, model.apply)
-    program, found = model._compiled(recipe, make, PER_PICTURE), []
+    differentiates = methods.differentiates([recipe.method])
+    program, found = model._compiled(recipe, make, PER_PICTURE, differentiates=differentiates), []
     for index, number in batches(run.number, batch_size, model.devices.number):
         drawn = program(run.batch(model.params, index))
         found.append(jax.tree.map(lambda v, n=number: np.asarray(v)[:n], drawn))

@@ -22,7 +22,7 @@ from ldm_jax.checkpoints import bundle as bundle_files
 from ldm_jax.checkpoints.base import Options
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.conditioning import emphasis
-from ldm_jax.inference import analysis, checks, edits, inversions, known_pixels, sizes
+from ldm_jax.inference import analysis, checks, edits, inversions, known_pixels, methods, sizes
 from ldm_jax.inference import devices as device_sets
 from ldm_jax.inference.analysis import Analysis
 from ldm_jax.inference.callbacks import Step, Steps
@@ -415,11 +415,13 @@ class LatentDiffusion:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
         preview = self._steps.told if recipe.previews else None
         make = functools.partial(make_program, self.system, self.scale, recipe, preview, self.apply)
-        return self._compiled(recipe, make, PER_PICTURE)
+        return self._compiled(recipe, make, PER_PICTURE, differentiates=methods.differentiates(recipe.methods))
 
-    def _compiled(self, key: Recipe | str, make: Callable[[], Callable], *per_picture) -> Callable:
+    def _compiled(
+        self, key: Any, make: Callable[[], Callable], *per_picture, differentiates: bool = False
+    ) -> Callable:
         if key not in self._programs:
-            jitted = self.devices.jit(make(), *per_picture)
+            jitted = self.devices.jit(make(), *per_picture, differentiates=differentiates)
             keeps = (
                 self._executables
                 and self.devices.number == 1

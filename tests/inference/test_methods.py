@@ -5,12 +5,13 @@ import inspect
 import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from ldm_jax.checkpoints import bundle
 from ldm_jax.find import find, names
-from ldm_jax.inference import methods, pipeline
+from ldm_jax.inference import devices, methods, pipeline
 from ldm_jax.system import make_system
 from ldm_jax.tasks import run
 from tests.guidance import tiny_classifier
@@ -245,6 +246,20 @@ def test_what_a_method_says_of_itself(room, name):
     assert set(module.NEUTRAL) <= options and set(getattr(module, "CONDITIONS", ())) <= set(
         taken_by(module, room)
     )
+
+
+def test_gradients_through_the_network_are_compiled_for_the_least_memory_on_a_cpu(monkeypatch):
+    """A compiler that is told what it does not know refuses, so what it is told is seen: of gradients alone."""
+    monkeypatch.setattr(devices, "_LEAST_MEMORY", dict(xla_no_such_option=True))
+    system = make_system(LIGHT)
+    fresh = pipeline.LatentDiffusion(system, random_params(system), 1.5, LIGHT)
+    assert np.isfinite(draw(fresh, "editing", "structured", {})).all()
+    for draws in (
+        lambda: draw(fresh, "editing", "attend_and_excite", dict(words="circle")),
+        lambda: fresh.invert(PICTURES, "a circle", method="null_text", num_steps=2, guidance_scale=3.0),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+            draws()
 
 
 def test_methods_chain_in_one_scan(model):
