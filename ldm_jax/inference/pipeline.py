@@ -415,7 +415,9 @@ class LatentDiffusion:
         """The compiled sampler; jit itself keeps one version per batch size and number of steps."""
         preview = self._steps.told if recipe.previews else None
         make = functools.partial(make_program, self.system, self.scale, recipe, preview, self.apply)
-        return self._compiled(recipe, make, PER_PICTURE, differentiates=methods.differentiates(recipe.methods))
+        return self._compiled(
+            recipe, make, PER_PICTURE, differentiates=methods.differentiates(recipe.methods)
+        )
 
     def _compiled(
         self, key: Any, make: Callable[[], Callable], *per_picture, differentiates: bool = False

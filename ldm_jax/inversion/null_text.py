@@ -84,15 +84,13 @@ def invert(
     return {"trajectory": jnp.concatenate([pivots[:1], below]), "uncond": {"context": nulls}}
 
 
-def adam(
-    errors, start: Array, below: Array, most: Array, rate: Array, bound: Array
-) -> tuple[Array, Array]:
+def adam(errors, start: Array, below: Array, most: Array, rate: Array, bound: Array) -> tuple[Array, Array]:
     """(value, what errors gives beside its error): at most `most` steps of Adam (Kingma & Ba 2015), each entry until
     its error is below bound.
 
-    errors: value [B, ...] -> ([B], an array like below). The last evaluation is of what is given back and has a backward
-    pass that is not used: another one behind the loop would share what it can with those before it, which is then kept
-    while the loop runs (on a CPU 383 MB of Stable Diffusion 1's 801, biases that are spread over all cells).
+    errors: value [B, ...] -> ([B], an array like below). The last evaluation is of what is given back, and its backward
+    pass is not used: another one behind the loop would share what it can with those before it, which is then kept while
+    the loop runs (on a CPU 383 MB of Stable Diffusion 1's 801, biases that are spread over all cells).
     """
     b1, b2, tiny = ADAM
 
