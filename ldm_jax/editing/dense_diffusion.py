@@ -64,16 +64,24 @@ class Modulation(Control):
 
 
 def prepare(
-    call, *, regions, cross: float = 1.0, self_: float = 0.3, until: float = 0.3, others: float = 1.0
+    call,
+    *,
+    regions,
+    cross: float = 1.0,
+    self_: float = 0.3,
+    until: float = 0.3,
+    others: float = 1.0,
+    alone: float = 1.0,
 ) -> dict | None:
     """regions: [{'phrase': words of the prompt, 'box': [x0, y0, w, h], fractions of the picture, or 'mask': [H, W] numbers}, …], or
     a list of them for each picture. cross, self_: w of cross- and of self-attention; 0 and 0 is no edit. until: the fraction of the
-    steps that are changed. others: in [0, 1], how much tokens of no phrase are lowered; 1 is the paper's.
+    steps that are changed. others: in [0, 1], how much tokens of no phrase are lowered; 1 is the paper's. alone: in [0, 1], how
+    much a phrase's tokens are what they are when it is said alone; 1 is the original code's.
 
     Raises: ValueError for regions that are none, see phrases.regions, a phrase that is not in the prompt, and numbers out of range.
     """
     said, masks = phrases.regions(call, regions, "dense_diffusion")
-    for name, value in dict(until=until, others=others).items():
+    for name, value in dict(until=until, others=others, alone=alone).items():
         if not 0 <= value <= 1:
             raise ValueError(f"dense_diffusion: {name} is {value}, expected a number from 0 to 1")
     if cross < 0 or self_ < 0:
@@ -83,18 +91,20 @@ def prepare(
         return None
     early = np.arange(len(call.visited)) < until * len(call.visited)
     fade = early * (np.asarray(call.visited, np.float64) / call.num_timesteps) ** POWER
-    arrays = dict(masks=masks, take=take, cross=cross * fade, self_=self_ * fade, others=others)
+    arrays = dict(masks=masks, take=take, cross=cross * fade, self_=self_ * fade, others=others, weight=alone)
     return dict(arrays, alone=phrases.texts(said))
 
 
-def recondition(denoiser: Denoiser, *, alone: tuple[Cond, ...], take: Array) -> Denoiser:
-    """alone: k Conds of the rows, each phrase said alone. take: [B, k, L] int32, see phrases.takes."""
+def recondition(denoiser: Denoiser, *, alone: tuple[Cond, ...], take: Array, weight: Array = 1.0) -> Denoiser:
+    """alone: k Conds of the rows, each phrase said alone. take: [B, k, L] int32, see phrases.takes. weight: [] float32 in [0, 1], how
+    much they count."""
     context = rows.split_branches(denoiser.cond.context, denoiser.branches)
     told = context[-1]
     for j in range(take.shape[1]):
         told = phrases.overwrite(
             told, rows.split_branches(alone[j].context, denoiser.branches)[-1], take[:, j]
         )
+    told = context[-1] + (weight * (told - context[-1])).astype(told.dtype)
     told = rows.join_branches(context.at[-1].set(told))
     return denoiser._replace(cond=denoiser.cond.replace(context=told))
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from ldm_jax.control.base import Site
+from ldm_jax.diffusion.denoiser import Denoiser
+from ldm_jax.editing import dense_diffusion as method
 from ldm_jax.editing import phrases
 from ldm_jax.editing.dense_diffusion import Modulation
 from ldm_jax.inference import pipeline
 from ldm_jax.system import make_system
+from ldm_jax.types import Cond
 from tests.inference.test_pipeline import LIGHT as CONFIG
 from tests.tiny_models import random_params
 
@@ -65,6 +68,19 @@ def test_the_change_is_the_papers():
     np.testing.assert_allclose(alone[[0, 2, 4, 5]], z[[0, 2, 4, 5]], rtol=1e-6)  # tokens of no phrase
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_a_phrase_counts_as_it_is_said_alone_as_far_as_is_asked_for(weight):
+    context, said = (jnp.asarray(RNG.normal(size=(2 * B, L, 3)), jnp.float32) for _ in range(2))
+    take = np.full((B, 4, L), -1, np.int32)
+    take[:, 1, 3] = 0  # token 3 of the prompt is the first of the second phrase
+    told = Denoiser(None, Cond(context=context), None, None, "eps", None, branches=2)
+    alone = tuple(Cond(context=said if j == 1 else 0 * said) for j in range(4))
+    found = method.recondition(told, alone=alone, take=jnp.asarray(take), weight=jnp.float32(weight))
+    expected = np.asarray(context).copy()
+    expected[B:, 3] += weight * (np.asarray(said)[B:, 0] - expected[B:, 3])
+    np.testing.assert_allclose(found.cond.context, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("site, keys", [(CROSS, L), (SELF, N)])
 def test_what_stays(site, keys):
     s = logits(4 * B, keys)
@@ -107,6 +123,7 @@ def test_numbers_out_of_range(model):
     for options, said in (
         (dict(until=2), "until is 2, expected"),
         (dict(cross=-1), "cross is -1 and self_ is 0.3"),
+        (dict(alone=1.5), "alone is 1.5, expected"),
     ):
         with pytest.raises(ValueError, match=said):
             model.sample(

@@ -1,4 +1,4 @@
-"""Prompts of two things, drawn plainly and under editing methods: are both there, and where they were asked for?
+"""Prompts of several things, drawn plainly and under editing methods: are both there, and where they were asked for?
 
 Methods that take boxes are given those of the scene that the prompt describes; all draw the same prompts from the same
 seeds. What was read of each picture is kept in OUT/composition.jsonl, so that a command that was stopped, or is run
@@ -25,16 +25,17 @@ from ldm_jax.shapes_world import scenes as world
 from ldm_jax.shapes_world.oracle import parse, score_objects
 
 PLAIN = "plain"
-KINDS = ("two", "relation")
+KINDS = ("two", "relation", "three")
 METHODS = "attend_and_excite,structured,dense_diffusion,llm_grounded"
 OPTIONS = {
     "--methods": dict(default=METHODS, help="composition: files of ldm_jax/editing, a,b (default %(default)s)"),
+    "--prompt_kinds": dict(default="two,relation", help="composition: of prompts (default %(default)s); or three"),
     "--method_options": dict(default="{}", help="composition: of the methods, JSON of {method: {option: value}}"),
 }  # fmt: skip
 
 
 class Read(NamedTuple):
-    """Of one picture. right: as told, and nothing else. neglected: a thing is missing. shapes: both shapes are there.
+    """Of one picture. right: as told, and nothing else. neglected: a thing is missing. shapes: all shapes are there.
     iou: of the boxes, the mean over things."""
 
     right: bool
@@ -44,14 +45,14 @@ class Read(NamedTuple):
 
 
 def score(args: argparse.Namespace) -> Outcome:
-    """How often two things are both drawn, and in their boxes, plainly and under editing methods."""
-    methods, options = _asked(args)
+    """How often several things are all drawn, and in their boxes, plainly and under editing methods."""
+    methods, kinds, options = _asked(args)
     model = Model(args)
     model.check_takes("prompts")
-    each = max(1, args.num_samples // len(KINDS))
+    each = max(1, args.num_samples // len(kinds))
     # One of each kind in turn, so that more pictures begin with those that are there.
     told = list(
-        itertools.chain(*zip(*(prompts.scenes_and_prompts(kind, each) for kind in KINDS), strict=True))
+        itertools.chain(*zip(*(prompts.scenes_and_prompts(kind, each) for kind in kinds), strict=True))
     )
     rows = Rows(Path(args.out) / "composition.jsonl" if args.out else None)
     found, shown = {}, []
@@ -65,7 +66,8 @@ def score(args: argparse.Namespace) -> Outcome:
     for name, one in found.items():
         made[name]["seconds"] = round(float(np.mean([row["seconds"] for row in one])), 3)
     return Outcome(
-        made | model.settings() | dict(num_samples=len(told)), {"composition": shown} if shown else {}
+        made | model.settings() | dict(num_samples=len(told), prompt_kinds=kinds),
+        {"composition": shown} if shown else {},
     )
 
 
@@ -73,7 +75,7 @@ def _key(args: argparse.Namespace, name: str, options: dict) -> dict[str, Any]:
     """What identifies the rows of a method."""
     return dict(
         checkpoint=args.checkpoint, steps=args.steps, sampler=args.sampler, guidance_scale=args.guidance_scale,
-        method=name, options=options,
+        prompts=args.prompt_kinds, method=name, options=options,
     )  # fmt: skip
 
 
@@ -101,19 +103,20 @@ def _measure(model: Model, name: str, options: dict, told: Sequence, rows: Rows)
     return np.concatenate(drawn)
 
 
-def _asked(args: argparse.Namespace) -> tuple[list[str], dict[str, dict]]:
-    """(methods, {method: its options}). Raises: ValueError for unknown ones."""
-    methods, known = args.methods.split(","), names("editing")
-    for one in methods:
-        if one not in known:
-            raise ValueError(
-                f"--methods: {one!r} not found; there are: {', '.join(known)}{did_you_mean(one, known)}"
-            )
+def _asked(args: argparse.Namespace) -> tuple[list[str], list[str], dict[str, dict]]:
+    """(methods, kinds of prompts, {method: its options}). Raises: ValueError for unknown ones."""
+    methods, kinds = args.methods.split(","), args.prompt_kinds.split(",")
+    for what, asked, known in (("methods", methods, names("editing")), ("prompt_kinds", kinds, KINDS)):
+        for one in asked:
+            if one not in known:
+                raise ValueError(
+                    f"--{what}: {one!r} not found; there are: {', '.join(known)}{did_you_mean(one, known)}"
+                )
     form = f"{{method: {{option: value}}}} of {args.methods}"
     options = cli.json_object("--method_options", args.method_options, form)
     if not {*options} <= {*methods}:
         raise ValueError(f"--method_options is {args.method_options}, expected {form}")
-    return methods, options
+    return methods, kinds, options
 
 
 def layout(scene: world.Scene, prompt: str) -> list[dict[str, Any]]:
@@ -151,7 +154,7 @@ def read(image: np.ndarray, scene: world.Scene, prompt: str) -> Read:
 
 
 def figures(reads: list[Read], plain: list[Read]) -> dict[str, Any]:
-    """right with its Wilson interval of 95 %; neglect; bound: nothing neglected, of those with both shapes; iou; p of
+    """right with its Wilson interval of 95 %; neglect; bound: nothing neglected, of those with all shapes; iou; p of
     McNemar's exact test against the plain pictures, and of Wilcoxon's signed-rank test of iou."""
     right, neglected, shapes, iou = (np.asarray(values) for values in zip(*reads, strict=True))
     interval = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")

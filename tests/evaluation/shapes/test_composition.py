@@ -72,11 +72,20 @@ def test_what_is_painted_is_what_is_read(run, tmp_path):
     assert again == found and painter.edits == []  # all of it is on the disk
 
 
+def test_prompts_of_three_things(run):
+    found, painter = run("--methods", "dense_diffusion", "--prompt_kinds", "three", "--num_samples", "4")
+    assert found["num_samples"] == 4 and found["plain"]["neglect"] == 1
+    assert found["dense_diffusion"]["right"] == 1 and found["dense_diffusion"]["iou"] > 0.85
+    regions = painter.edits[-1]["dense_diffusion"]["regions"]
+    assert [len(one) for one in regions] == [3] * 4
+
+
 def test_options_reach_the_method_and_mistakes_are_said(run):
     _, painter = run("--methods", "structured", "--method_options", '{"structured": {"weight": 0.5}}')
     assert painter.edits[1] == {"structured": {"weight": 0.5}}
     for argv, said in (
         (("--methods", "structure"), "'structure' not found; .*did you mean 'structured'"),
+        (("--prompt_kinds", "two,thre"), "--prompt_kinds: 'thre' not found; .*did you mean 'three'"),
         (("--method_options", "{"), "--method_options is no JSON"),
         (("--method_options", '{"blended": {}}'), "expected {method: {option: value}} of"),
     ):
