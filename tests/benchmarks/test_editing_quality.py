@@ -5,8 +5,9 @@ import json
 import pytest
 
 from benchmarks import editing_quality as quality
+from benchmarks.editing_quality import Composed
 from benchmarks.report import put
-from ldm_jax.evaluation.shapes import command
+from ldm_jax.evaluation.shapes import command, composition
 from ldm_jax.find import find, names
 from ldm_jax.inference import methods, pipeline
 from ldm_jax.shapes_world import edits
@@ -19,7 +20,8 @@ def test_what_is_measured_can_be_asked_for():
             known = {"strength", *methods.options_of("editing", method)}
             assert {*one.options} <= known and {*one.kinds} <= {*edits.KINDS}
             assert one.inversion is None or find("inversion", one.inversion)
-    for method, options in quality.COMPOSED.items():
+    for method, options, prompts in quality.COMPOSED:
+        assert {*prompts.split(",")} <= {*composition.KINDS}
         assert {*options} <= {*methods.options_of("editing", method)}
     for task, _, number, argv in quality.plan([4]):
         assert number == 4 and command.parser().parse_args([task, "--num_samples", "4", *argv]).task == task
@@ -30,6 +32,14 @@ def test_all_methods_come_before_more_pictures():
     assert rounds == sorted(rounds) and rounds.count(4) == rounds.count(8)
 
 
+def test_a_model_is_loaded_once_also_with_lists_among_its_options():
+    loaded = []
+    load = quality.kept(lambda name, **options: loaded.append(name) or object())
+    first = load("shapes", adapters=[], dtype=None)
+    assert load("shapes", dtype=None, adapters=[]) is first
+    assert load("shapes", dtype=None, adapters=["a"]) is not first and loaded == ["shapes"] * 2
+
+
 def test_a_command_goes_on_where_it_stopped_and_begins_anew_with_other_settings(tmp_path, monkeypatch):
     asked = []
 
@@ -38,7 +48,7 @@ def test_a_command_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
         return {"num_samples": 4}
 
     monkeypatch.setattr(quality, "RESULTS", tmp_path / "lines.jsonl")
-    monkeypatch.setattr(quality, "COMPOSED", {"structured": {}, "llm_grounded": {}})
+    monkeypatch.setattr(quality, "COMPOSED", [Composed("structured"), Composed("llm_grounded")])
     monkeypatch.setattr(command, "run", run)
     load = pipeline.load
     quality.measure(tmp_path, 0.0, "composition", [4])  # out of time after the first
@@ -46,7 +56,9 @@ def test_a_command_goes_on_where_it_stopped_and_begins_anew_with_other_settings(
     quality.measure(tmp_path, 1.0, "composition", [4])
     quality.measure(tmp_path, 1.0, "composition", [4])
     assert asked == [["composition", "structured"], ["composition", "llm_grounded"]]
-    monkeypatch.setattr(quality, "COMPOSED", {"structured": {"weight": 0.5}, "llm_grounded": {}})
+    monkeypatch.setattr(
+        quality, "COMPOSED", [Composed("structured", dict(weight=0.5)), Composed("llm_grounded")]
+    )
     quality.measure(tmp_path, 1.0, "composition", [4])
     assert asked[2:] == [["composition", "structured"]]
     assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 3
