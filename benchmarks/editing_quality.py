@@ -62,7 +62,7 @@ class Composed(NamedTuple):
     prompts: str = "two,relation"
 
 
-# The shipped model leaves out none of two things, but one of three often.
+# The shipped model seldom leaves out one of two things, and often one of three.
 COMPOSED = (
     Composed("structured"),
     Composed("dense_diffusion", dict(alone=0.0, others=0.0)),

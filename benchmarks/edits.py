@@ -48,12 +48,12 @@ SCALE, STEPS = 7.5, 2
 
 
 class Made(NamedTuple):
-    """A program, its arguments without parameters, the rows of a picture, and whether it differentiates the network."""
+    """A program, its arguments without parameters, whether it differentiates the network, and the rows of a picture."""
 
     program: Any
     arguments: Any
-    rows: int
     differentiates: bool
+    rows: int = 1
 
 
 def sampling(system: Any, side: int, method: str | None, pictures: int) -> Made:
@@ -78,7 +78,7 @@ def sampling(system: Any, side: int, method: str | None, pictures: int) -> Made:
         edit=method and {method: OPTIONS[method]}, inverted=inverted,
     )  # fmt: skip
     program, rows = make_program(system, 1.0, run.recipe), len(run.arguments.inputs)
-    return Made(program, run.arguments, rows, methods.differentiates(run.recipe.methods))
+    return Made(program, run.arguments, methods.differentiates(run.recipe.methods), rows)
 
 
 def inverting(system: Any, side: int, name: str) -> Made:
@@ -89,7 +89,7 @@ def inverting(system: Any, side: int, name: str) -> Made:
     from ldm_jax.inference.sampler_options import visited_timesteps
     from ldm_jax.inference.settings import FALLBACK
 
-    _, args, rows, _ = sampling(system, side, None, 1)
+    plain = sampling(system, side, None, 1)
     shape, visited = (
         system.latent_shape_of((side, side)),
         visited_timesteps(FALLBACK | dict(num_steps=STEPS), system.schedule),
@@ -100,22 +100,24 @@ def inverting(system: Any, side: int, name: str) -> Made:
     method, shared, each = methods.choose_inversion(name, {}, call)
     recipe = inversions.InversionRecipe(method, shape, "first", True)
     known = {"x_start": np.zeros((1, *shape), np.float32)}
-    args = args._replace(visited=np.asarray(visited), sampler={}, known=known, shared=(shared,), each=(each,))
-    differentiates = methods.differentiates([method])
-    return Made(inversions.make_inverter(system, 1.0, recipe), args, rows, differentiates)
+    args = plain.arguments._replace(
+        visited=np.asarray(visited), sampler={}, known=known, shared=(shared,), each=(each,)
+    )
+    program = inversions.make_inverter(system, 1.0, recipe)
+    return Made(program, args, methods.differentiates([method]), plain.rows)
 
 
-def temporaries(system: Any, program: Any, arguments: Any, differentiates: bool) -> int:
-    """Bytes of a program's temporaries on a CPU, of arguments without parameters."""
+def temporaries(system: Any, made: Made) -> int:
+    """Bytes of its program's temporaries on a CPU."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from ldm_jax.inference import devices
 
-    args = arguments._replace(params=jax.eval_shape(system.in_compute_dtype, system.param_shapes()))
+    args = made.arguments._replace(params=jax.eval_shape(system.in_compute_dtype, system.param_shapes()))
     shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)), args)
-    jitted = devices.local().jit(program, differentiates=differentiates)
+    jitted = devices.local().jit(made.program, differentiates=made.differentiates)
     return int(jitted.lower(shapes).compile().memory_analysis().temp_size_in_bytes)
 
 
@@ -150,10 +152,8 @@ def main(argv: list[str] | None = None) -> None:
         started = time.time()
         made = inverting(system, side, method) if method in INVERSIONS else sampling(system, side, method, 1)
         if made.rows not in plain:
-            one = sampling(system, side, None, made.rows)
-            plain[made.rows] = temporaries(system, one.program, one.arguments, one.differentiates)
-        used = temporaries(system, made.program, made.arguments, made.differentiates)
-        beside = plain[made.rows]
+            plain[made.rows] = temporaries(system, sampling(system, side, None, made.rows))
+        used, beside = temporaries(system, made), plain[made.rows]
         line = dict(
             model=args.model, method=method, rows=made.rows, temporaries=used, plain=beside,
             ratio=round(used / beside, 3), jax=jax.__version__,

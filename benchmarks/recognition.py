@@ -86,15 +86,15 @@ def program_of(system: Any, side: int, method: str, options: dict[str, Any]) -> 
 def temporaries(model: str, method: str, config: dict, tokenizer: Any) -> dict[str, Any]:
     """The line of a method: MB of temporaries of its program."""
     from benchmarks import edits
-    from ldm_jax.find import find
+    from ldm_jax.inference import analysis
     from ldm_jax.system import make_system
     from ldm_jax.training import few_shot
 
     system = make_system(few_shot.in_config(config) if method == "diffews" else config, tokenizer)
     side = MODELS[model] * system.first_stage.factor
     options, started = options_of(side)[method], time.time()
-    differentiates = getattr(find("recognition", method), "GRADIENTS", False)
-    used = edits.temporaries(system, *program_of(system, side, method, options), differentiates)
+    made = edits.Made(*program_of(system, side, method, options), analysis.differentiates(method))
+    used = edits.temporaries(system, made)
     return dict(
         model=model, method=method, temporaries=used, seconds_to_compile=round(time.time() - started, 1)
     )

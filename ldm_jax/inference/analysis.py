@@ -100,13 +100,18 @@ class SolvingRecipe(NamedTuple):
     options: tuple[tuple[str, Any], ...]
 
 
+def differentiates(method: str) -> bool:
+    """Whether a method of recognition asks for gradients through the network."""
+    return getattr(find("recognition", method), "GRADIENTS", False)
+
+
 def make_solver(
     system: System, scale: LatentScale | float, recipe: SolvingRecipe, apply: Callable = apply_network
 ) -> Callable:
     """Arguments -> what the method's `solve` gives of all pictures at once. Of the arguments, known has 'x_start' and
     'images' [N, H, W, 3] in [-1, 1], and shared the method's arrays."""
     method = find("recognition", recipe.method)
-    unet = system.unet.clone(remat="loop") if getattr(method, "GRADIENTS", False) else system.unet
+    unet = system.unet.clone(remat="loop") if differentiates(recipe.method) else system.unet
 
     def run(a: Arguments) -> dict[str, Array]:
         def model_fn(x, t, cond, control=None):
@@ -239,8 +244,7 @@ def _solved(
     static, arrays = find("recognition", method).given(about, shape, **options)
     recipe = SolvingRecipe(method, shape, tuple(sorted(static.items())))
     if recipe not in model._programs:
-        differentiates = getattr(find("recognition", method), "GRADIENTS", False)
-        options = model.devices.compiler_options(differentiates)
+        options = model.devices.compiler_options(differentiates(method))
         solver = make_solver(model.system, model.scale, recipe, model.apply)
         model._programs[recipe] = jax.jit(solver, compiler_options=options)
     known = arguments.known | {"images": about.images}

@@ -257,6 +257,7 @@ def test_gradients_through_the_network_are_compiled_for_the_least_memory_on_a_cp
     for draws in (
         lambda: draw(fresh, "editing", "attend_and_excite", dict(words="circle")),
         lambda: fresh.invert(PICTURES, "a circle", method="null_text", num_steps=2, guidance_scale=3.0),
+        lambda: attending.__wrapped__().analyze(np.stack(PICTURES), method="keypoints", number=4),
     ):
         with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
             draws()
