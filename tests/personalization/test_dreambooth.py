@@ -7,6 +7,7 @@ import pytest
 from ldm_jax.checkpoints import adapters, bundle
 from ldm_jax.commands import train
 from ldm_jax.config import load_config
+from ldm_jax.data.shapes import source as shapes
 from ldm_jax.inference import pipeline
 from ldm_jax.params import flatten
 from ldm_jax.personalization import dreambooth
@@ -31,7 +32,7 @@ def config_of(base, **prior_options):
     said = dict(texts=["a {} circle"], word="red")
     config["data"] = dict(config["data"], recipe="plain", templates=said, num_scenes=3)
     return config | dict(
-        personalization=dict(name="dreambooth"), prior=dict(prompt="a circle", **prior_options)
+        personalization=dict(name="dreambooth"), prior=dict(prompt="a circle") | prior_options
     )
 
 
@@ -71,9 +72,22 @@ def test_the_base_draws_the_class_once_and_both_are_learned(base, tmp_path):
     assert flatten(adapter.delta).keys() == flatten({"unet": bundle.read(base).params["unet"]}).keys()
 
 
+def test_several_prompts_are_drawn_in_turns_and_written_beside(base, tmp_path):
+    prior.draw(str(base), tmp_path, ["a circle", "a red square"], 3)
+    said = [(tmp_path / f"{seed:05d}.txt").read_text() for seed in range(3)]
+    assert said == ["a circle", "a red square", "a circle"]
+    source = prior.with_prior(
+        config_of(base, prompt=said[:2], folder=str(tmp_path), number=3),
+        tmp_path,
+        shapes("train", num_scenes=1),
+    )
+    assert [source[2 * i + 1]["caption"] for i in range(3)] == said
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
+        (dict(prompt=[]), "prior: got no prompt, expected a text, or several"),
         (dict(number=0), "prior: got number 0 and weight 1.0, expected at least 1 and 0"),
         (dict(promt="x"), "prior has no option 'promt'"),
     ],
