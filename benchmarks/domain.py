@@ -34,7 +34,7 @@ from ldm_jax.shapes_world import new_things  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "domain.jsonl"
 DOCUMENT = ROOT / "docs" / "personalization.md"
 BEGIN, END = "<!-- benchmarks/domain.py -->\n", "<!-- end of the domain -->\n"
-CLASSES = {"ring": "zork", "two_color": "flim", "teal": "brup"}  # and words that the base does not know
+CLASSES = {"ring": "zork", "two_color": "flim", "mulberry": "brup"}  # and words that the base does not know
 
 
 def written(folder: Path, number: int, seed: int) -> None:
@@ -105,7 +105,7 @@ def table(lines: list[dict]) -> str:
     last = {line["model"]: line for line in lines}
     if not {"lora", "base"} <= last.keys():
         return "Not measured yet.\n"
-    rows = ["| trained on | pictures | accuracy on real ones | ring | two_color | teal |", "|" + "---|" * 6]
+    rows = ["| trained on | pictures | accuracy on real ones | ring | two_color | mulberry |", "|" + "---|" * 6]
 
     def row(what: str, found: dict) -> str:
         low, high = found["interval"]

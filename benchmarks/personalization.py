@@ -2,7 +2,7 @@
 
     python benchmarks/personalization.py --rows purple:textual_inversion,ring:lora --workdir /tmp/taught
     python benchmarks/personalization.py --rows red_ring:dreambooth,red_ring:dreambooth_prior --steps 200
-    python benchmarks/personalization.py --rows scene:break_a_scene,above:reversion,teal:e4t
+    python benchmarks/personalization.py --rows scene:break_a_scene,above:reversion,mulberry:e4t
     python benchmarks/personalization.py --table
 
 A line of JSON for each goes to benchmarks/results/personalization.jsonl, and --table writes those into
@@ -19,7 +19,7 @@ diversity     the entropy of the colors of "a circle", over that of the base
 
 Things: those of shapes_world/new_things.py; `scene`, a ring and a square of two colors in one picture; `above`, a
 relation that is known, under a new word, from pictures of one pair. e4t is first trained on `--domain` pictures of
-the known colors, and then on one of `teal` for 15 steps.
+the known colors, and then on one of `mulberry` for 15 steps.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def _shown_somewhere(image: np.ndarray, what: new_things.Asked) -> bool:
 def _above(index: int, word: str) -> tuple[np.ndarray, str]:
     """A red circle above a blue square, and a caption of it."""
     rng = np.random.default_rng(index)
-    image = np.full((world.SIZE, world.SIZE, 3), rng.uniform(215, 250), float)
+    image = world.draw_background(world.background(rng))
     for shape, color, y in (("circle", "red", 16), ("square", "blue", 47)):
         r, x = rng.uniform(*world.RADII["large"]), rng.uniform(20, 44)
         cover = world.coverage(shape, x, y + rng.uniform(-2, 2), r)[..., None]
@@ -424,7 +424,7 @@ def main() -> None:
     for thing, method in rows:
         if thing not in things or method not in METHODS:
             parser.error(f"--rows: got {thing}:{method}, expected THING:METHOD of those that --help lists")
-        if (thing == "scene") != (method == "break_a_scene") or (method == "e4t" and thing != "teal"):
+        if (thing == "scene") != (method == "break_a_scene") or (method == "e4t" and thing != "mulberry"):
             parser.error(f"--rows: {thing}:{method} do not go together")
     with tempfile.TemporaryDirectory() as place:
         workdir = Path(args.workdir or place)

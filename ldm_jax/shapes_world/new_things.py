@@ -2,11 +2,13 @@
 
 Decides how each is drawn, what is said of it with '{}' where a new word stands, and how it is read back: by a template,
 as the oracle reads what it knows (oracle.py).
-    ring       a circle without the circle of half its radius
+    ring       a circle without the circle of half its radius, always large
     two_color  a square whose left half is red and whose right half is blue
-    teal       a color beside the six, on every shape but the circle
+    mulberry   a color beside the six, on every shape but the circle
     purple     a color that is known, under a new word
     red_ring   a ring that is always red, of which no color is said
+All of them are what the shipped first stage can hold: it decodes a small ring's hole as filled, and teal, which no
+object of its training has, as green or blue.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +29,11 @@ from ldm_jax.shapes_world.oracle import (
     score_objects,
 )
 
-TEAL = (0, 128, 128)
+MULBERRY = (150, 18, 88)
 SHAPES = ("square", "triangle", "cross")  # that a color is taught and asked on
-THINGS = ("ring", "two_color", "teal", "purple", "red_ring")
+THINGS = ("ring", "two_color", "mulberry", "purple", "red_ring")
 KNOWN = dict(
-    ring="circle", two_color="red square", teal="green", purple="purple", red_ring="red circle"
+    ring="circle", two_color="red square", mulberry="purple", purple="purple", red_ring="red circle"
 )  # the nearest
 
 
@@ -49,7 +51,7 @@ def asked(thing: str, index: int) -> Asked:
 
     Raises: ValueError for an unknown thing.
     """
-    size = world.SIZES[(index // 3) % 2]
+    size = "large" if thing in ("ring", "red_ring") else world.SIZES[(index // 3) % 2]
     if thing == "ring":
         color = world.COLOR_NAMES[index % len(world.COLOR_NAMES)]
         return Asked(f"a {size} {color} {{}}", thing, color=color)
@@ -57,7 +59,7 @@ def asked(thing: str, index: int) -> Asked:
         return Asked(f"a {size} {{}}", thing)
     if thing == "red_ring":
         return Asked(f"a {size} {{}}", thing, shape="ring", color="red")
-    if thing in ("teal", "purple"):
+    if thing in ("mulberry", "purple"):
         shape = SHAPES[index % len(SHAPES)]
         return Asked(f"a {size} {{}} {shape}", thing, shape=shape)
     raise ValueError(f"thing {thing!r} not found; there are: {', '.join(THINGS)}")
@@ -73,11 +75,11 @@ def beside(thing: str, index: int) -> tuple[Asked, str, str]:
 
 
 def picture(what: Asked, rng: np.random.Generator) -> np.ndarray:
-    """[64, 64, 3] uint8: what is asked, somewhere on a plain bright background."""
+    """[64, 64, 3] uint8: what is asked, somewhere on a background of the world's: that nothing but the thing is new."""
     size = "small" if "small" in what.caption else "large"
     r = rng.uniform(*world.RADII[size])
     x, y = rng.uniform(r + 2, world.SIZE - r - 2, 2)
-    image = np.broadcast_to(rng.uniform(215, 250, 3), (world.SIZE, world.SIZE, 3)).copy()
+    image = world.draw_background(world.background(rng))
     for cover, color in _layers(what, x, y, r):
         image += cover[..., None] * (np.asarray(color, float) - image)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
@@ -85,11 +87,11 @@ def picture(what: Asked, rng: np.random.Generator) -> np.ndarray:
 
 def scene(whats: Sequence[Asked], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """([64, 64, 3] uint8, masks [N, 64, 64] float32): up to four things in one picture, each in a quarter of its own,
-    large, on a plain bright background. Raises: ValueError for more.
+    large, on a background of the world's. Raises: ValueError for more.
     """
     if not 1 <= len(whats) <= 4:
         raise ValueError(f"got {len(whats)} things, expected 1 to 4 in one picture")
-    image = np.broadcast_to(rng.uniform(215, 250, 3), (world.SIZE, world.SIZE, 3)).copy()
+    image = world.draw_background(world.background(rng))
     masks = []
     for what, quarter in zip(whats, rng.permutation(4), strict=False):
         r = rng.uniform(*world.RADII["large"])
@@ -106,7 +108,7 @@ def _layers(what: Asked, x: float, y: float, r: float) -> list[tuple[np.ndarray,
     if what.thing == "two_color":
         square, left = world.coverage("square", x, y, r), np.arange(world.SIZE) + 0.5 < x
         return [(square * left, world.COLORS["red"]), (square * ~left, world.COLORS["blue"])]
-    color = world.COLORS.get(what.color or what.thing, TEAL)
+    color = world.COLORS.get(what.color or what.thing, MULBERRY)
     return [(template(what.shape or what.thing, x, y, r), color)]
 
 
@@ -166,17 +168,17 @@ def _fit(cover: np.ndarray, shape: str, x: float, y: float, r: float) -> float:
 
 
 def _color(image: np.ndarray, mask: np.ndarray) -> str:
-    """The nearest color of the world, or 'teal', to the median of the pixels well inside a mask; '' for none near."""
+    """The nearest color of the world, or 'mulberry', to the median of the pixels well inside a mask; '' for none near."""
     core = ndimage.binary_erosion(mask)
     seen = np.median(image[core if core.any() else mask].astype(np.float32), axis=0)
-    known = world.COLORS | {"teal": TEAL}
+    known = world.COLORS | {"mulberry": MULBERRY}
     far = {name: float(np.linalg.norm(seen - np.asarray(color, float))) for name, color in known.items()}
     nearest = min(far, key=lambda name: far[name])
     return nearest if far[nearest] <= MAX_COLOR_DISTANCE else ""
 
 
 def color_of_largest(image: np.ndarray) -> str:
-    """The color of the largest object of a picture [64, 64, 3] uint8, of the world or 'teal'; '' for none."""
+    """The color of the largest object of a picture [64, 64, 3] uint8, of the world or 'mulberry'; '' for none."""
     distance = np.linalg.norm(image.astype(np.float32) - background_color(image), axis=-1)
     parts, number = ndimage.label(distance > STRAY_DISTANCE, np.ones((3, 3)))
     if not number:
@@ -193,7 +195,7 @@ def _halves(image: np.ndarray, mask: np.ndarray, x: float, what: Asked) -> bool:
 _COLORS: dict[str, Callable[[np.ndarray, np.ndarray, float, Asked], bool]] = {
     "ring": lambda image, mask, x, what: _color(image, mask) == what.color,
     "two_color": _halves,
-    "teal": lambda image, mask, x, what: _color(image, mask) == "teal",
+    "mulberry": lambda image, mask, x, what: _color(image, mask) == "mulberry",
     "purple": lambda image, mask, x, what: _color(image, mask) == "purple",
     "red_ring": lambda image, mask, x, what: _color(image, mask) == "red",
 }

@@ -158,7 +158,8 @@ def _kinds(rng: np.random.Generator) -> list[tuple[str, str, str]]:
     return [kind() for _ in range(number)]
 
 
-def _background(rng: np.random.Generator) -> Background:
+def background(rng: np.random.Generator) -> Background:
+    """What lies behind the objects of a scene: bright and nearly gray, plain or with a pattern."""
     gray = rng.integers(236, 249)
     color = tuple(int(c) for c in gray + rng.integers(-5, 6, 3))
     texture = "plain" if rng.random() < 0.5 else one_of(rng, TEXTURES[1:])
@@ -181,7 +182,7 @@ def scene(index: int, split: str = "train", seed: int = 0, max_objects: int = MA
         if objects is None or len(objects) > max_objects:
             continue
         if is_unseen(objects) == (split == "unseen"):
-            return Scene(objects, _background(rng))
+            return Scene(objects, background(rng))
 
 
 # -------------------------------------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ def corners(obj: Object) -> np.ndarray:
     return np.asarray([(obj.x + obj.r * u, obj.y + obj.r * v) for u, v in unit], np.float32)
 
 
-def _draw_background(background: Background) -> np.ndarray:
+def draw_background(background: Background) -> np.ndarray:
     """[SIZE, SIZE, 3] float32 in 0..255."""
     color = np.asarray(background.color, np.float32)
     if background.texture == "plain":
@@ -265,7 +266,7 @@ def _draw_background(background: Background) -> np.ndarray:
 
 def render(scene: Scene) -> np.ndarray:
     """[64, 64, 3] uint8."""
-    image = _draw_background(scene.background)
+    image = draw_background(scene.background)
     for obj in scene.objects:
         # Farther than this nothing is covered: beyond its apex a triangle reaches sqrt(5) / 2 pixels out of its box.
         rows, columns = (

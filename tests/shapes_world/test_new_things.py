@@ -31,7 +31,7 @@ def test_what_the_world_has_is_none_of_them(thing):
 
 def test_an_unknown_one_is_said():
     with pytest.raises(
-        ValueError, match="thing 'star' not found; there are: ring, two_color, teal, purple, red_ring"
+        ValueError, match="thing 'star' not found; there are: ring, two_color, mulberry, purple, red_ring"
     ):
         new_things.asked("star", 0)
     assert not new_things.shows(np.full((64, 64, 3), 240, np.uint8), new_things.asked("ring", 0))
