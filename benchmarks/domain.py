@@ -105,7 +105,10 @@ def table(lines: list[dict]) -> str:
     last = {line["model"]: line for line in lines}
     if not {"lora", "base"} <= last.keys():
         return "Not measured yet.\n"
-    rows = ["| trained on | pictures | accuracy on real ones | ring | two_color | mulberry |", "|" + "---|" * 6]
+    rows = [
+        "| trained on | pictures | accuracy on real ones | ring | two_color | mulberry |",
+        "|" + "---|" * 6,
+    ]
 
     def row(what: str, found: dict) -> str:
         low, high = found["interval"]

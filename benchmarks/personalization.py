@@ -14,6 +14,7 @@ probe         how often the new thing is drawn right in captions of its kind, in
               training has seen few; before: of the base, for which the word is an unknown one
 composition   how often it is right in a relation to a known object; before: the nearest known thing in its place
 ordinary      how often ordinary captions are right
+ceiling       how often a drawn picture of the thing is right that the first stage has encoded and decoded
 drift         by how much their pictures changed, in levels of 255
 diversity     the entropy of the colors of "a circle", over that of the base
 
@@ -63,8 +64,8 @@ METHODS = {  # section of personalization, learning rate
         1e-2,
     ),
     "extended_textual_inversion": (dict(name="extended_textual_inversion", token=TOKEN), 1e-2),
-    "lora": (dict(name="lora", rank=8, text_rank=8), 2e-3),
-    "lora_dora": (dict(name="lora", rank=8, text_rank=8, dora=True), 2e-3),
+    "lora": (dict(name="lora", rank=8, text_rank=8, conv_rank=8), 2e-3),
+    "lora_dora": (dict(name="lora", rank=8, text_rank=8, conv_rank=8, dora=True), 2e-3),
     "loha": (dict(name="loha", rank=4), 2e-3),
     "lokr": (dict(name="lokr", rank=8), 2e-3),
     "custom_diffusion": (dict(name="custom_diffusion", token=TOKEN), 2e-3),
@@ -74,6 +75,7 @@ METHODS = {  # section of personalization, learning rate
     "reversion": (dict(name="reversion", token=TOKEN, begins="and"), 1e-2),
     "e4t": (dict(name="e4t", token=TOKEN, side=32), 1e-3),
 }
+KEPT = ("lora", "lora_dora", "loha", "lokr", "custom_diffusion")  # beside what the base draws, with --kept
 ORDINARY = ("one", "relation")  # kinds of captions
 SCENE = ("ring", "two_color")
 Judged = tuple[str, Callable[[np.ndarray], bool]]  # a caption, and whether a picture is right
@@ -193,17 +195,29 @@ def _domain(folder: Path, number: int) -> None:
 # ---------------------------------------------------------------------------------------------------------- how it is
 
 
-def config_of(args: argparse.Namespace, method: str, data: dict, section: dict, rate: float) -> dict:
+def config_of(
+    args: argparse.Namespace, method: str, data: dict, section: dict, rate: float, workdir: Path
+) -> dict:
     config = load_config("configs/lora.py:runlocal")
-    schedule = dict(name="constant", warm_up_steps=10)
+    schedule = dict(name="warmup_cosine", warm_up_steps=10)
     config["optimizer"] = dict(config["optimizer"], base_lr=rate, schedule=schedule)
     config["data"] = dict(data)
     config |= dict(
-        base=args.base, personalization=section, total_steps=args.steps, batch_size=4, ema_decay=0.9
+        base=args.base,
+        personalization=section,
+        total_steps=args.steps,
+        batch_size=args.batch_size,
+        ema_decay=0.0,
     )
     if method == "dreambooth_prior":
         config["prior"] = dict(prompt=args.prior_prompt, number=args.prior)
-    elif method == "break_a_scene":
+    elif method in KEPT and args.kept:
+        config["prior"] = dict(
+            prompt=_captions(args.kept), number=args.kept, folder=str(workdir.parent / f"kept-{args.kept}")
+        )
+    elif method != "break_a_scene":
+        config["data"]["precompute_latents"] = True
+    if method == "break_a_scene":
         first = args.steps // 2
         later = [[0, 0.0], [first, 0.02]]
         config["loss"] = dict(loss_type="l2", masked=True, token_masks=dict(weight=0.01, form="peak"))
@@ -212,12 +226,16 @@ def config_of(args: argparse.Namespace, method: str, data: dict, section: dict, 
             "delta/unet": later,
             "delta/conditioner": later,
         }
-    else:
-        config["data"]["precompute_latents"] = True
     if method == "reversion":
         config["timestep_density"] = dict(name="cosine", skew=0.5)
-    every = dict(checkpoint_every=25, preview_every=args.steps + 1, log_every=max(1, args.steps // 4))
+    every = dict(checkpoint_every=50, preview_every=args.steps + 1, log_every=max(1, args.steps // 4))
     return config | every
+
+
+def _captions(number: int) -> list[str]:
+    """Of training scenes of one and two objects."""
+    scenes = (world.scene(i, "train", max_objects=2) for i in range(number))
+    return [world.caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
 
 
 def taught(args: argparse.Namespace, method: str, task: Task, section: dict, workdir: Path) -> float:
@@ -226,13 +244,13 @@ def taught(args: argparse.Namespace, method: str, task: Task, section: dict, wor
     if method == "e4t":
         _domain(workdir / "domain", args.domain)
         data = dict(task.data, root=str(workdir / "domain"))
-        train.train(config_of(args, method, data, section, rate), workdir / "pretrained")
+        train.train(config_of(args, method, data, section, rate, workdir), workdir / "pretrained")
         one = argparse.Namespace(**{**vars(args), "steps": 15})
-        config = config_of(one, method, task.data, section | dict(whole=True), rate / 5)
+        config = config_of(one, method, task.data, section | dict(whole=True), rate / 5, workdir)
         config |= dict(adapter_from=str(workdir / "pretrained"), ema_decay=0.0, checkpoint_every=15)
         train.train(config, workdir / "run")
     else:
-        train.train(config_of(args, method, task.data, section, rate), workdir / "run")
+        train.train(config_of(args, method, task.data, section, rate, workdir), workdir / "run")
     return time.time() - began
 
 
@@ -283,6 +301,8 @@ def measure(args: argparse.Namespace, thing: str, method: str, workdir: Path, ba
     made = dict(
         pictures=1 if thing == "scene" else pictures,
         steps=args.steps,
+        batch_size=args.batch_size,
+        kept=args.kept if method in KEPT else 0,
         samples=args.samples,
         sampling_steps=args.sampling_steps,
         seconds=round(seconds, 1),
@@ -337,10 +357,19 @@ class Base:
             model = self._model()
             found = dict(
                 before=rate_of(model, asked, args.sampling_steps),
+                ceiling=_ceiling(model, thing, args.samples) if thing in new_things.THINGS else None,
                 composition_before=rate_of(model, judged, args.sampling_steps) if judged else None,
             )
             file.write_text(json.dumps(found))
         return json.loads(file.read_text())
+
+
+def _ceiling(model: pipeline.LatentDiffusion, thing: str, number: int) -> float:
+    """The part of drawn pictures of a thing that show it still when the first stage has encoded and decoded them."""
+    rng, asked = np.random.default_rng(0), [new_things.asked(thing, i) for i in range(number)]
+    images = np.stack([new_things.picture(what, rng) for what in asked])
+    decoded = grid.to_uint8(np.asarray(model.decode(model.encode(images / 127.5 - 1))))
+    return float(np.mean([new_things.shows(image, what) for image, what in zip(decoded, asked, strict=True)]))
 
 
 def _without_twice(caption: str) -> str:
@@ -357,8 +386,10 @@ def _without_twice(caption: str) -> str:
 def table(lines: list[dict]) -> str:
     """The lines as a table; of one thing and way the last."""
     last = {(line["thing"], line["method"]): line for line in lines}
-    head = "| thing | way | pictures | steps | seconds | bytes | probe (before) | composition (known) "
-    rows = [head + "| ordinary (before) | drift | diversity | base |", "|" + "---|" * 12]
+    head = (
+        "| thing | way | pictures | steps | seconds | bytes | probe (before) | ceiling | composition (known) "
+    )
+    rows = [head + "| ordinary (before) | drift | diversity | base |", "|" + "---|" * 13]
 
     def share(line: dict, name: str) -> str:
         return "" if line.get(name) is None else f"{line[name]:.2f}"
@@ -370,7 +401,8 @@ def table(lines: list[dict]) -> str:
     for (thing, method), line in sorted(last.items()):
         rows.append(
             f"| {thing} | {method} | {line['pictures']} | {line['steps']} | {line['seconds']:.0f} | {line['bytes']:,} "
-            f"| {pair(line, 'probe', 'before')} | {pair(line, 'composition', 'composition_before')} "
+            f"| {pair(line, 'probe', 'before')} | {share(line, 'ceiling')} "
+            f"| {pair(line, 'composition', 'composition_before')} "
             f"| {pair(line, 'right', 'right_before')} | {line['drift']:.1f} | {share(line, 'diversity')} "
             f"| {line.get('base_fingerprint', 'earlier')} |"
         )
@@ -402,7 +434,14 @@ def main() -> None:
     add("--base", default="shapes")
     add("--pictures", type=int, default=6)
     add("--domain", type=int, default=240, help="pictures that e4t is pretrained on")
-    add("--steps", type=int, default=200)
+    add("--steps", type=int, default=400)
+    add("--batch_size", type=int, default=16)
+    add(
+        "--kept",
+        type=int,
+        default=96,
+        help=f"how many pictures of ordinary captions the base draws for {', '.join(KEPT)}",
+    )
     add("--rate", type=float, help="the learning rate, in the place of the way's own")
     add("--samples", type=int, default=32)
     add("--sampling_steps", type=int, default=20)

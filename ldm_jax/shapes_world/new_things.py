@@ -168,7 +168,7 @@ def _fit(cover: np.ndarray, shape: str, x: float, y: float, r: float) -> float:
 
 
 def _color(image: np.ndarray, mask: np.ndarray) -> str:
-    """The nearest color of the world, or 'mulberry', to the median of the pixels well inside a mask; '' for none near."""
+    """The nearest color of the world, or 'mulberry', to the median of pixels well inside a mask; '' for none near."""
     core = ndimage.binary_erosion(mask)
     seen = np.median(image[core if core.any() else mask].astype(np.float32), axis=0)
     known = world.COLORS | {"mulberry": MULBERRY}

@@ -6,7 +6,14 @@ from ldm_jax.personalization import base
 
 def line(probe, **more):
     made = dict(
-        thing="mulberry", method="lora", pictures=6, steps=150, samples=24, seconds=61.6, bytes=4096, drift=3.0
+        thing="mulberry",
+        method="lora",
+        pictures=6,
+        steps=150,
+        samples=24,
+        seconds=61.6,
+        bytes=4096,
+        drift=3.0,
     )
     return made | dict(probe=probe, before=0.0, right=0.5, right_before=0.625) | more
 
@@ -15,7 +22,9 @@ def test_the_last_line_of_a_thing_and_a_way_counts():
     found = personalization.table(
         [line(0.5), line(0.75, composition=0.25, diversity=0.9, base_fingerprint="abc")]
     )
-    row = "| mulberry | lora | 6 | 150 | 62 | 4,096 | 0.75 (0.00) | 0.25 | 0.50 (0.62) | 3.0 | 0.90 | abc |"
+    row = (
+        "| mulberry | lora | 6 | 150 | 62 | 4,096 | 0.75 (0.00) |  | 0.25 | 0.50 (0.62) | 3.0 | 0.90 | abc |"
+    )
     assert found.splitlines()[2:3] == [row] and found.splitlines()[3] == ""
 
 
