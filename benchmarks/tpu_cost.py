@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import report, speed_models  # noqa: E402  (a script has its own folder on the path, and not the repository)
+from benchmarks import adapter_memory, report, speed_models  # noqa: E402  (a script has its own folder on the path, and not the repository)
 
 # Of the compiler, jax_exec_time_optimization_effort: 0 is its usual one, and takes much longer (compile_seconds of the
 # results).
@@ -69,6 +69,15 @@ def sample(config: str, slice_: str, batch_size: int) -> dict[str, Any]:
 
 def autoencoder(config: str, slice_: str, batch_size: int) -> dict[str, Any]:
     return train(config, slice_, batch_size, lpips__vgg_path="its shapes are all that is needed")
+
+
+ADAPTERS = {"sd1_lora": "lora, rank 4, text encoder too", "sd1_textual_inversion": "textual_inversion"}
+
+
+def adapter(name: str, slice_: str, batch_size: int) -> dict[str, Any]:
+    """A row: one training step in bfloat16 of what Stable Diffusion 1 is taught, of ADAPTERS, which names rows of
+    adapter_memory."""
+    return dict(train(name, slice_, batch_size), what="adapter")
 
 
 # Global batches are the published ones where the slice divides them, or else near them.
@@ -118,6 +127,8 @@ ROWS = [
     sample("celebahq_ldm4", "v5e:1x1", 8),
     sample("sdxl_base", "v6e:1x1", 1),
     train("celebahq_ldm4", "v5e:4x4", 48, effort=0.0),
+    adapter("sd1_lora", "v5e:1x1", 4),
+    adapter("sd1_textual_inversion", "v5e:1x1", 4),
 ]
 
 
@@ -138,6 +149,9 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
     jax.config.update("jax_exec_time_optimization_effort", row.get("effort", 0.0))
     if row["what"] == "yardstick":
         return yardstick(row["topology"], row["batch_size"], row["config"] == "sd1 forward")
+    if row["what"] == "adapter":
+        of = adapter_memory.ROWS[ADAPTERS[row["config"]]]
+        return dry_run.training(adapter_memory.config_of(*of) | row["changes"], row["topology"])
     config = config_with(row["config"], row["changes"])
     if row["what"] == "train":
         return dry_run.training(config, row["topology"])
@@ -223,7 +237,7 @@ def programs(line: dict[str, Any]) -> list[str]:
 
 def cells(row: dict[str, Any], cost: dict[str, Any], name: str) -> list[str]:
     one = cost[name] if name else cost
-    kinds = dict(train="training", sample="sample", yardstick="loss and gradients")
+    kinds = dict(train="training", adapter="training", sample="sample", yardstick="loss and gradients")
     label = row["config"] if row["config"].endswith("forward") else f"{row['config']}, {kinds[row['what']]}"
     label += f", {name}" if name else ""
     way = cost.get("parallelism", {}).get("way", "")
