@@ -215,9 +215,6 @@ def config_of(
         config["prior"] = dict(
             prompt=_captions(args.kept), number=args.kept, folder=str(workdir.parent / f"kept-{args.kept}")
         )
-        config["condition_dropout"] = (
-            0.1  # guidance needs what is drawn without a caption to stay what it was
-        )
     elif method != "break_a_scene":
         config["data"]["precompute_latents"] = True
     if method == "break_a_scene":
