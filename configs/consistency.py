@@ -10,7 +10,8 @@ Smoke:   python train.py --config configs/consistency.py:runlocal --workdir /tmp
 Source:  Luo et al. 2023 (arXiv:2310.04378) and LCM-LoRA (arXiv:2311.05556); numbers as diffusers'
          train_lcm_distill_sd_wds.py and train_lcm_distill_lora_sd_wds.py: w of 5 to 15, one more here, 50 steps, rate
          1e-6 and 1e-4, rank 64.
-Result:  not measured yet; the smoke test is two steps on the shipped shapes model.
+Result:  :shapes, 9,600 images in 12 minutes of one core: in four steps one thing is right in 80 %, relations in 38 %
+         (the teacher in fifty steps 99 and 81; `ldm-evaluate shapes --checkpoint runs/lcm --steps 4 --sampler lcm`).
 """
 
 from ml_collections import ConfigDict, config_dict
