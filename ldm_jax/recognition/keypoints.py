@@ -172,16 +172,18 @@ def looks(denoiser: Denoiser, images: Array, embeddings: Array, key: Array) -> A
             f"keypoints: this network's decoder has no cross-attention of at most {control.most} rows, expected some"
         )
 
-    def of_site(q, k):
-        rows = maps.rows_of(q.shape[1], x.shape[1:])
-        wide = q.reshape(len(q), rows, -1, q.shape[2] * q.shape[3]).astype(jnp.float32)
-        wide = jax.image.resize(wide, (len(q), *size, wide.shape[-1]), "cubic").reshape(
-            len(q), *size, *q.shape[2:]
-        )
-        logits = jnp.einsum("byxnd,btnd->bntyx", wide, k.astype(jnp.float32)) / np.sqrt(q.shape[-1])
-        return jax.nn.softmax(logits, 2).mean(1)
+    # Of one picture at a time, and computed again for the gradient: with all tokens and heads they are much larger than
+    # the network itself.
+    @jax.checkpoint
+    def of_picture(qk):
+        q, k = qk
+        rows = maps.rows_of(len(q), x.shape[1:])
+        wide = q.reshape(rows, -1, q.shape[1] * q.shape[2]).astype(jnp.float32)
+        wide = jax.image.resize(wide, (*size, wide.shape[-1]), "cubic").reshape(*size, *q.shape[1:])
+        logits = jnp.einsum("yxnd,tnd->ntyx", wide, k.astype(jnp.float32)) / np.sqrt(q.shape[-1])
+        return jax.nn.softmax(logits, 1).mean(0)
 
-    return sum(of_site(q, k) for q, k in read) / len(read)
+    return sum(jax.lax.map(of_picture, qk) for qk in read) / len(read)
 
 
 def chosen(seen: Array, number: int) -> Array:
