@@ -419,6 +419,7 @@ def is_there(line: dict, args: argparse.Namespace, thing: str, method: str, base
         method=method,
         base_fingerprint=base.fingerprint[:12],
         steps=args.steps,
+        batch_size=args.batch_size,
         samples=args.samples,
     )
     return all(line.get(name) == value for name, value in wanted.items())
