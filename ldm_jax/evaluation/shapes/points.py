@@ -15,18 +15,18 @@ from ldm_jax.shapes_world.failures import wilson
 NEAR = 0.1  # of the picture's side: PCK@.1
 
 
-def correspondence(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def correspondence(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """Corners of an object found again after it was moved and recolored: the share nearer than .1 of the side (PCK),
     and the mean distance in pixels. The ceiling is the nearest cell's middle; the baseline says that nothing moved."""
     return found_again(model, number, "correspondence", **options)
 
 
-def optimal_transport(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def optimal_transport(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """As `correspondence`, of cells that are matched together."""
     return found_again(model, number, "optimal_transport", **options)
 
 
-def optimized_embeddings(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def optimized_embeddings(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """As `correspondence`, of the first three corners of each object."""
     return found_again(model, number, "optimized_embeddings", most=3, **options)
 
@@ -54,7 +54,7 @@ def found_again(
     return figures, [np.stack([pair[i] for pair in shown]) for i in range(2)]
 
 
-def tokens(model: Model, number: int, shape: str = "square", **options) -> tuple[dict, list[np.ndarray]]:
+def tokens(model: Model, number: int, /, shape: str = "square", **options) -> tuple[dict, list[np.ndarray]]:
     """Keypoints learned on scenes of one object of a shape: the distance in pixels at which a linear map, learned
     of them on half of the scenes, says the corners in the others, and how far a keypoint moves in the object's own
     frame. The ceiling is the same of the true corners in whole pixels, the baseline the mean corners."""

@@ -62,7 +62,7 @@ def score(args: argparse.Namespace) -> Outcome:
     return Outcome(figures | model.settings(), shown)
 
 
-def daam(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def daam(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """Of each object of a scene whose shape is there once: whether the map of its shape's word is highest inside it,
     and the overlap of the mask with it. The ceiling is that of the object's own mask in latent cells, the baseline a
     map that is highest in the picture's middle."""
@@ -95,7 +95,7 @@ def daam(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
     return figures, [np.stack(images), np.stack(shown)]
 
 
-def diffseg(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def diffseg(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """Mean overlap of segments with the background and the objects of scenes, each segment with one of them at most
     (Hungarian). The ceiling is that of the true masks in latent cells; the baseline k-means of the pixels' colors, told
     how many there are."""

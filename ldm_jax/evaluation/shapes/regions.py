@@ -22,7 +22,7 @@ RIGHT = 0.5  # the overlap from which a mask counts as found
 LABELED = (1, 5, 20)
 
 
-def few_labels(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def few_labels(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """Mean overlap, over background and shapes, of the classes of all pixels after 1, 5 and 20 labeled scenes. The
     baseline learns the same from the pixels' colors and places."""
     scenes = scenes_of(max(LABELED), first=10_000) + scenes_of(number)
@@ -46,7 +46,7 @@ def few_labels(model: Model, number: int, **options) -> tuple[dict, list[np.ndar
 
 
 def other_light(
-    model: Model, number: int, labeled: int = 5, betas: Sequence[float] = (0.01, 0.05, 0.09), **options
+    model: Model, number: int, /, labeled: int = 5, betas: Sequence[float] = (0.01, 0.05, 0.09), **options
 ) -> tuple[dict, list[np.ndarray]]:
     """Mean overlap, over background and shapes, of classes learned from labeled scenes in a dim yellow light: as they
     are (`none`), in the light of the others by Fourier domain adaptation up to each of `betas`, with the penalty of
@@ -76,7 +76,7 @@ def other_light(
     return figures, [dim, transforms.to_bytes(adapted[best]), images[:labeled]]
 
 
-def by_words(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def by_words(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """Mean overlap, over background and shapes, of what the words of shapes are seen in, learned from scenes and their
     captions. The baseline learns the same from the pixels' colors and places."""
     scenes = scenes_of(number)
@@ -95,23 +95,23 @@ def by_words(model: Model, number: int, **options) -> tuple[dict, list[np.ndarra
     return figures, [images, in_colors(made.found.labels), in_colors(truths)]
 
 
-def kmeans(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def kmeans(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """Mean overlap, over background and shapes, of clusters of all scenes together, each class with one of them at most
     (Hungarian)."""
     return clustered(model, number, "kmeans", **options)
 
 
-def stego(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def stego(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """As `kmeans`, which is the baseline."""
     return clustered(model, number, "stego", **options)
 
 
-def picie(model: Model, number: int, **options) -> tuple[dict, list[np.ndarray]]:
+def picie(model: Model, number: int, /, **options) -> tuple[dict, list[np.ndarray]]:
     """As `kmeans`, which is the baseline."""
     return clustered(model, number, "picie", **options)
 
 
-def clustered(model: Model, number: int, method: str, **options) -> tuple[dict, list[np.ndarray]]:
+def clustered(model: Model, number: int, method: str, /, **options) -> tuple[dict, list[np.ndarray]]:
     scenes = scenes_of(number)
     images, truths = (np.stack([of(scene) for scene in scenes]) for of in (world.render, shapes_of))
     given = dict(number=1 + len(world.SHAPES)) | options
@@ -152,7 +152,9 @@ def in_colors(labels: np.ndarray) -> np.ndarray:
     return palette[labels % len(palette)]
 
 
-def by_example(model: Model, number: int, unseen: str = "cross", **options) -> tuple[dict, list[np.ndarray]]:
+def by_example(
+    model: Model, number: int, /, unseen: str = "cross", **options
+) -> tuple[dict, list[np.ndarray]]:
     """Overlap of the mask of a shape that tuning never showed with its objects, from one example in another scene. The
     ceiling is that of the true mask through the first stage, the baseline all that has the color of the example's
     object; `itself` is the example's own mask, found again."""

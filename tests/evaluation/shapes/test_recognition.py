@@ -1,5 +1,7 @@
 """What segments are scored by: known overlaps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,23 @@ def test_overlaps_of_masks():
 def test_colors_that_differ_are_told_apart():
     image = np.asarray([(250, 250, 250), (200, 25, 40), (35, 50, 165)], np.uint8)[TRUTH]
     assert segments.matched_iou(recognition._kmeans(image, 3), TRUTH) == 1
+
+
+@pytest.mark.parametrize("method", ["keypoints", "kmeans", "stego", "picie"])
+def test_a_number_among_the_options_is_the_methods_own(method):
+    """--recognition_options '{"number": 3}', and not how many scenes there are."""
+    asked = []
+
+    def analyze(images, prompts, method, **options):
+        asked.append(options["number"])
+        found = SimpleNamespace(
+            points=np.zeros((len(images), 3, 2)), labels=np.zeros((len(images), 64, 64), int)
+        )
+        return SimpleNamespace(found=found)
+
+    model = SimpleNamespace(model=SimpleNamespace(analyze=analyze), args=SimpleNamespace(batch_size=2))
+    recognition.SCORES[method](model, 4, number=3)
+    assert asked and set(asked) == {3}
 
 
 @pytest.mark.parametrize(
