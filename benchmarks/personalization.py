@@ -12,9 +12,9 @@ stopped goes on where its --workdir stands: so a table can be made in pieces.
 Of `--samples` pictures each, in `--sampling_steps` steps:
 probe         how often the new thing is drawn right in captions of its kind, in sizes, shapes and colors of which the
               training has seen few; before: of the base, for which the word is an unknown one
+ceiling       how often a drawn picture of the thing is right that the first stage has encoded and decoded
 composition   how often it is right in a relation to a known object; before: the nearest known thing in its place
 ordinary      how often ordinary captions are right
-ceiling       how often a drawn picture of the thing is right that the first stage has encoded and decoded
 drift         by how much their pictures changed, in levels of 255
 diversity     the entropy of the colors of "a circle", over that of the base
 

@@ -59,10 +59,10 @@ def test_the_document_has_the_table_of_the_results():
 
 def test_a_row_of_an_adapter_is_stable_diffusion_1_that_is_taught_it(monkeypatch):
     monkeypatch.setattr(tpu_cost.dry_run, "training", lambda config, slice_: dict(config, slice=slice_))
-    monkeypatch.setattr(
-        tpu_cost, "QUICK", jax.config.jax_exec_time_optimization_effort
-    )  # which stays as it is
-    row = tpu_cost.adapter("sd1_lora", "v5e:1x1", 4) | dict(effort=tpu_cost.QUICK)
+    effort = (
+        jax.config.jax_exec_time_optimization_effort
+    )  # which a row sets, and which stays as it is for other tests
+    row = tpu_cost.adapter("sd1_lora", "v5e:1x1", 4) | dict(effort=effort)
     asked = tpu_cost.run(row)
     assert asked["personalization"] == dict(name="lora", rank=4, text_rank=4) and asked["slice"] == "v5e:1x1"
     assert (asked["batch_size"], asked["dtype"], asked["model"]["context_dim"]) == (4, "bfloat16", 768)
