@@ -18,9 +18,11 @@ ordinary      how often ordinary captions are right
 drift         by how much their pictures changed, in levels of 255
 diversity     the entropy of the colors of "a circle", over that of the base
 
+Taught from `--pictures` of the thing alone and `--pictures_beside` of it beside a known one, of other colors than in
+what is asked: of pictures of it alone a word learns that there is nothing else, and a composition is right in a tenth.
 Things: those of shapes_world/new_things.py; `scene`, a ring and a square of two colors in one picture; `above`, a
-relation that is known, under a new word, from pictures of one pair. e4t is first trained on `--domain` pictures of
-the known colors, and then on one of `mulberry` for 15 steps.
+relation that is known, under a new word, from pictures of red and blue things and asked of others. e4t is first trained
+on `--domain` pictures of the known colors, and then on one of `mulberry` for 15 steps.
 """
 
 import argparse
@@ -71,13 +73,24 @@ METHODS = {  # section of personalization, learning rate
     "custom_diffusion": (dict(name="custom_diffusion", token=TOKEN), 2e-3),
     "dreambooth": (dict(name="dreambooth", text_encoder=True), 2e-4),
     "dreambooth_prior": (dict(name="dreambooth", text_encoder=True), 2e-4),
-    "break_a_scene": (dict(name="break_a_scene", tokens=[TOKEN, OTHER]), 1e-2),
+    "break_a_scene": (dict(name="break_a_scene", tokens=[TOKEN, OTHER], begins="circle square"), 5e-3),
     "reversion": (dict(name="reversion", token=TOKEN, begins="and"), 1e-2),
     "e4t": (dict(name="e4t", token=TOKEN, side=32), 1e-3),
 }
-KEPT = ("lora", "lora_dora", "loha", "lokr", "custom_diffusion")  # beside what the base draws, with --kept
+KEPT = (
+    "lora",
+    "lora_dora",
+    "loha",
+    "lokr",
+    "custom_diffusion",
+    "break_a_scene",
+)  # beside what the base draws, with --kept
 ORDINARY = ("one", "relation")  # kinds of captions
 SCENE = ("ring", "two_color")
+COLORS_BESIDE = (
+    "green",
+    "blue",
+)  # of what stands beside a thing in the pictures; another's in the captions asked
 Judged = tuple[str, Callable[[np.ndarray], bool]]  # a caption, and whether a picture is right
 
 
@@ -101,7 +114,7 @@ def task_of(args: argparse.Namespace, thing: str, word: str, folder: Path) -> Ta
         return _scene()
     plain = dict(name="folder", root=str(folder), recipe="none", split_folders=False)
     if thing == "above":
-        _written(folder, (_above(i, word) for i in range(args.pictures)))
+        _written(folder, (_above(i, word) for i in range(args.pictures + args.pictures_beside)))
         return Task(plain, _relation, _relation, "above")
 
     def pictures():
@@ -109,6 +122,10 @@ def task_of(args: argparse.Namespace, thing: str, word: str, folder: Path) -> Ta
         for i in range(args.pictures):
             what = new_things.asked(thing, i)
             yield new_things.picture(what, rng), what.caption.replace("{}", word)
+        for i in range(args.pictures_beside):
+            what, relation, other = new_things.beside(thing, i, COLORS_BESIDE)
+            caption = f"{what.caption.replace('{}', word)} {relation} {other}"
+            yield new_things.picture_beside(what, relation, other, rng), caption
 
     def asked(word: str, i: int) -> Judged:
         what = new_things.asked(thing, i)
@@ -146,7 +163,9 @@ def _scene() -> Task:
         caption = f"{TOKEN} and {OTHER}" if word == TOKEN else f"{word} and {word}"
         return caption, lambda image: all(_shown_somewhere(image, what) for _, what in both)
 
-    return Task(dict(name="shapes_scene", words=[TOKEN, OTHER], things=list(SCENE)), asked, beside, "")
+    return Task(
+        dict(name="shapes_scene", words=[TOKEN, OTHER], things=list(SCENE), margin=3), asked, beside, ""
+    )
 
 
 def _shown_somewhere(image: np.ndarray, what: new_things.Asked) -> bool:
@@ -163,14 +182,18 @@ def _shown_somewhere(image: np.ndarray, what: new_things.Asked) -> bool:
 
 
 def _above(index: int, word: str) -> tuple[np.ndarray, str]:
-    """A red circle above a blue square, and a caption of it."""
+    """A red and a blue object, one above the other, and a caption of them."""
     rng = np.random.default_rng(index)
     image = world.draw_background(world.background(rng))
-    for shape, color, y in (("circle", "red", 16), ("square", "blue", 47)):
-        r, x = rng.uniform(*world.RADII["large"]), rng.uniform(20, 44)
+    shapes = world.SHAPES[index % 4], world.SHAPES[(index + 1 + index // 4) % 4]
+    colors = ("red", "blue")[:: (-1) ** index]
+    for shape, color, y in zip(shapes, colors, (16, 47), strict=True):
+        r, x = rng.uniform(*world.RADII[world.SIZES[rng.integers(2)]]), rng.uniform(22, 42)
         cover = world.coverage(shape, x, y + rng.uniform(-2, 2), r)[..., None]
         image += cover * (np.asarray(world.COLORS[color]) - image)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8), f"a red circle {word} a blue square"
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), (
+        f"a {colors[0]} {shapes[0]} {word} a {colors[1]} {shapes[1]}"
+    )
 
 
 def _relation(word: str, i: int) -> Judged:
@@ -219,10 +242,10 @@ def config_of(
         config["data"]["precompute_latents"] = True
     if method == "break_a_scene":
         first = args.steps // 2
-        later = [[0, 0.0], [first, 0.02]]
+        later = [[0, 0.0], [first, 0.04]]
         config["loss"] = dict(loss_type="l2", masked=True, token_masks=dict(weight=0.01, form="peak"))
         config["optimizer"]["parts"] = {
-            "delta/words": [[0, 1.0], [first, 0.02]],
+            "delta/words": [[0, 1.0], [first, 0.04]],
             "delta/unet": later,
             "delta/conditioner": later,
         }
@@ -283,10 +306,8 @@ def measure(args: argparse.Namespace, thing: str, method: str, workdir: Path, ba
     word = section.get("token", TOKEN if "tokens" in section else WORD)
     if method.startswith("dreambooth") and thing in ("ring", "red_ring"):
         word = f"{WORD} circle"  # the new one and its class
-    pictures = 1 if method == "e4t" else args.pictures
-    task = task_of(
-        argparse.Namespace(**{**vars(args), "pictures": pictures}), thing, word, workdir / "photographs"
-    )
+    taken = dict(pictures=1, pictures_beside=0) if method == "e4t" else {}
+    task = task_of(argparse.Namespace(**(vars(args) | taken)), thing, word, workdir / "photographs")
     seconds = taught(args, method, task, section, workdir)
     adapter = adapters.read(workdir / "run")
     model = pipeline.load(args.base, adapters=[str(workdir / "run")])
@@ -299,7 +320,7 @@ def measure(args: argparse.Namespace, thing: str, method: str, workdir: Path, ba
     images, right, entropy = ordinary(model, args.samples, args.sampling_steps)
     about = dict(thing=thing, method=method, base=args.base, base_fingerprint=base.fingerprint[:12])
     made = dict(
-        pictures=1 if thing == "scene" else pictures,
+        pictures=1 if thing == "scene" else len(list((workdir / "photographs").glob("*.png"))),
         steps=args.steps,
         batch_size=args.batch_size,
         kept=args.kept if method in KEPT else 0,
@@ -434,6 +455,7 @@ def main() -> None:
     add("--rows", help=f"THING:METHOD,…; things: {', '.join(things)}; methods: {', '.join(METHODS)}")
     add("--base", default="shapes")
     add("--pictures", type=int, default=6)
+    add("--pictures_beside", type=int, default=6, help="further ones, with a known object beside the thing")
     add("--domain", type=int, default=240, help="pictures that e4t is pretrained on")
     add("--steps", type=int, default=400)
     add("--batch_size", type=int, default=16)

@@ -65,13 +65,15 @@ def asked(thing: str, index: int) -> Asked:
     raise ValueError(f"thing {thing!r} not found; there are: {', '.join(THINGS)}")
 
 
-def beside(thing: str, index: int) -> tuple[Asked, str, str]:
-    """The index-th (thing, relation, caption of a known object of another kind) that may be said of both together."""
+def beside(thing: str, index: int, colors: Sequence[str] = ("orange", "black")) -> tuple[Asked, str, str]:
+    """The index-th (thing, relation, caption of a known object of another kind) that may be said of both together.
+
+    colors: of the known objects, in turns.
+    """
     what = asked(thing, index)
     relation = tuple(world.RELATIONS)[index % len(world.RELATIONS)]
     shapes = [s for s in world.SHAPES if s not in (what.shape, *KNOWN[thing].split())]
-    color = ("orange", "black")[index % 2]
-    return what, relation, f"a {color} {shapes[index % len(shapes)]}"
+    return what, relation, f"a {colors[index % len(colors)]} {shapes[index % len(shapes)]}"
 
 
 def picture(what: Asked, rng: np.random.Generator) -> np.ndarray:
@@ -82,6 +84,27 @@ def picture(what: Asked, rng: np.random.Generator) -> np.ndarray:
     image = world.draw_background(world.background(rng))
     for cover, color in _layers(what, x, y, r):
         image += cover[..., None] * (np.asarray(color, float) - image)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def picture_beside(what: Asked, relation: str, other: str, rng: np.random.Generator) -> np.ndarray:
+    """[64, 64, 3] uint8: what is asked, in this relation to a known object, of which `other` is as of `beside`."""
+    _, color, shape = other.split()
+    size = "small" if "small" in what.caption else "large"
+    while True:
+        near = world.SIZES[rng.integers(2)]
+        radii = [rng.uniform(*world.RADII[each]) for each in (size, near)]
+        places = [rng.uniform(r + 1.5, world.SIZE - r - 1.5, 2) for r in radii]
+        first, second = (
+            world.Object(shape, color, near, *place, r) for place, r in zip(places, radii, strict=True)
+        )
+        apart = max(abs(first.x - second.x), abs(first.y - second.y)) >= first.r + second.r + world.GAP
+        if apart and world.relation(first, second) == relation:
+            break
+    image = world.draw_background(world.background(rng))
+    known = world.coverage(shape, second.x, second.y, second.r), world.COLORS[color]
+    for cover, of in (known, *_layers(what, first.x, first.y, first.r)):
+        image += cover[..., None] * (np.asarray(of, float) - image)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 

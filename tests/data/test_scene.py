@@ -70,3 +70,16 @@ def test_new_things_stand_apart_in_one_picture():
         assert new_things.shows(alone, what)
     with pytest.raises(ValueError, match="shapes_scene: got 1 words for the things ring, two_color"):
         pipeline.open_source("shapes_scene", "train", words=["<a>"])
+
+
+def test_a_margin_widens_the_masks():
+    """Outside of them config.loss.masked asks for nothing, so that a thing's edge is learned by the margin alone."""
+
+    def masks(margin):
+        scene = pipeline.open_source("shapes_scene", "train", words=["<a>", "<b>"], margin=margin)
+        return [mask for _, _, mask in scene.described(2, np.random.default_rng(0))[1]]
+
+    for tight, wide in zip(masks(0), masks(3), strict=True):
+        tight, wide = (np.argwhere(mask > 0.5) for mask in (tight, wide))
+        assert abs((wide.min(0) - tight.min(0)) + 3).max() <= 1  # an edge may be cut off by the picture's
+        assert abs((wide.max(0) - tight.max(0)) - 3).max() <= 1
