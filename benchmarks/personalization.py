@@ -60,23 +60,24 @@ BEGIN, END = "<!-- benchmarks/personalization.py -->\n", "<!-- end -->\n"
 WORD = "zork"  # unknown to the base, whose tokenizer makes it [UNK]
 TOKEN, OTHER = "<it>", "<b>"
 METHODS = {  # section of personalization, learning rate
-    "textual_inversion": (dict(name="textual_inversion", token=TOKEN), 1e-2),
+    "textual_inversion": (dict(name="textual_inversion", token=TOKEN), 3e-3),
     "textual_inversion_progressive": (
         dict(name="textual_inversion", token=TOKEN, vectors=2, progressive=50),
-        1e-2,
+        3e-3,
     ),
-    "extended_textual_inversion": (dict(name="extended_textual_inversion", token=TOKEN), 1e-2),
-    "lora": (dict(name="lora", rank=8, text_rank=8, conv_rank=8), 2e-3),
-    "lora_dora": (dict(name="lora", rank=8, text_rank=8, conv_rank=8, dora=True), 2e-3),
+    "extended_textual_inversion": (dict(name="extended_textual_inversion", token=TOKEN), 3e-3),
+    "lora": (dict(name="lora", rank=8, text_rank=8, conv_rank=8), 1.5e-3),
+    "lora_dora": (dict(name="lora", rank=8, text_rank=8, conv_rank=8, dora=True), 1.5e-3),
     "loha": (dict(name="loha", rank=4), 2e-3),
     "lokr": (dict(name="lokr", rank=8), 2e-3),
     "custom_diffusion": (dict(name="custom_diffusion", token=TOKEN), 2e-3),
     "dreambooth": (dict(name="dreambooth", text_encoder=True), 2e-4),
     "dreambooth_prior": (dict(name="dreambooth", text_encoder=True), 2e-4),
     "break_a_scene": (dict(name="break_a_scene", tokens=[TOKEN, OTHER], begins="circle square"), 5e-3),
-    "reversion": (dict(name="reversion", token=TOKEN, begins="and"), 1e-2),
+    "reversion": (dict(name="reversion", token=TOKEN, begins="and"), 3e-3),
     "e4t": (dict(name="e4t", token=TOKEN, side=32), 1e-3),
 }
+BEGINS = dict(purple="blue", mulberry="red", ring="circle", red_ring="circle")  # what a new word begins as
 KEPT = (
     "lora",
     "lora_dora",
@@ -235,6 +236,9 @@ def config_of(
     if method == "dreambooth_prior":
         config["prior"] = dict(prompt=args.prior_prompt, number=args.prior)
     elif method in KEPT and args.kept:
+        config["timestep_density"] = dict(
+            mean=0.3, std=1.0
+        )  # where shape and color are decided, for less of the ends
         config["prior"] = dict(
             prompt=_captions(args.kept), number=args.kept, folder=str(workdir.parent / f"kept-{args.kept}")
         )
@@ -303,6 +307,8 @@ def measure(args: argparse.Namespace, thing: str, method: str, workdir: Path, ba
     section = dict(METHODS[method][0])
     if method == "extended_textual_inversion":
         section["sites"] = base.cross_sites
+    if "token" in section and thing in BEGINS:
+        section["begins"] = BEGINS[thing]
     word = section.get("token", TOKEN if "tokens" in section else WORD)
     if method.startswith("dreambooth") and thing in ("ring", "red_ring"):
         word = f"{WORD} circle"  # the new one and its class
@@ -458,7 +464,7 @@ def main() -> None:
     add("--pictures_beside", type=int, default=6, help="further ones, with a known object beside the thing")
     add("--domain", type=int, default=240, help="pictures that e4t is pretrained on")
     add("--steps", type=int, default=400)
-    add("--batch_size", type=int, default=16)
+    add("--batch_size", type=int, default=8)
     add(
         "--kept",
         type=int,
