@@ -78,20 +78,12 @@ METHODS = {  # section of personalization, learning rate
     "e4t": (dict(name="e4t", token=TOKEN, side=32), 1e-3),
 }
 BEGINS = dict(purple="blue", mulberry="red", ring="circle", red_ring="circle")  # what a new word begins as
-KEPT = (
-    "lora",
-    "lora_dora",
-    "loha",
-    "lokr",
-    "custom_diffusion",
-    "break_a_scene",
-)  # beside what the base draws, with --kept
+# Taught beside what the base draws, with --kept.
+KEPT = ("lora", "lora_dora", "loha", "lokr", "custom_diffusion", "break_a_scene")
 ORDINARY = ("one", "relation")  # kinds of captions
 SCENE = ("ring", "two_color")
-COLORS_BESIDE = (
-    "green",
-    "blue",
-)  # of what stands beside a thing in the pictures; another's in the captions asked
+# Of what stands beside a thing in the pictures; in what is asked it has others (new_things.beside).
+COLORS_BESIDE = ("green", "blue")
 Judged = tuple[str, Callable[[np.ndarray], bool]]  # a caption, and whether a picture is right
 
 
@@ -236,9 +228,8 @@ def config_of(
     if method == "dreambooth_prior":
         config["prior"] = dict(prompt=args.prior_prompt, number=args.prior)
     elif method in KEPT and args.kept:
-        config["timestep_density"] = dict(
-            mean=0.3, std=1.0
-        )  # where shape and color are decided, for less of the ends
+        # Shape and color are decided between the ends.
+        config["timestep_density"] = dict(mean=0.3, std=1.0)
         config["prior"] = dict(
             prompt=_captions(args.kept), number=args.kept, folder=str(workdir.parent / f"kept-{args.kept}")
         )
