@@ -19,7 +19,7 @@ drift         by how much their pictures changed, in levels of 255
 diversity     the entropy of the colors of "a circle", over that of the base
 
 Taught from `--pictures` of the thing alone and `--pictures_beside` of it beside a known one, of other colors than in
-what is asked: of pictures of it alone a word learns that there is nothing else, and a composition is right in a tenth.
+what is asked: of pictures of it alone (`--pictures_beside 0`) a word learns that there is nothing else.
 Things: those of shapes_world/new_things.py; `scene`, a ring and a square of two colors in one picture; `above`, a
 relation that is known, under a new word, from pictures of red and blue things and asked of others. e4t is first trained
 on `--domain` pictures of the known colors, and then on one of `mulberry` for 15 steps.
@@ -410,7 +410,7 @@ def table(lines: list[dict]) -> str:
     rows = [head + "| ordinary (before) | drift | diversity | base |", "|" + "---|" * 13]
 
     def share(line: dict, name: str) -> str:
-        return "" if line.get(name) is None else f"{line[name]:.2f}"
+        return "" if line.get(name) is None else f"{line[name] + 0:.2f}"  # + 0: an entropy of nothing is -0.0
 
     def pair(line: dict, name: str, before: str) -> str:
         now, then = share(line, name), share(line, before)

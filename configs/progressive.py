@@ -8,7 +8,8 @@ Run:     python train.py --config configs/progressive.py --config.base=MODEL --c
 Draw:    python sample.py --checkpoint runs/steps_4 --steps 4 --prompt "…"
 Smoke:   python train.py --config configs/progressive.py:runlocal --workdir /tmp/progressive
 Source:  Salimans and Ho 2022 (arXiv:2202.00512); the guided first run is Meng et al. 2023 (arXiv:2210.03142).
-Result:  not measured yet; the smoke test is two steps on the shipped shapes model.
+Result:  :shapes, to 8 and then to 4 steps, 350 steps of 16 each, 25 minutes of a core: in four steps one thing is right
+         in 92 %, relations in 56 % (the teacher in fifty steps 99 and 81; commands in docs/personalization.md).
 """
 
 from ml_collections import ConfigDict
