@@ -81,10 +81,7 @@ def picture(what: Asked, rng: np.random.Generator) -> np.ndarray:
     size = "small" if "small" in what.caption else "large"
     r = rng.uniform(*world.RADII[size])
     x, y = rng.uniform(r + 2, world.SIZE - r - 2, 2)
-    image = world.draw_background(world.background(rng))
-    for cover, color in _layers(what, x, y, r):
-        image += cover[..., None] * (np.asarray(color, float) - image)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return _painted(world.draw_background(world.background(rng)), _layers(what, x, y, r))
 
 
 def picture_beside(what: Asked, relation: str, other: str, rng: np.random.Generator) -> np.ndarray:
@@ -101,11 +98,9 @@ def picture_beside(what: Asked, relation: str, other: str, rng: np.random.Genera
         apart = max(abs(first.x - second.x), abs(first.y - second.y)) >= first.r + second.r + world.GAP
         if apart and world.relation(first, second) == relation:
             break
-    image = world.draw_background(world.background(rng))
     known = world.coverage(shape, second.x, second.y, second.r), world.COLORS[color]
-    for cover, of in (known, *_layers(what, first.x, first.y, first.r)):
-        image += cover[..., None] * (np.asarray(of, float) - image)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    layers = [known, *_layers(what, first.x, first.y, first.r)]
+    return _painted(world.draw_background(world.background(rng)), layers)
 
 
 def scene(whats: Sequence[Asked], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -115,15 +110,21 @@ def scene(whats: Sequence[Asked], rng: np.random.Generator) -> tuple[np.ndarray,
     if not 1 <= len(whats) <= 4:
         raise ValueError(f"got {len(whats)} things, expected 1 to 4 in one picture")
     image = world.draw_background(world.background(rng))
-    masks = []
+    masks, painted = [], []
     for what, quarter in zip(whats, rng.permutation(4), strict=False):
         r = rng.uniform(*world.RADII["large"])
         x, y = (16 + 32 * (quarter // k % 2) + rng.uniform(-1, 1) for k in (1, 2))
         layers = _layers(what, x, y, r)
-        for cover, color in layers:
-            image += cover[..., None] * (np.asarray(color, float) - image)
+        painted += layers
         masks.append(sum(cover for cover, _ in layers).astype(np.float32))
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8), np.stack(masks)
+    return _painted(image, painted), np.stack(masks)
+
+
+def _painted(image: np.ndarray, layers: Sequence[tuple[np.ndarray, tuple]]) -> np.ndarray:
+    """[64, 64, 3] uint8: a background, and on it layers as of `_layers`, the later above the earlier."""
+    for cover, color in layers:
+        image = image + cover[..., None] * (np.asarray(color, float) - image)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def _layers(what: Asked, x: float, y: float, r: float) -> list[tuple[np.ndarray, tuple]]:

@@ -1,5 +1,7 @@
 """The tables of what adapters learn, and that they are the document's."""
 
+import argparse
+
 from benchmarks import domain, personalization, report
 from ldm_jax.personalization import base
 
@@ -26,6 +28,19 @@ def test_the_last_line_of_a_thing_and_a_way_counts():
         "| mulberry | lora | 6 | 150 | 62 | 4,096 | 0.75 (0.00) |  | 0.25 | 0.50 (0.62) | 3.0 | 0.90 | abc |"
     )
     assert found.splitlines()[2:3] == [row] and found.splitlines()[3] == ""
+
+
+def test_a_row_of_other_pictures_is_another_row():
+    """Without them in the comparison, --pictures_beside 0 was passed over where a row of both was there."""
+
+    class Base:
+        fingerprint = "abc"
+
+    made = line(0.5, pictures=12, base_fingerprint="abc", batch_size=8)
+    args = argparse.Namespace(pictures=6, pictures_beside=6, steps=150, batch_size=8, samples=24)
+    assert personalization.is_there(made, args, "mulberry", "lora", Base())
+    args.pictures_beside = 0
+    assert not personalization.is_there(made, args, "mulberry", "lora", Base())
 
 
 def test_every_way_of_a_row_is_there():

@@ -47,6 +47,7 @@ def test_an_unknown_one_is_said():
     ):
         new_things.asked("star", 0)
     assert not new_things.shows(np.full((64, 64, 3), 240, np.uint8), new_things.asked("ring", 0))
+    assert new_things.color_of_largest(np.full((64, 64, 3), 240, np.uint8)) == ""
 
 
 @pytest.mark.parametrize("thing", new_things.THINGS)
@@ -65,4 +66,3 @@ def test_a_thing_beside_a_known_one(thing):
 def test_what_stands_beside_may_be_of_other_colors():
     others = {new_things.beside("ring", i, ("green", "blue"))[2].split()[1] for i in range(6)}
     assert others == {"green", "blue"}
-    assert new_things.color_of_largest(np.full((64, 64, 3), 240, np.uint8)) == ""
