@@ -66,10 +66,10 @@ METHODS = {  # section of personalization, learning rate
         3e-3,
     ),
     "extended_textual_inversion": (dict(name="extended_textual_inversion", token=TOKEN), 3e-3),
-    "lora": (dict(name="lora", rank=8, text_rank=8, conv_rank=8), 1.5e-3),
-    "lora_dora": (dict(name="lora", rank=8, text_rank=8, conv_rank=8, dora=True), 1.5e-3),
-    "loha": (dict(name="loha", rank=4), 2e-3),
-    "lokr": (dict(name="lokr", rank=8), 2e-3),
+    "lora": (dict(name="lora", rank=8, text_rank=8, token=TOKEN), 1e-3),
+    "lora_dora": (dict(name="lora", rank=8, text_rank=8, token=TOKEN, dora=True), 1e-3),
+    "loha": (dict(name="loha", rank=4, token=TOKEN), 1e-3),
+    "lokr": (dict(name="lokr", rank=8, token=TOKEN), 1e-3),
     "custom_diffusion": (dict(name="custom_diffusion", token=TOKEN), 2e-3),
     "dreambooth": (dict(name="dreambooth", text_encoder=True), 1e-4),
     "dreambooth_prior": (dict(name="dreambooth", text_encoder=True), 1e-4),
@@ -160,7 +160,7 @@ def _scene() -> Task:
         return caption, lambda image: all(_shown_somewhere(image, what) for _, what in both)
 
     return Task(
-        dict(name="shapes_scene", words=[TOKEN, OTHER], things=list(SCENE), margin=3), asked, beside, ""
+        dict(name="shapes_scene", words=[TOKEN, OTHER], things=list(SCENE), margin=10), asked, beside, ""
     )
 
 

@@ -23,7 +23,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.base = config_dict.placeholder(
         str
     )  # any checkpoint that samples: its model, schedule and first stage are taken
-    c.personalization = dict(name="lora", rank=4)
+    c.personalization = dict(
+        name="lora",
+        rank=4,
+        text_rank=config_dict.placeholder(int),  # None leaves the text encoder, and the convolutions
+        conv_rank=config_dict.placeholder(int),
+        token=config_dict.placeholder(str),  # a word of its own; None learns none
+        begins=config_dict.placeholder(str),
+    )
     c.seed = 0
     c.image_size = config_dict.placeholder(int)  # None is the base's
     c.dtype = "float32"

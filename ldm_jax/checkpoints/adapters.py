@@ -28,8 +28,10 @@ from ldm_jax.checkpoints.bundle import is_workdir
 from ldm_jax.convert import adapter_names, files, schema, t2i_adapter
 from ldm_jax.params import check_params, flatten, from_names, named_leaves, unflatten
 from ldm_jax.personalization import base, low_rank
+from ldm_jax.personalization import words as word_rows
 from ldm_jax.types import PyTree
 
+LOW_RANK = ("lora", "loha", "lokr")  # whose deltas are factors of kernels, in files that others read
 SECTION, WEIGHTS = "adapter.json", "adapter.safetensors"
 
 
@@ -134,8 +136,17 @@ def _read_file(path: Path, model: Bundle | None) -> Adapter:
 
 
 def write_file(path: str | Path, adapter: Adapter, layout: str, model: Bundle, dtype: Any = None) -> None:
-    """Writes the adapter as others exchange it: lora_files.write, embedding_files.write. model: its base."""
-    if base.new_words(adapter.section) is not None:
+    """Writes the adapter as others exchange it: lora_files.write, embedding_files.write. model: its base.
+
+    A word that is learned beside LoRA or its kin goes into a file of its own, NAME_word.safetensors beside NAME.
+    """
+    factors, rows = word_rows.apart(adapter.delta)
+    new = base.new_words(adapter.section)
+    if new is not None and adapter.section["name"] in LOW_RANK:
+        path, section = Path(path), dict(name="textual_inversion", token=new.tokens[0])
+        beside = path.with_name(f"{path.stem}_word.safetensors")
+        embedding_files.write(beside, "diffusers", section, rows, {}, dtype)
+    elif new is not None:
         embedding_files.write(Path(path), layout, adapter.section, adapter.delta, adapter.header, dtype)
         return
     if adapter.section["name"] == "ip_adapter":
@@ -152,7 +163,7 @@ def write_file(path: str | Path, adapter: Adapter, layout: str, model: Bundle, d
             f"{path}: nobody reads instances as {layout}, expected adapter, the layout of our own"
         )
     given = model.config, _adapted(model.params)
-    lora_files.write(Path(path), layout, adapter.section, adapter.delta, adapter.header, *given, dtype)
+    lora_files.write(Path(path), layout, adapter.section, factors, adapter.header, *given, dtype)
 
 
 def extract(base: Bundle, tuned: Bundle, rank: int, name: str = "") -> Adapter:

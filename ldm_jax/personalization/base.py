@@ -18,7 +18,8 @@ and may have:
         What a step of training is shown in its place. step: [] int32, of the optimizer.
     penalty(params, delta, seen, *, **options) -> [] float32
         What is added to the loss. seen: Seen.
-The options of all are those of the config's section `personalization`; weight is a user's, when it is merged.
+The options of all are those of the config's section `personalization`, where None is as if it was not said; weight is
+a user's, when it is merged.
 The loss is that of the merged parameters, differentiated by the delta alone; its running average, the optimizer's
 state, checkpoints and adapters on disk hold the delta alone. It knows no training loop and no file
 (training/program.py, checkpoints/adapters.py).
@@ -103,7 +104,7 @@ def _asked(section: Mapping[str, Any], name: str, otherwise: Any, *given: Any) -
 
 
 def _of(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    options = dict(section)
+    options = {option: value for option, value in section.items() if value is not None}
     name = options.pop("name", None)
     module = find("personalization", name)
     made = [getattr(module, name, None) for name in FUNCTIONS]

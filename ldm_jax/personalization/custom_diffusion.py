@@ -5,7 +5,7 @@ Source: Kumari et al. 2023 (arXiv:2212.04488), section 3.1; adobe-research/custo
 pictures of the class: here they are config.prior's, or those of its folder.
 """
 
-from ldm_jax.personalization import offsets, textual_inversion
+from ldm_jax.personalization import offsets
 from ldm_jax.personalization import words as tables
 from ldm_jax.types import Array, PyTree
 
@@ -14,7 +14,7 @@ TRAINED = (("attn2", "to_k"), ("attn2", "to_v"))  # the block and its layers
 
 def words(*, token: str | None = None, begins: str | None = None) -> tables.Words | None:
     """token: the new word; None: none is learned, and the captions name a rare one. begins: as of textual_inversion."""
-    return None if token is None else textual_inversion.words(token=token, begins=begins)
+    return tables.at_most_one("custom_diffusion", token, begins)
 
 
 def init(key: Array, params: PyTree, *, token: str | None = None) -> PyTree:
@@ -28,6 +28,5 @@ def init(key: Array, params: PyTree, *, token: str | None = None) -> PyTree:
 
 def merge(params: PyTree, delta: PyTree, *, weight: Array | float = 1.0) -> PyTree:
     """params with the delta added, and its row in the place of the last one. Raises: ValueError for another base."""
-    rows = {name: tree for name, tree in delta.items() if name == "conditioner"}
-    kernels = {name: tree for name, tree in delta.items() if name != "conditioner"}
+    kernels, rows = tables.apart(delta)
     return tables.with_rows(offsets.added(params, kernels, weight, "custom_diffusion"), rows, weight)

@@ -12,14 +12,28 @@ import jax.numpy as jnp
 
 from ldm_jax.params import unflatten
 from ldm_jax.personalization import low_rank
+from ldm_jax.personalization import words as tables
 from ldm_jax.personalization.lora import TARGETS
 from ldm_jax.types import Array, PyTree
 
 
-def init(key: Array, params: PyTree, *, rank: int = 4, targets: Sequence[str] = TARGETS) -> PyTree:
+def words(*, token: str | None = None, begins: str | None = None) -> tables.Words | None:
+    """As of lora."""
+    return tables.at_most_one("loha", token, begins)
+
+
+def init(
+    key: Array,
+    params: PyTree,
+    *,
+    rank: int = 4,
+    targets: Sequence[str] = TARGETS,
+    token: str | None = None,
+) -> PyTree:
     """The delta: w1_b of standard deviation 1, w1_a of 0.1, w2_b of 1, w2_a zero; float32.
 
     rank: r >= 1, at most the smaller side of every kernel. targets: names of the network's linear layers.
+    token: as of `words`.
     Raises: ValueError for a rank that is too large.
     """
     delta = {}
@@ -33,7 +47,7 @@ def init(key: Array, params: PyTree, *, rank: int = 4, targets: Sequence[str] = 
             (*path, "hada_w2_a"): jnp.zeros((out, rank), jnp.float32),
             (*path, "hada_w2_b"): jax.random.normal(keys[2], (rank, wide), jnp.float32),
         }
-    return unflatten(delta)
+    return unflatten(delta | tables.rows_of(params, token))
 
 
 def merge(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ldm_jax.params import unflatten
 from ldm_jax.personalization import low_rank
+from ldm_jax.personalization import words as tables
 from ldm_jax.personalization.lora import TARGETS
 from ldm_jax.types import Array, PyTree
 
@@ -23,13 +24,24 @@ def split(side: int, factor: int) -> tuple[int, int]:
     return small, side // small
 
 
+def words(*, token: str | None = None, begins: str | None = None) -> tables.Words | None:
+    """As of lora."""
+    return tables.at_most_one("lokr", token, begins)
+
+
 def init(
-    key: Array, params: PyTree, *, rank: int = 4, factor: int = -1, targets: Sequence[str] = TARGETS
+    key: Array,
+    params: PyTree,
+    *,
+    rank: int = 4,
+    factor: int = -1,
+    targets: Sequence[str] = TARGETS,
+    token: str | None = None,
 ) -> PyTree:
     """The delta: w1 and w2_a drawn as torch's Linear is, w2_b zero; w2 whole where its rank would reach half its side.
 
     rank: r >= 1. factor: the largest first factor of a side; -1: its root. targets: names of the network's linear
-    layers.
+    layers. token: as of `words`.
     Raises: ValueError for a factor that is neither -1 nor positive, or a rank below 1.
     """
     if rank < 1 or (factor < 1 and factor != -1):
@@ -47,7 +59,7 @@ def init(
         else:
             delta[*path, "lokr_w2_a"] = _uniform(second, (o2, rank))
             delta[*path, "lokr_w2_b"] = jnp.zeros((rank, i2), jnp.float32)
-    return unflatten(delta)
+    return unflatten(delta | tables.rows_of(params, token))
 
 
 def _uniform(key: Array, shape: tuple[int, int]) -> Array:

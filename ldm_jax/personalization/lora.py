@@ -15,6 +15,7 @@ import numpy as np
 
 from ldm_jax.params import ParamPath, flatten, unflatten
 from ldm_jax.personalization import low_rank
+from ldm_jax.personalization import words as tables
 from ldm_jax.types import Array, PyTree
 
 TARGETS = (
@@ -27,6 +28,13 @@ TEXT = (*TARGETS, "qkv", "ff_in", "ff_out")  # of a text encoder, attention and 
 CONVOLUTIONS = ("conv", "conv_1", "conv_2")  # those of residual and resampling blocks, as LoCon
 
 
+def words(*, token: str | None = None, begins: str | None = None) -> tables.Words | None:
+    """token: a new word that is learned beside; None: none is, and the captions name a rare one. begins: as of
+    textual_inversion.
+    """
+    return tables.at_most_one("lora", token, begins)
+
+
 def init(
     key: Array,
     params: PyTree,
@@ -36,12 +44,14 @@ def init(
     conv_rank: int | None = None,
     text_rank: int | None = None,
     dora: bool = False,
+    token: str | None = None,
 ) -> PyTree:
     """The delta: down uniform in +-1 / sqrt(in), up zero, float32.
 
     rank: r >= 1, at most the smaller side of every kernel. targets: names of the network's layers whose kernels [in,
     out] are adapted. conv_rank: of its convolutions; None leaves them. text_rank: of the text encoder's attention and
-    feed-forward; None leaves it. dora: learn the lengths of the outputs apart.
+    feed-forward; None leaves it. dora: learn the lengths of the outputs apart. token: as of `words`, whose row is in
+    the delta as it begins.
     Raises: ValueError for a target that the model does not have, or a rank that is too large.
     """
     adapted = [(rank, low_rank.kernels(params, targets, 2, "unet"))]
@@ -56,7 +66,7 @@ def init(
     delta = {}
     for i, (path, kernel, r) in enumerate((p, k, r) for r, found in adapted for p, k in found.items()):
         delta |= _factors(jax.random.fold_in(key, i), path, kernel, r, dora)
-    return unflatten(delta)
+    return unflatten(delta | tables.rows_of(params, token))
 
 
 def _factors(key: Array, path: ParamPath, kernel: Array, rank: int, dora: bool) -> dict[ParamPath, Array]:

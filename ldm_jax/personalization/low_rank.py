@@ -10,6 +10,7 @@ A delta holds, at the path of each kernel that it changes, the factors of one fo
     diff                                          the whole update
 and beside them `alpha` [], by which the update is scaled with alpha / r, and of DoRA (Liu et al. 2024,
 arXiv:2402.09353) `dora_scale`, the norms themselves, or `magnitude` [out], what is added to those of the base.
+Beside the kernels there may be the rows of a new word (words.py).
 Factors whose names begin with hada, lokr, diff and dora are in torch's layout, [out, in, kh, kw]: that is how they are
 defined. A kernel that is q, k and v at once may have factors of each, below 'q', 'k' and 'v'.
 It decides the arithmetic; which kernels are adapted is decided by the ways that begin a delta.
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.params import ParamPath, flatten, unflatten
+from ldm_jax.personalization import words
 from ldm_jax.types import Array, PyTree
 
 PARTS = ("q", "k", "v")  # of a kernel that is all three, in their order
@@ -51,11 +53,13 @@ def check_rank(who: str, rank: int, path: ParamPath, kernel: Array) -> None:
 def merged(params: PyTree, delta: PyTree, weight: Array | float, alpha: float | None = None) -> PyTree:
     """params, to each kernel of which its update is added `weight` times; the same structure and dtypes.
 
-    alpha: of factors that have none of their own; None is their rank, so that weight counts alone.
+    The rows of a new word that are in the delta take the place of the last ones. alpha: of factors that have none of
+    their own; None is their rank, so that weight counts alone.
     Raises: ValueError for a kernel that the model does not have, or has in another shape.
     """
-    flat = dict(flatten(params))
-    for path, factors in by_kernel(delta):
+    factors_alone, rows = words.apart(delta)
+    flat = dict(flatten(words.with_rows(params, rows, weight) if rows else params))
+    for path, factors in by_kernel(factors_alone):
         if path not in flat:
             raise ValueError(
                 f"the delta is for {'/'.join(path)}, and the model has none: it is of another base"

@@ -27,6 +27,20 @@ class Words(NamedTuple):
     per_site: bool = False
 
 
+def at_most_one(who: str, token: str | None, begins: str | None) -> Words | None:
+    """The new word of a way that learns something else as well; None: it learns none. who: the way, for its errors.
+
+    Raises: ValueError for an empty token, and for what a word begins as where there is none.
+    """
+    if token is None and begins is not None:
+        raise ValueError(
+            f"{who}: begins is {begins!r} and no token is given, expected the new word, such as '<it>'"
+        )
+    if token is not None and (not token or token != token.strip()):
+        raise ValueError(f"{who}: got token {token!r}, expected a word")
+    return None if token is None else Words((token,), begins)
+
+
 def tables(params: PyTree) -> dict[ParamPath, Array]:
     """{path: [V, D]} of every text encoder's table of embeddings."""
     return {
@@ -39,6 +53,18 @@ def last_rows(params: PyTree, number: int) -> PyTree:
     found = tables(params)
     rows = {("conditioner", *path): table[table.shape[0] - number :] for path, table in found.items()}
     return unflatten({path: jnp.asarray(row, jnp.float32) for path, row in rows.items()})
+
+
+def rows_of(params: PyTree, token: str | None) -> dict[ParamPath, Array]:
+    """{path: [1, D]}: the row of the word that `at_most_one` adds, in every table; {} of none."""
+    return {} if token is None else flatten(last_rows(params, 1))
+
+
+def apart(delta: PyTree) -> tuple[PyTree, PyTree]:
+    """(the delta without the rows of words, the rows alone), either {} where there is none."""
+    flat = flatten(delta)
+    rows = {path: flat.pop(path) for path in list(flat) if path[-2:] == TABLE}
+    return (unflatten(flat), unflatten(rows)) if rows else (delta, {})
 
 
 def with_rows(params: PyTree, delta: PyTree, weight: Array | float) -> PyTree:

@@ -5,10 +5,11 @@ they keep every tensor.
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 
-from ldm_jax.checkpoints import adapters, bundle, lora_files, write
+from ldm_jax.checkpoints import adapters, bundle, lora_files, words, write
 from ldm_jax.checkpoints.open import open_checkpoint
 from ldm_jax.commands import convert
 from ldm_jax.convert import adapter_names, files, safetensors_file
@@ -357,6 +358,25 @@ def test_two_of_them_add_up(sd1, tmp_path):
     once = adapters.merged(sd1.bundle.params, [(adapter, 0.75)])
     for path, leaf in flatten(once).items():
         np.testing.assert_allclose(flatten(twice)[path], leaf, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lora", "loha"])
+def test_a_word_that_is_learned_beside_goes_out_as_a_file_of_its_own(sd1, name, tmp_path):
+    section = dict(name=name, rank=2, token="<it>")
+    grown = words.add(sd1.bundle, base.new_words(section))
+    whole = {k: grown.params[k] for k in ("unet", "conditioner")}
+    began = base.init_delta(section, jax.random.key(0), whole)
+    random = np.random.default_rng(0)
+    delta = jax.tree.map(lambda x: random.normal(0, 0.1, x.shape).astype(np.float32), began)
+    adapter = adapters.Adapter(section, delta, "")
+    adapters.write_file(tmp_path / "it.safetensors", adapter, "kohya", sd1.bundle)
+    files = [adapters.read(tmp_path / f"{n}.safetensors", model=sd1.bundle) for n in ("it", "it_word")]
+    assert files[1].section == dict(name="textual_inversion", token="<it>", vectors=1)
+    one = adapters.applied(sd1.bundle, [(adapter, 1.0)])
+    two = adapters.applied(sd1.bundle, [(file, 1.0) for file in files[::-1]])
+    assert one.tokenizer.get_vocab() == two.tokenizer.get_vocab() != sd1.bundle.tokenizer.get_vocab()
+    for path, leaf in flatten(one.params).items():
+        np.testing.assert_allclose(flatten(two.params)[path], leaf, atol=1e-6, err_msg=str(path))
 
 
 def test_what_lies_between_two_models_is_extracted(sd1, tmp_path, capsys):

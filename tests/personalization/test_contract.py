@@ -16,8 +16,8 @@ from tests.tiny_models import random_params
 
 OPTIONS = {
     "ip_adapter": dict(width=6, tokens=2),
-    "loha": dict(rank=2),
-    "lokr": dict(rank=2),
+    "loha": dict(rank=2, token="<it>", begins="red"),
+    "lokr": dict(rank=2, token="<it>", begins="red"),
     "controlnet": dict(widths=[4, 8, 8]),
     "instances": dict(number=2, dim=8, width=6, hidden=6),
     "t2i_adapter": dict(widths=[4, 8], factor=4),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.params import flatten
-from ldm_jax.personalization import base, lora
+from ldm_jax.personalization import base, loha, lokr, lora
 
 RNG = np.random.default_rng(0)
 PARAMS = {
@@ -37,6 +37,27 @@ def test_merged_is_the_kernel_plus_the_scaled_product():
     assert merged["conditioner"] == {}
 
 
+@pytest.mark.parametrize("way", [lora, loha, lokr])
+def test_a_word_beside_has_a_row_and_the_other_rows_stay(way):
+    table = RNG.normal(size=(5, 3)).astype(np.float32)
+    params = PARAMS | {"conditioner": {"token_embed": {"embedding": table}}}
+    assert way.words() is None and way.words(token="<it>", begins="red").tokens == ("<it>",)
+    options = dict(rank=2, targets=("to_q",))
+    delta = way.init(jax.random.key(0), params, token="<it>", **options)
+    alone = way.init(jax.random.key(0), params, **options)
+    assert set(flatten(delta)) - set(flatten(alone)) == {("conditioner", "token_embed", "embedding")}
+    row = delta["conditioner"]["token_embed"]["embedding"]
+    np.testing.assert_array_equal(row, table[-1:])
+    moved = delta | {"conditioner": {"token_embed": {"embedding": row + 2}}}
+    found = way.merge(params, moved, weight=0.5)["conditioner"]["token_embed"]["embedding"]
+    np.testing.assert_array_equal(found[:-1], table[:-1])
+    np.testing.assert_allclose(found[-1], table[-1] + 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="begins is 'red' and no token is given, expected the new word"):
+        way.words(begins="red")
+    with pytest.raises(ValueError, match="got token '', expected a word"):
+        way.words(token="")
+
+
 def test_down_is_uniform_as_torchs_linear_layers_and_up_is_zero():
     delta = lora.init(
         jax.random.key(1),
@@ -57,8 +78,8 @@ def test_down_is_uniform_as_torchs_linear_layers_and_up_is_zero():
         (dict(rank=0, targets=("to_q",)), "rank is 0, expected 1 to 4"),
         (
             dict(rnk=2),
-            "personalization 'lora' has no option 'rnk'; it has: alpha, conv_rank, dora, rank, targets, text_rank; "
-            "did you mean 'rank'",
+            "personalization 'lora' has no option 'rnk'; it has: alpha, begins, conv_rank, dora, rank, targets, "
+            "text_rank, token; did you mean 'rank'",
         ),
     ],
 )
