@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
         guidance_scales=[6.0, 16.0],
         original_steps=50,
         target="average",
+        weighting="none",
         guidance_dim=config_dict.placeholder(int),  # None does not tell the student the scale
     )
     c = distilling(arg, section)
@@ -49,6 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.freeze = []
     if arg == "shapes":
         c.distillation.guidance_scales = [2.0, 2.0]  # that of the shipped model
+        c.distillation.weighting = "truncated_snr"
         c.distillation.original_steps, c.sampling.spacing = 16, "lcm_16"
         c.optimizer.base_lr = 3e-4
     return c

@@ -64,6 +64,19 @@ def test_two_guesses_of_what_is_known_agree(huber_c, expected):
     assert made.sees_average and not consistency.distill(system=SYSTEM, target="student").sees_average
 
 
+def test_a_distance_weighs_by_the_snr_on_demand():
+    plain, weighed = (
+        np.asarray(
+            consistency.distill(system=SYSTEM, weighting=weighting).loss(networks(0.5), CLEAN, KEYS)[0]
+        )
+        for weighting in ("none", "truncated_snr")
+    )
+    bars = SYSTEM.schedule.alphas_cumprod[np.arange(19, 1000, 20)]  # the timesteps of 50 steps
+    expected = np.unique(np.round(np.maximum(bars / (1 - bars), 1), 3))
+    found = np.unique(np.round(weighed / plain, 3))
+    assert len(found) > 5 and all(np.abs(expected - ratio).min() <= 2e-3 * ratio for ratio in found)
+
+
 def test_one_step_leads_where_two_lead():
     made = progressive.distill(system=SYSTEM, num_steps=4)
     assert np.abs(made.loss(networks(0.0), CLEAN, KEYS)[0]).max() < 1e-4
@@ -134,6 +147,10 @@ def test_a_run_moves_the_network_alone_and_is_sampled_as_it_was_taught(base, tmp
         (
             dict(distillation=dict(name="consistency", guidance_scales=[3.0, 2.0])),
             "got 3.0 to 2.0, expected 1 <= least",
+        ),
+        (
+            dict(distillation=dict(name="consistency", weighting="snr")),
+            "weighting: got 'snr', expected one of none, truncated_snr",
         ),
         (
             dict(distillation=dict(name="consistency", target="teacher")),

@@ -135,6 +135,13 @@ def init_learned(config: Mapping[str, Any], system: System, params: PyTree, key:
     return {} if init is None else init(key, params)
 
 
+def truncated_snr(log_alpha_bars: Array) -> Array:
+    """[B]: max(SNR, 1) at log alpha_bar [B, 1, 1, 1], by which an error of x_start weighs: Salimans and Ho 2022
+    (arXiv:2202.00512), section 4.
+    """
+    return jnp.maximum(1 / jnp.expm1(-log_alpha_bars), 1).reshape(-1)
+
+
 def uniform(keys: Array, number: int) -> Array:
     """[B] int32, each uniform on [0, number), by keys [B]."""
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, number))(keys)

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from ldm_jax.diffusion.process import log_alpha_bar, q_sample, transfer
 from ldm_jax.samplers.lcm import boundary
 from ldm_jax.system import System
-from ldm_jax.training.distillation.base import Networks, Way, normal, split, uniform
+from ldm_jax.training.distillation.base import Networks, Way, normal, split, truncated_snr, uniform
 from ldm_jax.types import Array
 
 TARGETS = ("average", "student")
+WEIGHTINGS = ("none", "truncated_snr")
 
 
 def distill(
@@ -29,15 +30,19 @@ def distill(
     sigma_data: float = 0.5,
     huber_c: float = 0.001,
     target: str = "average",
+    weighting: str = "none",
     guidance_dim: int | None = None,
 ) -> Way:
     """guidance_scales: the least and the largest scale of the teacher, drawn for each example; 1 is off (the paper's
     and diffusers' w is one less). original_steps: how many timesteps are trained, those of the spacing 'lcm'.
     timestep_scaling, sigma_data: as of the sampler 'lcm'. huber_c: of the pseudo-Huber distance; 0 is the square.
+    weighting: of the distance: 'none', as in the paper, or 'truncated_snr', by which it counts at the least noisy
+    timesteps, where alone the target is not another guess. Without it a student of v drifted from the teacher there
+    (docs/personalization.md).
     guidance_dim: of the scale's embedding in the student, which is not told of it with None.
     target: whose guess is the target, the running average's, or the student's own (as with LoRA in diffusers).
 
-    Raises: ValueError for scales out of order, more steps than timesteps, or another target.
+    Raises: ValueError for scales out of order, more steps than timesteps, or another target or weighting.
     """
     schedule = system.schedule
     assert system.unet.guidance_dim == guidance_dim or guidance_dim is None
@@ -50,6 +55,10 @@ def distill(
         )
     if target not in TARGETS:
         raise ValueError(f"distillation.target: got {target!r}, expected one of {', '.join(TARGETS)}")
+    if weighting not in WEIGHTINGS:
+        raise ValueError(
+            f"distillation.weighting: got {weighting!r}, expected one of {', '.join(WEIGHTINGS)}"
+        )
     stride = schedule.num_timesteps // original_steps
 
     def loss(networks: Networks, x_start: Array, keys: Array) -> tuple[Array, dict[str, Array]]:
@@ -66,12 +75,14 @@ def distill(
 
         # 3. The teacher's step of DDIM to s, guided.
         eps = networks.teacher(x_t, t, scale if high > 1 else None).eps
-        x_s = transfer(x_t, eps, *(log_alpha_bar(schedule, at, x_t) for at in (t, s)))
+        log_t, log_s = (log_alpha_bar(schedule, at, x_t) for at in (t, s))
+        x_s = transfer(x_t, eps, log_t, log_s)
 
         # 4. The guess there, and the distance of the two.
         other = networks.average if target == "average" else networks.student
         wanted = boundary(x_s, other(x_s, s, told=scale).x_start, s, timestep_scaling, sigma_data)
-        return distance(guess, jax.lax.stop_gradient(wanted), huber_c), {}
+        weight = truncated_snr(log_t) if weighting == "truncated_snr" else 1.0
+        return weight * distance(guess, jax.lax.stop_gradient(wanted), huber_c), {}
 
     return Way(loss, sees_average=target == "average")
 

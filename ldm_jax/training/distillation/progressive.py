@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ldm_jax.diffusion.process import log_alpha_bar, q_sample, transfer
 from ldm_jax.system import System
-from ldm_jax.training.distillation.base import Networks, Way, normal, split, uniform
+from ldm_jax.training.distillation.base import Networks, Way, normal, split, truncated_snr, uniform
 from ldm_jax.types import Array
 
 
@@ -50,8 +50,7 @@ def distill(*, system: System, num_steps: int, guidance_scale: float = 1.0) -> W
 
         # 4. The student's, and the weighted error.
         found = networks.student(z_t, t).x_start
-        weight = jnp.maximum(1 / jnp.expm1(-log_t), 1).reshape(-1)
         errors = (found - jax.lax.stop_gradient(wanted)) ** 2
-        return weight * errors.reshape(len(errors), -1).mean(1), {}
+        return truncated_snr(log_t) * errors.reshape(len(errors), -1).mean(1), {}
 
     return Way(loss)
