@@ -160,7 +160,7 @@ def _scene() -> Task:
         return caption, lambda image: all(_shown_somewhere(image, what) for _, what in both)
 
     return Task(
-        dict(name="shapes_scene", words=[TOKEN, OTHER], things=list(SCENE), margin=10), asked, beside, ""
+        dict(name="shapes_scene", words=[TOKEN, OTHER], things=list(SCENE), margin=3), asked, beside, ""
     )
 
 
@@ -241,7 +241,9 @@ def config_of(
     if method == "break_a_scene":
         first = args.steps // 2
         later = [[0, 0.0], [first, 0.04]]
-        config["loss"] = dict(loss_type="l2", masked=True, token_masks=dict(weight=0.01, form="peak"))
+        config["loss"] = dict(
+            loss_type="l2", masked=True, background=True, token_masks=dict(weight=0.01, form="peak")
+        )
         config["optimizer"]["parts"] = {
             "delta/words": [[0, 1.0], [first, 0.04]],
             "delta/unet": later,

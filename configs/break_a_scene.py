@@ -24,6 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.personalization = dict(name="break_a_scene", tokens=TOKENS, text_encoder=True)
     first = 400
     c.loss = dict(loss_type="l2", masked=True, token_masks=dict(weight=0.01, form="peak", resolutions=[16]))
+    c.loss.background = False  # True learns with a thing what lies around it, other things left out
     c.prior = dict(prompt="a photo at the beach", number=200, weight=1.0)
     if arg == "runlocal":
         first = 1

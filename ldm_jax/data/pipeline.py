@@ -53,7 +53,7 @@ class Abilities(NamedTuple):
     caption(index, rng) -> str: one of many captions of an example, another each time, in the place of its `caption`.
     said(index) -> list of str: the captions of an example, for which no picture is decoded.
     described(index, rng) -> (caption, phrases), where phrases are (start, end, mask): caption[start:end] speaks of
-        what covers mask [H, W] float32 in [0, 1].
+        what covers mask [H, W] float32 in [0, 1]; end == start: of what it does not name.
     segments(index) -> [({name: label}, mask), …]: the classes of what covers mask [H, W] float32 in [0, 1], of each
         object in the picture. Labels of a name count from 0; masks together cover no pixel more than once.
     class_names: of the labels of `class_label` or of layouts, in order.

@@ -45,8 +45,12 @@ class SceneSource:
         return {"image": self._image, "caption": self._said(self._subset(index))[0]}
 
     def described(self, index: int, rng: np.random.Generator) -> tuple[str, list]:
-        """A caption of subset `index` in any order, and (start, end, mask) of each word of it."""
-        return self._said(rng.permutation(self._subset(index)))
+        """A caption of subset `index` in any order, and (start, end, mask) of each word of it, and (0, 0, mask) of each
+        thing that it does not name.
+        """
+        named = self._subset(index)
+        caption, phrases = self._said(rng.permutation(named))
+        return caption, phrases + [(0, 0, mask) for i, mask in enumerate(self._masks) if i not in named]
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """That of `described`."""

@@ -17,7 +17,7 @@ from ldm_jax.personalization.base import new_words
 from ldm_jax.system import System
 from ldm_jax.training import alignment, token_masks
 from ldm_jax.training.alignment import ALIGNMENT
-from ldm_jax.training.token_masks import MASKS
+from ldm_jax.training.token_masks import MASKS, UNNAMED
 
 NOT_THE_SOURCES = (
     "recipe",
@@ -94,6 +94,8 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
         if masked:
             fields["caption"], phrases = can.described(example["index"], rng)
             fields[MASKS] = token_masks.of_caption(system.tokenizer, fields["caption"], phrases, size)
+            if (config.get("loss") or {}).get("background"):
+                fields[UNNAMED] = token_masks.unnamed(phrases, size)
         elif "prompts" in system.takes and can.caption:
             fields["caption"] = can.caption(example["index"], rng)
         if told is not None:
@@ -103,9 +105,9 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
             fields |= derived(fields["image"], rng)
         if "seeds" in system.takes:
             fields["seed"] = int(rng.integers(2**32))
-        return {name: fields[name] for name in (*shown, MASKS, ALIGNMENT, WEIGHT) if name in fields}, {
-            name: fields[field] for name, field in system.example.items() if field in fields
-        }
+        return {
+            name: fields[name] for name in (*shown, MASKS, UNNAMED, ALIGNMENT, WEIGHT) if name in fields
+        }, {name: fields[field] for name, field in system.example.items() if field in fields}
 
     return conditions
 

@@ -36,6 +36,7 @@ OTHERS = (
     "alignment",
     "mutual_information",
     "masked",
+    "background",
 )  # of config.loss, beside the options of diffusion_loss
 BINS = 10  # of timesteps, whose losses are logged apart
 
@@ -47,7 +48,8 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     params: {'unet', 'conditioner'}, and what is learned beside them (`init_learned`).
     frozen: {'first_stage': parameters, 'latent_scale': LatentScale, or its factor alone, [] float32}.
     batch: 'moments' [B,h,w,2c] or 'image' [B,H,W,C], the inputs of the conditioning, 'position' [B] int32, and maybe
-    'loss_weight' [B] float32, 'token_masks' [B, L, h, w] float32, whose union masks the error with config.loss.masked.
+    'loss_weight' [B] float32, 'token_masks' [B, L, h, w] and 'unnamed' [B, h, w] float32, which with config.loss.masked
+    say where the error counts.
     All randomness comes from each example's own key, so that it does not depend on the number of devices.
     Raises: ValueError for an unknown option of config.loss.
     """
@@ -56,7 +58,7 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
     terms, weigh = further_terms(config, system), _weigh(config, system)
     density = timestep_density(config.get("timestep_density"))
     vlb_weight = config.get("loss", {}).get("vlb_weight", VLB_WEIGHT)
-    masked = (config.get("loss") or {}).get("masked")
+    masked = {name: (config.get("loss") or {}).get(name, False) for name in ("masked", "background")}
 
     def loss(params, frozen, batch, seed, step):
         keys = example_keys(seed, step, batch["position"])
@@ -88,7 +90,7 @@ def diffusion_objective(config: Mapping[str, Any], system: System) -> Callable:
             prediction, nu = learned_variance.split(prediction)
         target = diffusion_loss.target(prediction_type, schedule, x_start, noise, t)
         logvar = {"logvar": params["logvar"]} if "logvar" in params else {}
-        mask = token_masks.union(batch[MASKS]) if masked else None
+        mask = token_masks.region(batch, **masked)
         total, per_example, metrics = weigh(
             prediction, target, t, weights=batch.get(WEIGHT), mask=mask, **logvar
         )

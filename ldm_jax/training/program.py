@@ -38,7 +38,7 @@ from ldm_jax.training.examples import has_token_masks
 from ldm_jax.training.objective import diffusion_objective, init_learned
 from ldm_jax.training.perceptual import OFF
 from ldm_jax.training.state import TrainState, example_keys
-from ldm_jax.training.token_masks import MASKS
+from ldm_jax.training.token_masks import MASKS, UNNAMED
 from ldm_jax.types import PyTree
 
 PENALTY = 1  # folded into an example's key, of which the objective splits off its own
@@ -181,6 +181,8 @@ def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.
         inputs["image"] = ((*system.image_shape, 3), np.float32)
     if has_token_masks(config):
         inputs[MASKS] = ((inputs["tokens"][0][0], h, w), np.float32)
+        if (config.get("loss") or {}).get("background"):
+            inputs[UNNAMED] = ((h, w), np.float32)
     if classes := class_counts(config):
         inputs[ALIGNMENT] = ((h, w, sum(number + 1 for number in classes.values())), np.float32)
     inputs["position"] = ((), np.int32)

@@ -18,6 +18,7 @@ from ldm_jax.training.terms import Term
 from ldm_jax.types import Array
 
 MASKS = "token_masks"  # of an example: [L, h, w] float32, of `of_caption`
+UNNAMED = "unnamed"  # of an example: [h, w] float32, of `unnamed`
 
 
 class Recorder(Control):
@@ -118,6 +119,27 @@ def peak_loss(maps: Mapping[str, Array], masks: Array) -> Array:
         peak = mean.max(axis=(2, 3), keepdims=True)
         errors.append(jnp.square(mean / peak - _coarser(masks, h, w)).mean(axis=(2, 3)))
     return (jnp.stack(errors).mean(axis=0) * has_mask).sum(axis=1)
+
+
+def unnamed(phrases: Sequence[tuple[int, int, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
+    """[h, w] float32 in [0, 1]: the part of each cell that things cover of which the caption says nothing, those of
+    phrases without letters. phrases, shape: as of `of_caption`.
+    """
+    cells = [cells_of(mask, shape) for start, end, mask in phrases if start == end]
+    return np.max([np.zeros(shape), *cells], axis=0).astype(np.float32)
+
+
+def region(batch: Mapping[str, Array], masked: bool = False, background: bool = False) -> Array | None:
+    """[B, h, w]: where the error of the prediction counts, by config.loss.masked and .background; None is everywhere.
+
+    masked: where the caption's things are. background: and wherever no other thing is, so that what lies around a thing
+    is learned with it. Raises: ValueError for the background alone.
+    """
+    if background and not masked:
+        raise ValueError("loss.background says what is counted beside the masks: set loss.masked as well")
+    if background:
+        return 1 - batch[UNNAMED]
+    return union(batch[MASKS]) if masked else None
 
 
 def union(masks: Array) -> Array:

@@ -34,9 +34,10 @@ def test_every_subset_and_its_masks(folder):
     for _ in range(20):
         caption, phrases = source.described(4, rng)
         seen.add(caption)
-        assert sorted(caption[a:b] for a, b, _ in phrases) == ["<a>", "<c>"]
+        assert sorted(caption[a:b] for a, b, _ in phrases) == ["", "<a>", "<c>"]
         for a, b, mask in phrases:
-            columns = [0, 1] if caption[a:b] == "<a>" else [2, 3]  # of the middle eight of twelve
+            # of the middle eight of twelve; '' is what the caption does not name
+            columns = {"<a>": [0, 1], "<c>": [2, 3], "": [1, 2]}[caption[a:b]]
             np.testing.assert_array_equal(mask, np.isin(np.arange(8), columns)[None].repeat(8, 0))
     assert seen == {"a photo of <a> and <c> here", "a photo of <c> and <a> here"}
     beside = prior.WithPrior(source, [{"image": source[0]["image"]}], "a photo", 0.5)

@@ -94,6 +94,25 @@ def test_the_recorder_reads_heads_mean_at_the_sites_it_is_told():
     assert not maps(resolutions=(max(crossing.values()) + 1,))
 
 
+def test_the_error_counts_around_the_things_and_not_at_those_that_are_not_named():
+    tokenizer = make_system(tiny_shapes.config()).tokenizer
+    named, other, third = np.zeros((3, 4, 4), np.float32)
+    named[:2, :2], other[2:, 2:], third[0, 3] = 1, 1, 1
+    phrases = [(0, 8, named), (0, 0, other), (0, 0, third)]
+    of = {
+        token_masks.MASKS: token_masks.of_caption(tokenizer, "a circle", phrases, (2, 2))[None],
+        token_masks.UNNAMED: token_masks.unnamed(phrases, (2, 2))[None],
+    }
+    batch = {name: jnp.asarray(array) for name, array in of.items()}
+    assert token_masks.region(batch) is None
+    np.testing.assert_array_equal(token_masks.region(batch, masked=True)[0], [[1, 0], [0, 0]])
+    found = token_masks.region(batch, masked=True, background=True)[0]
+    np.testing.assert_array_equal(found, [[1, 0.75], [1, 0]])
+    np.testing.assert_array_equal(token_masks.unnamed([], (2, 2)), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="loss.background .* set loss.masked as well"):
+        token_masks.region(batch, background=True)
+
+
 def config_with(weight):
     config = tiny_shapes.config()
     return dict(config, condition_dropout=0.5, loss=dict(loss_type="l2", token_masks=dict(weight=weight)))
