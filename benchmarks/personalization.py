@@ -66,11 +66,11 @@ METHODS = {  # section of personalization, learning rate
         3e-3,
     ),
     "extended_textual_inversion": (dict(name="extended_textual_inversion", token=TOKEN), 3e-3),
-    "lora": (dict(name="lora", rank=8, text_rank=8, token=TOKEN), 1e-3),
-    "lora_dora": (dict(name="lora", rank=8, text_rank=8, token=TOKEN, dora=True), 1e-3),
-    "loha": (dict(name="loha", rank=4, token=TOKEN), 1e-3),
+    "lora": (dict(name="lora", rank=8, token=TOKEN), 4e-4),
+    "lora_dora": (dict(name="lora", rank=8, token=TOKEN, dora=True), 4e-4),
+    "loha": (dict(name="loha", rank=4, token=TOKEN), 6e-4),
     "lokr": (dict(name="lokr", rank=8, token=TOKEN), 1e-3),
-    "custom_diffusion": (dict(name="custom_diffusion", token=TOKEN), 2e-3),
+    "custom_diffusion": (dict(name="custom_diffusion", token=TOKEN), 4e-4),
     "dreambooth": (dict(name="dreambooth", text_encoder=True), 1e-4),
     "dreambooth_prior": (dict(name="dreambooth", text_encoder=True), 1e-4),
     "break_a_scene": (dict(name="break_a_scene", tokens=[TOKEN, OTHER], begins="circle square"), 5e-3),
@@ -80,6 +80,8 @@ METHODS = {  # section of personalization, learning rate
 BEGINS = dict(purple="blue", mulberry="red", ring="circle", red_ring="circle")  # what a new word begins as
 # Taught beside what the base draws, with --kept.
 KEPT = ("lora", "lora_dora", "loha", "lokr", "custom_diffusion", "break_a_scene")
+# Of the word that these learn beside kernels: that of textual inversion, as the word has most to learn.
+WORD_RATE, BESIDE_KERNELS = 3e-3, ("lora", "lora_dora", "loha", "lokr", "custom_diffusion")
 ORDINARY = ("one", "relation")  # kinds of captions
 SCENE = ("ring", "two_color")
 # Of what stands beside a thing in the pictures; in what is asked it has others (new_things.beside).
@@ -239,16 +241,18 @@ def config_of(
     elif method != "break_a_scene":
         config["data"]["precompute_latents"] = True
     if method == "break_a_scene":
-        first = args.steps // 2
-        later = [[0, 0.0], [first, 0.04]]
+        first = args.steps // 4
+        later = [[0, 0.0], [first, 0.05]]
         config["loss"] = dict(
             loss_type="l2", masked=True, background=True, token_masks=dict(weight=0.01, form="peak")
         )
         config["optimizer"]["parts"] = {
-            "delta/words": [[0, 1.0], [first, 0.04]],
+            "delta/words": [[0, 1.0], [first, 0.1]],
             "delta/unet": later,
             "delta/conditioner": later,
         }
+    if method in BESIDE_KERNELS:
+        config["optimizer"]["parts"] = {"delta/conditioner": WORD_RATE / rate}
     if method == "reversion":
         config["timestep_density"] = dict(name="cosine", skew=0.5)
     every = dict(checkpoint_every=50, preview_every=args.steps + 1, log_every=max(1, args.steps // 4))
