@@ -138,15 +138,10 @@ def _read_file(path: Path, model: Bundle | None) -> Adapter:
 def write_file(path: str | Path, adapter: Adapter, layout: str, model: Bundle, dtype: Any = None) -> None:
     """Writes the adapter as others exchange it: lora_files.write, embedding_files.write. model: its base.
 
-    A word that is learned beside LoRA or its kin goes into a file of its own, NAME_word.safetensors beside NAME.
+    A word that is learned beside LoRA or its kin goes into a file of its own, `word_file` of the path.
     """
-    factors, rows = word_rows.apart(adapter.delta)
     new = base.new_words(adapter.section)
-    if new is not None and adapter.section["name"] in LOW_RANK:
-        path, section = Path(path), dict(name="textual_inversion", token=new.tokens[0])
-        beside = path.with_name(f"{path.stem}_word.safetensors")
-        embedding_files.write(beside, "diffusers", section, rows, {}, dtype)
-    elif new is not None:
+    if new is not None and adapter.section["name"] not in LOW_RANK:
         embedding_files.write(Path(path), layout, adapter.section, adapter.delta, adapter.header, dtype)
         return
     if adapter.section["name"] == "ip_adapter":
@@ -163,7 +158,17 @@ def write_file(path: str | Path, adapter: Adapter, layout: str, model: Bundle, d
             f"{path}: nobody reads instances as {layout}, expected adapter, the layout of our own"
         )
     given = model.config, _adapted(model.params)
+    factors, rows = word_rows.apart(adapter.delta)
     lora_files.write(Path(path), layout, adapter.section, factors, adapter.header, *given, dtype)
+    if new is not None:
+        section = dict(name="textual_inversion", token=new.tokens[0])
+        embedding_files.write(word_file(path, adapter), "diffusers", section, rows, {}, dtype)
+
+
+def word_file(path: str | Path, adapter: Adapter) -> Path | None:
+    """Where `write_file` writes the word that is learned beside LoRA, which it writes at `path`; None: no word is."""
+    beside = adapter.section["name"] in LOW_RANK and base.new_words(adapter.section) is not None
+    return Path(path).with_name(f"{Path(path).stem}_word.safetensors") if beside else None
 
 
 def extract(base: Bundle, tuned: Bundle, rank: int, name: str = "") -> Adapter:

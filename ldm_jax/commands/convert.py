@@ -122,7 +122,14 @@ def convert_adapter(args: argparse.Namespace) -> None:
     if args.to == "adapter":
         adapters.save(args.destination, adapter)
     else:
+        word = adapters.word_file(args.destination, adapter)
+        if word and word.exists() and not args.overwrite:
+            raise ValueError(
+                f"{word} exists, the adapter's word goes there: name another destination, or say --overwrite"
+            )
         adapters.write_file(args.destination, adapter, args.to, base, args.dtype)
+        if word:
+            print(f"{word}: the word that was learned beside")
     print(f"{args.destination}: written as {args.to}, {len(flatten(adapter.delta))} arrays")
 
 

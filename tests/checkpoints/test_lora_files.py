@@ -361,7 +361,7 @@ def test_two_of_them_add_up(sd1, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lora", "loha"])
-def test_a_word_that_is_learned_beside_goes_out_as_a_file_of_its_own(sd1, name, tmp_path):
+def test_a_word_that_is_learned_beside_goes_out_as_a_file_of_its_own(sd1, name, tmp_path, capsys):
     section = dict(name=name, rank=2, token="<it>")
     grown = words.add(sd1.bundle, base.new_words(section))
     whole = {k: grown.params[k] for k in ("unet", "conditioner")}
@@ -369,7 +369,21 @@ def test_a_word_that_is_learned_beside_goes_out_as_a_file_of_its_own(sd1, name, 
     random = np.random.default_rng(0)
     delta = jax.tree.map(lambda x: random.normal(0, 0.1, x.shape).astype(np.float32), began)
     adapter = adapters.Adapter(section, delta, "")
-    adapters.write_file(tmp_path / "it.safetensors", adapter, "kohya", sd1.bundle)
+    adapters.save(tmp_path / "ours", adapter)
+    asked = [
+        str(tmp_path / "ours"),
+        str(tmp_path / "it.safetensors"),
+        "--to",
+        "kohya",
+        "--base",
+        str(sd1.folder / "bundle"),
+    ]
+    convert.main(asked)
+    assert "it_word.safetensors: the word that was learned beside" in capsys.readouterr().out
+    (tmp_path / "it.safetensors").unlink()
+    with pytest.raises(ValueError, match="it_word.safetensors exists, the adapter's word goes there"):
+        convert.main(asked)
+    convert.main([*asked, "--overwrite"])
     files = [adapters.read(tmp_path / f"{n}.safetensors", model=sd1.bundle) for n in ("it", "it_word")]
     assert files[1].section == dict(name="textual_inversion", token="<it>", vectors=1)
     one = adapters.applied(sd1.bundle, [(adapter, 1.0)])
