@@ -68,6 +68,7 @@ METHODS = {  # section of personalization, learning rate
     "extended_textual_inversion": (dict(name="extended_textual_inversion", token=TOKEN), 3e-3),
     "lora": (dict(name="lora", rank=8, token=TOKEN), 4e-4),
     "lora_dora": (dict(name="lora", rank=8, token=TOKEN, dora=True), 4e-4),
+    "locon": (dict(name="lora", rank=8, text_rank=8, conv_rank=8, token=TOKEN), 1.5e-3),
     "loha": (dict(name="loha", rank=4, token=TOKEN), 6e-4),
     "lokr": (dict(name="lokr", rank=8, token=TOKEN), 1e-3),
     "custom_diffusion": (dict(name="custom_diffusion", token=TOKEN), 4e-4),
@@ -79,9 +80,10 @@ METHODS = {  # section of personalization, learning rate
 }
 BEGINS = dict(purple="blue", mulberry="red", ring="circle", red_ring="circle")  # what a new word begins as
 # Taught beside what the base draws, with --kept.
-KEPT = ("lora", "lora_dora", "loha", "lokr", "custom_diffusion", "break_a_scene")
+KEPT = ("lora", "lora_dora", "locon", "loha", "lokr", "custom_diffusion", "break_a_scene")
 # Of the word that these learn beside kernels: that of textual inversion, as the word has most to learn.
-WORD_RATE, BESIDE_KERNELS = 3e-3, ("lora", "lora_dora", "loha", "lokr", "custom_diffusion")
+WORD_RATE, BESIDE_KERNELS = 3e-3, ("lora", "lora_dora", "locon", "loha", "lokr", "custom_diffusion")
+TABLE = "delta/conditioner/text/transformer/token_embed"  # where the word is, of a shapes model
 ORDINARY = ("one", "relation")  # kinds of captions
 SCENE = ("ring", "two_color")
 # Of what stands beside a thing in the pictures; in what is asked it has others (new_things.beside).
@@ -252,7 +254,7 @@ def config_of(
             "delta/conditioner": later,
         }
     if method in BESIDE_KERNELS:
-        config["optimizer"]["parts"] = {"delta/conditioner": WORD_RATE / rate}
+        config["optimizer"]["parts"] = {TABLE: WORD_RATE / rate}
     if method == "reversion":
         config["timestep_density"] = dict(name="cosine", skew=0.5)
     every = dict(checkpoint_every=50, preview_every=args.steps + 1, log_every=max(1, args.steps // 4))

@@ -53,6 +53,8 @@ def get_config(arg: str = "") -> ConfigDict:
         c.distillation.weighting = "truncated_snr"
         c.distillation.original_steps, c.sampling.spacing = 16, "lcm_16"
         c.optimizer.base_lr = 3e-4
+        c.optimizer.schedule = dict(name="warmup_cosine", warm_up_steps=20)
+        c.total_steps, c.checkpoint_every = 3_000, 100
     return c
 
 
