@@ -246,7 +246,7 @@ def config_of(
         first = args.steps // 4
         later = [[0, 0.0], [first, 0.05]]
         config["loss"] = dict(
-            loss_type="l2", masked=True, background=True, token_masks=dict(weight=0.01, form="peak")
+            loss_type="l2", masked=True, background=True, token_masks=dict(weight=0.05, form="peak")
         )
         config["optimizer"]["parts"] = {
             "delta/words": [[0, 1.0], [first, 0.1]],
