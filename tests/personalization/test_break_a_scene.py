@@ -73,6 +73,7 @@ def test_a_run_moves_the_words_alone_at_first(model, tmp_path):
     )
     config["data"] = dict(name="scene", root=str(scene), words=list(TOKENS), template="{}", side=size)
     config["loss"]["token_masks"]["resolutions"] = []
+    config["loss"]["background"] = True
     config["prior"] = dict(prompt="a red circle", number=2)
 
     def trained(steps):

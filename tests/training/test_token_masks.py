@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from ldm_jax.conditioning import text
-from ldm_jax.data import shapes
+from ldm_jax.data import pipeline, shapes
 from ldm_jax.models.unet import apply_unet, site_table
 from ldm_jax.system import make_system
 from ldm_jax.training import token_masks
 from ldm_jax.training.examples import check_example, conditions_of, inputs_of
 from ldm_jax.training.latents import MomentsSource
 from ldm_jax.training.objective import diffusion_objective
+from ldm_jax.training.program import diffusion_batch
 from ldm_jax.types import Cond
 from tests import tiny_shapes
 from tests.tiny_models import random_params
@@ -111,6 +112,21 @@ def test_the_error_counts_around_the_things_and_not_at_those_that_are_not_named(
     np.testing.assert_array_equal(token_masks.unnamed([], (2, 2)), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="loss.background .* set loss.masked as well"):
         token_masks.region(batch, background=True)
+
+
+def test_what_is_not_named_is_in_a_batch_where_the_loss_asks_for_it():
+    system, config = make_system(tiny_shapes.config()), tiny_shapes.config()
+    h, w, _ = system.latent_shape
+    asked = diffusion_batch(config | dict(loss=dict(masked=True, background=True)), system)
+    assert asked[token_masks.UNNAMED].shape == (config["batch_size"], h, w)
+    assert token_masks.UNNAMED not in diffusion_batch(config | dict(loss=dict(masked=True)), system)
+    scene = pipeline.open_source("shapes_scene", "train", words=["red", "blue"])
+    given = conditions_of(
+        config | dict(loss=dict(masked=True, background=True)), system, scene, lambda x, _: x
+    )
+    shown, _ = given({"index": 0, **scene[0]}, np.random.default_rng(0))  # 'red' alone
+    covered = token_masks.cells_of(scene.described(1, np.random.default_rng(0))[1][0][2], (h, w))
+    np.testing.assert_array_equal(shown[token_masks.UNNAMED], covered)
 
 
 def config_with(weight):
