@@ -16,6 +16,7 @@ from ldm_jax.shapes_world.oracle import Score
 
 TASK = "shapes"
 OPTIONS = {
+    "--only": dict(help="shapes: kinds of prompts, a,b, by which all pictures are drawn; no Fréchet distance then"),
     "--cache_interval": dict(type=int, default=1, help="shapes: the deep part of the network at one step of so many"),
     "--cache_branch": dict(type=int, default=0, help="shapes: the last skip that is computed at the others"),
     "--merge_ratio": dict(type=float, default=0.0, help="shapes: the share of cells merged in self-attention"),
@@ -26,7 +27,8 @@ def score(args: argparse.Namespace) -> Outcome:
     """How often the text model draws what it is told, by kind of prompt, how it fails, and the Fréchet distance."""
     model = Model(args)
     model.check_takes("prompts")
-    total = max(1, args.num_samples // len(shapes.KINDS)) * len(shapes.KINDS)
+    kinds = _kinds(args.only)
+    total = max(1, args.num_samples // len(kinds)) * len(kinds)
     report, drawn = cli.progress("pictures", total), []
     faster = _faster(args)
 
@@ -39,10 +41,20 @@ def score(args: argparse.Namespace) -> Outcome:
         drawn.append(images)
         return images
 
-    scores = shapes.scores(draw, args.num_samples, first_seed=FIRST_SEED)
+    scores = shapes.scores(draw, args.num_samples, first_seed=FIRST_SEED, kinds=kinds)
     images = np.concatenate(drawn)
-    figures = _rates(scores) | _shapes_fid(images) | model.settings() | faster | dict(num_samples=total)
+    distance = {} if args.only else _shapes_fid(images)  # of a mixture of all kinds
+    figures = _rates(scores) | distance | model.settings() | faster | dict(num_samples=total)
     return Outcome(figures, {"shapes": [images[:: max(1, total // SHOWN)]]})
+
+
+def _kinds(only: str | None) -> tuple[str, ...]:
+    """Those of --only, or all. Raises: ValueError for an unknown one."""
+    asked = only.split(",") if only else shapes.KINDS
+    for kind in asked:
+        if kind not in shapes.KINDS:
+            raise ValueError(f"--only: {kind!r} not found; there are: {', '.join(shapes.KINDS)}")
+    return tuple(asked)
 
 
 def _faster(args: argparse.Namespace) -> dict[str, dict]:

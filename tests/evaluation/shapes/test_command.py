@@ -307,6 +307,14 @@ def test_shapes(run, tmp_path):
     }
     assert found["num_samples"] == 12 and found["shapes_fid"] is None  # too few for it
     grid_of(tmp_path, "shapes", 3, 4)
+    found = run(painter, "shapes", "--num_samples", "5", "--only", "two,unseen")
+    assert (
+        found["num_samples"] == 4
+        and set(found["interval"]) == {"two", "unseen"}
+        and "shapes_fid" not in found
+    )
+    with pytest.raises(ValueError, match="--only: 'tow' not found; there are: one, two, relation"):
+        run(painter, "shapes", "--only", "tow")
 
 
 def test_first_stage(tmp_path, capsys):
