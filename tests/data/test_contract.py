@@ -125,8 +125,13 @@ def test_what_it_has_beyond_that_is_as_abilities_say(options):
         assert image.shape == (4, 4, 3) and image.dtype == np.float32
     if can.described:
         caption, phrases = can.described(0, rng)
-        for start, end, mask in phrases:
-            assert caption[start:end] and mask.shape == example["image"].shape[:2] and 0 < mask.max() <= 1
+        assert any(end > start for start, end, _ in phrases)
+        for start, end, mask in phrases:  # of no letters: what the caption does not name
+            assert (
+                (caption[start:end] or start == end)
+                and mask.shape == example["image"].shape[:2]
+                and 0 < mask.max() <= 1
+            )
     if can.statistics:
         assert {"scale_factor", "mean", "std", "number"} <= can.statistics.keys()
         with pytest.raises(ValueError, match="first stage"):
