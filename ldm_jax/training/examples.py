@@ -67,6 +67,11 @@ def has_token_masks(config: Mapping[str, Any]) -> bool:
     return bool((options.get("token_masks") or {}).get("weight") or options.get("masked"))
 
 
+def counts_background(config: Mapping[str, Any]) -> bool:
+    """Whether config.loss.background asks for what captions do not name."""
+    return bool((config.get("loss") or {}).get("background"))
+
+
 def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> Callable:
     """(example, rng) -> (its image or moments, {name: what a user would give for this picture}).
 
@@ -94,7 +99,7 @@ def conditions_of(config: dict, system: System, source: Any, crop: Callable) -> 
         if masked:
             fields["caption"], phrases = can.described(example["index"], rng)
             fields[MASKS] = token_masks.of_caption(system.tokenizer, fields["caption"], phrases, size)
-            if (config.get("loss") or {}).get("background"):
+            if counts_background(config):
                 fields[UNNAMED] = token_masks.unnamed(phrases, size)
         elif "prompts" in system.takes and can.caption:
             fields["caption"] = can.caption(example["index"], rng)

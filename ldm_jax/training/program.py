@@ -34,7 +34,7 @@ from ldm_jax.training import (
 )
 from ldm_jax.training.alignment import ALIGNMENT, class_counts
 from ldm_jax.training.distillation import base as distillation
-from ldm_jax.training.examples import has_token_masks
+from ldm_jax.training.examples import counts_background, has_token_masks
 from ldm_jax.training.objective import diffusion_objective, init_learned
 from ldm_jax.training.perceptual import OFF
 from ldm_jax.training.state import TrainState, example_keys
@@ -181,7 +181,7 @@ def diffusion_batch(config: Mapping[str, Any], system: System) -> dict[str, jax.
         inputs["image"] = ((*system.image_shape, 3), np.float32)
     if has_token_masks(config):
         inputs[MASKS] = ((inputs["tokens"][0][0], h, w), np.float32)
-        if (config.get("loss") or {}).get("background"):
+        if counts_background(config):
             inputs[UNNAMED] = ((h, w), np.float32)
     if classes := class_counts(config):
         inputs[ALIGNMENT] = ((h, w, sum(number + 1 for number in classes.values())), np.float32)
